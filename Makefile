@@ -1,0 +1,60 @@
+# rlx: `make quickstart` trains an agent, `make test` checks everything. Both set up .venv first, if it is missing.
+#   make PYTHON=/path/to/python3.12 ...   another interpreter (3.11 or 3.12)
+#   make test PYTEST="tests/test_config.py -x"
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint clean
+
+PYTHON ?=
+PYTEST ?=
+VENV := .venv
+BIN := $(VENV)/bin
+INPUTS := setup.cfg pyproject.toml constraints.txt
+QUICK ?= runs/quickstart
+
+help: ## this text
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+quickstart: $(VENV)/.base ## train SAC on cart-pole swing-up, evaluate, draw the curve and a video
+	@$(BIN)/python experiments/train.py sac --env dmc:cartpole-swingup --preset quickstart --run-dir $(QUICK)
+
+test: lint ## lint, types and all tests
+	@echo "== pytest"
+	@$(BIN)/python -m pytest $(PYTEST)
+
+lint: $(VENV)/.test ## ruff and mypy only
+	@echo "== ruff"
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet . || { echo "Not formatted: run $(BIN)/ruff format ."; exit 1; }
+	@echo "== mypy"
+	@$(BIN)/mypy
+
+clean: ## remove .venv and caches; runs stay
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An interpreter is taken only if it runs, is 3.11 or 3.12 and can make environments: shims on PATH may do none of these.
+$(BIN)/python:
+	@for python in $(or $(PYTHON),python3.11 python3.12 python3 python); do \
+	  if "$$python" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1; then \
+	    echo "== $$("$$python" --version): making $(VENV)"; \
+	    exec "$$python" -m venv $(VENV); \
+	  fi; \
+	done; \
+	echo "rlx needs Python 3.11 or 3.12 with venv; none of these is: $(or $(PYTHON),python3.11 python3.12 python3 python)." >&2; \
+	echo "Install one (Debian, Ubuntu: apt-get install python3.11 python3.11-venv) or name one: make PYTHON=/path/to/python3.11" >&2; \
+	exit 1
+
+# Stamps: a set of packages is installed anew only when what it depends on has changed. The tests' set includes the base.
+$(VENV)/.base: $(INPUTS) | $(BIN)/python
+	@if [ -e $(VENV)/.test ] && [ -z "$$(find $(INPUTS) -newer $(VENV)/.test)" ]; then touch $@; else $(call install,.); fi
+
+$(VENV)/.test: $(INPUTS) | $(BIN)/python
+	@$(call install,.[test])
+
+define install
+echo "== installing rlx and what it needs (about two minutes the first time)"; \
+$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '$(1)'; \
+touch $@; echo "== installed in $(VENV)"
+endef

@@ -1,0 +1,5 @@
+"""Evaluate a run: `experiments/evaluate.py --help`."""
+
+from rlx.cli.evaluate import main
+
+raise SystemExit(main())

@@ -1,0 +1,5 @@
+"""Train an agent: `experiments/train.py --help`."""
+
+from rlx.cli.train import main
+
+raise SystemExit(main())

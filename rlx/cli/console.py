@@ -1,0 +1,96 @@
+"""What all commands share: how they end, how they say it, and their one-line result."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from rlx.train import Diverged, Interrupted
+from rlx.train.checkpoint import CheckpointError
+
+BAD_INPUT = 2
+
+
+def command(body: Callable[[list[str]], None], argv: Sequence[str] | None) -> int:
+    """Runs ``body`` on the arguments and gives the exit code: 0, or 2 with one message on stderr for what a person can mend.
+
+    Any other exception is a bug of rlx and passes with its traceback. ``--debug`` or ``RLX_DEBUG=1`` show it always.
+    """
+    given = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in given or os.environ.get("RLX_DEBUG", "0") not in ("", "0")
+    given = [word for word in given if word != "--debug"]
+    try:
+        body(given)
+        return 0
+    except SystemExit as end:  # the parser has said what was wrong
+        return int(end.code or 0)
+    except Interrupted as stopped:
+        print(f"\n{stopped}", file=sys.stderr)
+        return 0
+    except (ValueError, OSError, Diverged, CheckpointError) as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {words(error)}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def words(error: Exception) -> str:
+    """The message of an error, with the remedy where the operating system only gives a name."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return str(error)
+    where = f" {error.filename}" if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"the disk is full:{where or ' no space left'}. What was saved before is intact; free some space and give the same command again."
+    return f"cannot read or write{where}: {os.strerror(error.errno)}. Give a folder that is yours to write, or mend its rights."
+
+
+def take_name(argv: list[str], what: str) -> tuple[str | None, list[str]]:
+    """The leading positional argument, if there is one, and the rest."""
+    del what
+    return (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (None, argv)
+
+
+def table(title: str, rows: Iterable[tuple[str, Any]]) -> None:
+    """Two columns of text on stdout."""
+    rows = [(name, str(value)) for name, value in rows]
+    width = max(len(name) for name, _ in rows)
+    print(f"\n{title}")
+    for name, value in rows:
+        print(f"  {name:<{width}}  {value}")
+    sys.stdout.flush()
+
+
+def result(values: dict[str, Any]) -> None:
+    """The last line of every command: flat JSON, for programs."""
+    print("RESULT " + json.dumps({k: plain(v) for k, v in values.items()}), flush=True)
+
+
+def plain(value: Any) -> Any:
+    """Numpy scalars and arrays as JSON knows them; what is not finite as null."""
+    if isinstance(value, (np.ndarray, list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def number(value: float) -> str:
+    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            break
+        count /= 1024
+    return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"

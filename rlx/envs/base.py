@@ -1,0 +1,294 @@
+"""Batches of streams, the end of episodes, and the one rollout function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlx import keys
+from rlx.types import Array, Env, HostEnv, Key, Loop, PyTree, Row, Spec, Step, VecEnv
+
+Starts = Literal["exact", "pool", "lockstep"]
+POOL = 16  # least number of start states in a pool
+
+
+def where(mask: Array, yes: PyTree, no: PyTree) -> PyTree:
+    """``yes`` where ``mask`` [W], else ``no``, leaf by leaf over trailing axes. Typed keys included."""
+
+    def pick(a: Array, b: Array) -> Array:
+        return jnp.where(mask.reshape(mask.shape + (1,) * (a.ndim - mask.ndim)), a, b)
+
+    return jax.tree.map(pick, yes, no)
+
+
+class _State(NamedTuple):
+    env: PyTree  # [W]
+    step: Step  # [W], the latest
+    pool: tuple[PyTree, Step] | None  # start states, leaves [P]
+
+
+@dataclass(frozen=True)
+class DeviceVec:
+    """`VecEnv` over a device environment: `vmap` plus what happens after a last row."""
+
+    env: Env
+    n: int
+    ends: str
+    starts: Starts
+    params_axes: Any = None
+
+    host = False
+
+    @property
+    def name(self) -> str:
+        return self.env.name
+
+    @property
+    def spec(self) -> Spec:
+        return self.env.spec
+
+    @property
+    def params(self) -> PyTree:
+        return self.env.params
+
+    def _starts(self, params: PyTree, key: Key, n: int) -> tuple[PyTree, Step]:
+        axes = self.params_axes if n == self.n else None
+        return jax.vmap(self.env.reset, (axes, 0))(params, _per_stream(key, n))
+
+    def reset(self, params: PyTree, key: Key) -> tuple[_State, Step]:
+        state, step = self._starts(params, key, self.n)
+        return self.refresh(params, _State(state, step, None), keys.fold(key, "pool")), step
+
+    def refresh(self, params: PyTree, state: _State, key: Key) -> _State:
+        if self.ends == "stop" or self.starts != "pool":
+            return state
+        return state._replace(pool=self._starts(params, key, max(self.n, POOL)))
+
+    def step(self, params: PyTree, state: _State, action: PyTree, key: Key) -> tuple[_State, Step]:
+        over = state.step.last
+        moved = jax.vmap(self.env.step, (self.params_axes, 0, 0, 0))(params, state.env, action, _per_stream(key, self.n))
+        if self.ends == "stop":
+            new = where(over, (state.env, state.step), moved)
+        else:
+            new = self._restart(params, state, over, moved, keys.fold(key, "reset"))
+        return _State(*new, state.pool), new[1]
+
+    def _restart(self, params: PyTree, state: _State, over: Array, moved: Any, key: Key) -> Any:
+        if self.starts == "pool":
+            size = max(self.n, POOL)
+            index = jax.random.randint(key, (self.n,), 0, size)
+            return where(over, jax.tree.map(lambda x: x[index], state.pool), moved)
+        if self.starts == "exact":
+            return where(over, self._starts(params, key, self.n), moved)
+        return jax.lax.cond(over.any(), lambda: where(over, self._starts(params, key, self.n), moved), lambda: moved)
+
+    def save(self, state: PyTree) -> PyTree:
+        return state
+
+    def load(self, arrays: PyTree) -> PyTree:
+        return arrays
+
+    def render(self, params: PyTree, state: _State, index: int = 0) -> np.ndarray:
+        if self.env.render is None:
+            raise ValueError(f"{self.name} has no picture of itself: it was made without a render function.")
+        return self.env.render(params, jax.tree.map(lambda x: x[index], state.env))
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class HostVec:
+    """`VecEnv` over a host environment, built when it is first used. ``members`` runs of ``per`` streams each are one batch,
+    so that a population steps its native environments together."""
+
+    source: HostEnv
+    per: int
+    ends: str
+    members: int = 1
+
+    host = True
+
+    @cached_property
+    def made(self) -> VecEnv:
+        return self.source.make(self.n, self.ends)
+
+    @property
+    def n(self) -> int:
+        return self.per * self.members
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def spec(self) -> Spec:
+        return self.source.spec
+
+    @property
+    def params(self) -> PyTree:
+        return self.source.params
+
+    def reset(self, params: PyTree, key: keys.HostKey) -> tuple[Any, Step]:
+        return self.made.reset(params, key)
+
+    def step(self, params: PyTree, state: Any, action: PyTree, key: keys.HostKey) -> tuple[Any, Step]:
+        return self.made.step(params, state, action, key)
+
+    def refresh(self, params: PyTree, state: Any, key: keys.HostKey) -> Any:
+        return self.made.refresh(params, state, key)
+
+    def save(self, state: Any) -> PyTree:
+        return self.made.save(state)
+
+    def load(self, arrays: PyTree) -> Any:
+        return self.made.load(arrays)
+
+    def render(self, params: PyTree, state: Any, index: int = 0) -> np.ndarray:
+        return self.made.render(params, state, index)
+
+    def close(self) -> None:
+        if "made" in self.__dict__:
+            self.made.close()
+
+
+def _per_stream(key: Key, n: int) -> Key:
+    """Keys [n]; stream ``i``'s key does not depend on ``n``."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n))
+
+
+def batch(
+    env: Env | HostEnv,
+    n: int,
+    ends: Literal["reset", "stop"] = "reset",
+    starts: Starts | None = None,
+    params_axes: PyTree = None,
+) -> VecEnv:
+    """``n`` streams of ``env`` in lockstep.
+
+    ``starts`` says where the next episode of a device environment comes from: ``"exact"`` computes a fresh reset at every
+    step (right for cheap resets), ``"pool"`` draws from start states redrawn once per Collect (right for expensive ones),
+    ``"lockstep"`` computes resets only at steps where some stream ended (right where all end together). None: the
+    environment's own choice. ``params_axes``: vmap axes of ``params``, for randomised domains.
+
+    Raises:
+        ValueError: ``n`` < 1 or unknown ``ends`` or ``starts``.
+    """
+    if n < 1:
+        raise ValueError(f"batch of {env.name!r} was asked for n={n} streams; give at least 1.")
+    if ends not in ("reset", "stop"):
+        raise ValueError(f"ends={ends!r} is unknown; give 'reset' (next episode) or 'stop' (stay at the end).")
+    if isinstance(env, HostEnv):
+        return HostVec(env, n, ends)
+    if (starts or env.starts) not in ("exact", "pool", "lockstep"):
+        raise ValueError(f"starts={starts!r} is unknown; give 'exact', 'pool' or 'lockstep'.")
+    return DeviceVec(env, n, ends, starts or env.starts, params_axes)
+
+
+# --------------------------------------------------------------------------------------------------------------- rollout
+
+Policy = Callable[[PyTree, Step, Any], tuple[PyTree, PyTree, dict[str, Array]]]
+
+
+def begin(env: VecEnv, params: PyTree, carry: PyTree, key: Any, members: int | None = None) -> Loop:
+    """A new interaction: every stream at a first row. ``carry`` is the policy's, for all streams."""
+    state, step = env.reset(params, keys.HostKey.of(key, env.n // (members or 1)) if env.host else key)
+    if not env.host:
+        return Loop(state, step, carry, jnp.zeros(env.n, bool))
+    step = jax.tree.map(np.array, step)
+    done = np.zeros(env.n, bool)
+    return Loop(state, *_split((step, carry, done), (0, 2), members))
+
+
+def _split(parts: tuple, which: tuple[int, ...], members: int | None) -> tuple:
+    """Streams [M * W, ...] to [M, W, ...] in the parts named."""
+    if members is None:
+        return parts
+    split = lambda x: x.reshape(members, -1, *x.shape[1:])
+    return tuple(jax.tree.map(split, p) if i in which else p for i, p in enumerate(parts))
+
+
+def to_row(step: Step, action: PyTree, extras: dict[str, Array], valid: Array) -> Row:
+    """The row of ``step`` [W]: the action zeroed where the episode is over."""
+    xp = np if isinstance(step.reward, np.ndarray) else jnp
+    rest = xp.logical_not(step.last)
+    mask = lambda a: a * rest.reshape(rest.shape + (1,) * (a.ndim - rest.ndim)).astype(a.dtype)
+    return Row(*step, action=jax.tree.map(mask, action), extras=extras, valid=valid)
+
+
+def rollout(
+    env: VecEnv, params: PyTree, policy: Policy, loop: Loop, key: Any, steps: int, members: int | None = None
+) -> tuple[Loop, Row, Row]:
+    """Act for ``steps`` slots: `lax.scan` for device environments, a Python loop for host ones.
+
+    ``policy(carry, step, key) -> (action [W, ...], carry, extras)`` sees ``step`` without info. On the host it is a jitted
+    function, ``key`` is the slot's raw key data (uint32 ``[2]``, or ``[M, 2]`` with members), and all arrays have a leading
+    member axis where ``members`` is given.
+
+    Returns:
+        The loop to go on with, rows ``[T, W, ...]`` (``[M, T, W, ...]``), and the tail ``[W, ...]``: the pending step as a
+        row whose action is not known yet.
+    """
+    roll = _rollout_host if env.host else _rollout_device
+    return roll(env, params, policy, loop, key, steps, members)
+
+
+def _rollout_device(env, params, policy, loop, key, steps, members):  # type: ignore[no-untyped-def]
+    if members is not None:
+        raise ValueError("rollout on the device takes no members: vmap it instead.")
+    loop = loop._replace(env=env.refresh(params, loop.env, keys.fold(key, "refresh")))
+
+    def one(loop: Loop, t: Array) -> tuple[Loop, Row]:
+        now = keys.fold(key, t)
+        action, carry, extras = policy(loop.carry, loop.step._replace(info={}), keys.fold(now, "act"))
+        row = to_row(loop.step, action, extras, ~loop.done)
+        done = loop.done | (loop.step.last if env.ends == "stop" else False)
+        state, step = env.step(params, loop.env, row.action, keys.fold(now, "env"))
+        return Loop(state, step, carry, done), row
+
+    loop, rows = jax.lax.scan(one, loop, jnp.arange(steps))
+    return loop, rows, _tail(loop, rows)
+
+
+def _tail(loop: Loop, rows: Row) -> Row:
+    host = isinstance(rows.reward, np.ndarray)
+    blank = jax.tree.map(lambda x: (np if host else jnp).zeros_like(x[0]), (rows.action, rows.extras))
+    return Row(*loop.step, action=blank[0], extras=blank[1], valid=~loop.done)
+
+
+@jax.jit
+def _slot_keys(key: Key, slots: Array) -> Array:
+    """Raw data of the keys of each slot, [T, 2] or [T, M, 2]: the same ones as on the device."""
+    make = lambda k, t: jax.random.key_data(keys.fold(k, t, "act"))
+    if key.ndim:
+        make = jax.vmap(make, (0, None))
+    return jax.vmap(make, (None, 0))(key, slots)
+
+
+def _rollout_host(env, params, policy, loop, key, steps, members):  # type: ignore[no-untyped-def]
+    act_keys = np.asarray(_slot_keys(key, np.arange(steps)))
+    random = keys.HostKey.of(key, env.n // (members or 1))
+    state = env.refresh(params, loop.env, random)
+    step, carry, done = loop.step, loop.carry, loop.done
+    rows: Any = None
+    axis = 0 if members is None else 1
+    for t in range(steps):
+        action, carry, extras = policy(carry, step._replace(info={}), act_keys[t])
+        row = to_row(step, *jax.tree.map(np.asarray, (action, extras)), ~done)
+        if rows is None:
+            rows = jax.tree.map(lambda x: np.empty((*x.shape[:axis], steps, *x.shape[axis:]), x.dtype), row)
+        jax.tree.map(lambda r, x, t=t: r.__setitem__((slice(None), t) if axis else t, x), rows, row)
+        if env.ends == "stop":
+            done = done | step.last
+        flat = row.action if members is None else jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), row.action)
+        state, step = env.step(params, state, flat, random.at(t + 1))
+        (step,) = _split((step,), (0,), members)
+    loop = Loop(state, jax.tree.map(np.array, step), carry, done)
+    tail = _tail(loop, rows if not axis else jax.tree.map(lambda x: np.swapaxes(x, 0, 1), rows))
+    return loop, rows, tail

@@ -1,0 +1,52 @@
+"""Named key streams: every random number of a run comes from its root key and a path of names and counters.
+
+No key is split and carried, so adding a component leaves the other streams alone, and how a run is cut into chunks cannot
+change it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from rlx.types import Array, Key
+
+
+def fold(key: Key, *path: str | int | Array) -> Key:
+    """The key at ``path`` below ``key``. Names are hashed stably (CRC-32); counters may be traced integers."""
+    for part in path:
+        number = zlib.crc32(part.encode()) if isinstance(part, str) else part
+        key = jax.random.fold_in(key, number)
+    return key
+
+
+@dataclass(frozen=True)
+class HostKey:
+    """Randomness for host environments: stream ``i`` at one slot gets a numpy generator of its own, made only when asked.
+
+    ``words``: uint32 ``[M, 2]``, a JAX key's data per member; streams are member-major, ``per`` of them to a member, so that
+    a member's streams do not depend on how many members there are.
+    """
+
+    words: np.ndarray
+    per: int
+    slot: int = 0
+
+    @staticmethod
+    def of(key: Key, per: int) -> HostKey:
+        """From a typed key, scalar or ``[M]``."""
+        return HostKey(np.asarray(jax.random.key_data(key)).reshape(-1, 2), per)
+
+    def at(self, slot: int) -> HostKey:
+        return HostKey(self.words, self.per, slot)
+
+    def seed(self, stream: int) -> int:
+        """A 63-bit seed for one stream."""
+        return int(self.rng(stream).integers(2**63))
+
+    def rng(self, stream: int) -> np.random.Generator:
+        member, index = divmod(stream, self.per)
+        return np.random.default_rng([*(int(w) for w in self.words[member]), self.slot, index])

@@ -1,0 +1,116 @@
+"""Evaluation: exactly whole episodes, on environments and keys of their own, the same ones each time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlx import keys
+from rlx.envs.base import batch, begin
+from rlx.train.host import acting, live_of, new_carry
+from rlx.train.program import Program
+from rlx.types import Array, Eval, Key, PyTree, RunState, Spec, Step, VecEnv
+
+Sums = dict[str, Any]
+
+
+def _start(xp: Any, spec: Spec, n: int) -> Sums:
+    neutral = {"any": 0.0, "sum": 0.0, "mean": 0.0, "last": 0.0, "max": -np.inf}
+    info = {k: xp.full(n, neutral[leaf.reduce], np.float32) for k, leaf in spec.info.items()}
+    return {"return": xp.zeros(n, np.float32), "length": xp.zeros(n, np.int32), "info": info}
+
+
+def _add(xp: Any, spec: Spec, sums: Sums, step: Step, going: Array) -> Sums:
+    """One arrival added to the episodes that are still ``going`` [W]. Info leaves with axes are averaged over them first."""
+    info = {}
+    for k, leaf in spec.info.items():
+        old, new = sums["info"][k], xp.asarray(step.info[k], np.float32)
+        new = new.reshape(new.shape[0], -1).mean(1) if new.ndim > 1 else new
+        merge = {"any": xp.maximum, "max": xp.maximum, "sum": xp.add, "mean": xp.add, "last": lambda old, new: new}
+        merged = merge[leaf.reduce](old, new)
+        info[k] = xp.where(going, merged, old)
+    return {
+        "return": sums["return"] + xp.where(going, step.reward, 0).astype(np.float32),
+        "length": sums["length"] + going,
+        "info": info,
+    }
+
+
+def _finish(spec: Spec, sums: Sums) -> dict[str, np.ndarray]:
+    out = {"returns": np.asarray(sums["return"]), "lengths": np.asarray(sums["length"])}
+    for k, leaf in spec.info.items():
+        value = np.asarray(sums["info"][k])
+        out[f"info/{k}"] = value / np.maximum(out["lengths"], 1) if leaf.reduce == "mean" else value
+    return out
+
+
+class Evaluator:
+    """The evaluation ``table`` row ``ev``, with its environment and compiled policy kept between calls."""
+
+    def __init__(self, program: Program, ev: Eval):
+        agent, problem = program.agent, program.problem
+        if ev.env not in problem.envs:
+            raise ValueError(f"evaluation {ev.name!r} asks for environment {ev.env!r}; given were {sorted(problem.envs)}.")
+        source = problem.envs[ev.env]
+        if source.spec.horizon is None:
+            raise ValueError(
+                f"evaluation {ev.name!r}: {source.name} has no time limit, so its episodes may never end. "
+                "Make it with time_limit=N (decisions per episode)."
+            )
+        if ev.mode not in agent.modes:
+            raise ValueError(f"evaluation {ev.name!r} asks for mode {ev.mode!r}; {agent.name} has {agent.modes}.")
+        self.program, self.ev = program, ev
+        self.env: VecEnv = batch(source, ev.episodes * ((program.members or 1) if source.host else 1), ends="stop")
+
+    def __call__(self, run: RunState) -> dict[str, np.ndarray]:
+        """Returns ``returns`` and ``lengths`` [E] (``[M, E]``), and ``info/<leaf>`` reduced as the spec says."""
+        program, ev = self.program, self.ev
+        make = program.jit(("eval key", ev.name), lambda k: keys.fold(k, "eval", ev.name), (0,))
+        key, clock = make(run.key), program.clock(run.cycle, 0)
+        if self.env.host:
+            return self._on_host(run, key, clock)
+        fn = program.jit(("eval", ev.name), self._on_device, (0, 0, None, 0, None))
+        return _finish(self.env.spec, fn(run.agent, live_of(program, run).sources, program.frozen, key, clock))
+
+    def _on_device(self, state: Any, sources: Any, frozen: PyTree, key: Key, clock: Any) -> Sums:
+        env, ev, agent = self.env, self.ev, self.program.agent
+        seen = {**frozen, **{k: s._replace(data=frozen[k]) if k in frozen else s for k, s in sources.items()}}
+        params = ev.params(state, seen) if ev.params else env.params
+        loop = begin(env, params, agent.carry(state, env.n, ev.context), keys.fold(key, "reset"))
+
+        def going(carry: tuple) -> Array:
+            return (carry[0] < env.spec.horizon) & ~carry[1].done.all()
+
+        def one(carry: tuple) -> tuple:
+            t, loop, sums = carry
+            now = keys.fold(key, t)
+            action, policy, _ = agent.act(state, clock, loop.carry, loop.step._replace(info={}), keys.fold(now, "act"), ev.mode)
+            env_state, step = env.step(params, loop.env, action, keys.fold(now, "env"))
+            sums = _add(jnp, env.spec, sums, step, ~loop.done)
+            return t + 1, loop._replace(env=env_state, step=step, carry=policy, done=loop.done | step.last), sums
+
+        return jax.lax.while_loop(going, one, (0, loop, _start(jnp, env.spec, env.n)))[2]
+
+    def _on_host(self, run: RunState, key: Key, clock: Any) -> dict[str, np.ndarray]:
+        env, ev, program, members = self.env, self.ev, self.program, self.program.members
+        lead = () if members is None else (members,)
+        params = ev.params(run.agent, run.sources) if ev.params else env.params
+        carry = new_carry(program, run, ev.episodes, ev.context)
+        random = keys.HostKey.of(key, ev.episodes)
+        state, step = env.reset(params, random)
+        act, done, sums = acting(program, ev.mode), np.zeros(env.n, bool), _start(np, env.spec, env.n)
+        split = lambda x: x.reshape(*lead, -1, *x.shape[1:])
+        for t in range(env.spec.horizon or 0):
+            words = random.words ^ np.array([t, 0], np.uint32)
+            seen = jax.tree.map(split, step._replace(info={}))
+            action, carry, _ = act(run.agent, clock, carry, seen, words if lead else words[0])
+            flat = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[len(lead) + 1 :]), action)
+            state, step = env.step(params, state, flat, random.at(t + 1))
+            sums = _add(np, env.spec, sums, step, ~done)
+            done = done | step.last
+            if done.all():
+                break
+        return jax.tree.map(split, _finish(env.spec, sums))

@@ -1,0 +1,91 @@
+"""Before a run: does it fit together, and what will it do."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlx.train.program import budget, streams
+from rlx.types import Agent, Collect, Members, Problem, ReplayState, Update
+
+
+def _need(name: str, known: Any, what: str, where: str) -> None:
+    if name in known:
+        return
+    close = difflib.get_close_matches(name, list(known), 1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ValueError(f"{where} names the {what} {name!r}; there are {sorted(known)}.{hint}")
+
+
+def validate(agent: Agent, problem: Problem, key: Any) -> None:
+    """Raise ``ValueError`` where agent, problem and key do not fit together."""
+    if isinstance(key, Members):
+        count = key.keys.shape[0] if key.keys.ndim else 0
+        if count < 1:
+            raise ValueError("Members needs keys of shape [M] with M >= 1, such as jax.random.split(key, M).")
+        for name, values in key.hypers.items():
+            if np.shape(values) != (count,):
+                raise ValueError(f"Members.hypers[{name!r}] must have shape ({count},), got {np.shape(values)}.")
+    elif not jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim:
+        raise ValueError("run takes one typed key, jax.random.key(seed), or Members(keys) for several runs.")
+    if not agent.stages:
+        raise ValueError(f"{agent.name} has no stages to run.")
+    fed: dict[str, str] = {}
+    for stage in agent.stages:
+        for j, phase in enumerate(stage.phases):
+            where = f"stage {stage.name!r} phase {j}"
+            if phase.every < 1:
+                raise ValueError(f"{where}: every must be at least 1, got {phase.every}.")
+            if isinstance(phase, Collect):
+                _check_collect(agent, problem, phase, where, fed)
+            if isinstance(phase, Update):
+                if phase.n < 1:
+                    raise ValueError(f"{where}: an Update needs n >= 1, got {phase.n}.")
+                for source in phase.sample.sources:
+                    _need(source, {*agent.buffers, *problem.data}, "source", where)
+    total = np.sum([budget(agent, s) for s in agent.stages], 0)
+    if total.max() >= 2**31:
+        raise ValueError(f"the plan has {total.max():.3g} slots or updates; the clock counts to 2147483647.")
+
+
+def _check_collect(agent: Agent, problem: Problem, phase: Collect, where: str, fed: dict[str, str]) -> None:
+    _need(phase.env, agent.envs, "environment", where)
+    _need(phase.mode, agent.modes, "mode", where)
+    if phase.steps < 1:
+        raise ValueError(f"{where}: a Collect needs steps >= 1, got {phase.steps}.")
+    if phase.into is None:
+        return
+    if phase.into in problem.data:
+        raise ValueError(f"{where} collects into {phase.into!r}, which is shared data; give the agent a buffer of its own.")
+    _need(phase.into, agent.buffers, "buffer", where)
+    other = fed.setdefault(phase.into, phase.env)
+    if other != phase.env and not phase.fresh:
+        raise ValueError(
+            f"{where}: buffer {phase.into!r} is fed from both {other!r} and {phase.env!r}. An interaction that continues "
+            "would be joined to rows of the other; use fresh=True or a buffer each."
+        )
+
+
+def plan(agent: Agent, problem: Problem, key: Any) -> list[tuple[str, str]]:
+    """What will be done, as (what, how much) rows for people."""
+    members = key.keys.shape[0] if isinstance(key, Members) else None
+    rows = [("agent", agent.name), ("environment", ", ".join(e.name for e in problem.envs.values()) or "none")]
+    if members:
+        rows.append(("members", str(members)))
+    for stage in agent.stages:
+        slots, updates = budget(agent, stage)
+        what = [f"{stage.cycles} cycles"] + [f"{n:,} {u}" for n, u in ((slots, "env slots"), (updates, "updates")) if n]
+        rows.append((f"stage {stage.name}", ", ".join(what)))
+    for name, env in agent.envs.items():
+        kind = "host threads" if env.host else jax.default_backend()
+        rows.append((f"streams {name}", f"{streams(env)} x {env.name} on {kind}, repeat {env.spec.repeat}"))
+    for ev in agent.evals:
+        rows.append((f"evaluation {ev.name}", f"{ev.episodes} episodes every {ev.every} cycles"))
+    for name, data in problem.data.items():
+        size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(data if not isinstance(data, ReplayState) else data.data))
+        rows.append((f"data {name}", f"{size / 2**20:.1f} MiB"))
+    rows.append(("devices", ", ".join(str(d) for d in jax.local_devices())))
+    return rows

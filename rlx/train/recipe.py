@@ -1,0 +1,139 @@
+"""The recipe of a run: all that decides its result, as the ``config.json`` of its run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from rlx import _versions, agents, config, envs
+from rlx._version import __version__
+from rlx.types import Agent, Key, Members, Problem
+
+FILE = "config.json"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Same recipe, same machine: same result. How a run is watched and kept (`rlx.train.Options`) is not part of it."""
+
+    agent: str  # a name in rlx.agents.list()
+    env: str  # a name that rlx.envs.make knows
+    config: Any  # the agent's config
+    repeat: int | None = None  # sim steps per decision; None: the environment's own
+    time_limit: int | None = None  # decisions per episode; None: the environment's own
+    seed: int = 0
+    members: int = 1  # with more than one, the seeds seed, seed + 1, ... run as one program
+
+    def problem(self) -> Problem:
+        """Raises ValueError where the environment is unknown or cannot be had."""
+        given = {"repeat": self.repeat, "time_limit": self.time_limit}
+        return Problem({"train": envs.make(self.env, **{k: v for k, v in given.items() if v is not None})})
+
+    def make(self, problem: Problem) -> Agent:
+        return agents.make(self.agent, self.config, problem)
+
+    def key(self) -> Key | Members:
+        """The root of all randomness: of each member that of its solo run."""
+        if self.members == 1:
+            return jax.random.key(self.seed)
+        return Members(jax.vmap(jax.random.key)(jax.numpy.arange(self.seed, self.seed + self.members)))
+
+    def to_json(self) -> str:
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "config"}
+        own |= {"config": json.loads(config.to_json(self.config)), "versions": versions()}
+        return json.dumps(own, indent=2) + "\n"
+
+    def differences(self, other: Recipe) -> list[str]:
+        """Where ``other`` departs from this one: ``"seed: 0, not 1"``."""
+        mine, theirs = _flat(self), _flat(other)
+        return [f"{k}: {mine.get(k)!r}, not {theirs.get(k)!r}" for k in {**mine, **theirs} if mine.get(k) != theirs.get(k)]
+
+
+def _flat(recipe: Recipe) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for name, entry in value.items():
+                walk(f"{prefix}.{name}" if prefix else name, entry)
+        else:
+            out[prefix] = value
+
+    tree = json.loads(recipe.to_json())
+    del tree["versions"]
+    walk("", {**{k: v for k, v in tree.items() if k != "config"}, "": tree["config"]})
+    return out
+
+
+def versions() -> dict[str, str]:
+    names = ("jax", "jaxlib", "numpy", "optax", "mujoco", "mujoco-mjx", "dm_control", "brax", "gymnasium")
+    found = {name: _versions.installed(name) for name in names}
+    return {"rlx": __version__, "python": platform.python_version(), **{k: v for k, v in found.items() if v}}
+
+
+def read(run_dir: str | os.PathLike) -> Recipe:
+    """The recipe of a run folder.
+
+    Raises:
+        ValueError: there is none, or it cannot be read back.
+    """
+    path = Path(run_dir) / FILE
+    try:
+        tree = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{run_dir} is no run folder: it has no {FILE}. Give one that `rlx train` has written.") from None
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}.") from None
+    tree.pop("versions", None)
+    try:
+        own = config.from_json(agents.config(tree["agent"]), json.dumps(tree.pop("config")))
+        return Recipe(**tree, config=own)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a config of this version of rlx: {error}.") from None
+
+
+def keep(recipe: Recipe, run_dir: Path) -> bool:
+    """Writes the recipe into ``run_dir``; True where the same one was there already, so that its run goes on.
+
+    Raises:
+        ValueError: the folder holds the run of another recipe.
+        OSError: the folder cannot be written.
+    """
+    path = run_dir / FILE
+    if path.exists():
+        old = read(run_dir)
+        if old.agent != recipe.agent:
+            raise ValueError(f"{run_dir} holds a run of {old.agent!r}, not of {recipe.agent!r}. Give another --run-dir.")
+        differs = old.differences(recipe)
+        if differs:
+            raise ValueError(
+                f"{run_dir} holds a run with another configuration ({'; '.join(differs)}). "
+                "Give another --run-dir, or the flags that it was made with."
+            )
+        return True
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_text(path, recipe.to_json())
+    return False
+
+
+def write_text(path: Path, text: str) -> None:
+    """All of it or nothing: a reader never finds half a file."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,388 @@
+"""Every contract of rlx in one file.
+
+Shapes are time-major: ``[T, W, ...]`` is what a rollout of ``T`` slots over ``W`` streams emits, what replay stores and
+what samplers return. A member axis, where there is one, comes before everything else.
+
+The one record. An environment emits a `Step` per observation; with the action taken there it is a `Row`. ``reward``,
+``terminated`` and ``truncated`` belong to the *arrival* at ``obs``. So a transition is a pair of neighbouring rows::
+
+    obs[t], action[t]  ->  reward[t+1], terminated[t+1], obs[t+1]
+    where valid[t] & valid[t+1] & ~last[t] & ~first[t+1],    last = terminated | truncated
+
+The row after a last row is the next episode's first row: its reward is 0, and the action given at a last row is ignored
+and stored as 0. Bootstrapping looks at ``terminated[t+1]`` only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+
+Array = jax.Array | np.ndarray
+PyTree = Any
+Key = jax.Array  # a typed key, ``jax.random.key``
+
+
+# --------------------------------------------------------------------------------------------------------------- records
+
+
+class Step(NamedTuple):
+    """What an environment says on arrival at one observation. Leading axes: none, ``[W]`` or ``[T, W]``."""
+
+    obs: PyTree  # as Spec.obs
+    reward: Array  # float32, for the action that led here; 0 where first
+    terminated: Array  # bool: the task ended here, its value is 0
+    truncated: Array  # bool: the episode was cut here, its value goes on
+    first: Array  # bool: an episode starts here
+    info: dict[str, Array]  # fixed keys, Spec.info; stored and reduced, never seen by ``act``
+
+    @property
+    def last(self) -> Array:
+        return self.terminated | self.truncated
+
+
+class Row(NamedTuple):
+    """A `Step` and what was done there: the record that replay stores."""
+
+    obs: PyTree
+    reward: Array
+    terminated: Array
+    truncated: Array
+    first: Array
+    info: dict[str, Array]
+    action: PyTree  # in [-1, 1]; 0 where last
+    extras: dict[str, Array]  # from ``act``: log-probabilities, z, ...
+    valid: Array  # bool: False for padding, such as rows after the end of a stopped stream
+
+    @property
+    def last(self) -> Array:
+        return self.terminated | self.truncated
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One array of an observation, action or info.
+
+    ``reduce`` says how an info leaf becomes one number per episode: this is how success and violations are counted.
+    """
+
+    shape: tuple[int, ...] = ()
+    dtype: Any = np.float32
+    low: float | np.ndarray = -np.inf
+    high: float | np.ndarray = np.inf
+    reduce: Literal["any", "sum", "max", "mean", "last"] = "last"
+
+    def zeros(self, *lead: int) -> np.ndarray:
+        return np.zeros((*lead, *self.shape), self.dtype)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Pure functions over ``(xp, physics, action)``, each optional, that accept any leading axes.
+
+    ``xp`` is numpy or jax.numpy. One text serves native threads, MJX, relabelling, surrogates and linearisation.
+    """
+
+    observe: Callable[..., PyTree] | None = None  # (xp, physics) -> obs
+    reward: Callable[..., Array] | None = None  # (xp, physics, action) -> float
+    done: Callable[..., Array] | None = None  # (xp, physics) -> bool, terminated
+    init: Callable[..., PyTree] | None = None  # (xp, physics, randomness) -> physics
+    drift: Callable[..., Array] | None = None  # (xp, state, action) -> d state / dt
+    project: Callable[..., PyTree] | None = None  # (xp, obs) -> the nearest admissible obs
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What an environment promises. ``horizon`` is in decisions (None: no limit); one decision is ``repeat`` sim steps."""
+
+    obs: PyTree  # of Leaf
+    action: Leaf  # always within [-1, 1]; the environment clips and rescales
+    info: dict[str, Leaf] = field(default_factory=dict)
+    horizon: int | None = None
+    repeat: int = 1
+    task: Task = Task()
+
+
+class Clock(NamedTuple):
+    """Where a run is, a function of stage and cycle alone. Traced int32, never batched over members, so that
+    ``lax.cond`` on it stays a cond. An early stop of a stage does not shift the clocks of the stages after it."""
+
+    cycle: Array  # cycles of this stage done so far
+    slots: Array  # environment slots (T x W) of all Collects so far
+    updates: Array  # updates so far
+
+
+# ---------------------------------------------------------------------------------------------------------- environments
+
+
+@dataclass(frozen=True)
+class Env:
+    """A device environment: two pure functions of one stream. `rlx.envs.batch` makes a `VecEnv` of it.
+
+    ``params`` are traced, never closed over: refits, domain parameters and reward weights change without recompiling.
+    """
+
+    name: str
+    spec: Spec
+    params: PyTree
+    reset: Callable[[PyTree, Key], tuple[PyTree, Step]]
+    step: Callable[[PyTree, PyTree, Array, Key], tuple[PyTree, Step]]
+    render: Callable[[PyTree, PyTree], np.ndarray] | None = None  # (params, state) -> uint8 [H, W, 3], on the host
+    starts: Literal["exact", "pool", "lockstep"] = "exact"  # how batches start the next episode, see rlx.envs.autoreset
+    host: bool = field(default=False, init=False)
+
+
+@dataclass(frozen=True)
+class HostEnv:
+    """An environment that lives outside JAX. ``make(n)`` builds ``n`` streams as one `VecEnv`."""
+
+    name: str
+    spec: Spec
+    make: Callable[[int, str], VecEnv]  # (streams, ends) -> VecEnv
+    params: PyTree = None
+    host: bool = field(default=True, init=False)
+
+
+@runtime_checkable
+class VecEnv(Protocol):
+    """``n`` streams in lockstep. On the device all functions are pure and ``key`` is a typed key; on the host the state is
+    a handle that ``step`` may change in place, arrays are numpy, and ``key`` is a `rlx.keys.HostKey`.
+
+    ``ends="reset"`` starts the next episode after a last row; ``ends="stop"`` emits repetitions of the last row, which
+    `rlx.envs.rollout` marks invalid.
+    """
+
+    name: str
+    spec: Spec
+    n: int
+    host: bool
+    ends: str
+    params: PyTree
+
+    def reset(self, params: PyTree, key: Any) -> tuple[Any, Step]: ...
+    def step(self, params: PyTree, state: Any, action: Any, key: Any) -> tuple[Any, Step]: ...
+    def refresh(self, params: PyTree, state: Any, key: Any) -> Any:
+        """Once before each Collect: redraws the pool of start states, where there is one."""
+        ...
+
+    def save(self, state: Any) -> PyTree:
+        """Everything that decides the future, as arrays of fixed shape; None where the environment cannot be saved."""
+        ...
+
+    def load(self, arrays: PyTree) -> Any: ...
+    def render(self, params: PyTree, state: Any, index: int = 0) -> np.ndarray: ...
+    def close(self) -> None: ...
+
+
+class Loop(NamedTuple):
+    """An interaction in progress: the environment's state, the step not yet acted on, the policy's carry."""
+
+    env: PyTree
+    step: Step
+    carry: PyTree
+    done: Array  # bool [W]: the stream is over (only where ends="stop")
+
+
+# ---------------------------------------------------------------------------------------------------------------- replay
+
+
+class Meta(NamedTuple):
+    """The index of a replay: small, on the device, one per member. ``C`` rows of capacity per stream.
+
+    Row ``i`` of the ring is the ``(i - head) mod C``-th oldest when full. The newest step of each stream, whose action is
+    not known yet (the tail), sits at ``head`` without counting in ``size``: it completes the last transition and is
+    overwritten by the next add.
+    """
+
+    head: Array  # int32: where the next row goes
+    size: Array  # int32: rows stored per stream, the tail not counted
+    tail: Array  # bool: a tail is present at head
+    first: Array  # bool [C, W]
+    last: Array  # bool [C, W]
+    valid: Array  # bool [C, W]
+    weight: Array  # float32 [C, W] sampling priority, or [0, 0] where none is kept
+
+
+class ReplayState(NamedTuple):
+    """``data`` may be shared by members and may live in host memory (numpy); ``overlay`` replaces leaves of it per member."""
+
+    meta: Meta
+    data: Row  # leaves [C, W, ...], dtypes kept
+    overlay: dict[str, Array]  # leaves of data by name ("reward", "extras/z"), [C, W, ...]
+
+
+Sources = Mapping[str, Any]  # replay states and frozen pytrees by name
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Draws indices where the index lives, reads rows where the data live; ``sample(...)`` does both.
+
+    A sampler may read ``hyper`` and ``clock``, never learned weights: that is what makes prefetching legal.
+    """
+
+    draw: Callable[[Sources, dict[str, Array], Clock, Key], PyTree]  # pure and jitted: only Meta is read from the sources
+    read: Callable[[Sources, PyTree], PyTree]  # batch of it; also plain numpy, for host data
+    sources: tuple[str, ...] = ()
+    prioritised: bool = False
+
+    def __call__(self, hyper: dict[str, Array], clock: Clock, sources: Sources, key: Key) -> PyTree:
+        return self.read(sources, self.draw(sources, hyper, clock, key))
+
+
+# ---------------------------------------------------------------------------------------------------------------- agents
+
+
+class AgentState(NamedTuple):
+    """``hyper``: traced scalars by name, one compiled program serves all their values. ``learned``: everything that
+    updates change (parameters, optimiser states, normalisers)."""
+
+    hyper: dict[str, Array]
+    learned: PyTree
+
+
+class Out(NamedTuple):
+    """What an update says: scalar metrics (``"critic/loss"``), and new priorities for the batch that it saw (or None)."""
+
+    metrics: dict[str, Array]
+    priority: PyTree = None
+
+
+@dataclass(frozen=True)
+class Collect:
+    """Act for ``steps`` slots per stream and store the rows ``into`` a buffer.
+
+    ``params(state, sources)`` gives the environment's parameters (None: its own). ``fresh`` begins with a reset; otherwise
+    the interaction goes on where it stopped. ``observe(state, rows, key)`` lets normalisers see the rows.
+    """
+
+    env: str
+    steps: int
+    into: str | None = None
+    mode: str = "explore"
+    params: Callable[[AgentState, Sources], PyTree] | None = None
+    fresh: bool = False
+    counts: Literal["real", "model"] = "real"
+    observe: Callable[[AgentState, Row, Key], AgentState] | None = None
+    every: int = 1
+
+
+@dataclass(frozen=True)
+class Update:
+    """``n`` updates per cycle, each on a batch of its own. With ``reweighs`` the priorities of `Out` go back to that buffer
+    at the batch's ``index``."""
+
+    n: int
+    sample: Sampler
+    update: Callable[[AgentState, Clock, PyTree, Key], tuple[AgentState, Out]]
+    reweighs: str | None = None
+    every: int = 1
+
+
+@dataclass(frozen=True)
+class Host:
+    """Work on numpy: fits, transports, relabelling. Shapes and dtypes of what it returns must be those it was given.
+    With ``batched`` it sees all members at once, else it is called per member."""
+
+    fn: Callable[[AgentState, dict[str, Any], Key], tuple[AgentState, dict[str, Any]]]
+    every: int = 1
+    batched: bool = False
+
+
+Phase = Collect | Update | Host
+
+
+@dataclass(frozen=True)
+class Stage:
+    """``cycles`` times the phases in order. A phase with ``every=k`` runs in every k-th cycle (k-1, 2k-1, ...).
+    ``enter`` runs once and may change the structure of ``learned``; ``stop`` ends the stage early."""
+
+    name: str
+    cycles: int
+    phases: tuple[Phase, ...]
+    enter: Callable[[AgentState, Sources, Key], AgentState] | None = None
+    stop: Callable[[AgentState], Array] | None = None
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Exactly ``episodes`` whole episodes, with the same keys each time, every ``every`` cycles and after the last."""
+
+    name: str
+    env: str  # a name in Problem.envs
+    episodes: int = 10
+    every: int = 1
+    mode: str = "eval"
+    params: Callable[[AgentState, Sources], PyTree] | None = None
+    context: PyTree = None  # handed to Agent.carry: the task of a zero-shot agent
+    stages: tuple[str, ...] = ()  # () means all
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What an agent is given: environments by name ("train" is the main one), and data by name: replay states or any frozen
+    pytree, shared by all members."""
+
+    envs: dict[str, Env | HostEnv] = field(default_factory=dict)
+    data: dict[str, PyTree] = field(default_factory=dict)
+
+
+def keep(state: AgentState, report: dict[str, Array], key: Key) -> AgentState:
+    """The default ``on_eval``: nothing changes."""
+    del report, key
+    return state
+
+
+@dataclass(frozen=True)
+class Agent:
+    """A method, as pure functions and a table of stages. Made by `rlx.agents.make`."""
+
+    name: str
+    config: Any
+    hyper: dict[str, float]  # the traced values' defaults
+    init: Callable[[Key, dict[str, Array]], AgentState]
+    act: Callable[..., tuple[PyTree, PyTree, dict[str, Array]]]
+    # act(state, clock, carry, step, key, mode) -> (action [W, A], carry, extras); resets its own carry where step.first
+    stages: tuple[Stage, ...]
+    envs: dict[str, VecEnv] = field(default_factory=dict)
+    buffers: dict[str, Any] = field(default_factory=dict)  # rlx.replay.Replay by name
+    carry: Callable[..., PyTree] = lambda state, n, context=None: ()  # (state, n, context) -> carry
+    evals: tuple[Eval, ...] = ()
+    modes: tuple[str, ...] = ("explore", "eval")
+    on_eval: Callable[[AgentState, dict[str, Array], Key], AgentState] = keep
+
+
+# ---------------------------------------------------------------------------------------------------------------- runner
+
+
+@dataclass(frozen=True)
+class Members:
+    """Many runs as one program: a leading axis over ``keys`` [M] and each traced value of ``hypers`` [M].
+
+    ``exchange(state, scores, key) -> index [M]`` names for each member the one to copy, every ``every`` cycles.
+    """
+
+    keys: Key
+    hypers: dict[str, Array] = field(default_factory=dict)
+    exchange: Callable[[AgentState, Array, Key], Array] | None = None
+    every: int = 1
+
+
+@dataclass
+class RunState:
+    """All of a run; all of it is in the checkpoint. A leading member axis where the run has members."""
+
+    key: Key
+    stage: int  # index into Agent.stages
+    cycle: int  # cycles done in this stage
+    agent: AgentState
+    loops: dict[str, Loop]
+    sources: dict[str, Any]
+    counts: dict[str, np.ndarray]  # int64: env_steps, sim_steps, eval_steps, model_steps, updates
+    best: dict[str, Any]  # {"score", "agent", "stage", "cycle"}, or empty
+    alive: np.ndarray  # bool []
+    reports: dict[str, Any]  # metric sums since the last log line
