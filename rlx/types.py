@@ -156,12 +156,18 @@ class VecEnv(Protocol):
     `rlx.envs.rollout` marks invalid.
     """
 
-    name: str
-    spec: Spec
-    n: int
-    host: bool
-    ends: str
-    params: PyTree
+    @property
+    def name(self) -> str: ...
+    @property
+    def spec(self) -> Spec: ...
+    @property
+    def n(self) -> int: ...
+    @property
+    def host(self) -> bool: ...
+    @property
+    def ends(self) -> str: ...
+    @property
+    def params(self) -> PyTree: ...
 
     def reset(self, params: PyTree, key: Any) -> tuple[Any, Step]: ...
     def step(self, params: PyTree, state: Any, action: Any, key: Any) -> tuple[Any, Step]: ...
@@ -211,7 +217,7 @@ class ReplayState(NamedTuple):
     """``data`` may be shared by members and may live in host memory (numpy); ``overlay`` replaces leaves of it per member."""
 
     meta: Meta
-    data: Row  # leaves [C, W, ...], dtypes kept
+    data: Any  # a Row with leaves [C, W, ...], dtypes kept; None where only the index is handed on
     overlay: dict[str, Array]  # leaves of data by name ("reward", "extras/z"), [C, W, ...]
 
 
@@ -273,13 +279,13 @@ class Collect:
 
 @dataclass(frozen=True)
 class Update:
-    """``n`` updates per cycle, each on a batch of its own. With ``reweighs`` the priorities of `Out` go back to that buffer
-    at the batch's ``index``."""
+    """``n`` updates per cycle, each on a batch of its own. The priorities [B] of `Out` go back to the sources that
+    ``reweighs`` names, at the batch's ``index`` (a dict by source where the batch is a mixture)."""
 
     n: int
     sample: Sampler
     update: Callable[[AgentState, Clock, PyTree, Key], tuple[AgentState, Out]]
-    reweighs: str | None = None
+    reweighs: str | tuple[str, ...] = ()
     every: int = 1
 
 

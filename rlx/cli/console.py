@@ -47,14 +47,9 @@ def words(error: Exception) -> str:
         return str(error)
     where = f" {error.filename}" if error.filename else ""
     if error.errno == errno.ENOSPC:
-        return f"the disk is full:{where or ' no space left'}. What was saved before is intact; free some space and give the same command again."
+        saved = "What was saved before is intact; free some space and give the same command again."
+        return f"the disk is full:{where or ' no space left'}. {saved}"
     return f"cannot read or write{where}: {os.strerror(error.errno)}. Give a folder that is yours to write, or mend its rights."
-
-
-def take_name(argv: list[str], what: str) -> tuple[str | None, list[str]]:
-    """The leading positional argument, if there is one, and the rest."""
-    del what
-    return (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (None, argv)
 
 
 def table(title: str, rows: Iterable[tuple[str, Any]]) -> None:
@@ -81,6 +76,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def bounds(mean: float, interval: Sequence[float]) -> str:
+    """``"12.3  [10.1, 14.2]"``"""
+    return f"{number(mean)}  [{number(interval[0])}, {number(interval[1])}]"
 
 
 def number(value: float) -> str:

@@ -39,14 +39,17 @@ def body(argv: list[str]) -> None:
     if flags.episodes < 1:
         config.stop(f"--episodes must be at least 1, got {flags.episodes}")
     policy = load(flags.run_dir, flags.which, flags.member)
-    env = policy.problem.envs["train"] if not flags.env else policy.on(flags.env).problem.envs["train"]
-    found = policy.evaluate(flags.episodes, flags.seed, env)
+    policy = policy.on(flags.env) if flags.env else policy
+    found, env = policy.evaluate(flags.episodes, flags.seed), policy.problem.envs["train"]
     returns = found["returns"]
-    low, high = outputs.interval(returns)
+    interval = outputs.interval(returns)
     rows = [
         ("run", f"{flags.run_dir} ({flags.which}, after cycle {policy.cycle})"),
         ("environment", env.name),
-        ("return, mean", f"{console.number(returns.mean())}  [{console.number(low)}, {console.number(high)}]  95% bootstrap interval"),
+        (
+            "return, mean",
+            f"{console.bounds(returns.mean(), interval)}  95% bootstrap interval",
+        ),
         ("return, median", console.number(np.median(returns))),
         ("return, min to max", f"{console.number(returns.min())} to {console.number(returns.max())}"),
         ("episode length, mean", console.number(found["lengths"].mean())),
@@ -61,7 +64,7 @@ def body(argv: list[str]) -> None:
         "episodes": flags.episodes,
         "seed": flags.seed,
         "return_mean": returns.mean(),
-        "return_ci": [low, high],
+        "return_ci": interval,
         "return_std": returns.std(),
         "returns": returns,
         "length_mean": found["lengths"].mean(),

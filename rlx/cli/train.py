@@ -110,9 +110,9 @@ def _memory_rows(agent: Agent, problem: Problem, key: Any) -> list[tuple[str, st
 
 def finish(recipe: recipes.Recipe, agent: Agent, problem: Problem, state: RunState, run_dir: Path, flags: Any) -> None:
     """The last evaluation, pictures, ``result.json``, and what there is to say."""
+    compile_s = compile_seconds()  # what comes now compiles too
     which, policies = _policies(recipe, agent, problem, state)
     returns = np.stack([p.evaluate(flags.episodes, recipe.seed + i)["returns"] for i, p in enumerate(policies)])
-    low, high = outputs.interval(returns)
     best = float(np.max(state.best["score"])) if state.best else None
     last = outputs.last_line(run_dir)
     total = lambda name: int(np.sum(state.counts[name]))
@@ -124,11 +124,11 @@ def finish(recipe: recipes.Recipe, agent: Agent, problem: Problem, state: RunSta
         "members": recipe.members,
         "episodes": returns.size,
         "return_mean": float(returns.mean()),
-        "return_ci": [low, high],
+        "return_ci": outputs.interval(returns),
         "return_best": best,
         **{name: total(name) for name in ("env_steps", "sim_steps", "model_steps", "eval_steps", "updates")},
         "wall_s": last.get("wall_s"),
-        "compile_s": round(compile_seconds(), 3),
+        "compile_s": round(compile_s, 3),
         "curve": outputs.curve(run_dir),
         "video": outputs.film(policies[0], problem.envs["train"], run_dir, recipe.seed) if flags.video else None,
     }
@@ -147,8 +147,7 @@ def _policies(recipe: recipes.Recipe, agent: Agent, problem: Problem, state: Run
 
 
 def _result_rows(values: dict[str, Any], which: str) -> list[tuple[str, str]]:
-    low, high = values["return_ci"]
-    mean = f"{console.number(values['return_mean'])}  [{console.number(low)}, {console.number(high)}]"
+    mean = console.bounds(values["return_mean"], values["return_ci"])
     rows = [(f"return of the {which} agent", f"{mean}  95% interval over {values['episodes']} episodes")]
     if values["return_best"] is not None:
         rows.append(("best while training", console.number(values["return_best"])))

@@ -73,11 +73,12 @@ class DeviceVec:
     def step(self, params: PyTree, state: _State, action: PyTree, key: Key) -> tuple[_State, Step]:
         over = state.step.last
         moved = jax.vmap(self.env.step, (self.params_axes, 0, 0, 0))(params, state.env, action, _per_stream(key, self.n))
+        new: Any
         if self.ends == "stop":
             new = where(over, (state.env, state.step), moved)
         else:
             new = self._restart(params, state, over, moved, keys.fold(key, "reset"))
-        return _State(*new, state.pool), new[1]
+        return _State(new[0], new[1], state.pool), new[1]
 
     def _restart(self, params: PyTree, state: _State, over: Array, moved: Any, key: Key) -> Any:
         if self.starts == "pool":

@@ -15,10 +15,10 @@ _EVENTS = (
 _spent = 0.0
 
 
-def _listen(event: str, seconds: float, **_: object) -> None:
+def _listen(event: str, duration_secs: float, **_: str | int) -> None:
     global _spent
     if event in _EVENTS:
-        _spent += seconds
+        _spent += duration_secs
 
 
 jax.monitoring.register_event_duration_secs_listener(_listen)
@@ -32,7 +32,7 @@ def compile_seconds() -> float:
 def use_persistent_cache() -> None:
     """Keep compiled programs between processes, unless JAX was already told where (``JAX_COMPILATION_CACHE_DIR``) or
     ``RLX_CACHE=off``. The default folder is ``$XDG_CACHE_HOME/rlx/xla`` (``~/.cache/rlx/xla``)."""
-    if jax.config.jax_compilation_cache_dir or os.environ.get("RLX_CACHE") == "off":
+    if jax.config.values["jax_compilation_cache_dir"] or os.environ.get("RLX_CACHE") == "off":
         return
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     jax.config.update("jax_compilation_cache_dir", str(home / "rlx" / "xla"))

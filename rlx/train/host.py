@@ -102,7 +102,7 @@ def _collect(program: Program, run: RunState, j: int, phase: Collect, key: Key) 
     else:
         rows, tail = _device_rows(program, run, j, phase, key)
     store = buffer is not None and buffer.device
-    if buffer is not None and not store:
+    if phase.into and not store:
         _add_on_host(program, run, phase.into, rows, tail)
     fn = lambda live, rows, tail, key, cycle: program.absorb(phase, live, rows, tail, key, cycle, store)
     absorb = program.jit(("absorb", j), fn, (0, 0, 0, 0, None), donate_argnums=0)
@@ -173,7 +173,7 @@ def _update(program: Program, run: RunState, j: int, phase: Update, key: Key) ->
         return jax.vmap(one)(i)
 
     def learn(live: Live, frozen: PyTree, batches: PyTree, key: Key, i: Any, now: Any) -> Any:
-        def one(carry: tuple, x: tuple) -> tuple:
+        def one(carry: Any, x: Any) -> Any:
             (state, tally), (batch, k) = carry, x
             at = now._replace(updates=now.updates + k)
             state, out = phase.update(state, at, batch, keys.fold(key, k, "update"))
@@ -276,7 +276,7 @@ def _join(parts: list[PyTree], program: Program, name: str) -> PyTree:
 def _same(old: PyTree, new: PyTree, what: str) -> None:
     """Raise unless structures, shapes and dtypes agree: a compiled program goes on with what comes back."""
     a, b = jax.tree_util.tree_flatten_with_path(old), jax.tree_util.tree_flatten_with_path(new)
-    if a[1] != b[1]:
+    if str(a[1]) != str(b[1]):
         raise ValueError(f"{what} has another structure: expected {a[1]}, got {b[1]}.")
     for (path, x), (_, y) in zip(a[0], b[0], strict=True):
         y = np.asarray(y) if not hasattr(y, "dtype") else y

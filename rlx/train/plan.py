@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from rlx.train.program import budget, streams
+from rlx.train.state import outline
 from rlx.types import Agent, Collect, Members, Problem, ReplayState, Update
 
 
@@ -89,3 +90,10 @@ def plan(agent: Agent, problem: Problem, key: Any) -> list[tuple[str, str]]:
         rows.append((f"data {name}", f"{size / 2**20:.1f} MiB"))
     rows.append(("devices", ", ".join(str(d) for d in jax.local_devices())))
     return rows
+
+
+def memory(agent: Agent, problem: Problem, key: Any) -> dict[str, int]:
+    """Bytes that each buffer will take, all members together. Nothing is allocated."""
+    members = key.keys.shape[0] if isinstance(key, Members) else 1
+    _, rows = outline(agent, problem)
+    return {name: members * agent.buffers[name].nbytes(row) for name, row in rows.items()}

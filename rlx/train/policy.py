@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from rlx import keys
+from rlx import envs, keys
 from rlx.config import nearest
 from rlx.train import recipe as recipes
 from rlx.train import state as states
+from rlx.train.checkpoint import Checkpoints
 from rlx.train.evaluate import Evaluator
-from rlx.train.program import Program
+from rlx.train.program import Program, clock_at
 from rlx.types import Agent, AgentState, Env, Eval, HostEnv, Key, Leaf, Problem, PyTree, RunState, Spec, Step
 
 Which = Literal["best", "last"]
@@ -48,7 +47,8 @@ class Policy:
     ) -> tuple[np.ndarray, PyTree]:
         """The action in [-1, 1] and the carry to give next time.
 
-        ``obs``: one observation of the spec's shape, or a batch [W, ...]; the action has the same leading axes. Or a `Step` [W].
+        ``obs``: one observation of the spec's shape, or a batch [W, ...]; the action has the same leading axes.
+        Or a `Step` [W].
         ``carry`` None: an episode begins. ``key`` is used by modes that draw their actions.
 
         Raises:
@@ -64,20 +64,32 @@ class Policy:
         action = jax.tree.map(np.asarray, action)
         return (jax.tree.map(lambda x: x[0], action) if single else action), carry
 
-    def evaluate(self, episodes: int = 10, seed: int = 0, env: Env | HostEnv | None = None) -> dict[str, np.ndarray]:
+    def actor(self, mode: str) -> Any:
+        """``(carry, step, key) -> (action, carry, extras)``, pure: what `rlx.envs.rollout` takes."""
+        return lambda carry, step, key: self.agent.act(self.state, self._clock(), carry, step, key, mode)
+
+    def on(self, env: str | Env | HostEnv) -> Policy:
+        """The same policy on another environment of the same shapes; a name is made with the run's repeat and time limit.
+
+        Raises:
+            ValueError: unknown, or its observations or actions have other shapes than those trained on.
+        """
+        if isinstance(env, str):
+            env = replace(self.recipe, env=env).problem().envs["train"] if self.recipe else envs.make(env)
+        _same_shapes(self.problem.envs["train"], env)
+        problem = Problem({**self.problem.envs, "train": env}, self.problem.data)
+        return replace(self, problem=problem, _compiled={})
+
+    def evaluate(self, episodes: int = 10, seed: int = 0) -> dict[str, np.ndarray]:
         """Whole episodes on keys that training never uses: ``returns`` [E], ``lengths`` [E], ``info/<leaf>`` [E].
 
         Raises:
-            ValueError: ``env`` has another observation or action than what the policy was trained on, or no time limit.
+            ValueError: the environment has no time limit.
         """
-        problem = self.problem
-        if env is not None:
-            same_shapes(self.spec, env.spec, self.problem.envs["train"].name, env.name)
-            problem = Problem({**problem.envs, "train": env}, problem.data)
-        program = Program(self.agent, problem, self.stage, states.frozen_data(problem), None)
+        program = Program(self.agent, self.problem, self.stage, states.frozen_data(self.problem), None)
         key = keys.fold(jax.random.key(seed), "final evaluation")
         reports = {"tally": None, "running": None}
-        run = RunState(key, self.stage, self.cycle, self.state, {}, dict(problem.data), {}, {}, np.bool_(True), reports)
+        run = RunState(key, self.stage, self.cycle, self.state, {}, dict(self.problem.data), {}, {}, np.bool_(True), reports)
         evaluator = Evaluator(program, Eval("final", "train", episodes=episodes))
         try:
             return evaluator(run)
@@ -90,8 +102,6 @@ class Policy:
         return self._compiled[mode]
 
     def _clock(self) -> Any:
-        from rlx.train.program import clock_at
-
         return clock_at(self.agent, self.stage, self.cycle, 0)
 
     def _step(self, obs: PyTree, begins: bool) -> tuple[Step, bool]:
@@ -101,7 +111,9 @@ class Policy:
         wanted = [leaf.shape for leaf in leaves]
         single = shapes == wanted
         if not single and [s[1:] for s in shapes] != wanted:
-            raise ValueError(f"an observation of {self.agent.name} here has shape {_one(wanted)}, or [W] before it; got {_one(shapes)}.")
+            raise ValueError(
+                f"an observation of {self.agent.name} here has shape {_one(wanted)}, or [W] before it; got {_one(shapes)}."
+            )
         cast = lambda leaf, x: np.asarray(x, leaf.dtype)[None] if single else np.asarray(x, leaf.dtype)
         obs = jax.tree.map(cast, self.spec.obs, obs, is_leaf=lambda x: isinstance(x, Leaf))
         n = jax.tree.leaves(obs)[0].shape[0]
@@ -113,21 +125,57 @@ def _one(items: list) -> Any:
     return items[0] if len(items) == 1 else items
 
 
-def same_shapes(trained: Spec, given: Spec, trained_name: str, name: str) -> None:
-    """Raises ValueError where a policy for one spec cannot act on the other."""
-    for what, a, b in (("observation", trained.obs, given.obs), ("action", trained.action, given.action)):
-        shape = lambda tree: {jax.tree_util.keystr(p) or what: leaf.shape for p, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-        if shape(a) != shape(b):
-            raise ValueError(
-                f"a policy trained on {trained_name} cannot act on {name}: "
-                f"its {what} has shape {_one(list(shape(a).values()))}, there it is {_one(list(shape(b).values()))}."
-            )
+def _same_shapes(trained: Env | HostEnv, given: Env | HostEnv) -> None:
+    for what in ("obs", "action"):
+        mine, theirs = (_shapes(getattr(env.spec, what)) for env in (trained, given))
+        if mine != theirs:
+            word = {"obs": "observation", "action": "action"}[what]
+            differ = f"its {word} has shape {mine}, there it is {theirs}"
+            raise ValueError(f"a policy trained on {trained.name} cannot act on {given.name}: {differ}.")
+
+
+def _shapes(spec: PyTree) -> Any:
+    return jax.tree.map(lambda leaf: leaf.shape, spec, is_leaf=lambda x: isinstance(x, Leaf))
 
 
 def load(run_dir: str | os.PathLike, which: Which = "best", member: int = 0) -> Policy:
-    """The policy of a run folder: the best by evaluation return, or the last.
+    """The policy of a run folder: the best by evaluation return while training, or the last. Of the newest readable checkpoint
+    only what was learned is read.
 
     Raises:
         ValueError: no run folder, no readable checkpoint, one of another agent, no such member, nothing evaluated yet.
     """
-    raise NotImplementedError
+    if which not in ("best", "last"):
+        raise ValueError(f"which={which!r} is unknown; give 'best' or 'last'.")
+    recipe = recipes.read(run_dir)
+    if not 0 <= member < recipe.members:
+        raise ValueError(f"{run_dir} has {recipe.members} member(s), counted from 0; there is no member {member}.")
+    folder = Path(run_dir) / "checkpoints"
+    found = None
+    if folder.is_dir():
+        problem = recipe.problem()
+        agent = recipe.make(problem)
+        found = Checkpoints(folder).newest(lambda meta: _template(agent, problem, recipe, meta, folder), part=True)
+    if found is None:
+        raise ValueError(f"{run_dir} has no checkpoint yet: let its run go on, with the command that began it.")
+    _, tree, meta = found
+    if which == "best" and not meta["has_best"]:
+        raise ValueError(f"{run_dir} has no best policy, as nothing was evaluated so far: give which='last'.")
+    state, cycle = tree["agent"], meta["cycle"]
+    if which == "best":
+        state, cycle = state._replace(learned=tree["best"]["learned"]), tree["best"]["cycle"]
+    if recipe.members > 1:
+        state, cycle = jax.tree.map(lambda x: x[member], (state, cycle))
+    return Policy(agent, state, problem, meta["stage"], int(cycle), recipe)
+
+
+def _template(agent: Agent, problem: Problem, recipe: recipes.Recipe, meta: dict[str, Any], folder: Path) -> PyTree:
+    """The learned part of a checkpoint, as shapes."""
+    if meta.get("agent") != agent.name:
+        raise ValueError(f"{folder} holds a run of {meta.get('agent')!r}, not of {agent.name!r} as {recipes.FILE} says.")
+    state, _ = states.outline(agent, problem, meta["stage"])
+    lead = (recipe.members,) if recipe.members > 1 else ()
+    wide = lambda x: jax.ShapeDtypeStruct((*lead, *x.shape), x.dtype)
+    state = jax.tree.map(wide, state)
+    best = {"score": np.zeros(lead, np.float32), "learned": state.learned, "cycle": np.zeros(lead, np.int64)}
+    return {"agent": state, **({"best": best} if meta["has_best"] else {})}

@@ -16,6 +16,7 @@ import numpy as np
 
 from rlx import keys
 from rlx.envs.base import HostVec, begin, rollout
+from rlx.replay import reweigh
 from rlx.types import (
     Agent,
     AgentState,
@@ -95,7 +96,8 @@ def clock_at(agent: Agent, stage_index: int, cycle: Any, before: int) -> Clock:
         times = cycle // phase.every + (due(phase, cycle) * 1 if j < before else 0)
         for k, a in enumerate(amount(agent, phase)):
             total[k] = total[k] + a * times
-    return Clock(*(jnp.asarray(x, jnp.int32) if isinstance(x, jax.Array) else np.int32(x) for x in (cycle, *total)))
+    whole = lambda x: jnp.asarray(x, jnp.int32) if isinstance(x, jax.Array) else np.asarray(x, np.int32)
+    return Clock(whole(cycle), whole(total[0]), whole(total[1]))
 
 
 # ---------------------------------------------------------------------------------------------------------------- program
@@ -263,18 +265,12 @@ class Program:
         return live._replace(agent=state, sources=buffers, tally=tally)
 
     def reweighed(self, phase: Update) -> tuple[str, ...]:
-        return (phase.reweighs,) if isinstance(phase.reweighs, str) else tuple(phase.reweighs or ())
+        return (phase.reweighs,) if isinstance(phase.reweighs, str) else phase.reweighs
 
     def reweigh(self, phase: Update, sources: Sources, batch: PyTree, out: Out) -> dict[str, Array]:
         """New priority weights of the buffers that this phase reweighs."""
-        index = batch["index"] if isinstance(batch, dict) else batch.index
-        many = not isinstance(phase.reweighs, str)
-        weights = {}
-        for k in self.reweighed(phase):
-            i, p = (index[k], out.priority[k]) if many else (index, out.priority)
-            buffer = self.agent.buffers.get(k) or self.problem.data[k].replay
-            weights[k] = buffer.reweigh(sources[k], i, p).meta.weight
-        return weights
+        index = batch.index if isinstance(batch.index, dict) else {k: batch.index for k in self.reweighed(phase)}
+        return {k: reweigh(sources[k], index[k], out.priority).meta.weight for k in self.reweighed(phase)}
 
     def count(self, tally: Tally, out: Out, clock: Clock) -> Tally:
         """One update's metrics added to the tally."""

@@ -67,7 +67,9 @@ def _flat(recipe: Recipe) -> dict[str, Any]:
 
     tree = json.loads(recipe.to_json())
     del tree["versions"]
-    walk("", {**{k: v for k, v in tree.items() if k != "config"}, "": tree["config"]})
+    own = tree.pop("config")
+    walk("", tree)
+    walk("agent", own)  # as the flags are called
     return out
 
 

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,37 +23,12 @@ from rlx.train.compilation import compile_seconds, use_persistent_cache
 from rlx.train.evaluate import Evaluator
 from rlx.train.host import live_of, put_back, run_phase
 from rlx.train.logging import Logger, Progress
+from rlx.train.options import Diverged, Interrupted, Options
 from rlx.train.plan import validate
 from rlx.train.program import Program, due
 from rlx.types import Agent, AgentState, Collect, Eval, Members, Problem, RunState
 
 LOOK = 0.5  # seconds between two looks at the device from stages that run on the host
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a run is observed and kept. None of it changes a result."""
-
-    log_every: int | None = None  # cycles between lines of metrics.jsonl; None: 100 lines per stage
-    checkpoint_seconds: float = 60.0  # wall-clock time between checkpoints; 0 turns them off except at the end
-    checkpoint_cycles: int | None = None  # and after every so many cycles
-    keep: int = 2  # checkpoints kept
-    keep_best: bool = True  # remember the agent with the best evaluation return (of the first evaluation)
-    resume: bool = True  # go on from the newest checkpoint in the run folder
-    progress: bool = True
-    tensorboard: bool = False
-    wandb: str | None = None  # project name
-    chunk_seconds: float = 2.0  # about how long one call into a compiled chunk takes
-    chunk_cycles: int | None = None  # or exactly how many cycles
-    explode: float = 1e12  # a mean loss beyond this counts as diverged
-
-
-class Diverged(RuntimeError):
-    """NaN, infinity or an exploding loss: says where, which metric, and the last good checkpoint."""
-
-
-class Interrupted(RuntimeError):
-    """The run was asked to stop (SIGTERM, Ctrl-C) and did so, after a checkpoint; the same call goes on from there."""
 
 
 def run(
@@ -98,7 +73,8 @@ class _signals:
     """SIGTERM and SIGINT become a request that the runner honours between two chunks. Main thread only."""
 
     def __init__(self, runner: _Runner):
-        self.runner, self.old = runner, {}
+        self.runner = runner
+        self.old: dict[int, Any] = {}
 
     def __enter__(self) -> None:
         if threading.current_thread() is threading.main_thread():
@@ -156,9 +132,9 @@ class _Runner:
 
     def _enter(self, index: int) -> None:
         self.program = Program(self.agent, self.problem, index, self.frozen, self.members)
-        before = jax.tree.structure(self.run.agent.learned)
+        before = str(jax.tree.structure(self.run.agent.learned))
         states.enter(self.program, self.run)
-        if jax.tree.structure(self.run.agent.learned) != before:
+        if str(jax.tree.structure(self.run.agent.learned)) != before:
             self.run.best = {}
 
     def _run_stage(self) -> None:

@@ -68,7 +68,12 @@ def enter(program: Program, run: RunState) -> None:
             run.sources[phase.into] = _new_buffer(program, run, phase)
     live = live_of(program, run)
     buffers = {k: s for k, s in run.sources.items() if k not in program.frozen}
-    live = abstract(live._replace(tally=None, sources={**live.sources, **buffers}))
+    live = abstract(
+        live._replace(
+            tally=(),  # type: ignore[arg-type]
+            sources={**live.sources, **buffers},
+        )
+    )
     empty = program.empty_tally(live if members is None else jax.tree.map(_drop, live), program.frozen)
     run.reports["tally"] = own(empty) if members is None else jax.tree.map(lambda x: jnp.stack([x] * members), empty)
 
@@ -101,26 +106,56 @@ def _begin(program: Program, run: RunState, phase: Collect) -> Any:
     return jax.jit(fn)(live_of(program, run), key)
 
 
-def example_row(program: Program, run: RunState, phase: Collect) -> Row:
-    """Shapes and dtypes of what a phase stores, without leading axes."""
+def example_row(program: Program, state: AgentState, phase: Collect) -> Row:
+    """Shapes and dtypes of what a phase stores, without leading axes. ``state``: of one member; its shapes are enough.
+
+    Raises:
+        ValueError: the agent's action is not of the environment's shape.
+    """
     agent, env = program.agent, program.agent.envs[phase.env]
     n = streams(env)
     leaf = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct((n, *x.shape), x.dtype), tree)
-    flag, real = jax.ShapeDtypeStruct((n,), bool), jax.ShapeDtypeStruct((n,), jnp.float32)
+    flag: Any = jax.ShapeDtypeStruct((n,), bool)
+    real: Any = jax.ShapeDtypeStruct((n,), jnp.float32)
     step = Step(leaf(env.spec.obs), real, flag, flag, flag, leaf(env.spec.info))
-    state = abstract(run.agent)
-    state = state if program.members is None else jax.tree.map(_drop, state)
 
     def fn(state: AgentState, step: Step) -> Any:
         carry = agent.carry(state, n)
         action, _, extras = agent.act(state, program.clock(0, 0), carry, step._replace(info={}), jax.random.key(0), phase.mode)
         return Row(*step, action=action, extras=extras, valid=step.first)
 
-    return jax.tree.map(_drop, jax.eval_shape(fn, state, step))
+    row = jax.eval_shape(fn, abstract(state), step)
+    given, wanted = getattr(row.action, "shape", type(row.action).__name__), (n, *env.spec.action.shape)
+    if given != wanted:
+        raise ValueError(
+            f"{agent.name} acts with actions of shape {given} in mode {phase.mode!r}; {env.name} takes {wanted} "
+            f"({n} streams of {env.spec.action.shape})."
+        )
+    return jax.tree.map(_drop, row)
+
+
+def outline(agent: Agent, problem: Problem, stage: int | None = None) -> tuple[AgentState, dict[str, Row]]:
+    """Shapes alone, of one member: the agent's state in ``stage`` (None: the last one) and a row of each buffer so far."""
+    frozen = frozen_data(problem)
+    hyper = {k: jnp.float32(v) for k, v in agent.hyper.items()}
+    state = jax.eval_shape(lambda: agent.init(jax.random.key(0), hyper))
+    sources: dict[str, Any] = {k: abstract(v) for k, v in problem.data.items()}
+    rows: dict[str, Row] = {}
+    for index in range(len(agent.stages) if stage is None else stage + 1):
+        program = Program(agent, problem, index, frozen, None)
+        enter = program.stage.enter
+        if enter is not None:
+            state = jax.eval_shape(lambda state, sources, f=enter: f(state, sources, jax.random.key(0)), state, sources)
+        for phase in program.stage.phases:
+            if isinstance(phase, Collect) and phase.into and phase.into not in rows:
+                row = rows[phase.into] = example_row(program, state, phase)
+                sources[phase.into] = jax.eval_shape(lambda b=agent.buffers[phase.into], row=row: b.init(row))
+    return state, rows
 
 
 def _new_buffer(program: Program, run: RunState, phase: Collect) -> ReplayState:
-    buffer, row = program.agent.buffers[phase.into], example_row(program, run, phase)
+    state = run.agent if program.members is None else jax.tree.map(_drop, run.agent)
+    buffer, row = program.agent.buffers[phase.into or ""], example_row(program, state, phase)
     if program.members is None:
         return buffer.init(row)
     if not buffer.device:

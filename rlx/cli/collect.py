@@ -1,0 +1,120 @@
+"""``rlx collect``: the rollouts of a policy, or of random actions, as a dataset file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlx import config, envs, keys
+from rlx.cli import console, outputs
+from rlx.envs.base import batch, begin, rollout
+from rlx.replay import datasets
+from rlx.replay.buffer import Replay
+from rlx.train import load
+from rlx.train.policy import Policy
+from rlx.types import Env, HostEnv, Key, Row
+
+BLOCK = 1000  # slots per call of a rollout
+
+
+@dataclass(frozen=True)
+class Flags:
+    run_dir: str = ""  # the run folder of the policy
+    env: str = ""  # another environment than the run's; with --mode random no run is needed
+    steps: int = 10_000  # transitions, at least
+    out: str = ""  # the file to write, such as data.npz
+    mode: str = "eval"  # a mode of the agent, such as explore or eval, or: random
+    streams: int = 10  # episodes side by side
+    seed: int = 0
+    which: Literal["best", "last"] = "best"
+    member: int = 0  # of a run with --members
+    repeat: int | None = None  # without a run: simulation steps per decision
+    time_limit: int | None = None  # without a run: decisions per episode
+
+
+PRESETS = {"debug": {"steps": 200, "streams": 2}}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return console.command(body, argv)
+
+
+def body(argv: list[str]) -> None:
+    flags = config.parse(Flags, argv, PRESETS, prog="rlx collect", description=(__doc__ or "").strip())
+    policy, env = _who_and_where(flags)
+    out = Path(flags.out)
+    episodes = collect(policy, env, flags.steps, flags.streams, flags.mode, jax.random.key(flags.seed))
+    datasets.write(out, episodes)
+    returns = np.array([float(e.reward.sum()) for e in episodes])
+    whole = np.array([bool(e.first[0] & e.last[-1]) for e in episodes])
+    transitions = sum(len(e.reward) - 1 for e in episodes)
+    rows: list[tuple[str, Any]] = [("environment", env.name), ("mode", flags.mode), ("transitions", f"{transitions:,}")]
+    rows += [("episodes", len(episodes)), ("file", f"{out}, {console.size(out.stat().st_size)}")]
+    if whole.any():
+        bounds = console.bounds(returns[whole].mean(), outputs.interval(returns[whole]))
+        rows.append(("return, mean", f"{bounds}  95% bootstrap interval over {whole.sum()} whole episodes"))
+    console.table("Dataset", rows)
+    values = {"out": out, "run_dir": flags.run_dir or None, "env": env.name, "mode": flags.mode}
+    mean = returns[whole].mean() if whole.any() else None
+    console.result({**values, "transitions": transitions, "episodes": len(episodes), "return_mean": mean})
+
+
+def _who_and_where(flags: Flags) -> tuple[Policy | None, Env | HostEnv]:
+    """The policy (None: random actions) and the environment. Refuses what does not go together, before anything runs."""
+    for name, value in (("steps", flags.steps), ("streams", flags.streams)):
+        if value < 1:
+            config.stop(f"--{name} must be at least 1, got {value}")
+    if not flags.run_dir and (flags.mode != "random" or not flags.env):
+        config.stop("whose rollouts? Give --run-dir, or for random actions --mode random --env ENV")
+    if not flags.out:
+        config.stop("where to? Give --out, such as --out data.npz")
+    out = Path(flags.out)
+    if out.is_dir() or not out.parent.is_dir():
+        config.stop(f"--out {out} is to be a file in a folder that exists")
+    if not flags.run_dir:
+        given = {"repeat": flags.repeat, "time_limit": flags.time_limit}
+        return None, envs.make(flags.env, **{k: v for k, v in given.items() if v is not None})
+    policy = load(flags.run_dir, flags.which, flags.member)
+    policy = policy.on(flags.env) if flags.env else policy
+    if flags.mode != "random" and flags.mode not in policy.agent.modes:
+        known = [*policy.agent.modes, "random"]
+        config.stop(f"{policy.agent.name} has no mode {flags.mode!r}.{config.nearest(flags.mode, known)}")
+    return (None if flags.mode == "random" else policy), policy.problem.envs["train"]
+
+
+def collect(policy: Policy | None, env: Env | HostEnv, steps: int, streams: int, mode: str, key: Key) -> list[Row]:
+    """At least ``steps`` transitions as episodes (numpy rows [T, ...]); the last of each stream may be cut."""
+    vec = batch(env, streams)
+    act = _random(vec) if policy is None else policy.actor(mode)
+    loop = begin(vec, vec.params, () if policy is None else policy.carry(streams), keys.fold(key, "begin"))
+    if vec.host:
+        fast = jax.jit(lambda carry, step, data: act(carry, step, jax.random.wrap_key_data(data)))
+        roll = lambda loop, key, n: rollout(vec, vec.params, fast, loop, key, n)
+    else:
+        roll = jax.jit(lambda loop, key, n: rollout(vec, vec.params, act, loop, key, n), static_argnums=2)
+    blocks: list[Row] = []
+    taken = 0
+    try:
+        while taken < steps:
+            n = min(BLOCK, -(-(steps - taken) // streams))
+            loop, rows, tail = roll(loop, keys.fold(key, "collect", len(blocks)), n)
+            blocks.append(jax.tree.map(np.asarray, rows))
+            taken += int(np.sum(rows.valid & ~rows.last))
+    finally:
+        vec.close()
+    whole = jax.tree.map(lambda *xs: np.concatenate(xs), *blocks)
+    buffer = Replay(len(whole.reward) + 2, streams, device=False)
+    state = buffer.init(jax.tree.map(lambda x: x[0, 0], whole))
+    return buffer.export(buffer.close(buffer.add(state, whole, jax.tree.map(np.asarray, tail))))
+
+
+def _random(vec: Any) -> Any:
+    """A policy that acts uniformly at random."""
+    shape = (vec.n, *vec.spec.action.shape)
+    return lambda carry, step, key: (jax.random.uniform(key, shape, jnp.float32, -1, 1), carry, {})

@@ -1,0 +1,148 @@
+"""`check`: does an environment keep the contract of `rlx.types`?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlx.envs.base import batch, begin, rollout
+from rlx.types import Env, HostEnv, Leaf, Row
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was seen. ``exact_resume``: a saved interaction goes on bit for bit."""
+
+    name: str
+    rows: int
+    episodes: int
+    exact_resume: bool
+    notes: tuple[str, ...] = ()
+
+
+def check(env: Env | HostEnv, seed: int = 0, steps: int = 60, streams: int = 2) -> Report:
+    """Steps ``env`` with random actions and holds what it emits against the contract.
+
+    Raises:
+        ValueError: with all faults found: what was found, what is expected, what to do.
+    """
+    faults: list[str] = []
+    notes: list[str] = []
+    rows = _play(env, seed, steps, streams)
+    _leaves(env, rows, faults)
+    _flags(env, rows, faults)
+    _bounds(env, faults)
+    again, other = _play(env, seed, steps, streams), _play(env, seed + 1, steps, streams)
+    if not _equal(rows, again):
+        faults.append("The same key gave other rows. Take all randomness from the key: no global generator, no hidden state.")
+    if _equal(rows, other):
+        notes.append("another key gave the same rows: nothing in this environment is random")
+    exact = _resumes(env, seed, steps, streams, faults, notes)
+    if faults:
+        raise ValueError(f"{env.name} does not keep the contract:\n" + "\n".join(f"- {f}" for f in faults))
+    return Report(env.name, steps * streams, int(rows.first.sum()), exact, tuple(notes))
+
+
+def _policy(env: Env | HostEnv) -> Any:
+    def random(carry: Any, step: Any, key: Any) -> Any:
+        if env.host:
+            key = jax.random.wrap_key_data(key)
+        action = jax.random.uniform(key, (step.reward.shape[0], *env.spec.action.shape), minval=-1, maxval=1)
+        return action, carry, {}
+
+    return jax.jit(random) if env.host else random
+
+
+def _play(env: Env | HostEnv, seed: int, steps: int, streams: int) -> Row:
+    vec, key = batch(env, streams), jax.random.key(seed)
+    roll = lambda key: rollout(vec, vec.params, _policy(env), begin(vec, vec.params, (), key), key, steps)[1]
+    rows = roll(key) if env.host else jax.jit(roll)(key)
+    vec.close()
+    return jax.tree.map(np.asarray, rows)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return all(np.array_equal(x, y, equal_nan=True) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def _leaves(env: Env | HostEnv, rows: Row, faults: list[str]) -> None:
+    is_leaf = lambda x: isinstance(x, Leaf)
+    for what, spec, given in (("obs", env.spec.obs, rows.obs), ("info", env.spec.info, rows.info)):
+        wanted, got = jax.tree_util.tree_leaves_with_path(spec, is_leaf=is_leaf), jax.tree_util.tree_leaves_with_path(given)
+        if [p for p, _ in wanted] != [p for p, _ in got]:
+            seen, promised = ([jax.tree_util.keystr(p) for p, _ in leaves] for leaves in (got, wanted))
+            faults.append(f"{what} has leaves {seen}, Spec.{what} promises {promised}. Make them the same.")
+            continue
+        for (path, leaf), (_, x) in zip(wanted, got, strict=True):
+            name = what + jax.tree_util.keystr(path)
+            if x.shape[2:] != tuple(leaf.shape) or x.dtype != np.dtype(leaf.dtype):
+                faults.append(f"{name} is {x.dtype}{x.shape[2:]}, Spec says {np.dtype(leaf.dtype)}{tuple(leaf.shape)}.")
+            elif np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
+                faults.append(f"{name} has values that are not finite. Look for divisions by zero and diverging physics.")
+            elif (x < leaf.low - 1e-4).any() or (x > leaf.high + 1e-4).any():
+                faults.append(f"{name} leaves its bounds: seen {x.min():.4g} to {x.max():.4g}. Widen low and high, or clip.")
+    if env.spec.action.shape and (np.any(env.spec.action.low != -1) or np.any(env.spec.action.high != 1)):
+        faults.append("Spec.action must be -1 to 1: rescale to the plant's own range inside step.")
+
+
+def _flags(env: Env | HostEnv, rows: Row, faults: list[str]) -> None:
+    last = rows.last
+    if not rows.first[0].all():
+        faults.append("reset must give first=True.")
+    if (rows.terminated & rows.truncated).any():
+        faults.append("a row is terminated and truncated. Where the task ends in the last step, it is terminated only.")
+    if (rows.first[1:] != last[:-1]).any():
+        faults.append("first must be True exactly at the rows after last ones.")
+    if rows.reward[rows.first].any():
+        faults.append("reward must be 0 at first rows: it belongs to the arrival, and nothing led there.")
+    if (rows.first & last).any():
+        faults.append("a first row is already last: episodes need at least one decision.")
+    limit = env.spec.horizon
+    for w in range(rows.first.shape[1]):
+        begun = np.flatnonzero(rows.first[:, w])
+        for a, b in zip(begun, [*begun[1:], None], strict=True):
+            length = (b if b is not None else rows.first.shape[0]) - a - 1
+            if limit is not None and length > limit:
+                faults.append(f"an episode took {length} decisions, Spec.horizon says at most {limit}.")
+            if limit is not None and b is not None and length < limit and rows.truncated[b - 1, w]:
+                faults.append(f"an episode was truncated after {length} of {limit} decisions: is it terminated?")
+
+
+def _bounds(env: Env | HostEnv, faults: list[str]) -> None:
+    """Actions outside [-1, 1] must act like those at the border."""
+    outcomes = []
+    for size in (1.0, 3.0):
+        policy = lambda carry, step, key, size=size: (np.full((1, *env.spec.action.shape), size, np.float32), carry, {})
+        vec, key = batch(env, 1), jax.random.key(0)
+        roll = lambda key, vec=vec, policy=policy: rollout(vec, vec.params, policy, begin(vec, vec.params, (), key), key, 3)[1]
+        rows = roll(key) if env.host else jax.jit(roll)(key)
+        outcomes.append(jax.tree.map(np.asarray, (rows.obs, rows.reward)))
+        vec.close()
+    if not _equal(*outcomes):
+        faults.append("an action of 3 acts otherwise than one of 1. Clip actions to [-1, 1] in step.")
+
+
+def _resumes(env: Env | HostEnv, seed: int, steps: int, streams: int, faults: list[str], notes: list[str]) -> bool:
+    vec, key, policy = batch(env, streams), jax.random.key(seed), _policy(env)
+    maybe_jit = (lambda f: f) if env.host else jax.jit
+    start = maybe_jit(lambda key: rollout(vec, vec.params, policy, begin(vec, vec.params, (), key), key, steps // 2)[0])
+    go_on = maybe_jit(lambda loop, key: rollout(vec, vec.params, policy, loop, jax.random.fold_in(key, 1), steps // 2)[1])
+    loop = start(key)
+    saved = vec.save(loop.env)
+    if saved is None:
+        notes.append("cannot be saved: runs resume with a marked cut, not bit for bit")
+        return False
+    saved = jax.tree.map(np.array, saved)
+    ahead = jax.tree.map(np.asarray, go_on(loop, key))
+    other = batch(env, streams)
+    other_loop = loop._replace(env=other.load(saved if env.host else jax.tree.map(jnp.asarray, saved)))
+    vec = other
+    back = jax.tree.map(np.asarray, go_on(other_loop, key))
+    if not _equal(ahead, back):
+        faults.append("after save and load it went on differently. Save all that decides the future, or return None.")
+    vec.close()
+    return _equal(ahead, back)

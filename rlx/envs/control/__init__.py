@@ -1,0 +1,40 @@
+"""Device environments written here: ``rlx:<name>``."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from rlx.envs.registry import positive, unknown
+from rlx.types import Env, HostEnv
+
+_MODULES = {
+    "pendulum": "rlx.envs.control.pendulum",
+    "cartpole-swingup": "rlx.envs.control.cartpole",
+    "point-mass": "rlx.envs.control.point",
+    "point-maze": "rlx.envs.control.maze",
+}
+
+
+def names() -> list[str]:
+    from rlx.envs.probes import PROBES
+
+    return [*_MODULES, *(f"probe-{n}" for n in PROBES)]
+
+
+def make(name: str, *, host: bool = False, repeat: int = 1, time_limit: int | None = None, **options: Any) -> Env | HostEnv:
+    """``host=True`` runs the same equations as a host environment, stepped from Python."""
+    positive(repeat=repeat, time_limit=time_limit)
+    if name in _MODULES:
+        env = importlib.import_module(_MODULES[name]).make(repeat=repeat, time_limit=time_limit, **options)
+    elif name in names():
+        from rlx.envs import probes
+
+        env = probes.make(name.removeprefix("probe-"), repeat=repeat, time_limit=time_limit, **options)
+    else:
+        raise unknown("rlx", name, names())
+    if host:
+        from rlx.envs.wrappers import on_host
+
+        return on_host(env)
+    return env

@@ -1,0 +1,91 @@
+"""A continuous-time plant as a device environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image, ImageDraw
+
+from rlx.types import Array, Env, Key, Leaf, PyTree, Spec, Step, Task
+
+
+class Plant(NamedTuple):
+    """State of a plant: ``x`` and the decisions taken in this episode."""
+
+    x: Array
+    t: Array
+
+
+def plant(
+    name: str,
+    *,
+    task: Task,
+    obs: Leaf,
+    actions: int,
+    params: PyTree,
+    start: Callable[[PyTree, Key], Array],
+    advance: Callable[[PyTree, Array, Array], Array],
+    horizon: int,
+    repeat: int = 1,
+    time_limit: int | None = None,
+    draw: Callable[[ImageDraw.ImageDraw, int, np.ndarray], None] | None = None,
+    info: dict[str, Leaf] | None = None,
+    tell: Callable[[PyTree, Array], dict[str, Array]] = lambda params, x: {},
+) -> Env:
+    """The environment of a plant whose state ``x`` moves by ``advance(params, x, action)``.
+
+    ``task`` has ``observe(xp, params, x)``, ``reward(xp, params, x, action, x')`` and optionally ``done(xp, params, x')`` and
+    ``drift(xp, params, x, action)``. ``repeat`` control steps are one decision, their rewards are summed. The episode is cut
+    (truncated) after ``time_limit`` decisions, by default ``horizon // repeat``.
+    """
+    limit = time_limit or -(-horizon // repeat)
+    observe, reward, done = task.observe, task.reward, task.done
+
+    def arrive(params: PyTree, state: Plant, reward: Array, over: Array, first: bool) -> Step:
+        seen = jnp.asarray(observe(jnp, params, state.x), jnp.float32)  # type: ignore[misc]
+        truncated = (state.t >= limit) & ~over
+        return Step(seen, jnp.float32(reward), over, truncated, jnp.bool_(first), tell(params, state.x))
+
+    def reset(params: PyTree, key: Key) -> tuple[Plant, Step]:
+        state = Plant(start(params, key), jnp.int32(0))
+        return state, arrive(params, state, jnp.float32(0), jnp.bool_(False), True)
+
+    def step(params: PyTree, state: Plant, action: Array, key: Key) -> tuple[Plant, Step]:
+        del key
+        action = jnp.clip(action, -1.0, 1.0)
+
+        def once(carry: tuple, _: None) -> tuple[tuple, None]:
+            x, total, over = carry
+            new = advance(params, x, action)
+            total = total + jnp.where(over, 0.0, reward(jnp, params, x, action, new))  # type: ignore[misc]
+            x = jnp.where(over, x, new)
+            return (x, total, over | (done(jnp, params, x) if done else False)), None
+
+        carry = (state.x, jnp.float32(0), jnp.bool_(False))
+        (x, total, over), _ = once(carry, None) if repeat == 1 else jax.lax.scan(once, carry, None, repeat)
+        state = Plant(x, state.t + 1)
+        return state, arrive(params, state, total, over, False)
+
+    def render(params: PyTree, state: Plant) -> np.ndarray:
+        size = 2 * 256  # drawn at twice the size, which smooths the edges
+        image = Image.new("RGB", (size, size), (250, 250, 247))
+        draw(ImageDraw.Draw(image), size, np.asarray(state.x))  # type: ignore[misc]
+        return np.asarray(image.resize((256, 256), Image.Resampling.LANCZOS))
+
+    spec = Spec(obs, Leaf((actions,), low=-1, high=1), info or {}, limit, repeat, task)
+    return Env(name, spec, params, reset, step, render if draw else None)
+
+
+def rod(pen: Any, a: tuple[float, float], b: tuple[float, float], width: int, colour: tuple[int, int, int]) -> None:
+    """A line with round ends."""
+    pen.line([a, b], colour, width)
+    for x, y in (a, b):
+        disc(pen, x, y, width / 2, colour)
+
+
+def disc(pen: Any, x: float, y: float, radius: float, colour: tuple[int, int, int]) -> None:
+    pen.ellipse([x - radius, y - radius, x + radius, y + radius], colour)

@@ -1,0 +1,310 @@
+"""dm_control's tasks on native MuJoCo, batched over CPU threads: ``dmc:walker-walk``.
+
+One persistent ``MjData`` per stream, stepped in dm_control's order (``mj_step2``, ``mj_step(n - 1)``, ``mj_step1``), so that
+all derived quantities belong to the current state; ``mujoco.rollout`` steps a little faster, but its sensors lag.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from rlx.envs import tasks
+from rlx.envs.registry import positive, unknown
+from rlx.envs.tasks.base import MujocoTask
+from rlx.keys import HostKey
+from rlx.types import HostEnv, Leaf, PyTree, Spec, Step, Task
+
+
+def names() -> list[str]:
+    """Tasks with batched functions here, then all others of dm_control (the slow path)."""
+    own = tasks.names()
+    try:
+        from dm_control import suite
+    except ImportError:
+        return own
+    return own + sorted(n for n in (f"{d}-{t}" for d, t in suite.ALL_TASKS) if n not in own)
+
+
+def make(name: str, *, repeat: int = 1, time_limit: int | None = None, threads: int | None = None) -> HostEnv:
+    """``repeat`` control steps per decision; ``time_limit`` in decisions; ``threads``: one per core unless given.
+
+    Raises:
+        ValueError: unknown task.
+    """
+    positive(repeat=repeat, time_limit=time_limit, threads=threads)
+    if name not in tasks.names():
+        if name in names():
+            from rlx.envs.dm_control import make as slow
+
+            return slow(name, repeat=repeat, time_limit=time_limit, threads=threads)
+        raise unknown("dmc", name, names())
+    task = tasks.get(name)
+    model = task.model()
+    limit = time_limit or -(-task.horizon(model) // repeat)
+    control_steps = min(limit * repeat, task.horizon(model)) if time_limit is None else limit * repeat
+    sim = _Sim(task, model, repeat, control_steps)
+    size = sim.observation_size
+    contract = Task(observe=task.observe, reward=task.reward)
+    spec = Spec(Leaf((size,)), Leaf((model.nu,), low=-1, high=1), {}, limit, repeat, contract)
+    workers = threads or os.cpu_count() or 1
+    return HostEnv(f"dmc:{name}", spec, lambda n, ends: MujocoVec(f"dmc:{name}", spec, n, ends, sim, workers))
+
+
+@dataclass(frozen=True)
+class _Sim:
+    """A task with its model and counts. ``limit``: control steps per episode."""
+
+    task: MujocoTask
+    model: Any
+    repeat: int
+    limit: int
+
+    @cached_property
+    def c(self) -> SimpleNamespace:
+        return self.task.find(self.model)
+
+    @cached_property
+    def substeps(self) -> int:
+        return self.task.substeps(self.model)
+
+    @cached_property
+    def runge_kutta(self) -> bool:
+        import mujoco
+
+        return self.model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
+
+    @cached_property
+    def observation_size(self) -> int:
+        import mujoco
+
+        fields = {f: np.asarray(getattr(mujoco.MjData(self.model), f))[None] for f in self.task.fields}
+        return self.task.observe(np, self.c, self.physics(fields, np.zeros((1, *(self.task.goal or ()))))).shape[-1]
+
+    def physics(self, fields: dict[str, np.ndarray], goal: np.ndarray) -> SimpleNamespace:
+        return SimpleNamespace(**fields, goal=goal)
+
+    def advance(self, data: Any, count: int) -> None:
+        """``count`` physics steps; what is derived belongs to the new state, as in dm_control."""
+        import mujoco
+
+        if self.runge_kutta:
+            mujoco.mj_step(self.model, data, count)
+        else:
+            mujoco.mj_step2(self.model, data)
+            if count > 1:
+                mujoco.mj_step(self.model, data, count - 1)
+        mujoco.mj_step1(self.model, data)
+
+    def begin(self, data: Any, rng: np.random.Generator) -> np.ndarray | None:
+        """A new episode in ``data``; returns its goal."""
+        import mujoco
+
+        uniforms, normals = self.task.draws(self.model)
+        u, z = rng.random(uniforms), rng.standard_normal(normals)
+        mujoco.mj_resetData(self.model, data)
+        data.qpos[:], data.qvel[:], goal = self.task.init(np, self.c, u, z)
+        if self.task.settle:
+            # dm_control lets the body fall from data as mj_resetData left it: derived quantities of the zero state
+            self.advance(data, self.task.settle)
+            data.time = 0.0
+        mujoco.mj_forward(self.model, data)
+        return goal
+
+
+class _State:
+    """The streams: MuJoCo data, views of the fields read, batch arrays filled from them."""
+
+    def __init__(self, sim: _Sim, n: int):
+        import mujoco
+
+        self.data = [mujoco.MjData(sim.model) for _ in range(n)]
+        self.views = [[getattr(d, f) for f in sim.task.fields] for d in self.data]
+        self.ctrl = [d.ctrl for d in self.data]
+        self.fields = {f: np.zeros((n, *np.shape(getattr(self.data[0], f)))) for f in sim.task.fields}
+        self.buffers = list(self.fields.values())
+        self.goal = np.zeros((n, *(sim.task.goal or ())))
+        self.t = np.zeros(n, np.int64)  # control steps in this episode
+        self.obs = np.zeros((n, sim.observation_size), np.float32)
+        self.reward = np.zeros(n, np.float32)
+        self.first = np.ones(n, bool)
+        self.over = np.zeros(n, bool)
+
+
+@dataclass(frozen=True)
+class MujocoVec:
+    """`rlx.types.VecEnv`; the state is changed in place."""
+
+    name: str
+    spec: Spec
+    n: int
+    ends: str
+    sim: _Sim
+    threads: int
+
+    host = True
+    params: PyTree = None
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.threads)
+
+    def _each(self, fn: Any, *args: Any) -> None:
+        """``fn(streams, *args)`` for slices of the streams, one to a thread."""
+        workers = min(self.threads, self.n)
+        if workers == 1:
+            fn(slice(0, self.n), *args)
+            return
+        edges = np.linspace(0, self.n, workers + 1).astype(int)
+        jobs = [self._pool.submit(fn, slice(a, b), *args) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        for job in jobs:
+            job.result()
+
+    # ------------------------------------------------------------------------------------------------------------ streams
+
+    def _gather(self, state: _State, i: int) -> None:
+        for buffer, view in zip(state.buffers, state.views[i], strict=True):
+            buffer[i] = view
+
+    def _physics(self, state: _State, which: slice) -> SimpleNamespace:
+        return self.sim.physics({f: x[which] for f, x in state.fields.items()}, state.goal[which])
+
+    def _begin(self, which: slice, state: _State, streams: np.ndarray, key: HostKey) -> None:
+        for i in range(which.start, which.stop):
+            if streams[i]:
+                goal = self.sim.begin(state.data[i], key.rng(i))
+                if goal is not None:
+                    state.goal[i] = goal
+                state.t[i] = 0
+                self._gather(state, i)
+        self._look(which, state)
+
+    def _look(self, which: slice, state: _State) -> None:
+        state.obs[which] = self.sim.task.observe(np, self.sim.c, self._physics(state, which))
+
+    def _advance(self, which: slice, state: _State, action: np.ndarray, moving: np.ndarray, key: HostKey) -> None:
+        """One decision of a slice of streams: those that have ended begin anew (or stay), the others move."""
+        sim, streams = self.sim, range(which.start, which.stop)
+        total = np.zeros(len(streams))
+        for i in streams:
+            state.ctrl[i][:] = action[i]
+        for _ in range(sim.repeat):
+            going = moving[which] & (state.t[which] < sim.limit)
+            for i, go in zip(streams, going, strict=True):
+                if go:
+                    sim.advance(state.data[i], sim.substeps)
+                    self._gather(state, i)
+            state.t[which] += going
+            total += np.where(going, sim.task.reward(np, sim.c, self._physics(state, which)), 0.0)
+        state.reward[which] = total
+        if self.ends == "reset" and not moving[which].all():
+            self._begin(which, state, ~moving, key)
+        else:
+            self._look(which, state)
+
+    def _step_of(self, state: _State) -> Step:
+        state.over = state.t >= self.sim.limit
+        no = np.zeros(self.n, bool)
+        return Step(state.obs.copy(), state.reward.copy(), no, state.over.copy(), state.first.copy(), {})
+
+    # ----------------------------------------------------------------------------------------------------------- contract
+
+    def reset(self, params: PyTree, key: HostKey) -> tuple[_State, Step]:
+        state = _State(self.sim, self.n)
+        self._each(self._begin, state, np.ones(self.n, bool), key)
+        return state, self._step_of(state)
+
+    def step(self, params: PyTree, state: _State, action: np.ndarray, key: HostKey) -> tuple[_State, Step]:
+        if np.shape(action) != (self.n, *self.spec.action.shape):
+            raise ValueError(
+                f"{self.name}: action has shape {np.shape(action)}; {self.n} streams need {(self.n, *self.spec.action.shape)}."
+            )
+        moving = ~state.over
+        low, high = self.sim.model.actuator_ctrlrange.T
+        real = low + (np.clip(action, -1.0, 1.0) + 1.0) * (high - low) / 2
+        before = state.reward.copy() if self.ends == "stop" else None
+        self._each(self._advance, state, real, moving, key)
+        if self.ends == "stop":
+            state.reward = np.where(moving, state.reward, before)
+            state.first = state.first & ~moving
+        else:
+            state.reward = np.where(moving, state.reward, 0).astype(np.float32)
+            state.first = ~moving
+        return state, self._step_of(state)
+
+    def refresh(self, params: PyTree, state: _State, key: HostKey) -> _State:
+        return state
+
+    def save(self, state: _State) -> dict[str, np.ndarray]:
+        """MuJoCo's integration state (with it ``mj_step1`` restores all that the next step reads) and the counters."""
+        import mujoco
+
+        kind = mujoco.mjtState.mjSTATE_INTEGRATION
+        physics = np.zeros((self.n, mujoco.mj_stateSize(self.sim.model, kind)))
+        for i, data in enumerate(state.data):
+            mujoco.mj_getState(self.sim.model, data, physics[i], kind)
+        names = ("goal", "t", "obs", "reward", "first", "over")
+        return {
+            "physics": physics,
+            **{k: getattr(state, k).copy() for k in names},
+            **{f"field/{k}": v for k, v in state.fields.items()},
+        }
+
+    def load(self, arrays: dict[str, np.ndarray]) -> _State:
+        import mujoco
+
+        state = _State(self.sim, self.n)
+        for i, data in enumerate(state.data):
+            mujoco.mj_setState(self.sim.model, data, arrays["physics"][i], mujoco.mjtState.mjSTATE_INTEGRATION)
+            mujoco.mj_step1(self.sim.model, data)
+        for k in ("goal", "t", "obs", "reward", "first", "over"):
+            setattr(state, k, np.array(arrays[k]))
+        for k, buffer in state.fields.items():
+            buffer[:] = arrays[f"field/{k}"]
+        return state
+
+    def render(self, params: PyTree, state: _State, index: int = 0) -> np.ndarray:
+        """uint8 [256, 256, 3] from the task's first camera.
+
+        Raises:
+            ValueError: no OpenGL to draw with, with what to install.
+        """
+        renderer, data = self._renderer, state.data[index]
+        if self.sim.task.show_goal:
+            import mujoco
+
+            self.sim.task.show_goal(self._picture_model, state.goal[index])
+            shown = mujoco.MjData(self._picture_model)
+            shown.qpos[:] = data.qpos
+            mujoco.mj_forward(self._picture_model, shown)
+            data = shown
+        renderer.update_scene(data, camera=self.sim.task.camera)
+        return renderer.render()
+
+    @cached_property
+    def _picture_model(self) -> Any:
+        return self.sim.task.model() if self.sim.task.show_goal else self.sim.model
+
+    @cached_property
+    def _renderer(self) -> Any:
+        import mujoco
+
+        try:
+            return mujoco.Renderer(self._picture_model, 256, 256)
+        except Exception as e:  # the GL back-ends raise errors of many kinds
+            raise ValueError(
+                f"{self.name} cannot be drawn: {e}. Without a screen, install EGL (Debian: apt-get install libegl1 libgl1) and "
+                "set MUJOCO_GL=egl, or OSMesa (libosmesa6) with MUJOCO_GL=osmesa."
+            ) from e
+
+    def close(self) -> None:
+        if "_pool" in self.__dict__:
+            self._pool.shutdown()
+        if "_renderer" in self.__dict__:
+            self._renderer.close()

@@ -1,0 +1,23 @@
+"""MuJoCo tasks as functions over arrays; models from the installed dm_control."""
+
+from rlx.envs.tasks import cartpole, cheetah, hopper, pendulum, point_mass, reacher, walker
+from rlx.envs.tasks.base import MujocoTask
+
+DOMAINS = {
+    "cartpole": cartpole,
+    "cheetah": cheetah,
+    "hopper": hopper,
+    "pendulum": pendulum,
+    "point_mass": point_mass,
+    "reacher": reacher,
+    "walker": walker,
+}
+
+
+def names() -> list[str]:
+    return [f"{d}-{t}" for d, module in DOMAINS.items() for t in module.TASKS]
+
+
+def get(name: str) -> MujocoTask:
+    domain, _, task = name.partition("-")
+    return DOMAINS[domain].TASKS[task]

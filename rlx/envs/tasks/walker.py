@@ -1,0 +1,47 @@
+"""Planar walker: stand, walk and run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rlx.envs.tasks.base import XX, XZ, ZZ, MujocoTask, anywhere, columns, ident, joint_box, tolerance
+
+HEIGHT = 1.2  # of the torso when standing, m
+
+
+def observe(xp: Any, c: Any, p: Any) -> Any:
+    """Orientations of all bodies (two entries each), height, velocities: [24]."""
+    turned = xp.stack([p.xmat[..., 1:, XX], p.xmat[..., 1:, XZ]], -1)
+    turned = turned.reshape(*turned.shape[:-2], -1)
+    return columns(xp, turned, p.xpos[..., c.torso, 2], p.qvel)
+
+
+def _stand(xp: Any, c: Any, p: Any) -> Any:
+    high = tolerance(xp, p.xpos[..., c.torso, 2], HEIGHT, np.inf, margin=HEIGHT / 2)
+    return (3 * high + (1 + p.xmat[..., c.torso, ZZ]) / 2) / 4
+
+
+def _move(speed: float) -> Any:
+    def reward(xp: Any, c: Any, p: Any) -> Any:
+        fast = tolerance(xp, p.sensordata[..., c.speed], speed, np.inf, margin=speed / 2, shape="linear", at_margin=0.5)
+        return _stand(xp, c, p) * (5 * fast + 1) / 6
+
+    return reward
+
+
+def constants(model: Any) -> dict[str, Any]:
+    found = {"torso": ident(model, "body", "torso"), "speed": ident(model, "sensor", "torso_subtreelinvel")}
+    return {**found, **joint_box(model), "nv": model.nv}
+
+
+def _task(reward: Any) -> MujocoTask:
+    fields = ("qpos", "qvel", "sensordata", "xpos", "xmat")
+    draws = lambda model: (model.nq, 0)
+    return MujocoTask(
+        "walker", fields, observe, reward, anywhere, draws, constants=constants, control_timestep=0.025, time_limit=25.0
+    )
+
+
+TASKS = {"stand": _task(_stand), "walk": _task(_move(1.0)), "run": _task(_move(8.0))}

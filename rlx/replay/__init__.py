@@ -1,0 +1,59 @@
+"""One replay for online streams, datasets, demonstrations, imagined rollouts and preference data.
+
+A buffer is a pure description, its state a pytree, a sampler two pure functions::
+
+    buffer = replay.ring(100_000, streams=4)
+    state = buffer.init(row)                     # leaves of one row: shapes and dtypes are kept, uint8 stays uint8
+    state = buffer.add(state, rows, tail)        # rows [T, 4, ...] as rollout gives them
+    sample = replay.transitions(256, n=3)
+    batch = sample({"discount": 0.99}, clock, {"replay": state}, key)
+"""
+
+from rlx.replay.buffer import Replay, export, from_episodes, reweigh, rewrite
+from rlx.replay.samplers import (
+    Goals,
+    Segments,
+    Sequences,
+    Transitions,
+    goals,
+    items,
+    mix,
+    segments,
+    sequences,
+    transitions,
+)
+from rlx.replay.windows import Index
+
+
+def ring(capacity: int, streams: int, *, device: bool = True, priorities: bool = False) -> Replay:
+    """A replay with room for ``capacity`` rows of each of ``streams`` streams, see `Replay`.
+
+    Raises:
+        ValueError: fewer than 2 rows or 1 stream.
+    """
+    if capacity < 2 or streams < 1:
+        raise ValueError(
+            f"ring(capacity={capacity}, streams={streams}): needs capacity >= 2 (one row is the tail's), streams >= 1."
+        )
+    return Replay(capacity, streams, device, priorities)
+
+
+__all__ = [
+    "Goals",
+    "Index",
+    "Replay",
+    "Segments",
+    "Sequences",
+    "Transitions",
+    "export",
+    "from_episodes",
+    "goals",
+    "items",
+    "mix",
+    "reweigh",
+    "rewrite",
+    "ring",
+    "segments",
+    "sequences",
+    "transitions",
+]

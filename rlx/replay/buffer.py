@@ -1,0 +1,236 @@
+"""A ring of rows: the one store for online streams, datasets, demonstrations and imagined rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlx.types import Array, Key, Meta, PyTree, ReplayState, Row
+
+
+def _write(ring: Array, block: Array, head: Array) -> Array:
+    """``block`` [T, ...] into ``ring`` [C, ...] from ``head`` on, wrapping; in place where ``ring`` is donated or carried.
+
+    A scatter of whole rows: merging slices, or a cond on whether the block wraps, makes XLA copy the ring.
+    """
+    at = (head + jnp.arange(block.shape[0])) % ring.shape[0]
+    return ring.at[at].set(block, unique_indices=True, mode="promise_in_bounds")
+
+
+def rows_in_order(meta: Meta) -> Array:
+    """Ring positions [C], oldest stored row first; the tail follows the ``size`` stored rows."""
+    return (meta.head - meta.size + jnp.arange(meta.first.shape[0])) % meta.first.shape[0]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A ring with room for ``capacity`` rows of each of ``streams`` streams.
+
+    One row of room holds the tail (the newest observation, whose action is not known yet), so at most ``capacity - 1`` rows
+    are stored. With ``device=False`` the rows are numpy arrays in host memory that ``add`` changes in place; the index
+    (`Meta`) is on the device all the same, so both kinds draw the same bits. ``priorities`` keeps a weight per row.
+    """
+
+    capacity: int
+    streams: int
+    device: bool = True
+    priorities: bool = False
+
+    def nbytes(self, row: Row) -> int:
+        """Bytes that `init` will allocate."""
+        size = sum(int(np.prod(x.shape)) * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(row))
+        return self.capacity * self.streams * (size + 3 + 4 * self.priorities)
+
+    def init(self, row: Row) -> ReplayState:
+        """Empty, for rows like ``row`` (leaves without leading axes: arrays or ``jax.ShapeDtypeStruct``)."""
+        lead, xp = (self.capacity, self.streams), jnp if self.device else np
+        data = jax.tree.map(lambda x: xp.zeros((*lead, *x.shape), x.dtype), row)
+        flag = lambda: jnp.zeros(lead, bool)
+        weight = jnp.zeros(lead if self.priorities else (0, 0), jnp.float32)
+        return ReplayState(Meta(jnp.int32(0), jnp.int32(0), jnp.bool_(False), flag(), flag(), flag(), weight), data, {})
+
+    # ------------------------------------------------------------------------------------------------------------ writing
+
+    def add(self, state: ReplayState, rows: Row, tail: Row | None = None) -> ReplayState:
+        """``rows`` [T, W, ...] follow what is stored (the tail is overwritten); then ``tail`` [W, ...] completes them.
+
+        Rows with ``valid=False`` take room but are never drawn. New rows get the largest priority there is.
+
+        Raises:
+            ValueError: rows that do not fit the ring's capacity or streams.
+        """
+        count, width = rows.reward.shape[:2]
+        if count + 1 > self.capacity or width != self.streams:
+            raise ValueError(
+                f"add: {count} rows of {width} streams into a replay of {self.capacity} rows (one is kept for the tail) "
+                f"of {self.streams} streams; give capacity >= {count + 1} and streams={width}."
+            )
+        block = rows if tail is None else jax.tree.map(lambda r, t: _append(r, t), rows, tail)
+        if self.device:
+            _fits(state.data, block)
+            data = jax.tree.map(lambda ring, x: _write(ring, x, state.meta.head), state.data, block)
+            return ReplayState(_index(state.meta, block, count), data, state.overlay)
+        if isinstance(state.meta.head, jax.core.Tracer) or isinstance(rows.reward, jax.core.Tracer):
+            raise ValueError("add: this replay is in host memory and cannot be changed inside jit or vmap; use device=True.")
+        block = jax.tree.map(np.asarray, block)
+        _fits(state.data, block)
+        jax.tree.map(lambda ring, x: _write_host(ring, x, int(state.meta.head)), state.data, block)
+        flags = block._replace(obs=None, action=None, info={}, extras={})
+        return state._replace(meta=_index_jit(state.meta, flags, count))
+
+    def close(self, state: ReplayState) -> ReplayState:
+        """Keeps a pending tail as a row: the interaction ends here, truncated unless it had ended anyway."""
+        meta, head = state.meta, state.meta.head
+        if self.device:
+            data = state.data
+            cut = meta.tail & ~data.terminated[head] & ~data.truncated[head]
+            data = data._replace(truncated=data.truncated.at[head].set(data.truncated[head] | cut))
+        else:
+            data, at = state.data, int(head)
+            if bool(meta.tail):
+                data.truncated[at] |= ~data.terminated[at]
+        size = meta.first.shape[0]
+        step = meta.tail.astype(jnp.int32)
+        meta = meta._replace(
+            last=jnp.asarray(meta.last).at[head].set(meta.last[head] | meta.tail),
+            head=(head + step) % size,
+            size=jnp.minimum(meta.size + step, size - 1),
+            tail=jnp.zeros_like(meta.tail),
+        )
+        return state._replace(meta=meta, data=data)
+
+    def evict(self, state: ReplayState, keep: int | Array) -> ReplayState:
+        """Removes whole trajectories, oldest first, until each stream has at most ``keep`` rows (padding counts) in those
+        left. The newest one stays, whatever its length: it may still go on. Removed rows are marked invalid."""
+        meta = jax.tree.map(jnp.asarray, state.meta)
+        order = rows_in_order(meta)
+        i = jnp.arange(order.shape[0])[:, None]
+        begins = meta.first[order] & (i < meta.size)
+        start = jax.lax.cummax(jnp.where(begins, i, 0), axis=0)  # where each row's trajectory began
+        newest = jnp.where(begins, i, 0).max(0)
+        stay = (meta.size - start <= keep) | (start == newest)
+        valid = jnp.zeros_like(meta.valid).at[order].set(meta.valid[order] & stay)
+        return state._replace(meta=meta._replace(valid=valid))
+
+    def reweigh(self, state: ReplayState, index: PyTree, weight: Array) -> ReplayState:
+        return reweigh(state, index, weight)
+
+    def export(self, state: ReplayState) -> list[Row]:
+        return export(state)
+
+
+def _append(rows: Array, tail: Array) -> Array:
+    xp = np if isinstance(rows, np.ndarray) else jnp
+    return xp.concatenate([rows, xp.asarray(tail)[None]])
+
+
+def _write_host(ring: np.ndarray, block: np.ndarray, head: int) -> None:
+    before = min(len(block), len(ring) - head)  # rows up to the ring's end
+    ring[head : head + before] = block[:before]
+    ring[: len(block) - before] = block[before:]
+
+
+def _fits(data: PyTree, block: PyTree) -> None:
+    """Raises ValueError unless the rows have the structure, shapes and dtypes that the replay was made for."""
+    stored, given = jax.tree_util.tree_flatten_with_path(data), jax.tree_util.tree_flatten_with_path(block)
+    if stored[1] != given[1]:
+        names = lambda leaves: {jax.tree_util.keystr(path) for path, _ in leaves}
+        odd = ", ".join(sorted(names(stored[0]) ^ names(given[0]))) or f"{given[1]}"
+        raise ValueError(f"add: the rows have another structure than the replay was made for; they differ in {odd}.")
+    for (path, ring), (_, x) in zip(stored[0], given[0], strict=True):
+        if ring.shape[2:] != x.shape[2:] or ring.dtype != x.dtype:
+            raise ValueError(
+                f"add: {jax.tree_util.keystr(path)} has rows of {x.dtype}{x.shape[2:]}; "
+                f"the replay was made for {ring.dtype}{ring.shape[2:]}."
+            )
+
+
+def _index(meta: Meta, block: Row, count: int) -> Meta:
+    """The index after ``block``: ``count`` rows, and the tail if it has one more."""
+    size, tail = meta.first.shape[0], block.reward.shape[0] > count
+    put = lambda ring, x: _write(ring, jnp.asarray(x), meta.head)
+    weight = meta.weight
+    if weight.size:
+        top = jnp.where(weight.max() > 0, weight.max(), 1.0)
+        weight = put(weight, jnp.full(block.valid.shape, top, weight.dtype))
+    return Meta(
+        head=(meta.head + count) % size,
+        size=jnp.minimum(meta.size + count, size - 1),
+        tail=jnp.full_like(meta.tail, tail),
+        first=put(meta.first, block.first),
+        last=put(meta.last, block.terminated | block.truncated),
+        valid=put(meta.valid, block.valid),
+        weight=weight,
+    )
+
+
+_index_jit = jax.jit(_index, static_argnums=2)
+
+
+def reweigh(state: ReplayState, index: PyTree, weight: Array) -> ReplayState:
+    """New priorities [B] for the rows at ``index`` (with ``t`` and ``w``). Entries with ``t < 0`` or from elsewhere are left
+    out; of several for one row the largest counts."""
+    old = jnp.asarray(state.meta.weight)
+    if not old.size:
+        raise ValueError("reweigh: this replay keeps no priorities; make it with priorities=True.")
+    there = index.t >= 0
+    t = jnp.where(there, index.t, old.shape[0])  # out of bounds: dropped
+    cleared = old.at[t, index.w].set(0.0, mode="drop")
+    return state._replace(meta=state.meta._replace(weight=cleared.at[t, index.w].max(weight, mode="drop")))
+
+
+def rewrite(state: ReplayState, fn: Callable[..., Mapping[str, Array]], key: Key | None = None) -> ReplayState:
+    """Relabelling without touching shared rows: ``fn(rows)`` (``fn(rows, key)`` if a key is given) returns leaves by name
+    (``"reward"``, ``"extras/z"``), [C, W, ...], that samplers of this state read in place of the stored ones."""
+    new = dict(fn(state.data) if key is None else fn(state.data, key))
+    for name, leaf in new.items():
+        if name in ("first", "truncated", "valid"):
+            raise ValueError(f"rewrite: {name!r} says where episodes lie, which relabelling cannot change.")
+        stored = leaf_of(state.data, name)
+        if leaf.shape != stored.shape or leaf.dtype != stored.dtype:
+            raise ValueError(f"rewrite: {name} must be {stored.dtype}{stored.shape}, got {leaf.dtype}{leaf.shape}.")
+    return state._replace(overlay={**state.overlay, **new})
+
+
+def leaf_of(row: Row, name: str) -> Any:
+    """A leaf of a row by name. Raises ValueError with the names there are."""
+    field, _, inner = name.partition("/")
+    value = getattr(row, field, None)
+    if inner and isinstance(value, dict):
+        value = value.get(inner)
+    if value is None:
+        names = [f if not isinstance(v, dict) else f"{f}/<{'|'.join(v)}>" for f, v in row._asdict().items()]
+        raise ValueError(f"a row has no {name!r}; it has {', '.join(names)}.")
+    return value
+
+
+def overlaid(state: ReplayState) -> Row:
+    """The rows as samplers see them."""
+    row = state.data
+    for name, leaf in state.overlay.items():
+        field, _, inner = name.partition("/")
+        row = row._replace(**{field: {**getattr(row, field), inner: leaf} if inner else leaf})
+    return row
+
+
+# ---------------------------------------------------------------------------------------------------------- whole episodes
+
+
+def export(state: ReplayState) -> list[Row]:
+    """Episodes (numpy rows [T, ...]), stream by stream, oldest first; pieces of fewer than two rows are left out."""
+    meta = jax.tree.map(np.asarray, state.meta)
+    order = np.asarray(rows_in_order(state.meta))[: int(meta.size) + int(meta.tail)]
+    data = jax.tree.map(np.asarray, overlaid(state))
+    episodes = []
+    for w in range(meta.first.shape[1]):
+        first, last, valid = (x[order, w] for x in (meta.first, meta.last, meta.valid))
+        cuts = np.flatnonzero(first[1:] | last[:-1] | ~valid[1:] | ~valid[:-1]) + 1
+        for piece in np.split(np.arange(len(order)), cuts):
+            if len(piece) >= 2:
+                episodes.append(jax.tree.map(lambda x, piece=piece, w=w: x[order[piece], w], data))
+    return episodes

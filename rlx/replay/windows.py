@@ -1,0 +1,164 @@
+"""Which rows may begin a window, and drawing one of them exactly."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rlx.types import Array, Key, Meta
+
+TRIES = 16  # rounds of rejection before the exact count over all rows
+CHUNK = 64  # rows looked at together when walking along an episode
+
+
+class Index(NamedTuple):
+    """Where rows lie: ring position ``t`` and stream ``w``, int32. ``t = -1``: there was nothing to draw."""
+
+    t: Array
+    w: Array
+
+
+def capacity(meta: Meta) -> int:
+    return meta.first.shape[0]
+
+
+def age(meta: Meta, t: Array) -> Array:
+    """How many stored rows are older than the one at ring position ``t``; ``size`` for the tail, more where none is stored."""
+    return (t - (meta.head - meta.size)) % capacity(meta)
+
+
+def chain(meta: Meta, index: Index, length: int, cross: bool = False) -> Array:
+    """Whether each of ``length`` rows from ``index`` [B] on is followed by its successor, [B, length].
+
+    This is the definition of a transition: both rows are stored (the second may be the tail) and valid, and no episode ends
+    in between. With ``cross`` the borders of episodes do not count.
+    """
+    at = (index.t[:, None] + jnp.arange(length + 1)) % capacity(meta)
+    w = index.w[:, None]
+    valid = meta.valid[at, w]
+    joined = (age(meta, at[:, :-1]) + 1 < meta.size + meta.tail) & valid[:, :-1] & valid[:, 1:]
+    return joined if cross else joined & ~meta.last[at[:, :-1], w] & ~meta.first[at[:, 1:], w]
+
+
+def admissible(meta: Meta, index: Index, length: int, cross: bool = False) -> Array:
+    """Whether windows of ``length`` rows may begin at ``index`` [B]."""
+    if length == 1:
+        return (age(meta, index.t) < meta.size) & meta.valid[index.t, index.w]
+    return chain(meta, index, length - 1, cross).all(1)
+
+
+def admissible_everywhere(meta: Meta, length: int, cross: bool = False) -> Array:
+    """`admissible` of each ring position and stream, [C, W]."""
+    following = lambda x, k=1: jnp.roll(x, -k, axis=0)
+    old = age(meta, jnp.arange(capacity(meta)))[:, None]
+    if length == 1:
+        return (old < meta.size) & meta.valid
+    run = (old + 1 < meta.size + meta.tail) & meta.valid & following(meta.valid)
+    if not cross:
+        run &= ~meta.last & ~following(meta.first)
+    links = 1
+    while links < length - 1:  # runs of twice the length; none goes past the newest row, which has no link
+        more = min(links, length - 1 - links)
+        run &= following(run, more)
+        links += more
+    return run
+
+
+def draw_uniform(meta: Meta, key: Key, batch: int, length: int, cross: bool = False) -> Index:
+    """``batch`` windows, independent and uniform over all that are admissible.
+
+    Rejection: candidates from all stored rows, those refused are drawn again. After `TRIES` rounds the rest is drawn from an
+    exact count. Both are loops on a predicate, so that members under vmap pay for them only where one needs it.
+    """
+    size, width = meta.first.shape
+    oldest = meta.head - meta.size
+
+    def propose(key: Key) -> Index:
+        flat = jax.random.randint(key, (batch,), 0, jnp.maximum(meta.size, 1) * width)
+        return Index((oldest + flat // width) % size, flat % width)
+
+    def merge(done: Array, old: Index, new: Index) -> Index:
+        return Index(jnp.where(done, old.t, new.t), jnp.where(done, old.w, new.w))
+
+    def again(carry: tuple) -> tuple:
+        i, index, done = carry
+        new = propose(jax.random.fold_in(key, i))
+        return i + 1, merge(done, index, new), done | admissible(meta, new, length, cross)
+
+    def exactly(carry: tuple) -> tuple:
+        i, index, done = carry
+        # Tied to the loop by the barrier: else XLA takes the count out of the loop and does it for every draw.
+        i, here = jax.lax.optimization_barrier((i, meta))
+        upto = jnp.cumsum(admissible_everywhere(here, length, cross).reshape(-1), dtype=jnp.int32)
+        rank = jax.random.randint(jax.random.fold_in(key, TRIES), (batch,), 0, jnp.maximum(upto[-1], 1))
+        return i, merge(done, index, _unflatten(jnp.searchsorted(upto, rank, side="right"), width, upto[-1] > 0)), done | True
+
+    first = propose(jax.random.fold_in(key, 0))
+    carry = (jnp.int32(1), first, admissible(meta, first, length, cross))
+    carry = jax.lax.while_loop(lambda c: ~c[2].all() & (c[0] < TRIES), again, carry)
+    return jax.lax.while_loop(lambda c: ~c[2].all(), exactly, carry)[1]
+
+
+def draw_weighted(meta: Meta, key: Key, batch: int, length: int, exponent: Array, cross: bool = False) -> tuple[Index, Array]:
+    """Windows with probability proportional to ``weight ** exponent`` of their first row, and that probability times the
+    number of admissible windows (1 where uniform).
+
+    The inverse of the distribution function in two levels, blocks and rows of one block: a single float32 sum over a million
+    rows would be off by percents for a single row. O(C W) per call.
+    """
+    ok = admissible_everywhere(meta, length, cross)
+    mass = jnp.where(ok, meta.weight**exponent, 0.0).reshape(-1)
+    side = 1 << (max(mass.shape[0] - 1, 1).bit_length() + 1) // 2  # about the square root
+    blocks = jnp.pad(mass, (0, -mass.shape[0] % side)).reshape(-1, side)
+    sums = blocks.sum(1)
+    u = jax.random.uniform(key, (2, batch))
+    block = _inverse(sums, u[0])
+    place = block * side + _inverse(blocks[block], u[1])
+    total = sums.sum()
+    there = total > 0
+    return _unflatten(place, meta.first.shape[1], there), mass[place] / jnp.where(there, total, 1.0) * ok.sum()
+
+
+def _inverse(mass: Array, u: Array) -> Array:
+    """The place in ``mass`` [n] or [B, n] at the fraction ``u`` [B] of its sum; never one of no mass, unless all are."""
+    upto = jnp.cumsum(mass, -1)
+    place = (upto <= u[:, None] * upto[..., -1:]).sum(-1) if mass.ndim > 1 else jnp.searchsorted(upto, u * upto[-1], "right")
+    most = mass.shape[-1] - 1 - jnp.argmax(mass[..., ::-1] > 0, -1)  # rounding must not lead past the last that has mass
+    return jnp.minimum(place, most).astype(jnp.int32)
+
+
+def _unflatten(place: Array, width: int, there: Array) -> Index:
+    place = place.astype(jnp.int32)
+    return Index(jnp.where(there, place // width, -1), jnp.where(there, place % width, 0))
+
+
+def steps_ahead(meta: Meta, index: Index, most: int) -> Array:
+    """How many links in a row begin at ``index`` [B], at most ``most``."""
+    return jnp.cumprod(chain(meta, index, most), 1, dtype=jnp.int32).sum(1)
+
+
+def steps_within(meta: Meta, index: Index, most: Array) -> Array:
+    """`steps_ahead` for a traced bound per entry, ``most`` [B], of any size: an episode is walked along as far as needed."""
+
+    def walk(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        steps, going = carry
+        more = steps_ahead(meta, index._replace(t=(index.t + steps) % capacity(meta)), CHUNK)
+        steps = steps + jnp.where(going, more, 0)
+        return steps, going & (more == CHUNK) & (steps < most)
+
+    carry = (jnp.zeros_like(index.t), jnp.ones(index.t.shape, bool))
+    return jnp.minimum(jax.lax.while_loop(lambda c: c[1].any(), walk, carry)[0], most)
+
+
+def steps_back(meta: Meta, index: Index, most: int) -> Array:
+    """Ring positions [B..., most + 1] of the rows ``0 .. most`` steps back, staying at the first row of the episode (or the
+    oldest stored row)."""
+    shape, t, w = index.t.shape, index.t.reshape(-1), index.w.reshape(-1)
+    places = [t]
+    for _ in range(most):
+        before = (t - 1) % capacity(meta)
+        t = jnp.where(chain(meta, Index(before, w), 1)[:, 0], before, t)
+        places.append(t)
+    return jnp.stack(places, -1).reshape(*shape, most + 1)

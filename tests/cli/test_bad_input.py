@@ -1,0 +1,200 @@
+"""Bad input: one clear message on stderr, exit code 2, no traceback, and nothing lost."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+
+from rlx.cli import main
+
+DEBUG = ["--preset", "debug", "--no-progress", "--no-video"]
+PENDULUM = ["--env", "rlx:pendulum"]
+
+
+def refused(capsys, *argv: str) -> str:
+    """The message with which the command is refused."""
+    capsys.readouterr()
+    code = main(list(argv))
+    captured = capsys.readouterr()
+    assert code == 2, captured.err
+    assert "Traceback" not in captured.err + captured.out
+    assert "RESULT" not in captured.out
+    assert captured.err.count("error") == 1 or "╭" in captured.err, captured.err
+    return captured.err
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """A digest of every file."""
+    files = [p for p in folder.rglob("*") if p.is_file()]
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("bad") / "run"
+    assert main(["train", "sac", *PENDULUM, *DEBUG, "--run-dir", str(folder)]) == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["trian"], "'train'"),
+        (["train", "sax", *PENDULUM], "'sac'"),
+        (["train", "--env", "rlx:pendulum", "sac"], "agent comes first"),
+        (["train", "sac"], "--env"),
+        (["train", "sac", "--env", "rlx:pendulun"], "rlx:pendulum"),
+        (["train", "sac", "--env", "dmc:walker-wlak"], "walker-walk"),
+        (["train", "sac", "--env", "nowhere:walker"], "dmc:"),
+        (["train", "sac", *PENDULUM, "--preset", "debgu"], "'debug'"),
+        (["train", "sac", *PENDULUM, "--sede", "1"], "--seed"),
+        (["train", "sac", *PENDULUM, "--seed", "one"], "seed"),
+        (["train", "sac", *PENDULUM, "--agent.actor-lrr", "1"], "--agent.actor-lr"),
+        (["train", "sac", *PENDULUM, "--members", "0"], "at least 1"),
+        (["evaluate"], "--run-dir"),
+        (["evaluate", "--run-dir", "nowhere"], "no run folder"),
+        (["evaluate", "--run-dir", "nowhere", "--which", "worst"], "best"),
+        (["collect", "--steps", "5", "--out", "x.npz"], "--run-dir"),
+        (["collect", *PENDULUM, "--mode", "eval", "--out", "x.npz"], "--run-dir"),
+        (["report"], "run folder"),
+        (["report", "nowhere"], "nowhere"),
+    ],
+    ids=lambda value: "-".join(value).replace("/", "_") if isinstance(value, list) else "",
+)
+def test_typing_errors(argv, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert says in refused(capsys, *argv)
+    assert not list(tmp_path.rglob("*")), "a refused command leaves nothing behind"
+
+
+class Bad(gymnasium.Env):
+    """A pendulum's shapes; after 40 steps what it observes is not a number."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        value = np.nan if self.t > 40 else 0.1 * self.t
+        return np.full(3, value, np.float32), 0.0, False, False, {}
+
+
+@pytest.fixture
+def bad_env():
+    gymnasium.register("RlxBad-v0", entry_point=Bad, max_episode_steps=50)
+    yield "gym:RlxBad-v0"
+    gymnasium.registry.pop("RlxBad-v0")
+
+
+def test_nan_observation_stops_the_run_and_names_where(bad_env, tmp_path, capsys):
+    message = refused(capsys, "train", "sac", "--env", bad_env, *DEBUG, "--run-dir", str(tmp_path / "run"))
+    assert "not finite" in message and bad_env in message and "checkpoint" in message
+
+
+def test_a_policy_for_other_shapes(run_dir, capsys):
+    before = contents(run_dir)
+    message = refused(capsys, "evaluate", "--run-dir", str(run_dir), "--env", "rlx:cartpole-swingup")
+    assert "rlx:pendulum" in message and "rlx:cartpole-swingup" in message and "shape" in message
+    assert contents(run_dir) == before
+
+
+def test_another_configuration_in_the_same_folder_names_what_differs(run_dir, capsys):
+    before = contents(run_dir)
+    message = refused(capsys, "train", "sac", *PENDULUM, *DEBUG, "--run-dir", str(run_dir), "--seed", "5")
+    assert "seed: 0, not 5" in message
+    message = refused(capsys, "train", "sac", *PENDULUM, *DEBUG, "--run-dir", str(run_dir), "--agent.actor-lr", "0.5")
+    assert "actor_lr" in message and "0.5" in message and "seed" not in message
+    assert contents(run_dir) == before
+
+
+def test_options_that_only_watch_may_differ(run_dir, capsys):
+    argv = ["train", "sac", *PENDULUM, *DEBUG, "--run-dir", str(run_dir), "--log-every", "7", "--keep", "3"]
+    assert main(argv) == 0
+
+
+def test_a_run_of_another_agent(run_dir, capsys):
+    before = contents(run_dir)
+    message = refused(capsys, "train", "td3", *PENDULUM, *DEBUG, "--run-dir", str(run_dir))
+    assert "'sac'" in message and "'td3'" in message
+    assert contents(run_dir) == before
+
+
+def test_a_checkpoint_of_another_agent(run_dir, tmp_path, capsys):
+    """The folder's config says td3, its checkpoints are sac's."""
+    import shutil
+
+    from rlx import agents
+    from rlx.train.recipe import Recipe
+
+    other = tmp_path / "other"
+    shutil.copytree(run_dir, other)
+    (other / "config.json").write_text(Recipe("td3", "rlx:pendulum", agents.config("td3")).to_json())
+    before = contents(other)
+    message = refused(capsys, "evaluate", "--run-dir", str(other))
+    assert "'sac'" in message and "'td3'" in message
+    message = refused(capsys, "train", "td3", *PENDULUM, "--no-progress", "--no-video", "--run-dir", str(other))
+    assert "'sac'" in message and "'td3'" in message
+    assert contents(other) == before
+
+
+def test_a_run_folder_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    message = refused(capsys, "train", "sac", *PENDULUM, *DEBUG, "--run-dir", str(tmp_path / "file" / "run"))
+    assert str(tmp_path / "file") in message
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_damaged_config(run_dir, tmp_path, capsys):
+    (tmp_path / "config.json").write_text((run_dir / "config.json").read_text()[:40])
+    assert "config.json" in refused(capsys, "evaluate", "--run-dir", str(tmp_path))
+    tree = json.loads((run_dir / "config.json").read_text())
+    tree["config"]["no_such_field"] = 1
+    (tmp_path / "config.json").write_text(json.dumps(tree))
+    assert "no_such_field" in refused(capsys, "evaluate", "--run-dir", str(tmp_path))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 600 KiB, which a debug run fills."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small tmpfs needs rights that this user lacks")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_full_disk(small_disk, run_dir, capsys):
+    argv = ["train", "sac", *PENDULUM, *DEBUG, "--run-dir", str(small_disk / "run"), "--agent.hidden", "256", "256"]
+    message = refused(capsys, *argv)
+    assert "full" in message or os.strerror(errno.ENOSPC) in message
+    config = json.loads((small_disk / "run" / "config.json").read_text())
+    assert config["agent"] == "sac"
+
+
+def test_full_disk_for_a_dataset(run_dir, tmp_path, capsys):
+    """Where no file system can be mounted: a device that is always full."""
+    out = tmp_path / "data.npz"
+    out.mkdir()
+    message = refused(capsys, "collect", "--run-dir", str(run_dir), "--steps", "50", "--out", str(out))
+    assert str(out) in message
+
+
+def test_debug_shows_where(run_dir, capsys):
+    argv = ["evaluate", "--run-dir", str(run_dir), "--env", "rlx:cartpole-swingup", "--debug"]
+    assert main(argv) == 2
+    assert "Traceback" in capsys.readouterr().err

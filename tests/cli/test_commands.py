@@ -1,0 +1,202 @@
+"""The commands, in this process, at debug size: what they leave, what they say, and that the same command goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import rlx
+from rlx.cli import main
+from rlx.types import Step
+
+ENVS = {"device": "rlx:pendulum", "host": "gym:Pendulum-v1"}
+QUIET = ["--no-progress"]
+
+
+def train_args(env: str, run_dir: Path, *more: str) -> list[str]:
+    return ["train", "sac", "--env", env, "--preset", "debug", "--run-dir", str(run_dir), *QUIET, *more]
+
+
+def result_of(out: str) -> dict:
+    """The last line of stdout."""
+    last = out.rstrip("\n").splitlines()[-1]
+    assert last.startswith("RESULT {")
+    return json.loads(last.removeprefix("RESULT "))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> dict[str, Path]:
+    """Run folders of one training on a device environment and one on a host environment."""
+    folders = {}
+    for kind, env in ENVS.items():
+        folders[kind] = tmp_path_factory.mktemp("runs") / kind
+        more = ["--no-video"] if kind == "host" else []
+        assert main(train_args(env, folders[kind], *more)) == 0
+    return folders
+
+
+@pytest.mark.parametrize("kind", ENVS)
+def test_train_leaves_all_it_promises(trained, kind):
+    folder = trained[kind]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["agent"] == "sac" and config["env"] == ENVS[kind] and config["seed"] == 0
+    assert config["versions"]["jax"] == jax.__version__
+    result = json.loads((folder / "result.json").read_text())
+    low, high = result["return_ci"]
+    assert low <= result["return_mean"] <= high <= 0  # the pendulum only costs
+    assert result["env_steps"] > 0 and result["updates"] > 0 and result["episodes"] == 2
+    assert Path(result["curve"]).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    kinds = {json.loads(line)["kind"] for line in (folder / "metrics.jsonl").read_text().splitlines()}
+    assert {"train", "eval"} <= kinds
+    assert not list(folder.glob(".*.part*"))
+
+
+def test_the_video_is_one_and_moves(trained):
+    from PIL import Image
+
+    path = Path(json.loads((trained["device"] / "result.json").read_text())["video"])
+    if path.suffix == ".mp4":
+        assert path.read_bytes()[4:8] == b"ftyp"
+        return
+    with Image.open(path) as film:
+        assert film.n_frames > 10
+        film.seek(0)
+        first = np.asarray(film.convert("RGB"), int)
+        film.seek(film.n_frames - 1)
+        assert np.abs(np.asarray(film.convert("RGB"), int) - first).max() > 50
+
+
+def test_the_same_command_on_a_finished_run_trains_nothing_and_says_the_same(trained, capsys):
+    before = (trained["device"] / "metrics.jsonl").read_text()
+    first = json.loads((trained["device"] / "result.json").read_text())
+    assert main(train_args(ENVS["device"], trained["device"])) == 0
+    captured = capsys.readouterr()
+    again = result_of(captured.out)
+    assert "goes on" in captured.out
+    assert (trained["device"] / "metrics.jsonl").read_text() == before
+    for name in ("return_mean", "return_ci", "return_best", "env_steps", "updates"):
+        assert again[name] == first[name], name
+
+
+def test_plan_comes_before_and_result_after(tmp_path, capsys):
+    assert main(train_args(ENVS["device"], tmp_path / "run", "--no-video", "--seed", "3")) == 0
+    out = capsys.readouterr().out
+    assert 0 <= out.index("Plan") < out.index("memory replay") < out.index("Result") < out.index("RESULT {")
+    assert result_of(out)["seed"] == 3
+
+
+def test_members_are_several_seeds(tmp_path, capsys):
+    assert main(train_args(ENVS["device"], tmp_path / "run", "--no-video", "--members", "2")) == 0
+    result = result_of(capsys.readouterr().out)
+    assert result["members"] == 2 and result["episodes"] == 4
+    policies = [rlx.load(tmp_path / "run", member=m) for m in range(2)]
+    actions = [p.act(np.ones(3, np.float32))[0] for p in policies]
+    assert not np.allclose(*actions)
+    with pytest.raises(ValueError, match="member"):
+        rlx.load(tmp_path / "run", member=2)
+
+
+@pytest.mark.parametrize("kind", ENVS)
+def test_evaluate(trained, kind, capsys):
+    args = ["evaluate", "--run-dir", str(trained[kind]), "--episodes", "3"]
+    assert main(args) == 0
+    out = capsys.readouterr().out
+    result = result_of(out)
+    assert len(result["returns"]) == 3 == result["episodes"]
+    assert result["return_mean"] == pytest.approx(np.mean(result["returns"]))
+    assert result["return_ci"][0] <= result["return_mean"] <= result["return_ci"][1]
+    assert "95% bootstrap interval" in out
+    assert main(args) == 0
+    assert result_of(capsys.readouterr().out) == result  # the same keys, the same episodes
+    assert main([*args, "--seed", "1"]) == 0
+    assert result_of(capsys.readouterr().out)["returns"] != result["returns"]
+
+
+def test_evaluate_on_another_environment_of_the_same_shapes(trained, capsys):
+    assert main(["evaluate", "--run-dir", str(trained["device"]), "--env", ENVS["host"], "--episodes", "2"]) == 0
+    result = result_of(capsys.readouterr().out)
+    assert result["env"] == ENVS["host"] and result["return_mean"] < 0
+
+
+# ------------------------------------------------------------------------------------------------------------------- load
+
+
+@pytest.mark.parametrize("kind", ENVS)
+def test_load_acts_on_one_observation_a_batch_and_a_step(trained, kind):
+    policy = rlx.load(trained[kind])
+    assert policy.spec.action.shape == (1,)
+    obs = np.array([[1.0, 0.0, 0.5], [0.0, 1.0, -2.0]], np.float32)
+    batch, carry = policy.act(obs)
+    assert batch.shape == (2, 1) and np.abs(batch).max() <= 1
+    single, _ = policy.act(obs[0])
+    assert single.shape == (1,)
+    np.testing.assert_allclose(single, batch[0], rtol=1e-5, atol=1e-6)
+    no = np.zeros(2, bool)
+    step = Step(obs, np.zeros(2, np.float32), no, no, ~no, {})
+    np.testing.assert_array_equal(policy.act(step, policy.carry(2), jax.random.key(0))[0], batch)
+    drawn = [policy.act(obs, carry, k, mode="explore")[0] for k in (0, 1)]
+    assert not np.allclose(*drawn)
+
+
+def test_load_says_what_does_not_fit(trained, tmp_path):
+    policy = rlx.load(trained["device"])
+    with pytest.raises(ValueError, match=r"\(3,\).*\(4,\)"):
+        policy.act(np.zeros(4))
+    with pytest.raises(ValueError, match="mode 'evil'.*'eval'"):
+        policy.act(np.zeros(3), mode="evil")
+    with pytest.raises(ValueError, match="no run folder"):
+        rlx.load(tmp_path)
+    with pytest.raises(ValueError, match="which='worst'"):
+        rlx.load(trained["device"], which="worst")
+
+
+def test_last_and_best_are_what_the_run_ended_with(trained):
+    best, last = (rlx.load(trained["device"], which) for which in ("best", "last"))
+    lines = [json.loads(line) for line in (trained["device"] / "metrics.jsonl").read_text().splitlines()]
+    scores = [line["return_mean"] for line in lines if line["kind"] == "eval"]
+    result = json.loads((trained["device"] / "result.json").read_text())
+    assert result["return_best"] == pytest.approx(max(scores), rel=1e-5)
+    assert jax.tree.structure(best.state) == jax.tree.structure(last.state)
+    assert best.cycle <= last.cycle
+
+
+# ---------------------------------------------------------------------------------------------------------------- collect
+
+
+@pytest.mark.parametrize("mode", ["eval", "explore", "random"])
+def test_collect_writes_what_can_be_read_back(trained, mode, tmp_path, capsys):
+    out = tmp_path / "data.npz"
+    assert main(["collect", "--run-dir", str(trained["device"]), "--steps", "500", "--mode", mode, "--out", str(out)]) == 0
+    result = result_of(capsys.readouterr().out)
+    assert result["out"] == str(out) and result["transitions"] >= 500
+    read_back(out, result)
+
+
+def read_back(out: Path, result: dict) -> None:
+    from rlx.replay import datasets
+
+    episodes = datasets.read(out)
+    assert len(episodes) == result["episodes"]
+
+
+def test_collect_at_random_needs_no_run(tmp_path, capsys):
+    out = tmp_path / "data.npz"
+    args = ["collect", "--env", ENVS["host"], "--mode", "random", "--steps", "450", "--out", str(out), "--streams", "2"]
+    assert main(args) == 0
+    read_back(out, result_of(capsys.readouterr().out))
+
+
+# ----------------------------------------------------------------------------------------------------------------- report
+
+
+def test_report_is_one_page(trained, tmp_path, capsys):
+    assert main(["report", *map(str, trained.values()), "--out", str(tmp_path)]) == 0
+    page = Path(result_of(capsys.readouterr().out)["page"])
+    text = page.read_text()
+    assert page.parent == tmp_path and text.count("<img") + text.count("<svg") >= 1
+    for env in ENVS.values():
+        assert env in text
