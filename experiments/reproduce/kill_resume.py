@@ -33,12 +33,12 @@ class Flags:
     agent: str = "sac"
     env: str = "dmc:cartpole-swingup"
     kills: int = 20
-    cycles: int = 20_000  # of the run that is killed
+    steps: int = 30_000  # environment steps of the run
     seed: int = 0  # of the run, and of the moments of death
     run_dir: str = ""  # where both runs go; default: a folder in the system's temporary one
 
 
-PRESETS = {"debug": {"env": "rlx:pendulum", "kills": 3, "cycles": 2_000}}
+PRESETS = {"debug": {"env": "rlx:pendulum", "kills": 3, "steps": 4_000}}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,7 +52,7 @@ def body(argv: list[str]) -> None:
         config.stop(f"{folder} holds runs already: give another --run-dir")
     calm, killed = folder / "calm", folder / "killed"
     seconds = undisturbed(flags, calm)
-    kills, early = disturbed(flags, killed, seconds)
+    kills, early = disturbed(flags, killed, seconds, newest(calm))
     digests = [digest(path) for path in (calm, killed)]
     equal = digests[0] == digests[1]
     rows = [("environment", flags.env), ("kills", f"{kills}, {early} of them while a process was starting")]
@@ -66,7 +66,7 @@ def body(argv: list[str]) -> None:
 
 def start(flags: Flags, run_dir: Path) -> subprocess.Popen:
     command = [sys.executable, str(ROOT / "experiments" / "train.py"), flags.agent, "--env", flags.env]
-    command += ["--preset", "debug", "--agent.cycles", str(flags.cycles), "--seed", str(flags.seed), "--no-video"]
+    command += ["--preset", "debug", "--agent.env-steps", str(flags.steps), "--seed", str(flags.seed), "--no-video"]
     command += ["--run-dir", str(run_dir), "--no-progress", *CHECKPOINTS]
     run_dir.parent.mkdir(parents=True, exist_ok=True)
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -87,11 +87,12 @@ def newest(run_dir: Path) -> int:
     return max((int(p.name) for p in folder.iterdir() if p.name.isdigit()), default=0) if folder.exists() else 0
 
 
-def disturbed(flags: Flags, run_dir: Path, seconds: float) -> tuple[int, int]:
+def disturbed(flags: Flags, run_dir: Path, seconds: float, total: int) -> tuple[int, int]:
     """Kills and starts again, then lets it finish. A quarter of the deaths come while a process is still starting, the others
-    at random moments of learning, of evaluation or of saving."""
+    at random moments of learning, of evaluation or of saving. ``seconds`` and ``total``: of the undisturbed run, in time and in
+    checkpoint numbers."""
     moments = random.Random(flags.seed)
-    targets = sorted(moments.uniform(0, 0.9 * flags.cycles) for _ in range(flags.kills))
+    targets = sorted(moments.uniform(0, 0.9 * total) for _ in range(flags.kills))
     kills = early = 0
     for target in targets:
         process, before = start(flags, run_dir), newest(run_dir)

@@ -52,7 +52,7 @@ def body(argv: list[str]) -> None:
     episodes = collect(policy, env, flags.steps, flags.streams, flags.mode, jax.random.key(flags.seed))
     datasets.write(out, episodes)
     returns = np.array([float(e.reward.sum()) for e in episodes])
-    whole = np.array([bool(e.first[0] & e.last[-1]) for e in episodes])
+    whole = np.array([bool(e.terminated[-1]) or len(e.reward) - 1 == env.spec.horizon for e in episodes])
     transitions = sum(len(e.reward) - 1 for e in episodes)
     rows: list[tuple[str, Any]] = [("environment", env.name), ("mode", flags.mode), ("transitions", f"{transitions:,}")]
     rows += [("episodes", len(episodes)), ("file", f"{out}, {console.size(out.stat().st_size)}")]

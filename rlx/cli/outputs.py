@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from rlx import keys
 from rlx.cli import console
 from rlx.train import recipe as recipes
 from rlx.train import video
+from rlx.train.logging import read as read_metrics
 from rlx.train.policy import Policy
 from rlx.types import Env, HostEnv
 
@@ -27,11 +29,33 @@ def interval(returns: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def last_line(run_dir: Path) -> dict[str, Any]:
-    """The newest line of ``metrics.jsonl``."""
-    path = run_dir / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return json.loads(lines[-1]) if lines else {}
+def curve(run_dir: Path) -> Path | None:
+    """The run's evaluation return over its steps as ``curve.png``: mean, and the 95% interval over its episodes. None where
+    nothing was evaluated."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    lines = [line for line in read_metrics(run_dir) if line["kind"] == "eval"]
+    if not lines:
+        return None
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for name in dict.fromkeys(line["eval"] for line in lines):
+        mine = [line for line in lines if line["eval"] == name]
+        unit = "env_steps" if any(np.any(line["env_steps"]) for line in mine) else "updates"
+        x = [float(np.mean(line[unit])) for line in mine]
+        returns = [np.asarray(line["returns"], float).ravel() for line in mine]
+        bounds = np.array([interval(r) for r in returns])
+        (drawn,) = axes.plot(x, [r.mean() for r in returns], marker=".", label=name)
+        axes.fill_between(x, *bounds.T, alpha=0.2, color=drawn.get_color(), linewidth=0)
+        axes.set(xlabel={"env_steps": "environment steps", "updates": "updates"}[unit], ylabel="return of an evaluation")
+    axes.set_title(f"{run_dir.name}: mean and 95% interval over episodes")
+    axes.legend() if len(axes.lines) > 1 else None
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    recipes.write_bytes(run_dir / "curve.png", picture.getvalue())
+    return run_dir / "curve.png"
 
 
 def write_result(run_dir: Path, values: dict[str, Any]) -> None:

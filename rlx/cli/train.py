@@ -114,7 +114,7 @@ def finish(recipe: recipes.Recipe, agent: Agent, problem: Problem, state: RunSta
     which, policies = _policies(recipe, agent, problem, state)
     returns = np.stack([p.evaluate(flags.episodes, recipe.seed + i)["returns"] for i, p in enumerate(policies)])
     best = float(np.max(state.best["score"])) if state.best else None
-    last = outputs.last_line(run_dir)
+    seconds = [line["wall_s"] for line in outputs.read_metrics(run_dir)]
     total = lambda name: int(np.sum(state.counts[name]))
     values = {
         "run_dir": run_dir,
@@ -127,7 +127,7 @@ def finish(recipe: recipes.Recipe, agent: Agent, problem: Problem, state: RunSta
         "return_ci": outputs.interval(returns),
         "return_best": best,
         **{name: total(name) for name in ("env_steps", "sim_steps", "model_steps", "eval_steps", "updates")},
-        "wall_s": last.get("wall_s"),
+        "wall_s": seconds[-1] if seconds else None,
         "compile_s": round(compile_s, 3),
         "curve": outputs.curve(run_dir),
         "video": outputs.film(policies[0], problem.envs["train"], run_dir, recipe.seed) if flags.video else None,
@@ -152,6 +152,8 @@ def _result_rows(values: dict[str, Any], which: str) -> list[tuple[str, str]]:
     if values["return_best"] is not None:
         rows.append(("best while training", console.number(values["return_best"])))
     rows += [("env steps", f"{values['env_steps']:,}"), ("updates", f"{values['updates']:,}")]
-    rows += [("wall-clock time", f"{values['wall_s'] or 0:.1f} s, of this process's {values['compile_s']:.1f} s compiling")]
+    rows += [
+        ("wall-clock time", f"{values['wall_s'] or 0:.1f} s (this process spent {values['compile_s']:.1f} s on compiling)")
+    ]
     rows += [(name, str(values[name])) for name in ("curve", "video") if values[name]]
     return [*rows, ("all in", str(values["run_dir"]))]

@@ -7,11 +7,16 @@ A buffer is a pure description, its state a pytree, a sampler two pure functions
     state = buffer.add(state, rows, tail)        # rows [T, 4, ...] as rollout gives them
     sample = replay.transitions(256, n=3)
     batch = sample({"discount": 0.99}, clock, {"replay": state}, key)
+
+`datasets` reads and writes episodes as files. What ends an episode, and what a row is, stands in `rlx.types`.
 """
 
-from rlx.replay.buffer import Replay, export, from_episodes, reweigh, rewrite
+from rlx.replay import datasets
+from rlx.replay.buffer import Replay, export, reweigh, rewrite
+from rlx.replay.episodes import from_episodes
 from rlx.replay.samplers import (
     Goals,
+    Items,
     Segments,
     Sequences,
     Transitions,
@@ -41,10 +46,12 @@ def ring(capacity: int, streams: int, *, device: bool = True, priorities: bool =
 __all__ = [
     "Goals",
     "Index",
+    "Items",
     "Replay",
     "Segments",
     "Sequences",
     "Transitions",
+    "datasets",
     "export",
     "from_episodes",
     "goals",

@@ -115,7 +115,7 @@ class Replay:
         newest = jnp.where(begins, i, 0).max(0)
         stay = (meta.size - start <= keep) | (start == newest)
         valid = jnp.zeros_like(meta.valid).at[order].set(meta.valid[order] & stay)
-        return state._replace(meta=meta._replace(valid=valid))
+        return state._replace(meta=state.meta._replace(valid=valid))
 
     def reweigh(self, state: ReplayState, index: PyTree, weight: Array) -> ReplayState:
         return reweigh(state, index, weight)

@@ -17,47 +17,63 @@ def from_episodes(episodes: Iterable[Mapping[str, Any] | Row], device: bool = Tr
 
     Each episode is a row or a mapping with ``obs`` [T, ...], ``action`` [T, ...] (the last one is ignored), ``reward`` [T]
     (for the arrival; the first is ignored), ``terminated`` [T], and if there are any ``truncated`` [T], ``info`` and
-    ``extras``. An episode whose last row is neither terminated nor truncated is marked truncated.
+    ``extras``. An episode whose last row is neither terminated nor truncated is marked truncated. float64 becomes float32,
+    other dtypes are kept.
 
     Raises:
-        ValueError: no episodes, missing keys, unequal lengths, or numbers that are not finite.
+        ValueError: no episodes, missing keys, unequal lengths, numbers that are not finite, an end before the last row, or
+            episodes that differ in their leaves.
     """
-    rows = [_episode_row(e._asdict() if isinstance(e, Row) else e, i) for i, e in enumerate(episodes)]
+    rows = [episode_row(e, i) for i, e in enumerate(episodes)]
     if not rows:
         raise ValueError("from_episodes: there are no episodes.")
-    xp = jnp if device else np
-    data = jax.tree.map(lambda *xs: xp.asarray(np.concatenate(xs)[:, None]), *rows)
-    size = data.reward.shape[0]
+    kind = lambda row: (jax.tree.structure(row), [(x.shape[1:], x.dtype) for x in jax.tree.leaves(row)])
+    for i, row in enumerate(rows):
+        if kind(row) != kind(rows[0]):
+            raise ValueError(f"episode {i} has other leaves, shapes or dtypes than episode 0: {kind(row)}, {kind(rows[0])}.")
+    whole = jax.tree.map(lambda *xs: np.concatenate(xs)[:, None], *rows)
+    data = jax.tree.map(jnp.asarray, whole) if device else whole
     flag = lambda x: jnp.array(x)
     meta = Meta(
-        jnp.int32(0), jnp.int32(size), jnp.bool_(False), flag(data.first), flag(data.last), flag(data.valid), jnp.zeros((0, 0))
+        head=jnp.int32(0),
+        size=jnp.int32(whole.reward.shape[0]),
+        tail=jnp.bool_(False),
+        first=flag(whole.first),
+        last=flag(whole.last),
+        valid=flag(whole.valid),
+        weight=jnp.zeros((0, 0), jnp.float32),
     )
     return ReplayState(meta, data, {})
 
 
-def _episode_row(episode: Mapping[str, Any], number: int) -> Row:
-    missing = [k for k in ("obs", "action", "reward", "terminated") if k not in episode]
+def episode_row(episode: Mapping[str, Any] | Row, number: int) -> Row:
+    """One episode as numpy rows [T, ...] in the form that `from_episodes` describes. ``number`` is for messages."""
+    given = episode._asdict() if isinstance(episode, Row) else episode
+    missing = [k for k in ("obs", "action", "reward", "terminated") if k not in given]
     if missing:
-        raise ValueError(f"episode {number} lacks {', '.join(missing)}; it has {', '.join(episode)}.")
-    as_float = lambda x: x.astype(np.float32) if x.dtype == np.float64 else x
-    tree = {k: jax.tree.map(lambda x: as_float(np.asarray(x)), episode[k]) for k in ("obs", "action")}
-    reward = np.asarray(episode["reward"], np.float32).copy()
-    length = reward.shape[0]
-    terminated = np.asarray(episode["terminated"], bool)
-    truncated = np.asarray(episode.get("truncated", np.zeros(length, bool)), bool).copy()
-    more: dict[str, Any] = {k: {n: np.asarray(x) for n, x in (episode.get(k) or {}).items()} for k in ("info", "extras")}
-    for path, x in jax.tree_util.tree_leaves_with_path({**tree, **more, "terminated": terminated, "truncated": truncated}):
-        name = jax.tree_util.keystr(path)
+        raise ValueError(f"episode {number} lacks {', '.join(missing)}; it has {', '.join(given)}.")
+    single = lambda x: x.astype(np.float32) if x.dtype == np.float64 else x
+    tree = {k: jax.tree.map(lambda x: single(np.asarray(x)), given.get(k) or {}) for k in ("info", "extras")}
+    tree |= {k: jax.tree.map(lambda x: single(np.asarray(x)), given[k]) for k in ("obs", "action")}
+    reward = np.array(given["reward"], np.float32)
+    length = reward.shape[0] if reward.ndim == 1 else 0
+    terminated = np.asarray(given["terminated"], bool)
+    truncated = np.array(given.get("truncated", np.zeros(length, bool)), bool)
+    leaves = {**tree, "reward": reward, "terminated": terminated, "truncated": truncated}
+    for path, x in jax.tree_util.tree_leaves_with_path(leaves):
+        name = "/".join(str(p.key) for p in path)
         if x.shape[:1] != (length,):
             raise ValueError(
-                f"episode {number}: {name} has {x.shape[:1]} rows, reward has {length}; all must be of one length."
+                f"episode {number}: {name} has {x.shape[:1]} rows, reward has {reward.shape}; all must be of one length."
             )
-        if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
+        if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x[1:] if name == "reward" else x).all():
             raise ValueError(f"episode {number}: {name} has values that are not finite.")
-    if length < 2 or not np.isfinite(reward).all():
-        raise ValueError(f"episode {number} has {length} rows; it needs two or more, with finite rewards.")
+    if length < 2:
+        raise ValueError(f"episode {number} has {length} rows; a transition needs two.")
+    if (terminated | truncated)[:-1].any():
+        end = int(np.argmax(terminated | truncated))
+        raise ValueError(f"episode {number} ends at row {end} of {length}; cut it there.")
     reward[0] = 0
     truncated[-1] |= not terminated[-1]
-    first = np.arange(length) == 0
-    valid = np.ones(length, bool)
-    return Row(tree["obs"], reward, terminated, truncated, first, more["info"], tree["action"], more["extras"], valid)
+    first, valid = np.arange(length) == 0, np.ones(length, bool)
+    return Row(tree["obs"], reward, terminated, truncated, first, tree["info"], tree["action"], tree["extras"], valid)

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx.replay.buffer import overlaid
-from rlx.replay.windows import Index, draw_uniform, draw_weighted, steps_ahead, steps_back, steps_to_end
-from rlx.types import Array, Clock, Key, Meta, PyTree, Row, Sampler, Sources
+from rlx.replay.windows import Index, capacity, draw_uniform, draw_weighted, steps_ahead, steps_back, steps_within
+from rlx.types import Array, Clock, Key, Meta, PyTree, ReplayState, Row, Sampler, Sources
 
 
 class Transitions(NamedTuple):
@@ -49,10 +49,18 @@ class Sequences(NamedTuple):
 
 
 class Goals(NamedTuple):
-    """`Transitions` with a goal, [B, ...]."""
+    """The fields of `Transitions` and a goal, [B, ...]. Which of the two flags means success is the method's convention."""
 
-    transition: Transitions
-    goal: PyTree
+    obs: PyTree
+    action: PyTree
+    reward: Array
+    discount: Array
+    next_obs: PyTree
+    terminated: Array
+    extras: dict[str, Array]
+    weight: Array
+    goal: PyTree  # an observation
+    here: Array  # bool: the goal is obs
     reached: Array  # bool: the goal is next_obs
     index: Index  # type: ignore[assignment]
 
@@ -67,6 +75,13 @@ class Segments(NamedTuple):
     index: Index  # type: ignore[assignment]
 
 
+class Items(NamedTuple):
+    """Entries [B, ...] of a pytree and where they lie, int32 [B]."""
+
+    items: PyTree
+    index: Array  # type: ignore[assignment]
+
+
 def _take(tree: PyTree, t: Array, w: Array) -> PyTree:
     return jax.tree.map(lambda x: x[t, w], tree)
 
@@ -77,8 +92,7 @@ def _frames(obs: PyTree, places: Array, w: Array) -> PyTree:
     if k == 1:
         return _take(obs, places[..., 0], w)
     xp = np if isinstance(places, np.ndarray) else jnp
-    join = lambda x: xp.concatenate([x[places[..., i], w] for i in reversed(range(k))], -1)
-    return jax.tree.map(join, obs)
+    return jax.tree.map(lambda x: xp.concatenate([x[places[..., i], w] for i in reversed(range(k))], -1), obs)
 
 
 def _poison(reward: Array, t: Array) -> Array:
@@ -92,12 +106,35 @@ def _check(batch: int, **least: int) -> None:
             raise ValueError(f"a sampler was given {name}={value}; it must be at least 1.")
 
 
-def _draw(meta: Meta, key: Key, batch: int, length: int, cross: bool, hyper: dict[str, Array] | None) -> tuple[Index, Array]:
+def _meta(sources: Sources, source: str, length: int) -> Meta:
+    """The index of ``source``. Raises ValueError where it cannot serve windows of ``length`` rows."""
+    if source not in sources:
+        raise ValueError(f"a sampler reads {source!r}, but there are only {', '.join(map(repr, sources)) or 'no'} sources.")
+    if not isinstance(sources[source], ReplayState):
+        raise ValueError(f"a sampler of rows reads {source!r}, which is not a replay; use items(batch, {source!r}).")
+    meta = jax.tree.map(jnp.asarray, sources[source].meta)
+    if length > capacity(meta):
+        raise ValueError(f"windows of {length} rows were asked of {source!r}, which has room for {capacity(meta)} per stream.")
+    return meta
+
+
+def _hyper(hyper: dict[str, Array], name: str) -> Array:
+    if name not in hyper:
+        raise ValueError(f"a sampler needs the traced value {name!r}; hyper has {', '.join(hyper) or 'nothing'}.")
+    return jnp.asarray(hyper[name], jnp.float32)
+
+
+def _draw(
+    sources: Sources, source: str, key: Key, batch: int, length: int, cross: bool, hyper: dict[str, Array] | None
+) -> tuple[Index, Array]:
     """Uniform windows and weights 1, or (given the exponents in ``hyper``) windows by priority and importance weights."""
+    meta = _meta(sources, source, length)
     if hyper is None:
         return draw_uniform(meta, key, batch, length, cross), jnp.ones(batch)
-    index, odds = draw_weighted(meta, key, batch, length, hyper["priority_exponent"], cross)
-    weight = odds ** -hyper["importance_exponent"]
+    if not meta.weight.size:
+        raise ValueError(f"{source!r} keeps no priorities; make it with priorities=True.")
+    index, odds = draw_weighted(meta, key, batch, length, _hyper(hyper, "priority_exponent"), cross)
+    weight = odds ** -_hyper(hyper, "importance_exponent")
     return index, weight / weight.max()
 
 
@@ -106,7 +143,7 @@ class _Drawn(NamedTuple):
     steps: Array
     frames: Array  # ring positions of the frames of obs, [B, stack]
     next_frames: Array
-    gamma: Array
+    powers: Array  # of the discount, from 0 to n
     weight: Array
 
 
@@ -128,26 +165,27 @@ def transitions(
     _check(batch, n=n, stack=stack)
 
     def draw(sources: Sources, hyper: dict[str, Array], clock: Clock, key: Key) -> _Drawn:
-        meta = sources[source].meta
-        index, weight = _draw(meta, key, batch, 2, False, hyper if priorities else None)
+        index, weight = _draw(sources, source, key, batch, 2, False, hyper if priorities else None)
+        meta = _meta(sources, source, 2)
         steps = jnp.ones(batch, jnp.int32) if n == 1 else steps_ahead(meta, index, n)
-        after = Index((index.t + steps) % meta.first.shape[0], index.w)
+        after = Index((index.t + steps) % capacity(meta), index.w)
         frames, following = (steps_back(meta, i, stack - 1) for i in (index, after))
-        return _Drawn(index, steps, frames, following, hyper[discount], weight)
+        powers = _hyper(hyper, discount) ** jnp.arange(n + 1)
+        return _Drawn(index, steps, frames, following, powers, weight)
 
     def read(sources: Sources, drawn: _Drawn) -> Transitions:
-        rows, (t, w), steps = overlaid(sources[source]), drawn.index, drawn.steps
-        size, gamma = rows.reward.shape[0], drawn.gamma
-        after, factor = (t + steps) % size, gamma**steps
+        rows, (t, w), steps, powers = overlaid(sources[source]), drawn.index, drawn.steps, drawn.powers
+        size = rows.reward.shape[0]
+        after = (t + steps) % size
         reward = rows.reward[(t + 1) % size, w]
         for k in range(1, n):
-            reward = reward + gamma**k * (k < steps) * rows.reward[(t + k + 1) % size, w]
+            reward = reward + powers[k] * (k < steps) * rows.reward[(t + k + 1) % size, w]
         terminated = rows.terminated[after, w]
         return Transitions(
             obs=_frames(rows.obs, drawn.frames, w),
             action=_take(rows.action, t, w),
             reward=_poison(reward, t),
-            discount=(factor * (1 - terminated)).astype(np.float32),
+            discount=powers[steps] * ~terminated,
             next_obs=_frames(rows.obs, drawn.next_frames, w),
             terminated=terminated,
             extras=_take(rows.extras, t, w),
@@ -176,9 +214,9 @@ def sequences(
     _check(batch, length=length, stack=stack)
 
     def draw(sources: Sources, hyper: dict[str, Array], clock: Clock, key: Key) -> tuple[Index, Index, Array, Array]:
-        meta = sources[source].meta
-        index, weight = _draw(meta, key, batch, length, cross, hyper if priorities else None)
-        t = (index.t + jnp.arange(length)[:, None]) % meta.first.shape[0]
+        index, weight = _draw(sources, source, key, batch, length, cross, hyper if priorities else None)
+        meta = _meta(sources, source, length)
+        t = (index.t + jnp.arange(length)[:, None]) % capacity(meta)
         window = Index(t, jnp.broadcast_to(index.w, t.shape))
         return index, window, steps_back(meta, window, stack - 1), weight
 
@@ -197,110 +235,157 @@ def goals(
     future: float = 1.0,
     random: float = 0.0,
     current: float = 0.0,
+    geometric: bool = True,
     discount: str = "discount",
     source: str = "replay",
+    stack: int = 1,
 ) -> Sampler:
-    """`Goals`: with these probabilities the goal is an observation of the same episode a geometric number of steps ahead
-    (parameter ``1 - discount``, at most its end), a uniformly drawn observation, or the next one."""
+    """`Goals`: with these probabilities the goal is an observation ahead in the same episode, one drawn uniformly from all
+    stored rows, or ``obs`` itself.
+
+    Ahead means a geometric number of steps with parameter ``1 - hyper[discount]``, at most as many as the episode has left
+    (its last observation then); or, with ``geometric=False``, uniform over those left. The goal relabelling of hindsight
+    experience replay (Andrychowicz et al. 2017, arXiv:1707.01495) in the form of contrastive and offline goal-conditioned
+    methods (Eysenbach et al. 2022, arXiv:2206.07568, section 4.2).
+    """
     _check(batch)
     total = future + random + current
     if min(future, random, current) < 0 or not np.isclose(total, 1):
         raise ValueError(f"goals: future={future}, random={random}, current={current} must be probabilities that sum to 1.")
-    base = transitions(batch, discount=discount, source=source)
+    base = transitions(batch, discount=discount, source=source, stack=stack)
 
     def draw(sources: Sources, hyper: dict[str, Array], clock: Clock, key: Key) -> Any:
-        meta = sources[source].meta
+        meta = _meta(sources, source, 2)
         k = jax.random.split(key, 4)
         drawn = base.draw(sources, hyper, clock, k[0])
-        u = jax.random.uniform(k[1], (batch,), minval=1e-7)
-        ahead = 1 + jnp.floor(jnp.log(u) / jnp.log(hyper[discount])).astype(jnp.int32)
-        ahead = jnp.minimum(ahead, steps_to_end(meta, drawn.index))
-        anywhere = draw_uniform(meta, k[2], batch, 1)
-        kind = jax.random.choice(k[3], 3, (batch,), p=jnp.array([future, random, current]))
-        same = (drawn.index.t + jnp.where(kind == 2, 1, ahead)) % meta.first.shape[0]
-        t = jnp.where(kind == 1, anywhere.t, same)
-        return drawn, Index(t, jnp.where(kind == 1, anywhere.w, drawn.index.w))
+        u = jax.random.uniform(k[1], (batch,), minval=jnp.finfo(jnp.float32).tiny)
+        left = capacity(meta)
+        if geometric:
+            ahead = jnp.minimum(1 + jnp.floor(jnp.log(u) / jnp.log(_hyper(hyper, discount))), left).astype(jnp.int32)
+            ahead = steps_within(meta, drawn.index, ahead)
+        else:
+            whole = steps_within(meta, drawn.index, jnp.full(batch, left))
+            ahead = jnp.minimum(1 + jnp.floor(u * whole).astype(jnp.int32), whole)
+        place = jax.random.uniform(k[3], (batch,))  # below future; below future + random; above
+        ahead = jnp.where(place < future + random, ahead, 0)
+        t, w = (drawn.index.t + ahead) % left, drawn.index.w
+        if random:
+            anywhere, chosen = draw_uniform(meta, k[2], batch, 1), (place >= future) & (place < future + random)
+            t, w = jnp.where(chosen, anywhere.t, t), jnp.where(chosen, anywhere.w, w)
+        goal = Index(t, w)
+        return drawn, goal, steps_back(meta, goal, stack - 1)
 
-    def read(sources: Sources, both: Any) -> Goals:
-        drawn, (t, w) = both
-        rows = overlaid(sources[source])
-        reached = (t == (drawn.index.t + 1) % rows.reward.shape[0]) & (w == drawn.index.w)
-        return Goals(base.read(sources, drawn), _take(rows.obs, t, w), reached, drawn.index)
+    def read(sources: Sources, everything: Any) -> Goals:
+        drawn, (t, w), frames = everything
+        rows, index = overlaid(sources[source]), drawn.index
+        batch = base.read(sources, drawn)
+        here = (t == index.t) & (w == index.w)
+        reached = (t == (index.t + 1) % rows.reward.shape[0]) & (w == index.w)
+        fields = {k: v for k, v in batch._asdict().items() if k != "index"}
+        return Goals(**fields, goal=_frames(rows.obs, frames, w), here=here, reached=reached, index=index)
 
     return Sampler(draw, read, (source,))
 
 
-def segments(batch: int, length: int, *, discount: str | None = None, source: str = "replay") -> Sampler:
-    """`Segments` of ``length`` rows from anywhere in an episode, short ones masked at its end. ``discount`` names a traced
-    value for ``returns`` (None: plain sums)."""
-    _check(batch, length=length)
+def segments(batch: int, length: int, *, discount: str | None = None, source: str = "replay", stack: int = 1) -> Sampler:
+    """`Segments` of ``length`` rows from anywhere in an episode, masked behind its end. ``discount`` names a traced value for
+    ``returns`` (None: plain sums). For windows that are never short, see `sequences`."""
+    _check(batch, length=length, stack=stack)
 
     def draw(sources: Sources, hyper: dict[str, Array], clock: Clock, key: Key) -> Any:
-        meta = sources[source].meta
+        meta = _meta(sources, source, 2)
         index = draw_uniform(meta, key, batch, 2)
-        return index, steps_ahead(meta, index, length), hyper[discount] if discount else jnp.float32(1)
+        gamma = _hyper(hyper, discount) if discount else jnp.float32(1)
+        steps = steps_ahead(meta, index, length)
+        t = (index.t + jnp.minimum(jnp.arange(length)[:, None], steps)) % capacity(meta)
+        window = Index(t, jnp.broadcast_to(index.w, t.shape))
+        return index, window, steps, steps_back(meta, window, stack - 1), gamma ** jnp.arange(length)[:, None]
 
     def read(sources: Sources, drawn: Any) -> Segments:
-        index, steps, gamma = drawn
+        index, (t, w), steps, frames, powers = drawn
         rows = overlaid(sources[source])
         i = np.arange(length)[:, None]
-        t = (index.t + i) % rows.reward.shape[0]
-        out = _take(rows, t, index.w[None])
-        mask = i <= steps
-        following = rows.reward[(t + 1) % rows.reward.shape[0], index.w[None]]
-        returns = (gamma**i * following * (i < steps)).sum(0)
-        return Segments(out, mask, _poison(returns, index.t), index)
+        following = rows.reward[(t + 1) % rows.reward.shape[0], w]
+        returns = (powers * following * (i < steps)).sum(0)
+        out = _take(rows._replace(obs=()), t, w)._replace(obs=_frames(rows.obs, frames, w))
+        return Segments(out, i <= steps, _poison(returns, index.t), index)
 
     return Sampler(draw, read, (source,))
 
 
 def items(batch: int, source: str) -> Sampler:
-    """Entries of any pytree with a leading axis [N, ...], uniform with replacement."""
+    """`Items` of any pytree with a leading axis [N, ...], uniform with replacement."""
     _check(batch)
 
     def draw(sources: Sources, hyper: dict[str, Array], clock: Clock, key: Key) -> Array:
-        return jax.random.randint(key, (batch,), 0, jax.tree.leaves(sources[source])[0].shape[0])
+        sizes = {x.shape[:1] for x in jax.tree.leaves(sources.get(source))}
+        if len(sizes) != 1 or sizes == {()} or sizes == {(0,)}:
+            raise ValueError(f"items: {source!r} must be a pytree whose leaves have one leading length; they have {sizes}.")
+        return jax.random.randint(key, (batch,), 0, sizes.pop()[0])
 
-    def read(sources: Sources, index: Array) -> dict[str, PyTree]:
-        return {"items": jax.tree.map(lambda x: x[index], sources[source]), "index": index}
+    def read(sources: Sources, index: Array) -> Items:
+        return Items(jax.tree.map(lambda x: x[index], sources[source]), index)
 
     return Sampler(draw, read, (source,))
 
 
-def mix(samplers: Sequence[Sampler], share: float | Callable[[dict[str, Array], Clock], Array]) -> Sampler:
-    """One batch from two samplers of equal batches: ``round(share * B)`` entries of the first, the rest of the second.
+def mix(samplers: Sequence[Sampler], share: float | Sequence[float] | Callable[[dict[str, Array], Clock], Array]) -> Sampler:
+    """One batch from samplers of equal batches of one kind: the first ``round(share * B)`` entries from the first sampler, the
+    rest from the second.
 
-    ``share`` may be a function of (hyper, clock), which makes it a schedule. The batch's ``index`` is a dict by source, with
-    ``t = -1`` for entries that come from the other: give each source's entry to its own `rlx.replay.reweigh`.
+    For more than two samplers ``share`` is one number per sampler (the cumulative sum is rounded). It may be a function of
+    (hyper, clock), which makes it a schedule. The batch's ``index`` is a dict by source, with ``t = -1`` for entries that come
+    from elsewhere: this is what `rlx.replay.reweigh` takes.
     """
-    if len(samplers) != 2:
-        raise ValueError(f"mix takes two samplers (nest it for more), got {len(samplers)}.")
-    a, b = samplers
-    names = a.sources[0], b.sources[0]
-    if names[0] == names[1]:
-        raise ValueError(f"mix: both samplers read {names[0]!r}; they must read different sources.")
+    names = [s.sources[0] for s in samplers]
+    if len(samplers) < 2 or any(len(s.sources) != 1 for s in samplers) or len(set(names)) < len(names):
+        raise ValueError(f"mix takes two or more plain samplers of different sources, got {[s.sources for s in samplers]}.")
+    if not callable(share) and np.shape(share) not in ((), (len(names),)):
+        raise ValueError(f"mix: {len(names)} samplers need one share for the first of two, or one each; got {share}.")
 
     def draw(sources: Sources, hyper: dict[str, Array], clock: Clock, key: Key) -> Any:
-        k = jax.random.split(key)
-        part = share(hyper, clock) if callable(share) else jnp.float32(share)
-        return a.draw(sources, hyper, clock, k[0]), b.draw(sources, hyper, clock, k[1]), part
+        k = jax.random.split(key, len(names))
+        part = jnp.asarray(share(hyper, clock) if callable(share) else share, jnp.float32)
+        if part.shape not in ((), (len(names),)) or (part.shape == () and len(names) > 2):
+            raise ValueError(f"mix: the share has shape {part.shape}; {len(names)} samplers need ({len(names)},).")
+        upto = part[None] if part.shape == () else jnp.cumsum(part)[:-1]
+        return tuple(s.draw(sources, hyper, clock, k) for s, k in zip(samplers, k, strict=True)), upto
 
     def read(sources: Sources, drawn: Any) -> Any:
-        x, y = a.read(sources, drawn[0]), b.read(sources, drawn[1])
-        xp = np if isinstance(x.reward, np.ndarray) else jnp
-        size = x.reward.shape[-1]
-        mine = xp.arange(size) < xp.round(drawn[2] * size)
+        return blend([s.read(sources, d) for s, d in zip(samplers, drawn[0], strict=True)], names, drawn[1])
 
-        def pick(p: Array, q: Array) -> Array:
-            axis = min(x.reward.ndim, p.ndim) - 1  # the batch axis: 0, or 1 behind time
-            return xp.where(mine.reshape(-1, *[1] * (p.ndim - 1 - axis)), p, q)
+    return Sampler(draw, read, tuple(names), any(s.prioritised for s in samplers))
 
-        extras = {k: pick(v, y.extras[k]) for k, v in x.extras.items() if k in y.extras}
-        index = {
-            names[0]: x.index._replace(t=xp.where(mine, x.index.t, -1)),
-            names[1]: y.index._replace(t=xp.where(mine, -1, y.index.t)),
-        }
-        plain = jax.tree.map(pick, x._replace(index=(), extras={}), y._replace(index=(), extras={}))
-        return plain._replace(index=index, extras=extras)
 
-    return Sampler(draw, read, (*a.sources, *b.sources), a.prioritised or b.prioritised)
+def blend(batches: Sequence[Any], names: Sequence[str], upto: Array) -> Any:
+    """Batches of one kind entry by entry: those below ``round(upto[0] * B)`` from the first, and so on."""
+    one = batches[0]
+    if len({type(b) for b in batches}) > 1 or isinstance(one, Items):
+        raise ValueError(f"mix: the samplers must give one kind of batch of rows, got {[type(b).__name__ for b in batches]}.")
+    sizes = {b.index.t.shape[0] for b in batches}
+    if len(sizes) > 1:
+        raise ValueError(f"mix: all samplers must have one batch size, got {sorted(sizes)}.")
+    xp, size = (np if isinstance(one.index.t, np.ndarray) else jnp), sizes.pop()
+    which = (xp.arange(size)[:, None] >= xp.round(upto * size)).sum(-1)  # number of each entry's sampler
+
+    def pick(axis: int, *leaves: Array) -> Array:
+        out = leaves[-1]
+        for i, leaf in enumerate(leaves[:-1]):
+            out = xp.where((which == i).reshape([-1 if a == axis else 1 for a in range(out.ndim)]), leaf, out)
+        return out
+
+    def join(field: str, parts: list[Any], axis: int) -> Any:
+        if field in ("extras", "info"):  # what all of them have
+            return {k: pick(axis, *(p[k] for p in parts)) for k in parts[0] if all(k in p for p in parts)}
+        if isinstance(parts[0], Row):
+            return Row(*(join(f, [getattr(p, f) for p in parts], axis) for f in Row._fields))
+        if len({jax.tree.structure(p) for p in parts}) > 1:
+            raise ValueError(f"mix: {field!r} has another structure in each of {', '.join(names)}.")
+        return jax.tree.map(lambda *leaves: pick(axis, *leaves), *parts)
+
+    time_major = isinstance(one, Sequences | Segments)
+    axes = {f: int(time_major and f not in ("weight", "returns")) for f in one._fields if f != "index"}
+    index = {
+        n: b.index._replace(t=xp.where(which == i, b.index.t, -1)) for i, (n, b) in enumerate(zip(names, batches, strict=True))
+    }
+    return type(one)(**{f: join(f, [getattr(b, f) for b in batches], axis) for f, axis in axes.items()}, index=index)

@@ -27,7 +27,7 @@ def result_of(out: str) -> dict:
 def test_asked_to_stop_it_saves_and_the_same_command_goes_on(tmp_path):
     folder = tmp_path / "run"
     argv = ["train.py", "sac", "--env", "rlx:pendulum", "--preset", "debug", "--no-video", "--run-dir", str(folder)]
-    argv += ["--agent.cycles", "100000", "--checkpoint-seconds", "1000", "--log-every", "100"]
+    argv += ["--agent.env-steps", "1000000", "--checkpoint-seconds", "1000", "--log-every", "100"]
     process = start(*argv)
     metrics = folder / "metrics.jsonl"
     deadline = time.monotonic() + 120

@@ -1,0 +1,55 @@
+"""Agents by name. A method is one folder or file here; ``make`` gives an `rlx.types.Agent`."""
+
+from __future__ import annotations
+
+import builtins
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from rlx import config as configs
+from rlx.types import Agent, Problem
+
+_MODULES = {"sac": "rlx.agents.sac", "td3": "rlx.agents.td3", "ppo": "rlx.agents.ppo"}
+
+
+def list() -> builtins.list[str]:
+    """Names that `make` knows."""
+    return sorted(_MODULES)
+
+
+def _module(name: str) -> Any:
+    if name not in _MODULES:
+        raise ValueError(f"unknown agent {name!r}.{configs.nearest(name, list())}")
+    return importlib.import_module(_MODULES[name])
+
+
+def config(name: str) -> Any:
+    """The agent's default config (a frozen dataclass)."""
+    return _module(name).Config()
+
+
+def presets(name: str) -> Mapping[str, Mapping[str, Any]]:
+    """Named overrides of the config's fields."""
+    return _module(name).PRESETS
+
+
+def make(name: str, config: Any = None, problem: Problem | None = None, **overrides: Any) -> Agent:
+    """The agent ``name`` for ``problem``; ``config`` (None: the default) with ``overrides`` by field name.
+
+    Raises:
+        ValueError: unknown agent or field, or a config that does not fit the problem.
+    """
+    module = _module(name)
+    chosen = module.Config() if config is None else config
+    if not isinstance(chosen, module.Config):
+        raise ValueError(f"{name} takes a {module.__name__}.Config, got {type(chosen).__module__}.{type(chosen).__name__}.")
+    if problem is None or "train" not in problem.envs:
+        raise ValueError(f"{name} needs a Problem with an environment called 'train'.")
+    unknown = [k for k in overrides if k not in {f.name for f in dataclasses.fields(chosen)}]
+    if unknown:
+        raise ValueError(
+            f"{name} has no setting {unknown[0]!r}.{configs.nearest(unknown[0], [f.name for f in dataclasses.fields(chosen)])}"
+        )
+    return module.make(dataclasses.replace(chosen, **overrides), problem)

@@ -1,0 +1,102 @@
+"""What off-policy agents share: the plan of collecting and updating, and behaving at random."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from rlx import replay
+from rlx.config import traced
+from rlx.envs import batch
+from rlx.types import Array, Collect, Env, Eval, HostEnv, Key, Leaf, Problem, Spec, Stage, Step, Update, VecEnv
+
+
+@dataclass(frozen=True)
+class OffPolicyConfig:
+    """Settings that off-policy agents share."""
+
+    env_steps: int = 100_000  # decisions in all, the prefill included
+    n_envs: int = 1  # streams side by side
+    prefill: int = 1_000  # decisions at random before the first update
+    collect: int = 10  # decisions per stream between updates
+    utd: float = 1.0  # updates per decision
+    batch: int = 256
+    capacity: int = 1_000_000  # rows of replay
+    n_step: int = 1  # of the returns
+    eval_every: int = 5_000  # decisions between evaluations
+    eval_episodes: int = 10
+    hidden: tuple[int, ...] = (256, 256)  # widths of all networks
+    discount: float = traced(0.99, "Discount per decision.")
+    actor_lr: float = traced(3e-4, "Adam's step size for the actor.")
+    critic_lr: float = traced(3e-4, "Adam's step size for the critics.")
+    tau: float = traced(0.005, "How far target networks move per update.")
+
+    @property
+    def updates(self) -> int:
+        """Updates per cycle."""
+        return max(1, round(self.collect * self.n_envs * self.utd))
+
+    @property
+    def cycles(self) -> int:
+        """Cycles after the prefill, rounded up."""
+        return -(-max(self.env_steps - self.prefill, 1) // (self.collect * self.n_envs))
+
+
+DEBUG = {"env_steps": 600, "prefill": 200, "batch": 32, "hidden": (32, 32), "eval_every": 200, "eval_episodes": 2}
+
+
+def check(config: OffPolicyConfig, spec: Spec, name: str) -> None:
+    """Raises ValueError for settings that cannot be."""
+    vector(spec, name)
+    for field in ("env_steps", "n_envs", "prefill", "collect", "batch", "capacity", "n_step", "eval_every", "eval_episodes"):
+        if getattr(config, field) < 1:
+            raise ValueError(f"{name}: {field} must be at least 1, got {getattr(config, field)}.")
+    if config.utd <= 0:
+        raise ValueError(f"{name}: utd must be positive, got {config.utd}.")
+    if config.prefill >= config.env_steps:
+        raise ValueError(f"{name}: prefill={config.prefill} leaves nothing of env_steps={config.env_steps}; give fewer.")
+
+
+def vector(spec: Spec, name: str) -> tuple[int, int]:
+    """Sizes of observation and action vectors. Raises ValueError where they are not vectors."""
+    if not isinstance(spec.obs, Leaf) or len(spec.obs.shape) != 1 or len(spec.action.shape) != 1:
+        raise ValueError(
+            f"{name} takes observations and actions that are vectors; this environment has {spec.obs} and {spec.action.shape}. "
+            "rlx.envs.wrappers.flatten_observation makes one vector of a dict."
+        )
+    return spec.obs.shape[0], spec.action.shape[0]
+
+
+def stages(config: OffPolicyConfig, update: Callable) -> tuple[Stage, ...]:
+    """Prefill at random, then collect and update by turns."""
+    sampler = replay.transitions(config.batch, n=config.n_step)
+    first = Collect("train", -(-config.prefill // config.n_envs), "replay", mode="random")
+    learn = Collect("train", config.collect, "replay"), Update(config.updates, sampler, update)
+    return Stage("prefill", 1, (first,)), Stage("learn", config.cycles, learn)
+
+
+def plumbing(config: OffPolicyConfig, problem: Problem) -> dict[str, Any]:
+    """The streams, buffer, modes and evaluations of an `rlx.types.Agent`."""
+    train: Env | HostEnv = problem.envs["train"]
+    horizon = train.spec.horizon or 1
+    rows = config.env_steps + -(-config.env_steps // horizon)  # an episode has one row more than decisions
+    capacity = (
+        -(-min(config.capacity, rows + config.n_envs * config.collect) // config.n_envs) + config.prefill // config.n_envs + 2
+    )
+    every = max(1, config.eval_every // (config.collect * config.n_envs))
+    which = "eval" if "eval" in problem.envs else "train"
+    vec: VecEnv = batch(train, config.n_envs)
+    return {
+        "envs": {"train": vec},
+        "buffers": {"replay": replay.ring(capacity, config.n_envs)},
+        "modes": ("explore", "eval", "random"),
+        "evals": (Eval("main", which, config.eval_episodes, every, stages=("learn",)),),
+    }
+
+
+def at_random(key: Key, step: Step, size: int) -> Array:
+    """Uniform actions [W, size]."""
+    return jax.random.uniform(key, (step.reward.shape[0], size), minval=-1.0, maxval=1.0)

@@ -1,0 +1,40 @@
+"""Running mean and variance, as explicit state."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from rlx.types import Array
+
+
+class Normalizer(NamedTuple):
+    """Of everything seen: how many, their mean, the sum of squared deviations (each [n])."""
+
+    count: Array
+    mean: Array
+    m2: Array
+
+
+def init(shape: tuple[int, ...]) -> Normalizer:
+    return Normalizer(jnp.float32(0), jnp.zeros(shape), jnp.zeros(shape))
+
+
+def update(state: Normalizer, x: Array, mask: Array) -> Normalizer:
+    """Adds ``x`` [..., n] where ``mask`` [...] (Chan, Golub and LeVeque 1979, parallel merge)."""
+    lead = tuple(range(mask.ndim))
+    weight = mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)).astype(x.dtype)
+    count = mask.sum(dtype=jnp.float32)
+    mean = (x * weight).sum(lead) / jnp.maximum(count, 1)
+    m2 = (((x - mean) ** 2) * weight).sum(lead)
+    total = state.count + count
+    delta = mean - state.mean
+    share = count / jnp.maximum(total, 1)
+    return Normalizer(total, state.mean + delta * share, state.m2 + m2 + delta**2 * state.count * share)
+
+
+def apply(state: Normalizer, x: Array, clip: float = 10.0) -> Array:
+    """``x`` to zero mean and unit variance, within +-``clip``; as it is while fewer than two have been seen."""
+    std = jnp.sqrt(state.m2 / jnp.maximum(state.count, 1) + 1e-8)
+    return jnp.where(state.count > 1, jnp.clip((x - state.mean) / jnp.maximum(std, 1e-4), -clip, clip), x)
