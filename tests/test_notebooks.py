@@ -20,7 +20,9 @@ def test_runs(path, monkeypatch):
     nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert any("image/png" in output.get("data", {}) for output in outputs), "no plot"
-    assert any({"image/gif", "video/mp4"} & {*output.get("data", {})} or "<video" in str(output) for output in outputs), "no film"
+    assert any({"image/gif", "video/mp4"} & {*output.get("data", {})} or "<video" in str(output) for output in outputs), (
+        "no film"
+    )
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -25,7 +25,6 @@ from rlx.train import recipe as recipes
 from rlx.train import state as states
 
 ROOT = Path(__file__).resolve().parents[2]
-CHECKPOINTS = ("--checkpoint-seconds", "0.3")
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def body(argv: list[str]) -> None:
         config.stop(f"{folder} holds runs already: give another --run-dir")
     calm, killed = folder / "calm", folder / "killed"
     seconds = undisturbed(flags, calm)
-    kills, early = disturbed(flags, killed, seconds, newest(calm))
+    kills, early = disturbed(flags, killed, newest(calm))
     digests = [digest(path) for path in (calm, killed)]
     equal = digests[0] == digests[1]
     rows = [("environment", flags.env), ("kills", f"{kills}, {early} of them while a process was starting")]
@@ -67,7 +66,8 @@ def body(argv: list[str]) -> None:
 def start(flags: Flags, run_dir: Path) -> subprocess.Popen:
     command = [sys.executable, str(ROOT / "experiments" / "train.py"), flags.agent, "--env", flags.env]
     command += ["--preset", "debug", "--agent.env-steps", str(flags.steps), "--seed", str(flags.seed), "--no-video"]
-    command += ["--run-dir", str(run_dir), "--no-progress", *CHECKPOINTS]
+    command += ["--run-dir", str(run_dir), "--no-progress"]
+    command += ["--checkpoint-cycles", str(max(1, flags.steps // 400))]  # about 40 of them, as debug collects 10 steps a cycle
     run_dir.parent.mkdir(parents=True, exist_ok=True)
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     with (run_dir.parent / f"{run_dir.name}.log").open("a") as log:
@@ -87,12 +87,12 @@ def newest(run_dir: Path) -> int:
     return max((int(p.name) for p in folder.iterdir() if p.name.isdigit()), default=0) if folder.exists() else 0
 
 
-def disturbed(flags: Flags, run_dir: Path, seconds: float, total: int) -> tuple[int, int]:
+def disturbed(flags: Flags, run_dir: Path, total: int) -> tuple[int, int]:
     """Kills and starts again, then lets it finish. A quarter of the deaths come while a process is still starting, the others
-    at random moments of learning, of evaluation or of saving. ``seconds`` and ``total``: of the undisturbed run, in time and in
-    checkpoint numbers."""
+    at random moments of learning, of evaluation or of saving. ``total``: the number of the last
+    checkpoint."""
     moments = random.Random(flags.seed)
-    targets = sorted(moments.uniform(0, 0.9 * total) for _ in range(flags.kills))
+    targets = sorted(moments.uniform(0, 0.75 * total) for _ in range(flags.kills))
     kills = early = 0
     for target in targets:
         process, before = start(flags, run_dir), newest(run_dir)
@@ -101,7 +101,7 @@ def disturbed(flags: Flags, run_dir: Path, seconds: float, total: int) -> tuple[
         else:
             while process.poll() is None and newest(run_dir) < max(target, before + 1):
                 time.sleep(0.01)
-            delay = moments.uniform(0, min(0.5, 0.03 * seconds))
+            delay = moments.uniform(0, 0.2)
         time.sleep(delay)
         if process.poll() is not None:
             finished(process, run_dir)

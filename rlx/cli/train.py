@@ -24,22 +24,27 @@ from rlx.types import Agent, Problem, RunState
 EXAMPLE = "rlx train sac --env dmc:cartpole-swingup --repeat 8"
 
 
+def _flag(default: Any, help: str) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help})  # `parse` extends the class, where comments are lost
+
+
 @dataclass(frozen=True)
 class Flags:
-    env: str = ""  # the environment, such as dmc:walker-walk; an unknown name lists what there is
-    repeat: int | None = None  # simulation steps per decision; None: the environment's own
-    time_limit: int | None = None  # decisions per episode; None: the environment's own
-    seed: int = 0  # the root of all randomness
-    members: int = 1  # so many seeds, from --seed on, as one program
-    run_dir: str = ""  # where everything goes; default: runs/AGENT/ENV/seedK
-    episodes: int = 10  # of the evaluation at the end
-    video: bool = True  # film one episode at the end, where there is OpenGL
-    log_every: int | None = None  # cycles between lines of metrics.jsonl; None: 100 lines per stage
-    checkpoint_seconds: float = 60.0  # between checkpoints; 0: only at the end
-    keep: int = 2  # checkpoints kept
-    progress: bool = True  # a progress bar
-    tensorboard: bool = False  # metrics to TensorBoard too
-    wandb: str | None = None  # metrics to this project of Weights & Biases too
+    env: str = _flag("", "the environment, such as dmc:walker-walk; an unknown name lists what there is")
+    repeat: int | None = _flag(None, "simulation steps per decision; None: the environment's own")
+    time_limit: int | None = _flag(None, "decisions per episode; None: the environment's own")
+    seed: int = _flag(0, "the root of all randomness")
+    members: int = _flag(1, "so many seeds, from --seed on, as one program")
+    run_dir: str = _flag("", "where everything goes; default: runs/AGENT/ENV/seedK")
+    episodes: int = _flag(10, "of the evaluation at the end")
+    video: bool = _flag(True, "film one episode at the end, where there is OpenGL")
+    log_every: int | None = _flag(None, "cycles between lines of metrics.jsonl; None: 100 lines per stage")
+    checkpoint_seconds: float = _flag(60.0, "seconds between checkpoints; 0: only at the end")
+    checkpoint_cycles: int | None = _flag(None, "and after every so many cycles")
+    keep: int = _flag(2, "checkpoints kept")
+    progress: bool = _flag(True, "a progress bar")
+    tensorboard: bool = _flag(False, "metrics to TensorBoard too")
+    wandb: str | None = _flag(None, "metrics to this project of Weights & Biases too")
 
 
 # What presets of an agent's config say about the command; a name counts where the agent's config has it too.

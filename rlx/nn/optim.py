@@ -20,7 +20,7 @@ def adam(
 ) -> tuple[PyTree, Any]:
     """One step of Adam with the traced rate ``lr``, after clipping the gradients to a global norm. Returns (params, state)."""
     if max_norm is not None:
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         grads = jax.tree.map(lambda g: g * jnp.minimum(1.0, max_norm / (norm + 1e-6)), grads)
     step, state = optax.scale_by_adam(eps=eps).update(grads, state)
     return jax.tree.map(lambda p, s: p - lr * s, params, step), state

@@ -14,6 +14,7 @@ A buffer is a pure description, its state a pytree, a sampler two pure functions
 from rlx.replay import datasets
 from rlx.replay.buffer import Replay, export, reweigh, rewrite
 from rlx.replay.episodes import from_episodes
+from rlx.replay.newest import newest
 from rlx.replay.samplers import (
     Goals,
     Items,
@@ -57,6 +58,7 @@ __all__ = [
     "goals",
     "items",
     "mix",
+    "newest",
     "reweigh",
     "rewrite",
     "ring",

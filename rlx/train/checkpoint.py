@@ -86,6 +86,7 @@ class Checkpoints:
         temporary = self.directory / f".{step}-{os.getpid()}"
         try:
             shutil.rmtree(temporary, ignore_errors=True)
+            self._need_room(tree)  # orbax's threads fail loudly, and at length
             temporary.mkdir()
             self._write(temporary, tree, meta)
             place = self.directory / str(step)
@@ -104,6 +105,13 @@ class Checkpoints:
             ) from e
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self.directory / str(old), ignore_errors=True)
+
+    def _need_room(self, tree: PyTree) -> None:
+        leaves = [jax.eval_shape(jax.random.key_data, x) if _is_key(x) else x for x in jax.tree.leaves(tree)]
+        size = lambda x: int(np.prod(np.shape(x))) * np.dtype(getattr(x, "dtype", float)).itemsize
+        needed = sum(size(x) + (1 << 14) for x in leaves)  # and a few files each
+        if shutil.disk_usage(self.directory).free < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory))
 
     def _write(self, folder: Path, tree: PyTree, meta: dict[str, Any]) -> None:
         data = [jax.random.key_data(x) if _is_key(x) else x for x in jax.tree.leaves(tree)]

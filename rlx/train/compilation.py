@@ -36,3 +36,6 @@ def use_persistent_cache() -> None:
         return
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     jax.config.update("jax_compilation_cache_dir", str(home / "rlx" / "xla"))
+    jax.config.update(
+        "jax_persistent_cache_min_compile_time_secs", 0.0
+    )  # most programs compile in less than the default of 1 s
