@@ -37,7 +37,7 @@ class Flags:
     run_dir: str = ""  # where both runs go; default: a folder in the system's temporary one
 
 
-PRESETS = {"debug": {"env": "rlx:pendulum", "kills": 3, "steps": 4_000}}
+PRESETS = {"debug": {"env": "rlx:pendulum", "kills": 3, "steps": 2_000}}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -33,6 +33,7 @@ class Flags:
     env: str = _flag("", "the environment, such as dmc:walker-walk; an unknown name lists what there is")
     repeat: int | None = _flag(None, "simulation steps per decision; None: the environment's own")
     time_limit: int | None = _flag(None, "decisions per episode; None: the environment's own")
+    data: str | None = _flag(None, "a dataset, as `rlx collect` writes it, for agents that learn from one")
     seed: int = _flag(0, "the root of all randomness")
     members: int = _flag(1, "so many seeds, from --seed on, as one program")
     run_dir: str = _flag("", "where everything goes; default: runs/AGENT/ENV/seedK")
@@ -54,6 +55,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+RECIPE = ("repeat", "time_limit", "data", "seed", "members")  # flags that decide the result; the others only watch
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     return console.command(body, argv)
 
@@ -61,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def body(argv: list[str]) -> None:
     name, rest = parse_agent(argv)
     flags = parse(name, rest)
-    recipe = recipes.Recipe(name, flags.env, flags.agent, flags.repeat, flags.time_limit, flags.seed, flags.members)
+    recipe = recipes.Recipe(name, flags.env, flags.agent, **{k: getattr(flags, k) for k in RECIPE})
     run_dir = Path(flags.run_dir or f"runs/{name}/{flags.env.replace(':', '-').replace('/', '-')}/seed{flags.seed}")
     problem = recipe.problem()
     agent, key = recipe.make(problem), recipe.key()

@@ -11,9 +11,9 @@ from typing import Any
 
 import jax
 
-from rlx import _versions, agents, config, envs
+from rlx import _versions, agents, config, envs, replay
 from rlx._version import __version__
-from rlx.types import Agent, Key, Members, Problem
+from rlx.types import Agent, Host, Key, Members, Problem, Stage, Update
 
 FILE = "config.json"
 
@@ -27,16 +27,22 @@ class Recipe:
     config: Any  # the agent's config
     repeat: int | None = None  # sim steps per decision; None: the environment's own
     time_limit: int | None = None  # decisions per episode; None: the environment's own
+    data: str | None = None  # a file of rlx.replay.datasets, for agents that learn from one
     seed: int = 0
     members: int = 1  # with more than one, the seeds seed, seed + 1, ... run as one program
 
     def problem(self) -> Problem:
-        """Raises ValueError where the environment is unknown or cannot be had."""
+        """Raises ValueError where the environment is unknown or cannot be had, or the dataset is not as it should be."""
         given = {"repeat": self.repeat, "time_limit": self.time_limit}
-        return Problem({"train": envs.make(self.env, **{k: v for k, v in given.items() if v is not None})})
+        data = {"data": replay.from_episodes(replay.datasets.read(self.data))} if self.data else {}
+        return Problem({"train": envs.make(self.env, **{k: v for k, v in given.items() if v is not None})}, data)
 
     def make(self, problem: Problem) -> Agent:
-        return agents.make(self.agent, self.config, problem)
+        """Raises ValueError where config, problem and agent do not go together."""
+        agent = agents.make(self.agent, self.config, problem)
+        if self.data and not any(_may_read(stage) for stage in agent.stages):
+            raise ValueError(f"{self.agent} does not learn from a dataset: leave out {self.data}.")
+        return agent
 
     def key(self) -> Key | Members:
         """The root of all randomness: of each member that of its solo run."""
@@ -53,6 +59,14 @@ class Recipe:
         """Where ``other`` departs from this one: ``"seed: 0, not 1"``."""
         mine, theirs = _flat(self), _flat(other)
         return [f"{k}: {mine.get(k)!r}, not {theirs.get(k)!r}" for k in {**mine, **theirs} if mine.get(k) != theirs.get(k)]
+
+
+def _may_read(stage: Stage) -> bool:
+    """Whether the stage may look at the dataset: host work and entries see all there is."""
+    samplers = [p.sample for p in stage.phases if isinstance(p, Update)]
+    return (
+        stage.enter is not None or any("data" in s.sources for s in samplers) or any(isinstance(p, Host) for p in stage.phases)
+    )
 
 
 def _flat(recipe: Recipe) -> dict[str, Any]:

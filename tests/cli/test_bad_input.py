@@ -184,6 +184,22 @@ def test_a_damaged_config(run_dir, tmp_path, capsys):
     assert "no_such_field" in refused(capsys, "evaluate", "--run-dir", str(tmp_path))
 
 
+def test_datasets(run_dir, tmp_path, capsys):
+    """Refused: none there, not one, with a missing key, with unequal lengths; and one for an agent that takes none."""
+    good = tmp_path / "good.npz"
+    assert main(["collect", "--run-dir", str(run_dir), "--steps", "50", "--streams", "1", "--out", str(good)]) == 0
+    arrays = dict(np.load(good))
+    bad = {"lacking": {k: v for k, v in arrays.items() if k != "action"}, "uneven": {**arrays, "action": arrays["action"][:-1]}}
+    for name, content in bad.items():
+        np.savez(tmp_path / f"{name}.npz", **content)
+    (tmp_path / "text.npz").write_text("no archive")
+    says = {"nowhere": "no dataset", "text": "text.npz", "lacking": "action", "uneven": "length", "good": "does not learn from"}
+    for name, word in says.items():
+        argv = ["train", "sac", *PENDULUM, *DEBUG, "--run-dir", str(tmp_path / "new"), "--data", str(tmp_path / f"{name}.npz")]
+        assert word in refused(capsys, *argv)
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 600 KiB, which a debug run fills."""

@@ -1,0 +1,42 @@
+"""``rlx report RUN_DIRS...``: curves and tables of runs as one HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlx import config
+from rlx.cli import console
+from rlx.train import recipe as recipes
+from rlx.train import report
+
+
+@dataclass(frozen=True)
+class Flags:
+    out: str = "report"  # the folder where the page and its pictures go
+
+
+PRESETS: dict[str, dict] = {"debug": {}}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return console.command(body, argv)
+
+
+def body(argv: list[str]) -> None:
+    first = next((i for i, word in enumerate(argv) if word.startswith("-")), len(argv))
+    folders = [Path(word) for word in argv[:first]]
+    usage = "rlx report RUN_DIRS..."
+    flags = config.parse(Flags, argv[first:], PRESETS, prog=usage, description=(__doc__ or "").strip())
+    if not folders:
+        config.stop("which runs? Give at least one run folder, as in: rlx report runs/walker-*")
+    for folder in folders:
+        recipes.read(folder)
+        if not (folder / "metrics.jsonl").exists():
+            config.stop(f"{folder} has no metrics.jsonl yet: let its run go on, with the command that began it.")
+    out = Path(flags.out)
+    out.mkdir(parents=True, exist_ok=True)
+    page = report.write(folders, out)
+    console.table("Report", [("runs", len(folders)), ("page", page)])
+    console.result({"out": out, "page": page, "runs": len(folders)})

@@ -1,0 +1,176 @@
+"""Reports over run folders: learning curves with intervals, tables, one HTML page."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlx.train import logging
+from rlx.train.stats import interval, iqm, probability_of_improvement
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Evaluation returns of one seed: steps [K] and the mean return of each evaluation [K]."""
+
+    group: str
+    seed: int
+    unit: str
+    steps: np.ndarray
+    returns: np.ndarray
+    folder: Path
+
+
+def read_run(run_dir: Path) -> list[Curve]:
+    """One curve per member of the run in ``run_dir``.
+
+    Raises:
+        ValueError: the folder is no run folder, or holds no evaluation yet.
+    """
+    try:
+        recipe = json.loads((run_dir / "config.json").read_text())
+        lines = [x for x in logging.read(run_dir) if x["kind"] == "eval"]
+    except (OSError, ValueError) as e:
+        raise ValueError(f"{run_dir} is not a run folder: it needs config.json and {logging.FILE} ({e}).") from e
+    if not lines:
+        raise ValueError(f"{run_dir} holds no evaluation yet: its run stopped before the first one.")
+    lines = [x for x in lines if x["eval"] == lines[0]["eval"]]
+    unit = "env_steps" if np.any([np.any(x["env_steps"]) for x in lines]) else "updates"
+    steps = np.array([np.ravel(x[unit]) for x in lines], float)  # [K, M]
+    returns = np.array([np.ravel(x["return_mean"]) for x in lines], float)
+    own = {k: v for k, v in recipe.items() if k not in ("seed", "members", "versions")}
+    group = json.dumps(own, sort_keys=True)
+    seeds = range(int(recipe["seed"]), int(recipe["seed"]) + returns.shape[1])
+    return [Curve(group, s, unit, steps[:, i], returns[:, i], run_dir) for i, s in enumerate(seeds)]
+
+
+def labels(groups: list[str]) -> dict[str, str]:
+    """A short name for each group: agent, environment, and the settings in which groups differ."""
+    trees = {g: json.loads(g) for g in groups}
+    flat = {g: {**t.get("config", {}), **{k: v for k, v in t.items() if k != "config"}} for g, t in trees.items()}
+    names = {k for t in flat.values() for k in t}
+    differing = [
+        k for k in sorted(names) if len({json.dumps(t.get(k)) for t in flat.values()}) > 1 and k not in ("agent", "env")
+    ]
+    return {g: " ".join([t["agent"], t["env"], *(f"{k}={t.get(k)}" for k in differing)]) for g, t in flat.items()}
+
+
+def on_grid(curves: list[Curve], points: int = 50) -> tuple[np.ndarray, np.ndarray]:
+    """Returns of several seeds at common steps: (steps [P], returns [runs, P])."""
+    low, high = max(c.steps[0] for c in curves), min(c.steps[-1] for c in curves)
+    grid = np.linspace(low, max(high, low), points if high > low else 1)
+    return grid, np.stack([np.interp(grid, c.steps, c.returns) for c in curves])
+
+
+def report(run_dirs: list[Path], out: Path) -> dict[str, Any]:
+    """Curves (IQM and stratified-bootstrap 95% intervals over runs) and tables of ``run_dirs`` as ``out/report.html`` and PNGs.
+
+    Runs that differ in nothing but their seed are one group. Returns paths and figures for a result line.
+
+    Raises:
+        ValueError: no run folders, or one that cannot be read.
+    """
+    if not run_dirs:
+        raise ValueError("report needs at least one run folder.")
+    curves = [c for d in run_dirs for c in read_run(Path(d))]
+    groups: dict[str, list[Curve]] = {}
+    for c in curves:
+        groups.setdefault(c.group, []).append(c)
+    names = labels(list(groups))
+    out.mkdir(parents=True, exist_ok=True)
+    pictures = {}
+    for env in sorted({json.loads(g)["env"] for g in groups}):
+        mine = {names[g]: cs for g, cs in groups.items() if json.loads(g)["env"] == env}
+        file = out / f"curves-{env.replace(':', '-').replace('/', '-')}.png"
+        file.write_bytes(_draw(mine, env))
+        pictures[env] = file
+    rows = [_row(names[g], cs) for g, cs in groups.items()]
+    versus = _versus({names[g]: cs for g, cs in groups.items()})
+    page = out / "report.html"
+    page.write_text(_page(pictures, rows, versus))
+    return {
+        "page": str(page),
+        "pictures": [str(p) for p in pictures.values()],
+        "runs": len(curves),
+        "groups": len(groups),
+        "table": [dict(zip(HEAD, r, strict=True)) for r in rows],
+    }
+
+
+HEAD = ("group", "runs", "steps", "final IQM", "95% interval", "best IQM")
+
+
+def _row(name: str, curves: list[Curve]) -> tuple:
+    final, best = (np.array([[f(c)] for c in curves]) for f in (lambda c: c.returns[-1], lambda c: c.returns.max()))
+    bounds = [round(x, 2) for x in interval(final)]
+    return name, len(curves), int(np.mean([c.steps[-1] for c in curves])), round(iqm(final), 2), bounds, round(iqm(best), 2)
+
+
+def _versus(groups: dict[str, list[Curve]]) -> list[tuple[str, str, float]]:
+    """Probability that a run of the first group ends higher than one of the second, for groups on the same environment."""
+    final = {n: np.array([[c.returns[-1]] for c in cs]) for n, cs in groups.items()}
+    env = {n: json.loads(cs[0].group)["env"] for n, cs in groups.items()}
+    pairs = [(a, b) for i, a in enumerate(groups) for b in list(groups)[i + 1 :] if env[a] == env[b]]
+    return [(a, b, round(probability_of_improvement(final[a], final[b]), 3)) for a, b in pairs]
+
+
+def _draw(groups: dict[str, list[Curve]], title: str) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for i, (name, curves) in enumerate(groups.items()):
+        colour = COLOURS[i % len(COLOURS)]
+        grid, returns = on_grid(curves)
+        for c in curves:
+            axes.plot(c.steps, c.returns, color=colour, alpha=0.25, linewidth=0.8)
+        middle = [iqm(returns[:, k]) for k in range(len(grid))]
+        axes.plot(
+            grid, middle, color=colour, linewidth=2, label=f"{name} ({len(curves)} {'run' if len(curves) == 1 else 'runs'})"
+        )
+        if len(curves) > 1:
+            bounds = np.array([interval(returns[:, k : k + 1], resamples=500) for k in range(len(grid))])
+            axes.fill_between(grid, *bounds.T, color=colour, alpha=0.18, linewidth=0)
+    unit = {"env_steps": "environment steps", "updates": "updates"}[next(iter(groups.values()))[0].unit]
+    axes.set(xlabel=unit, ylabel="evaluation return", title=f"{title}: IQM and 95% interval over runs")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    return picture.getvalue()
+
+
+STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}img{max-width:100%}"
+    "table{border-collapse:collapse;margin:1em 0}td,th{padding:.3em .8em;border-bottom:1px solid #ddd;text-align:left}"
+)
+
+
+def _table(head: tuple, rows: list) -> str:
+    cell = lambda tag, x: f"<{tag}>{html.escape(str(x))}</{tag}>"
+    line = lambda tag, row: "<tr>" + "".join(cell(tag, x) for x in row) + "</tr>"
+    return "<table>" + line("th", head) + "".join(line("td", r) for r in rows) + "</table>"
+
+
+def _page(pictures: dict[str, Path], rows: list, versus: list) -> str:
+    encoded = {env: base64.b64encode(p.read_bytes()).decode() for env, p in pictures.items()}
+    image = '<h2>{}</h2><img alt="learning curves" src="data:image/png;base64,{}">'
+    images = "".join(image.format(html.escape(env), data) for env, data in encoded.items())
+    better = "<h2>Probability of improvement</h2>" + _table(("group", "over", "probability"), versus) if versus else ""
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>rlx report</title><style>{STYLE}</style>'
+        f"<h1>rlx report</h1>{_table(HEAD, rows)}{images}{better}"
+        "<p>IQM: interquartile mean over runs. Intervals: stratified percentile bootstrap over runs.</p></html>\n"
+    )
