@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def body(argv: list[str]) -> None:
-    flags = config.parse(Flags, argv, PRESETS, prog="kill_resume.py", description=__doc__ or "")
+    flags: Flags = config.parse(Flags(), argv, PRESETS, prog="kill_resume.py", description=__doc__ or "")
     folder = Path(flags.run_dir or tempfile.mkdtemp(prefix="rlx-kill-"))
     if (folder / "calm").exists() or (folder / "killed").exists():
         config.stop(f"{folder} holds runs already: give another --run-dir")

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def body(argv: list[str]) -> None:
-    flags = config.parse(Flags, argv, PRESETS, prog="rlx collect", description=(__doc__ or "").strip())
+    flags: Flags = config.parse(Flags(), argv, PRESETS, prog="rlx collect", description=(__doc__ or "").strip())
     policy, env = _who_and_where(flags)
     out = Path(flags.out)
     episodes = collect(policy, env, flags.steps, flags.streams, flags.mode, jax.random.key(flags.seed))

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def body(argv: list[str]) -> None:
-    flags = config.parse(Flags, argv, PRESETS, prog="rlx evaluate", description=(__doc__ or "").strip())
+    flags: Flags = config.parse(Flags(), argv, PRESETS, prog="rlx evaluate", description=(__doc__ or "").strip())
     if not flags.run_dir:
         config.stop("which run? Give --run-dir, as in: rlx evaluate --run-dir runs/walker")
     if flags.episodes < 1:

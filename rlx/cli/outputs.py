@@ -14,19 +14,15 @@ import numpy as np
 from rlx import keys
 from rlx.cli import console
 from rlx.train import recipe as recipes
-from rlx.train import video
+from rlx.train import stats, video
 from rlx.train.logging import read as read_metrics
 from rlx.train.policy import Policy
 from rlx.types import Env, HostEnv
 
 
-def interval(returns: np.ndarray) -> tuple[float, float]:
-    """95% percentile bootstrap of the mean over episodes."""
-    flat = np.asarray(returns, np.float64).ravel()
-    rng = np.random.default_rng(0)
-    means = flat[rng.integers(0, flat.size, (10_000, flat.size))].mean(1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
+def interval(returns: np.ndarray, resamples: int = 2_000) -> tuple[float, float]:
+    """95% bootstrap interval of the mean over episodes."""
+    return stats.interval(np.reshape(returns, (-1, 1)), np.mean, resamples=resamples)  # type: ignore[arg-type]
 
 
 def curve(run_dir: Path) -> Path | None:
@@ -46,11 +42,12 @@ def curve(run_dir: Path) -> Path | None:
         unit = "env_steps" if any(np.any(line["env_steps"]) for line in mine) else "updates"
         x = [float(np.mean(line[unit])) for line in mine]
         returns = [np.asarray(line["returns"], float).ravel() for line in mine]
-        bounds = np.array([interval(r) for r in returns])
+        bounds = np.array([interval(r, 500) for r in returns])
         (drawn,) = axes.plot(x, [r.mean() for r in returns], marker=".", label=name)
         axes.fill_between(x, *bounds.T, alpha=0.2, color=drawn.get_color(), linewidth=0)
         axes.set(xlabel={"env_steps": "environment steps", "updates": "updates"}[unit], ylabel="return of an evaluation")
-    axes.set_title(f"{run_dir.name}: mean and 95% interval over episodes")
+    recipe = recipes.read(run_dir)
+    axes.set_title(f"{recipe.agent} on {recipe.env}: mean and 95% interval over episodes", fontsize="medium")
     axes.legend() if len(axes.lines) > 1 else None
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
@@ -71,8 +68,6 @@ def film(policy: Policy, env: Env | HostEnv, run_dir: Path, seed: int) -> Path |
     except Exception as error:  # renderers fail in all ways: a video is never worth a run
         message = console.words(error).strip().splitlines() or [type(error).__name__]
         print(f"no video: {message[0]}", file=sys.stderr)
-        if env.host:
-            print("  MuJoCo draws through OpenGL: without a screen set MUJOCO_GL=egl or osmesa.", file=sys.stderr)
         return None
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from rlx import config
 from rlx.cli import console
-from rlx.train import recipe as recipes
 from rlx.train import report
 
 
@@ -28,15 +27,11 @@ def body(argv: list[str]) -> None:
     first = next((i for i, word in enumerate(argv) if word.startswith("-")), len(argv))
     folders = [Path(word) for word in argv[:first]]
     usage = "rlx report RUN_DIRS..."
-    flags = config.parse(Flags, argv[first:], PRESETS, prog=usage, description=(__doc__ or "").strip())
+    flags: Flags = config.parse(Flags(), argv[first:], PRESETS, prog=usage, description=(__doc__ or "").strip())
     if not folders:
         config.stop("which runs? Give at least one run folder, as in: rlx report runs/walker-*")
-    for folder in folders:
-        recipes.read(folder)
-        if not (folder / "metrics.jsonl").exists():
-            config.stop(f"{folder} has no metrics.jsonl yet: let its run go on, with the command that began it.")
-    out = Path(flags.out)
-    out.mkdir(parents=True, exist_ok=True)
-    page = report.write(folders, out)
-    console.table("Report", [("runs", len(folders)), ("page", page)])
-    console.result({"out": out, "page": page, "runs": len(folders)})
+    made = report.report(folders, Path(flags.out))
+    for row in made["table"]:
+        console.table(row["group"], [(k, v) for k, v in row.items() if k != "group"])
+    console.table("Report", [("page", made["page"]), *(("picture", path) for path in made["pictures"])])
+    console.result({"out": flags.out, **{k: made[k] for k in ("page", "pictures", "runs", "groups")}})

@@ -103,7 +103,7 @@ def parse(name: str, argv: list[str]) -> Any:
     field = ("agent", type(own), dataclasses.field(default=own))
     kind = dataclasses.make_dataclass("Train", [field], bases=(Flags,), frozen=True)
     table = config.compose({k: v for k, v in PRESETS.items() if k in presets}, agent=presets)
-    flags = config.parse(kind, argv, table, prog=f"rlx train {name}", description=(type(own).__doc__ or "").strip())
+    flags: Any = config.parse(kind, argv, table, prog=f"rlx train {name}", description=(type(own).__doc__ or "").strip())
     if not flags.env:
         config.stop(f"which environment? Give --env, as in: {EXAMPLE}")
     for field_name, least in (("repeat", 1), ("time_limit", 1), ("members", 1), ("episodes", 1), ("keep", 1), ("seed", 0)):

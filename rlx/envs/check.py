@@ -32,19 +32,42 @@ def check(env: Env | HostEnv, seed: int = 0, steps: int = 60, streams: int = 2) 
     """
     faults: list[str] = []
     notes: list[str] = []
-    rows = _play(env, seed, steps, streams)
+    vec, jit = batch(env, streams), (lambda f: f) if env.host else jax.jit
+    policy = _policy(env)
+    roll = lambda loop, key: rollout(vec, vec.params, policy, loop, key, steps // 2)
+    begun = jit(lambda key: roll(begin(vec, vec.params, (), key), key))
+    go_on = jit(lambda loop, key: roll(loop, jax.random.fold_in(key, 1))[1])
+
+    def play(key: Any) -> tuple[Row, Any, Any]:
+        """All rows; the interaction after the first half; the same as saved there."""
+        loop, rows, _ = begun(key)
+        saved = vec.save(loop.env)
+        saved = None if saved is None else jax.tree.map(np.array, saved)
+        later = go_on(loop, key)
+        return jax.tree.map(lambda a, b: np.concatenate([a, b]), rows, later), loop, saved
+
+    key = jax.random.key(seed)
+    rows, loop, saved = play(key)
     _leaves(env, rows, faults)
     _flags(env, rows, faults)
     _bounds(env, faults)
-    again, other = _play(env, seed, steps, streams), _play(env, seed + 1, steps, streams)
-    if not _equal(rows, again):
+    if not _equal(rows, play(key)[0]):
         faults.append("The same key gave other rows. Take all randomness from the key: no global generator, no hidden state.")
-    if _equal(rows, other):
+    if _equal(rows, play(jax.random.key(seed + 1))[0]):
         notes.append("another key gave the same rows: nothing in this environment is random")
-    exact = _resumes(env, seed, steps, streams, faults, notes)
+    exact = saved is not None
+    if saved is None:
+        notes.append("cannot be saved: runs resume with a marked cut, not bit for bit")
+    else:
+        loop = loop._replace(env=vec.load(saved if env.host else jax.tree.map(jnp.asarray, saved)))
+        back, ahead = jax.tree.map(np.asarray, go_on(loop, key)), jax.tree.map(lambda x: x[steps // 2 :], rows)
+        exact = _equal(ahead, back)
+        if not exact:
+            faults.append("after save and load it went on differently. Save all that decides the future, or return None.")
+    vec.close()
     if faults:
         raise ValueError(f"{env.name} does not keep the contract:\n" + "\n".join(f"- {f}" for f in faults))
-    return Report(env.name, steps * streams, int(rows.first.sum()), exact, tuple(notes))
+    return Report(env.name, rows.reward.size, int(rows.first.sum()), exact, tuple(notes))
 
 
 def _policy(env: Env | HostEnv) -> Any:
@@ -55,14 +78,6 @@ def _policy(env: Env | HostEnv) -> Any:
         return action, carry, {}
 
     return jax.jit(random) if env.host else random
-
-
-def _play(env: Env | HostEnv, seed: int, steps: int, streams: int) -> Row:
-    vec, key = batch(env, streams), jax.random.key(seed)
-    roll = lambda key: rollout(vec, vec.params, _policy(env), begin(vec, vec.params, (), key), key, steps)[1]
-    rows = roll(key) if env.host else jax.jit(roll)(key)
-    vec.close()
-    return jax.tree.map(np.asarray, rows)
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -114,35 +129,16 @@ def _flags(env: Env | HostEnv, rows: Row, faults: list[str]) -> None:
 
 def _bounds(env: Env | HostEnv, faults: list[str]) -> None:
     """Actions outside [-1, 1] must act like those at the border."""
-    outcomes = []
+    vec, key, outcomes = batch(env, 1), jax.random.key(0), []
+
+    def roll(key: Any, size: Any) -> Row:
+        policy = lambda carry, step, key: (size, carry, {})
+        return rollout(vec, vec.params, policy, begin(vec, vec.params, (), key), key, 3)[1]
+
     for size in (1.0, 3.0):
-        policy = lambda carry, step, key, size=size: (np.full((1, *env.spec.action.shape), size, np.float32), carry, {})
-        vec, key = batch(env, 1), jax.random.key(0)
-        roll = lambda key, vec=vec, policy=policy: rollout(vec, vec.params, policy, begin(vec, vec.params, (), key), key, 3)[1]
-        rows = roll(key) if env.host else jax.jit(roll)(key)
+        action = np.full((1, *env.spec.action.shape), size, np.float32)
+        rows = (roll if env.host else jax.jit(roll))(key, action)
         outcomes.append(jax.tree.map(np.asarray, (rows.obs, rows.reward)))
-        vec.close()
+    vec.close()
     if not _equal(*outcomes):
         faults.append("an action of 3 acts otherwise than one of 1. Clip actions to [-1, 1] in step.")
-
-
-def _resumes(env: Env | HostEnv, seed: int, steps: int, streams: int, faults: list[str], notes: list[str]) -> bool:
-    vec, key, policy = batch(env, streams), jax.random.key(seed), _policy(env)
-    maybe_jit = (lambda f: f) if env.host else jax.jit
-    start = maybe_jit(lambda key: rollout(vec, vec.params, policy, begin(vec, vec.params, (), key), key, steps // 2)[0])
-    go_on = maybe_jit(lambda loop, key: rollout(vec, vec.params, policy, loop, jax.random.fold_in(key, 1), steps // 2)[1])
-    loop = start(key)
-    saved = vec.save(loop.env)
-    if saved is None:
-        notes.append("cannot be saved: runs resume with a marked cut, not bit for bit")
-        return False
-    saved = jax.tree.map(np.array, saved)
-    ahead = jax.tree.map(np.asarray, go_on(loop, key))
-    other = batch(env, streams)
-    other_loop = loop._replace(env=other.load(saved if env.host else jax.tree.map(jnp.asarray, saved)))
-    vec = other
-    back = jax.tree.map(np.asarray, go_on(other_loop, key))
-    if not _equal(ahead, back):
-        faults.append("after save and load it went on differently. Save all that decides the future, or return None.")
-    vec.close()
-    return _equal(ahead, back)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx.replay.buffer import overlaid
-from rlx.replay.windows import Index, capacity, draw_uniform, draw_weighted, steps_ahead, steps_back, steps_within
+from rlx.replay.windows import Index, capacity, draw_uniform, draw_weighted, steps_ahead, steps_back, steps_within, take
 from rlx.types import Array, Clock, Key, Meta, PyTree, ReplayState, Row, Sampler, Sources
 
 
@@ -83,7 +83,7 @@ class Items(NamedTuple):
 
 
 def _take(tree: PyTree, t: Array, w: Array) -> PyTree:
-    return jax.tree.map(lambda x: x[t, w], tree)
+    return jax.tree.map(lambda x: take(x, t, w), tree)
 
 
 def _frames(obs: PyTree, places: Array, w: Array) -> PyTree:
@@ -92,7 +92,7 @@ def _frames(obs: PyTree, places: Array, w: Array) -> PyTree:
     if k == 1:
         return _take(obs, places[..., 0], w)
     xp = np if isinstance(places, np.ndarray) else jnp
-    return jax.tree.map(lambda x: xp.concatenate([x[places[..., i], w] for i in reversed(range(k))], -1), obs)
+    return jax.tree.map(lambda x: xp.concatenate([take(x, places[..., i], w) for i in reversed(range(k))], -1), obs)
 
 
 def _poison(reward: Array, t: Array) -> Array:
@@ -177,10 +177,10 @@ def transitions(
         rows, (t, w), steps, powers = overlaid(sources[source]), drawn.index, drawn.steps, drawn.powers
         size = rows.reward.shape[0]
         after = (t + steps) % size
-        reward = rows.reward[(t + 1) % size, w]
+        reward = take(rows.reward, (t + 1) % size, w)
         for k in range(1, n):
-            reward = reward + powers[k] * (k < steps) * rows.reward[(t + k + 1) % size, w]
-        terminated = rows.terminated[after, w]
+            reward = reward + powers[k] * (k < steps) * take(rows.reward, (t + k + 1) % size, w)
+        terminated = take(rows.terminated, after, w)
         return Transitions(
             obs=_frames(rows.obs, drawn.frames, w),
             action=_take(rows.action, t, w),
@@ -222,8 +222,9 @@ def sequences(
 
     def read(sources: Sources, drawn: tuple[Index, Index, Array, Array]) -> Sequences:
         rows, (index, (t, w), frames, weight) = overlaid(sources[source]), drawn
-        out = _take(rows._replace(obs=()), t, w)
-        out = out._replace(obs=_frames(rows.obs, frames, w), reward=_poison(out.reward, index.t))
+        out = _take(rows._replace(obs=(), valid=()), t, w)
+        valid = (np if isinstance(t, np.ndarray) else jnp).broadcast_to(index.t >= 0, t.shape)
+        out = out._replace(obs=_frames(rows.obs, frames, w), reward=_poison(out.reward, index.t), valid=valid)
         return Sequences(*out, weight, index)
 
     return Sampler(draw, read, (source,), priorities)
@@ -261,7 +262,8 @@ def goals(
         u = jax.random.uniform(k[1], (batch,), minval=jnp.finfo(jnp.float32).tiny)
         left = capacity(meta)
         if geometric:
-            ahead = jnp.minimum(1 + jnp.floor(jnp.log(u) / jnp.log(_hyper(hyper, discount))), left).astype(jnp.int32)
+            rate = jnp.minimum(jnp.log(_hyper(hyper, discount)), -1e-9)  # a discount of 1 means the end
+            ahead = jnp.minimum(1 + jnp.floor(jnp.log(u) / rate), left).astype(jnp.int32)
             ahead = steps_within(meta, drawn.index, ahead)
         else:
             whole = steps_within(meta, drawn.index, jnp.full(batch, left))
@@ -305,7 +307,7 @@ def segments(batch: int, length: int, *, discount: str | None = None, source: st
         index, (t, w), steps, frames, powers = drawn
         rows = overlaid(sources[source])
         i = np.arange(length)[:, None]
-        following = rows.reward[(t + 1) % rows.reward.shape[0], w]
+        following = take(rows.reward, (t + 1) % rows.reward.shape[0], w)
         returns = (powers * following * (i < steps)).sum(0)
         out = _take(rows._replace(obs=()), t, w)._replace(obs=_frames(rows.obs, frames, w))
         return Segments(out, i <= steps, _poison(returns, index.t), index)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rlx.types import Array, Key, Meta
 
@@ -24,6 +25,13 @@ def capacity(meta: Meta) -> int:
     return meta.first.shape[0]
 
 
+def take(x: Array, t: Array, w: Array) -> Array:
+    """``x[t, w]`` for indices known to be in bounds (``t = -1``, nothing drawn, reads some row)."""
+    if isinstance(x, np.ndarray):
+        return x[t, w]
+    return x.at[jnp.maximum(t, 0), w].get(mode="promise_in_bounds", wrap_negative_indices=False)
+
+
 def age(meta: Meta, t: Array) -> Array:
     """How many stored rows are older than the one at ring position ``t``; ``size`` for the tail, more where none is stored."""
     return (t - (meta.head - meta.size)) % capacity(meta)
@@ -37,15 +45,15 @@ def chain(meta: Meta, index: Index, length: int, cross: bool = False) -> Array:
     """
     at = (index.t[:, None] + jnp.arange(length + 1)) % capacity(meta)
     w = index.w[:, None]
-    valid = meta.valid[at, w]
+    valid = take(meta.valid, at, w)
     joined = (age(meta, at[:, :-1]) + 1 < meta.size + meta.tail) & valid[:, :-1] & valid[:, 1:]
-    return joined if cross else joined & ~meta.last[at[:, :-1], w] & ~meta.first[at[:, 1:], w]
+    return joined if cross else joined & ~take(meta.last, at[:, :-1], w) & ~take(meta.first, at[:, 1:], w)
 
 
 def admissible(meta: Meta, index: Index, length: int, cross: bool = False) -> Array:
     """Whether windows of ``length`` rows may begin at ``index`` [B]."""
     if length == 1:
-        return (age(meta, index.t) < meta.size) & meta.valid[index.t, index.w]
+        return (age(meta, index.t) < meta.size) & take(meta.valid, index.t, index.w)
     return chain(meta, index, length - 1, cross).all(1)
 
 
@@ -75,17 +83,21 @@ def draw_uniform(meta: Meta, key: Key, batch: int, length: int, cross: bool = Fa
     size, width = meta.first.shape
     oldest = meta.head - meta.size
 
-    def propose(key: Key) -> Index:
-        flat = jax.random.randint(key, (batch,), 0, jnp.maximum(meta.size, 1) * width)
-        return Index((oldest + flat // width) % size, flat % width)
+    def propose(key: Key) -> tuple[Index, Array]:
+        """Candidates and whether they are good. Random bits modulo the span, those of the last incomplete span refused."""
+        span = (jnp.maximum(meta.size, 1) * width).astype(jnp.uint32)
+        bits = jax.random.bits(key, (batch,))
+        flat = (bits % span).astype(jnp.int32)
+        index = Index((oldest + flat // width) % size, flat % width)
+        return index, (bits <= jnp.uint32(2**32 - 1) - -span % span) & admissible(meta, index, length, cross)
 
     def merge(done: Array, old: Index, new: Index) -> Index:
         return Index(jnp.where(done, old.t, new.t), jnp.where(done, old.w, new.w))
 
     def again(carry: tuple) -> tuple:
         i, index, done = carry
-        new = propose(jax.random.fold_in(key, i))
-        return i + 1, merge(done, index, new), done | admissible(meta, new, length, cross)
+        new, good = propose(jax.random.fold_in(key, i))
+        return i + 1, merge(done, index, new), done | good
 
     def exactly(carry: tuple) -> tuple:
         i, index, done = carry
@@ -95,8 +107,7 @@ def draw_uniform(meta: Meta, key: Key, batch: int, length: int, cross: bool = Fa
         rank = jax.random.randint(jax.random.fold_in(key, TRIES), (batch,), 0, jnp.maximum(upto[-1], 1))
         return i, merge(done, index, _unflatten(jnp.searchsorted(upto, rank, side="right"), width, upto[-1] > 0)), done | True
 
-    first = propose(jax.random.fold_in(key, 0))
-    carry = (jnp.int32(1), first, admissible(meta, first, length, cross))
+    carry = (jnp.int32(1), *propose(jax.random.fold_in(key, 0)))
     carry = jax.lax.while_loop(lambda c: ~c[2].all() & (c[0] < TRIES), again, carry)
     return jax.lax.while_loop(lambda c: ~c[2].all(), exactly, carry)[1]
 

@@ -89,7 +89,7 @@ class Policy:
         program = Program(self.agent, self.problem, self.stage, states.frozen_data(self.problem), None)
         key = keys.fold(jax.random.key(seed), "final evaluation")
         reports = {"tally": None, "running": None}
-        run = RunState(key, self.stage, self.cycle, self.state, {}, dict(self.problem.data), {}, {}, np.bool_(True), reports)
+        run = RunState(key, self.stage, self.cycle, self.state, {}, dict(self.problem.data), {}, {}, np.ones((), bool), reports)
         evaluator = Evaluator(program, Eval("final", "train", episodes=episodes))
         try:
             return evaluator(run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import gymnasium
 import jax
 import numpy as np
 import pytest
@@ -120,6 +121,40 @@ def test_evaluate_on_another_environment_of_the_same_shapes(trained, capsys):
     assert main(["evaluate", "--run-dir", str(trained["device"]), "--env", ENVS["host"], "--episodes", "2"]) == 0
     result = result_of(capsys.readouterr().out)
     assert result["env"] == ENVS["host"] and result["return_mean"] < 0
+
+
+class Blind(gymnasium.Env):
+    """A pendulum's shapes, and nothing to draw with."""
+
+    metadata = {"render_modes": ["rgb_array"]}
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(3, np.float32), 1.0, False, False, {}
+
+    def render(self):
+        raise RuntimeError("no display here")
+
+
+def test_without_a_renderer_there_is_a_message_and_no_video(trained, capsys):
+    gymnasium.register("RlxBlind-v0", entry_point=Blind, max_episode_steps=20)
+    try:
+        args = ["evaluate", "--run-dir", str(trained["device"]), "--env", "gym:RlxBlind-v0", "--episodes", "2", "--video"]
+        assert main(args) == 0
+    finally:
+        gymnasium.registry.pop("RlxBlind-v0")
+    captured = capsys.readouterr()
+    assert "no video" in captured.err and "no display here" in captured.err
+    result = result_of(captured.out)
+    assert result["video"] is None and result["return_mean"] == 20
 
 
 # ------------------------------------------------------------------------------------------------------------------- load

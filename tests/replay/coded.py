@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,10 +85,13 @@ def fill(world: World, capacity: int, blocks: list[int], tail: bool = True, **op
     return buffer, state
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _sample(sampler, hyper, clock, sources, key):
+    return sampler(hyper, clock, sources, key)
+
+
 def sample(sampler, sources, seed=0, hyper=HYPER, clock=CLOCK):
-    return jax.jit(lambda hyper, clock, sources, key: sampler(hyper, clock, sources, key))(
-        hyper, clock, sources, jax.random.key(seed)
-    )
+    return _sample(sampler, hyper, clock, sources, jax.random.key(seed))
 
 
 def codes(obs) -> np.ndarray:

@@ -12,8 +12,12 @@ from tests.replay.coded import HYPER, World, codes, example, fill, sample
 LENGTHS = [[5, 3, 7], [4], [9, 2]]
 
 
-def drawn_pairs(state, batch=2000):
-    out = sample(replay.transitions(batch), {"replay": state})
+PAIRS = replay.transitions(2000)
+
+
+def drawn_pairs(state):
+    """(stream, time) of all transitions there are, and 2000 draws of them: enough to see each."""
+    out = sample(PAIRS, {"replay": state})
     return {tuple(c) for c in codes(out.obs)}, out
 
 

@@ -1,0 +1,170 @@
+"""dm_control's tasks on a device, through MJX: ``mjx:cartpole-swingup``. And MuJoCo Playground's names, where installed.
+
+The tasks are those of ``dmc:``, text for text. Elsewhere than on NVIDIA's devices MJX runs its JAX implementation.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlx.envs import tasks
+from rlx.envs.registry import positive, unknown
+from rlx.envs.tasks.base import MujocoTask
+from rlx.types import Array, Env, Key, Leaf, PyTree, Spec, Step, Task
+
+
+def implementation() -> str:
+    """ "warp" where a CUDA device computes, else "jax"."""
+    return "warp" if jax.default_backend() in ("gpu", "cuda") else "jax"
+
+
+def names() -> list[str]:
+    return [*tasks.names(), *_playground_names()]
+
+
+@lru_cache
+def _playground_names() -> tuple[str, ...]:
+    try:
+        from mujoco_playground import registry
+    except ImportError:
+        return ()
+    return tuple(registry.ALL_ENVS)
+
+
+def make(name: str, *, repeat: int = 1, time_limit: int | None = None, impl: str | None = None) -> Env:
+    """``impl``: MJX's implementation, "jax" or "warp" (NVIDIA only); None chooses.
+
+    Raises:
+        ValueError: unknown task.
+    """
+    positive(repeat=repeat, time_limit=time_limit)
+    if name in tasks.names():
+        return _own(name, tasks.get(name), repeat, time_limit, impl or implementation())
+    if name in _playground_names():
+        return _playground(name, repeat, time_limit, impl or implementation())
+    if name[:1].isupper() and not _playground_names():
+        raise ValueError(f"mjx:{name} looks like a name of MuJoCo Playground: pip install 'rlx[playground]'.")
+    raise unknown("mjx", name, names())
+
+
+def _own(name: str, task: MujocoTask, repeat: int, time_limit: int | None, impl: str) -> Env:
+    import mujoco
+    from mujoco import mjx
+
+    native = task.model()
+    native.opt.enableflags &= ~int(mujoco.mjtEnableBit.mjENBL_ENERGY)  # not in MJX; it only reports
+    c, substeps, steps = task.find(native), task.substeps(native), task.horizon(native)
+    limit = time_limit or -(-steps // repeat)
+    model = mjx.put_model(native, impl=impl)
+    low, high = (jnp.asarray(x, jnp.float32) for x in native.actuator_ctrlrange.T)
+    uniforms, normals = task.draws(native)
+
+    def view(data: Any, goal: Array) -> SimpleNamespace:
+        arrays = {f: getattr(data, f) for f in task.fields}
+        if "xmat" in arrays:
+            arrays["xmat"] = arrays["xmat"].reshape(*arrays["xmat"].shape[:-2], 9)
+        return SimpleNamespace(**arrays, goal=goal)
+
+    def arrive(state: dict[str, Any], reward: Array, first: bool) -> Step:
+        obs = task.observe(jnp, c, view(state["data"], state["goal"])).astype(jnp.float32)
+        no = jnp.bool_(False)
+        return Step(obs, reward.astype(jnp.float32), no, state["t"] >= limit, jnp.bool_(first), {})
+
+    def settle(model: Any, data: Any, count: int) -> Any:
+        return jax.lax.fori_loop(0, count, lambda _, d: mjx.step(model, d), data)
+
+    def reset(params: PyTree, key: Key) -> tuple[PyTree, Step]:
+        model = params["model"]
+        a, b = jax.random.split(key)
+        u, z = jax.random.uniform(a, (max(uniforms, 1),))[:uniforms], jax.random.normal(b, (max(normals, 1),))[:normals]
+        qpos, qvel, goal = task.init(jnp, c, u, z)
+        data = mjx.make_data(native, impl=impl).replace(qpos=qpos.astype(jnp.float32), qvel=qvel.astype(jnp.float32))
+        if task.settle:
+            data = settle(model, data, task.settle).replace(time=jnp.float32(0))
+        data = mjx.forward(model, data)
+        goal = jnp.zeros(task.goal or (0,)) if goal is None else goal
+        state = {"data": data, "goal": goal.astype(jnp.float32), "t": jnp.int32(0)}
+        return state, arrive(state, jnp.float32(0), True)
+
+    def step(params: PyTree, state: PyTree, action: Array, key: Key) -> tuple[PyTree, Step]:
+        del key
+        model = params["model"]
+        data = state["data"].replace(ctrl=low + (jnp.clip(action, -1.0, 1.0) + 1.0) * (high - low) / 2)
+
+        def once(carry: tuple, _: None) -> tuple[tuple, None]:
+            data, total = carry
+            data = settle(model, data, substeps) if substeps > 1 else mjx.step(model, data)
+            data = mjx.forward(model, data)  # derived quantities of the new state, as native MuJoCo has them after mj_step1
+            return (data, total + task.reward(jnp, c, view(data, state["goal"])).astype(jnp.float32)), None
+
+        (data, total), _ = jax.lax.scan(once, (data, jnp.float32(0)), None, repeat)
+        state = {**state, "data": data, "t": state["t"] + 1}
+        return state, arrive(state, total, False)
+
+    size = jax.eval_shape(lambda k: reset({"model": model}, k)[1].obs, jax.random.key(0)).shape
+    contract = Task(observe=task.observe, reward=task.reward)
+    spec = Spec(Leaf(size), Leaf((native.nu,), low=-1, high=1), {}, limit, repeat, contract)
+    return Env(f"mjx:{name}", spec, {"model": model}, reset, step, _renderer(native), starts="pool")
+
+
+def _renderer(native: Any) -> Any:
+    def render(params: PyTree, state: PyTree) -> np.ndarray:
+        import mujoco
+
+        data = mujoco.MjData(native)
+        data.qpos[:] = np.asarray(state["data"].qpos)
+        mujoco.mj_forward(native, data)
+        try:
+            with mujoco.Renderer(native, 256, 256) as renderer:
+                renderer.update_scene(data, camera=0)
+                return renderer.render()
+        except Exception as e:
+            raise ValueError(f"cannot draw: {e}. Without a screen, install EGL and set MUJOCO_GL=egl.") from e
+
+    return render
+
+
+def _playground(name: str, repeat: int, time_limit: int | None, impl: str) -> Env:
+    from mujoco_playground import registry
+
+    config = registry.get_default_config(name)
+    if "impl" in config:
+        config.impl = impl
+    inner = registry.load(name, config=config)
+    limit = time_limit or -(-int(config.episode_length) // repeat)
+    raw = jax.random.key_data  # Playground takes raw keys
+
+    def arrive(state: Any, reward: Array, t: Array, first: bool) -> Step:
+        over = (state.done > 0) & ~jnp.bool_(first)
+        info = {} if not metrics else {k: jnp.asarray(state.metrics[k], jnp.float32) for k in metrics}
+        return Step(state.obs, jnp.float32(reward), over, (t >= limit) & ~over, jnp.bool_(first), info)
+
+    def reset(params: PyTree, key: Key) -> tuple[PyTree, Step]:
+        state = inner.reset(raw(key))
+        return (state, jnp.int32(0)), arrive(state, jnp.float32(0), jnp.int32(0), True)
+
+    def step(params: PyTree, state: PyTree, action: Array, key: Key) -> tuple[PyTree, Step]:
+        del key
+        action = jnp.clip(action, -1.0, 1.0)
+
+        def once(carry: tuple, _: None) -> tuple[tuple, None]:
+            old, total, over = carry
+            new = inner.step(old, action)
+            new = jax.tree.map(lambda a, b: jnp.where(over, a, b), old, new)
+            return (new, total + jnp.where(over, 0.0, new.reward), over | (new.done > 0)), None
+
+        (new, total, _), _ = jax.lax.scan(once, (state[0], jnp.float32(0), jnp.bool_(False)), None, repeat)
+        return (new, state[1] + 1), arrive(new, total, state[1] + 1, False)
+
+    shapes = jax.eval_shape(inner.reset, jax.random.PRNGKey(0))
+    metrics = sorted(shapes.metrics)
+    obs = jax.tree.map(lambda x: Leaf(x.shape, x.dtype), shapes.obs)
+    info = {k: Leaf((), reduce="last") for k in metrics}
+    spec = Spec(obs, Leaf((inner.action_size,), low=-1, high=1), info, limit, repeat)
+    return Env(f"mjx:{name}", spec, (), reset, step, starts="pool")
