@@ -22,7 +22,8 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-Array = jax.Array | np.ndarray
+# Numpy or JAX by turns, from the same code: a union would make a checker refuse each of its methods.
+Array = Any
 PyTree = Any
 Key = jax.Array  # a typed key, ``jax.random.key``
 

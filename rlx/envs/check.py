@@ -132,7 +132,7 @@ def _bounds(env: Env | HostEnv, faults: list[str]) -> None:
     vec, key, outcomes = batch(env, 1), jax.random.key(0), []
 
     def roll(key: Any, size: Any) -> Row:
-        policy = lambda carry, step, key: (size, carry, {})
+        policy: Any = lambda carry, step, key: (size, carry, {})
         return rollout(vec, vec.params, policy, begin(vec, vec.params, (), key), key, 3)[1]
 
     for size in (1.0, 3.0):

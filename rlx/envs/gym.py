@@ -161,9 +161,14 @@ class GymVec:
     def _each(self, fn: Callable[[int], None]) -> None:
         """``fn`` for all streams, in chunks on the threads."""
         if self.n == 1:
-            return fn(0)
+            fn(0)
+            return
         workers = self._pool._max_workers
-        chunk = lambda k: [fn(i) for i in range(k, self.n, workers)]
+
+        def chunk(k: int) -> None:
+            for i in range(k, self.n, workers):
+                fn(i)
+
         list(self._pool.map(chunk, range(workers)))
 
     def _begin(self, i: int, seed: int) -> Episode:

@@ -18,6 +18,8 @@ from rlx.envs.registry import positive, unknown
 from rlx.envs.tasks.base import MujocoTask
 from rlx.types import Array, Env, Key, Leaf, PyTree, Spec, Step, Task
 
+_KINEMATIC = {"qpos", "qvel", "ctrl", "xpos", "xmat", "xipos", "geom_xpos"}
+
 
 def implementation() -> str:
     """ "warp" where a CUDA device computes, else "jax"."""
@@ -76,6 +78,9 @@ def _own(name: str, task: MujocoTask, repeat: int, time_limit: int | None, impl:
         no = jnp.bool_(False)
         return Step(obs, reward.astype(jnp.float32), no, state["t"] >= limit, jnp.bool_(first), {})
 
+    # what the task reads follows from the positions alone, or needs all of a forward pass (which compiles much longer)
+    derive = mjx.kinematics if set(task.fields) <= _KINEMATIC else mjx.forward
+
     def settle(model: Any, data: Any, count: int) -> Any:
         return jax.lax.fori_loop(0, count, lambda _, d: mjx.step(model, d), data)
 
@@ -87,7 +92,7 @@ def _own(name: str, task: MujocoTask, repeat: int, time_limit: int | None, impl:
         data = mjx.make_data(native, impl=impl).replace(qpos=qpos.astype(jnp.float32), qvel=qvel.astype(jnp.float32))
         if task.settle:
             data = settle(model, data, task.settle).replace(time=jnp.float32(0))
-        data = mjx.forward(model, data)
+        data = derive(model, data)
         goal = jnp.zeros(task.goal or (0,)) if goal is None else goal
         state = {"data": data, "goal": goal.astype(jnp.float32), "t": jnp.int32(0)}
         return state, arrive(state, jnp.float32(0), True)
@@ -100,7 +105,7 @@ def _own(name: str, task: MujocoTask, repeat: int, time_limit: int | None, impl:
         def once(carry: tuple, _: None) -> tuple[tuple, None]:
             data, total = carry
             data = settle(model, data, substeps) if substeps > 1 else mjx.step(model, data)
-            data = mjx.forward(model, data)  # derived quantities of the new state, as native MuJoCo has them after mj_step1
+            data = derive(model, data)  # for the new state, as native MuJoCo has it after mj_step1
             return (data, total + task.reward(jnp, c, view(data, state["goal"])).astype(jnp.float32)), None
 
         (data, total), _ = jax.lax.scan(once, (data, jnp.float32(0)), None, repeat)

@@ -228,7 +228,7 @@ class MujocoVec:
         moving = ~state.over
         low, high = self.sim.model.actuator_ctrlrange.T
         real = low + (np.clip(action, -1.0, 1.0) + 1.0) * (high - low) / 2
-        before = state.reward.copy() if self.ends == "stop" else None
+        before = state.reward.copy()
         self._each(self._advance, state, real, moving, key)
         if self.ends == "stop":
             state.reward = np.where(moving, state.reward, before)

@@ -142,9 +142,9 @@ class _OnHost:
     def step(self, params: PyTree, state: Any, action: PyTree, key: HostKey) -> tuple[Any, Step]:
         inner, before = state
         over = before.last
-        keys = jax.random.wrap_key_data(
-            np.stack([key.words[i // key.per] ^ np.uint32([key.slot, i % key.per]) for i in range(self.n)])
-        )
+        streams = np.arange(self.n)
+        twist = np.stack([np.full(self.n, key.slot), streams % key.per], 1).astype(np.uint32)
+        keys = jax.random.wrap_key_data(jnp.asarray(key.words[streams // key.per] ^ twist))
         moved = jax.tree.map(np.array, self._step(params, inner, action, keys))
         if over.any():
             instead = (inner, before) if self.ends == "stop" else self._starts(params, key, over)

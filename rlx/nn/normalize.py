@@ -12,7 +12,7 @@ from rlx.types import Array
 class Normalizer(NamedTuple):
     """Of everything seen: how many, their mean, the sum of squared deviations (each [n])."""
 
-    count: Array
+    count: Array  # type: ignore[assignment]
     mean: Array
     m2: Array
 

@@ -138,7 +138,7 @@ def _write_host(ring: np.ndarray, block: np.ndarray, head: int) -> None:
 def _fits(data: PyTree, block: PyTree) -> None:
     """Raises ValueError unless the rows have the structure, shapes and dtypes that the replay was made for."""
     stored, given = jax.tree_util.tree_flatten_with_path(data), jax.tree_util.tree_flatten_with_path(block)
-    if stored[1] != given[1]:
+    if str(stored[1]) != str(given[1]):
         names = lambda leaves: {jax.tree_util.keystr(path) for path, _ in leaves}
         odd = ", ".join(sorted(names(stored[0]) ^ names(given[0]))) or f"{given[1]}"
         raise ValueError(f"add: the rows have another structure than the replay was made for; they differ in {odd}.")

@@ -51,7 +51,7 @@ def write(path: str | os.PathLike, episodes: Iterable[Row | Mapping[str, Any]]) 
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, **columns)
+            np.savez(file, **columns)  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
@@ -108,7 +108,7 @@ def from_d4rl(data: Mapping[str, Any] | str | os.PathLike) -> list[Row]:
         jump = (following[:-1] != obs[1:]).reshape(count - 1, -1).any(1)
         ends[:-1] |= jump if "timeouts" not in data else False
     bounds = np.unique([0, *(np.flatnonzero(ends) + 1), count])
-    episodes = []
+    episodes: list[Any] = []
     for a, b in zip(bounds[:-1], bounds[1:], strict=True):
         if following is not None:
             seen = np.concatenate([obs[a:b], following[b - 1 : b]])
@@ -120,7 +120,11 @@ def from_d4rl(data: Mapping[str, Any] | str | os.PathLike) -> list[Row]:
         if taken:
             episodes.append(
                 _from_steps(
-                    seen, *(data[k][a : a + taken] for k in ("actions", "rewards")), terminal[a : a + taken], len(episodes)
+                    seen,
+                    data["actions"][a : a + taken],
+                    data["rewards"][a : a + taken],
+                    terminal[a : a + taken],
+                    len(episodes),
                 )
             )
     if not episodes:
@@ -144,7 +148,7 @@ def from_ogbench(data: Mapping[str, Any] | str | os.PathLike) -> list[Row]:
     count = _one_length(data, name)
     bounds = np.unique([0, *(np.flatnonzero(data["terminals"].reshape(count)) + 1), count])
     extra = [k for k in data if k not in ("observations", "actions", "terminals")]
-    episodes = []
+    episodes: list[Any] = []
     for a, b in zip(bounds[:-1], bounds[1:], strict=True):
         if b - a < 2:
             raise ValueError(

@@ -34,6 +34,6 @@ def newest(length: int, source: str = "replay") -> Sampler:
         t, w, stored = drawn
         rows = jax.tree.map(lambda x: x[t, w], overlaid(sources[source]))
         rows = rows._replace(valid=rows.valid & stored[:, None])
-        return Sequences(*rows, jnp.ones(w.shape[1]), Index(t[0], w[0]))
+        return Sequences(**rows._asdict(), weight=jnp.ones(w.shape[1]), index=Index(t[0], w[0]))
 
     return Sampler(draw, read, (source,))

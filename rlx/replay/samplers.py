@@ -225,7 +225,7 @@ def sequences(
         out = _take(rows._replace(obs=(), valid=()), t, w)
         valid = (np if isinstance(t, np.ndarray) else jnp).broadcast_to(index.t >= 0, t.shape)
         out = out._replace(obs=_frames(rows.obs, frames, w), reward=_poison(out.reward, index.t), valid=valid)
-        return Sequences(*out, weight, index)
+        return Sequences(**out._asdict(), weight=weight, index=index)
 
     return Sampler(draw, read, (source,), priorities)
 

@@ -81,35 +81,36 @@ def draw_uniform(meta: Meta, key: Key, batch: int, length: int, cross: bool = Fa
     exact count. Both are loops on a predicate, so that members under vmap pay for them only where one needs it.
     """
     size, width = meta.first.shape
-    oldest = meta.head - meta.size
 
-    def propose(key: Key) -> tuple[Index, Array]:
-        """Candidates and whether they are good. Random bits modulo the span, those of the last incomplete span refused."""
-        span = (jnp.maximum(meta.size, 1) * width).astype(jnp.uint32)
-        bits = jax.random.bits(key, (batch,))
-        flat = (bits % span).astype(jnp.int32)
-        index = Index((oldest + flat // width) % size, flat % width)
-        return index, (bits <= jnp.uint32(2**32 - 1) - -span % span) & admissible(meta, index, length, cross)
-
-    def merge(done: Array, old: Index, new: Index) -> Index:
-        return Index(jnp.where(done, old.t, new.t), jnp.where(done, old.w, new.w))
-
-    def again(carry: tuple) -> tuple:
+    def guess(carry: tuple) -> tuple:
         i, index, done = carry
-        new, good = propose(jax.random.fold_in(key, i))
-        return i + 1, merge(done, index, new), done | good
+        place, fair = _below(jax.random.fold_in(key, i), batch, jnp.maximum(meta.size, 1) * width)
+        new = Index((meta.head - meta.size + place // width) % size, place % width)
+        return i + 1, merge(done, index, new), done | fair & admissible(meta, new, length, cross)
 
-    def exactly(carry: tuple) -> tuple:
+    def count(carry: tuple) -> tuple:
         i, index, done = carry
         # Tied to the loop by the barrier: else XLA takes the count out of the loop and does it for every draw.
         i, here = jax.lax.optimization_barrier((i, meta))
         upto = jnp.cumsum(admissible_everywhere(here, length, cross).reshape(-1), dtype=jnp.int32)
-        rank = jax.random.randint(jax.random.fold_in(key, TRIES), (batch,), 0, jnp.maximum(upto[-1], 1))
-        return i, merge(done, index, _unflatten(jnp.searchsorted(upto, rank, side="right"), width, upto[-1] > 0)), done | True
+        rank, fair = _below(jax.random.fold_in(key, i), batch, jnp.maximum(upto[-1], 1))
+        new = _unflatten(jnp.searchsorted(upto, rank, side="right"), width, upto[-1] > 0)
+        return i + 1, merge(done, index, new), done | fair
 
-    carry = (jnp.int32(1), *propose(jax.random.fold_in(key, 0)))
-    carry = jax.lax.while_loop(lambda c: ~c[2].all() & (c[0] < TRIES), again, carry)
-    return jax.lax.while_loop(lambda c: ~c[2].all(), exactly, carry)[1]
+    def merge(done: Array, old: Index, new: Index) -> Index:
+        return Index(jnp.where(done, old.t, new.t), jnp.where(done, old.w, new.w))
+
+    nothing = jnp.zeros(batch, jnp.int32)
+    carry = (jnp.int32(0), Index(nothing, nothing), jnp.zeros(batch, bool))
+    carry = jax.lax.while_loop(lambda c: ~c[2].all() & (c[0] < TRIES), guess, carry)
+    return jax.lax.while_loop(lambda c: ~c[2].all(), count, carry)[1]
+
+
+def _below(key: Key, batch: int, span: Array) -> tuple[Array, Array]:
+    """Integers below ``span`` and whether to take them: random bits modulo the span are exactly uniform once those of the last,
+    incomplete span are refused."""
+    bits, span = jax.random.bits(key, (batch,)), span.astype(jnp.uint32)
+    return (bits % span).astype(jnp.int32), bits <= jnp.uint32(2**32 - 1) - -span % span
 
 
 def draw_weighted(meta: Meta, key: Key, batch: int, length: int, exponent: Array, cross: bool = False) -> tuple[Index, Array]:

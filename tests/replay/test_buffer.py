@@ -172,19 +172,18 @@ def test_host_memory_is_changed_in_place_and_draws_the_same():
     host, device = states[False], states[True]
     assert isinstance(host.data.obs["code"], np.ndarray)
     jax.tree.map(np.testing.assert_array_equal, host, device)
-    samplers = (
-        replay.transitions(64, n=3, stack=2), replay.sequences(16, 4, cross=True), replay.goals(32, future=0.5, random=0.5),
-        replay.segments(16, 3, discount="discount"),
-    )  # fmt: skip
-    for sampler in samplers:
-        seen = {"replay": host._replace(data=None)}
-        drawn = jax.tree.map(np.asarray, jax.jit(lambda s, k, f=sampler.draw: f(s, HYPER, None, k))(seen, jax.random.key(3)))
-        batch = sampler.read({"replay": jax.tree.map(np.asarray, host)}, drawn)
+    goals = replay.goals(32, future=0.5, random=0.5)
+    for sampler in (replay.transitions(64, n=3, stack=2), replay.sequences(16, 4, cross=True), goals, replay.segments(16, 3)):
+        draw = jax.jit(lambda s, key, draw=sampler.draw: draw(s, HYPER, None, key))
+        drawn = [draw({"replay": s._replace(data=None)}, jax.random.key(3)) for s in (host, device)]
+        jax.tree.map(np.testing.assert_array_equal, *drawn)
+        batch = sampler.read({"replay": jax.tree.map(np.asarray, host)}, jax.tree.map(np.asarray, drawn[0]))
         assert all(isinstance(x, np.ndarray) for x in jax.tree.leaves(batch))
-        for x, y in zip(jax.tree.leaves(batch), jax.tree.leaves(sample(sampler, {"replay": device}, 3)), strict=True):
+        for x, y in zip(
+            jax.tree.leaves(batch), jax.tree.leaves(jax.jit(sampler.read)({"replay": device}, drawn[1])), strict=True
+        ):
             assert x.dtype == y.dtype and x.shape == y.shape
             np.testing.assert_allclose(x, y, rtol=2e-6, atol=1e-6)  # n-step sums: XLA may fuse a product and a sum
-        jax.tree.map(np.testing.assert_array_equal, batch.index, sample(sampler, {"replay": device}, 3).index)
     buffer = replay.ring(16, 3, device=False)
     rows = host.data.obs["code"]
     closed = buffer.close(buffer.add(host, *World(LENGTHS).next(2)))

@@ -136,9 +136,12 @@ def test_ogbench(tmp_path):
 
 def test_minari():
     record = {
-        "observations": {"x": np.arange(4.0), "goal": np.ones((4, 2))}, "actions": np.ones((3, 1)), "rewards": np.array([1, 2, 3.0]),
-        "terminations": np.array([False, False, True]), "truncations": np.zeros(3, bool),
-    }  # fmt: skip
+        "observations": {"x": np.arange(4.0), "goal": np.ones((4, 2))},
+        "actions": np.ones((3, 1)),
+        "rewards": np.array([1, 2, 3.0]),
+        "terminations": np.array([False, False, True]),
+        "truncations": np.zeros(3, bool),
+    }
     for given in (record, SimpleNamespace(**record)):
         (episode,) = datasets.from_minari([given])
         assert episode.obs["x"].tolist() == [0, 1, 2, 3] and episode.reward.tolist() == [0, 1, 2, 3] and episode.terminated[-1]
