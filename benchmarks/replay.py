@@ -3,9 +3,10 @@
     python benchmarks/replay.py                  # about a minute on 2 cores
     python benchmarks/replay.py --preset debug   # the same path at toy size
 
-Each side is one jitted call that donates its buffer (add) or only reads it (sample); after warm-up the calls alternate, and
-medians are compared. `scan` repeats an add and a sample inside one compiled loop, as training does. rlx stores and keeps apart
-the borders of episodes, which flashbax does not; its rows are wider by that. A ratio above 1 means that rlx is faster.
+Calls are jitted; `add` donates its buffer. After warm-up the two sides alternate and medians are compared: a ratio above 1
+means that rlx is faster. `add` and `sample` are single calls and pay for their dispatch; `add_loop` and `sample_loop` are the
+rates inside one compiled loop, as in training. rlx keeps the borders of episodes and never draws across them, which flashbax
+does not: its rows have more leaves, and a single add costs more dispatch.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ CASES = {
     "sequences": (25_000, (24,), jnp.float32, 4, 16, 32, 64),
     "frames": (8_192, (64, 64, 3), jnp.uint8, 1, 64, 256, 2),
 }
-PRESETS = {"full": {"rounds": 300, "shrink": 1, "scan": 100}, "debug": {"rounds": 20, "shrink": 16, "scan": 10}}
+PRESETS = {"full": {"rounds": 200, "shrink": 1, "loop": 100}, "debug": {"rounds": 20, "shrink": 16, "loop": 10}}
 CLOCK = Clock(jnp.int32(0), jnp.int32(0), jnp.int32(0))
 HYPER = {"discount": jnp.float32(0.99)}
 
 
 def ours(rows: int, shape: tuple, dtype: Any, width: int, count: int, batch: int, window: int) -> tuple:
-    """(state, add(state), sample(state, key), scan-free) of rlx."""
+    """(state, block, add(state, block), sample(state, key)) of rlx."""
     flag = jnp.bool_(False)
     row = Row(jnp.ones(shape, dtype), jnp.float32(0), flag, flag, flag, {}, jnp.ones(6), {}, ~flag)
     buffer = replay.ring(rows, width)
@@ -61,35 +62,33 @@ def theirs(flashbax: Any, rows: int, shape: tuple, dtype: Any, width: int, count
     return buffer.init(item), block, buffer.add, lambda state, key: buffer.sample(state, key).experience
 
 
-def prepare(state: Any, block: Any, add: Callable, sample: Callable, fills: int, scan: int) -> dict[str, Callable[[], Any]]:
+def prepare(state: Any, block: Any, add: Callable, sample: Callable, fills: int, loop: int) -> dict[str, Callable[[], Any]]:
     """The timed calls of one side, compiled and with the buffer full."""
-    box = [state]
+    box, key = [state], jax.random.key(0)
     adding, sampling = jax.jit(add, donate_argnums=0), jax.jit(sample)
-    key = jax.random.key(0)
+    adding_loop = jax.jit(lambda s, b: jax.lax.fori_loop(0, loop, lambda i, s: add(s, b), s), donate_argnums=0)
 
-    def both(state: Any, block: Any, key: Any) -> Any:
-        def one(carry: tuple, i: Any) -> tuple:
-            state, total = carry
-            state = add(state, block)
+    def sample_many(state: Any, key: Any) -> Any:
+        def one(i: Any, total: Any) -> Any:
             batch = sample(state, jax.random.fold_in(key, i))
-            read = sum(x.astype(jnp.float32).sum() for x in jax.tree.leaves(batch))  # all of it is used
-            return (state, total + read), None
+            return total + sum(x.astype(jnp.float32).sum() for x in jax.tree.leaves(batch))  # so that all of it is read
 
-        return jax.lax.scan(one, (state, jnp.float32(0)), jnp.arange(scan))[0]
+        return jax.lax.fori_loop(0, loop, one, jnp.float32(0))
 
-    scanned = jax.jit(both, donate_argnums=0)
+    sampling_loop = jax.jit(sample_many)
 
-    def call_add() -> Any:
-        box[0] = adding(box[0], block)
+    def call(fn: Callable) -> Any:
+        box[0] = fn(box[0], block)
         return box[0]
 
-    def call_scan() -> Any:
-        box[0], total = scanned(box[0], block, key)
-        return total
-
     for _ in range(fills):
-        call_add()
-    return {"add": call_add, "sample": lambda: sampling(box[0], key), "scan": call_scan}
+        call(adding)
+    return {
+        "add": lambda: call(adding),
+        "sample": lambda: sampling(box[0], key),
+        "add_loop": lambda: call(adding_loop),
+        "sample_loop": lambda: sampling_loop(box[0], key),
+    }
 
 
 def alternate(a: Callable[[], Any], b: Callable[[], Any], rounds: int) -> tuple[float, float]:
@@ -122,12 +121,12 @@ def main() -> int:
         rows, *rest = CASES[name]
         case = (max(rows // preset["shrink"], 130), *rest)
         fills = case[0] // rest[3] + 2
-        sides = [prepare(*ours(*case), fills, preset["scan"]), prepare(*theirs(flashbax, *case), fills, preset["scan"])]
-        for what in ("add", "sample", "scan"):
-            rounds = preset["rounds"] if what != "scan" else max(preset["rounds"] // 20, 3)
+        sides = [prepare(*ours(*case), fills, preset["loop"]), prepare(*theirs(flashbax, *case), fills, preset["loop"])]
+        for what in ("add", "sample", "add_loop", "sample_loop"):
+            looped = what.endswith("_loop")
+            rounds = preset["rounds"] // (10 if looped else 1)
             mine, peer = alternate(sides[0][what], sides[1][what], rounds)
-            if what == "scan":
-                mine, peer = mine / preset["scan"], peer / preset["scan"]
+            mine, peer = (x / (preset["loop"] if looped else 1) for x in (mine, peer))
             print(f"{name + ' ' + what:24}{mine:12.1f}{peer:12.1f}{peer / mine:8.2f}", flush=True)
             result |= {f"us_rlx_{name}_{what}": round(mine, 2), f"us_flashbax_{name}_{what}": round(peer, 2)}
             result[f"ratio_flashbax_{name}_{what}"] = round(peer / mine, 3)

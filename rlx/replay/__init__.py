@@ -11,6 +11,8 @@ A buffer is a pure description, its state a pytree, a sampler two pure functions
 `datasets` reads and writes episodes as files. What ends an episode, and what a row is, stands in `rlx.types`.
 """
 
+from __future__ import annotations
+
 from rlx.replay import datasets
 from rlx.replay.buffer import Replay, export, reweigh, rewrite
 from rlx.replay.episodes import from_episodes

@@ -15,7 +15,7 @@ import numpy as np
 
 from rlx import keys
 from rlx.envs.base import begin, rollout
-from rlx.train.program import Live, Program, streams
+from rlx.train.program import Live, Program, count, streams, update_keys
 from rlx.types import Collect, Host, Key, Out, PyTree, ReplayState, RunState, Update
 
 
@@ -58,7 +58,7 @@ def to_numpy(tree: PyTree) -> PyTree:
 def run_phase(program: Program, run: RunState, j: int) -> None:
     """Phase ``j`` of cycle ``run.cycle``."""
     phase = program.stage.phases[j]
-    make = program.jit(("key", j), lambda root, cycle: program.key(root, j, cycle), (0, None))
+    make = program.jit(("key", j), lambda root, cycle: keys.fold(program.stream(root, j), cycle), (0, None))
     key = make(run.key, np.int32(run.cycle))
     {Collect: _collect, Update: _update, Host: _host}[type(phase)](program, run, j, phase, key)  # type: ignore[operator]
 
@@ -169,18 +169,18 @@ def _update(program: Program, run: RunState, j: int, phase: Update, key: Key) ->
     seen = {k: s._replace(data=None) if isinstance(s, ReplayState) else None for k, s in run.sources.items()}
 
     def draw(hyper: Any, seen: Any, key: Key, i: Any, now: Any) -> PyTree:
-        one = lambda k: sampler.draw(seen, hyper, now._replace(updates=now.updates + k), keys.fold(key, k, "sample"))
-        return jax.vmap(one)(i)
+        one = lambda k, pair: sampler.draw(seen, hyper, now._replace(updates=now.updates + k), pair[0])
+        return jax.vmap(one)(i, update_keys(key, i))
 
     def learn(live: Live, frozen: PyTree, batches: PyTree, key: Key, i: Any, now: Any) -> Any:
-        def one(carry: Any, x: Any) -> Any:
-            (state, tally), (batch, k) = carry, x
-            at = now._replace(updates=now.updates + k)
-            state, out = phase.update(state, at, batch, keys.fold(key, k, "update"))
-            return (state, program.count(tally, out, at)), out.priority
+        def one(state: Any, x: Any) -> Any:
+            batch, k, pair = x
+            state, out = phase.update(state, now._replace(updates=now.updates + k), batch, pair[1])
+            return state, (out.metrics, out.priority)
 
-        (state, tally), priority = jax.lax.scan(one, (live.agent, live.tally), (batches, i))
-        return live._replace(agent=state, tally=tally), priority
+        state, (metrics, priority) = jax.lax.scan(one, live.agent, (batches, i, update_keys(key, i)))
+        at = now._replace(updates=now.updates + i[0])
+        return live._replace(agent=state, tally=count(live.tally, metrics, len(i), at)), priority
 
     drawing = program.jit(("draw", j), draw, (0, 0, 0, None, None))
     learning = program.jit(("learn", j), learn, (0, None, 0, 0, None, None), donate_argnums=0)

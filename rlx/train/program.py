@@ -103,6 +103,24 @@ def clock_at(agent: Agent, stage_index: int, cycle: Any, before: int) -> Clock:
 # ---------------------------------------------------------------------------------------------------------------- program
 
 
+def update_keys(key: Key, i: Array) -> Key:
+    """Of updates ``i`` [n] in one run of a phase: keys [n, 2] to sample and to update with."""
+    return jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(i)
+
+
+def count(tally: Tally, metrics: dict[str, Array], length: int, clock: Clock) -> Tally:
+    """The metrics [n] of ``length`` updates, the first of them at ``clock``, added to the tally."""
+    counts = {**tally.counts, "updates": tally.counts["updates"] + length}
+    if not metrics:
+        return tally._replace(counts=counts)
+    metrics = {k: jnp.asarray(v, jnp.float32) for k, v in metrics.items()}
+    sums = {k: v + metrics[k].sum() if k in metrics else v for k, v in tally.sums.items()}
+    n = {k: v + length if k in metrics else v for k, v in tally.n.items()}
+    wrong = ~jnp.isfinite(sum(metrics.values()))
+    bad = jnp.where((tally.bad < 0) & wrong.any(), clock.updates + jnp.argmax(wrong), tally.bad).astype(jnp.int32)
+    return tally._replace(counts=counts, sums=sums, n=n, bad=bad)
+
+
 class Program:
     """The compiled form of stage ``index``. ``frozen``: shared data by name, broadcast to members."""
 
@@ -131,9 +149,9 @@ class Program:
             self._jitted[name] = jax.jit(fn if self.members is None or axes is None else jax.vmap(fn, axes), **options)
         return self._jitted[name]
 
-    def key(self, root: Key, j: int, cycle: Any) -> Key:
-        kind = type(self.stage.phases[j]).__name__.lower()
-        return keys.fold(root, self.stage.name, kind, j, cycle)
+    def stream(self, root: Key, j: int) -> Key:
+        """The key stream of phase ``j``; its key in a cycle is ``fold(stream, cycle)``."""
+        return keys.fold(root, self.stage.name, type(self.stage.phases[j]).__name__.lower(), j)
 
     def clock(self, cycle: Any, before: int) -> Clock:
         return clock_at(self.agent, self.index, cycle, before)
@@ -148,14 +166,16 @@ class Program:
     def _run_chunk(self, live: Live, frozen: PyTree, root: Key, cycle: Array, n: Array) -> tuple[Live, Array]:
         which = tuple(j for j, host in enumerate(self.on_host) if not host)  # no host phase is due in these cycles
 
-        def one(live: Live, frozen: PyTree, root: Key, cycle: Array) -> Live:
-            return self.run_phases(which, live, frozen, root, cycle, whole=True)
+        def one(live: Live, frozen: PyTree, streams: dict[int, Key], cycle: Array) -> Live:
+            return self.run_phases(which, live, frozen, streams, cycle, whole=True)
 
-        step = one if self.members is None else jax.vmap(one, (0, None, 0, None))
+        all_streams = lambda root: {j: self.stream(root, j) for j in which}
+        step, make = (one, all_streams) if self.members is None else (jax.vmap(one, (0, None, 0, None)), jax.vmap(all_streams))
+        streams = make(root)
 
         def body(carry: tuple[Array, Live]) -> tuple[Array, Live]:
             i, live = carry
-            return i + 1, step(live, frozen, root, cycle + i)
+            return i + 1, step(live, frozen, streams, cycle + i)
 
         def more(carry: tuple[Array, Live]) -> Array:
             go = carry[0] < n
@@ -166,11 +186,14 @@ class Program:
 
     def phases(self, which: tuple[int, ...], live: Live, root: Key, cycle: int) -> Live:
         """Some device phases of one cycle, for cycles that also have host work. ``live`` is donated."""
-        fn = lambda live, frozen, root, cycle: self.run_phases(which, live, frozen, root, cycle)
+
+        def fn(live: Live, frozen: PyTree, root: Key, cycle: Array) -> Live:
+            return self.run_phases(which, live, frozen, {j: self.stream(root, j) for j in which}, cycle)
+
         return self.jit(("phases", which), fn, (0, None, 0, None), donate_argnums=0)(live, self.frozen, root, np.int32(cycle))
 
     def run_phases(
-        self, which: tuple[int, ...], live: Live, frozen: PyTree, root: Key, cycle: Array, whole: bool = False
+        self, which: tuple[int, ...], live: Live, frozen: PyTree, streams: dict[int, Key], cycle: Array, whole: bool = False
     ) -> Live:
         """The phases numbered ``which``, of one member. ``whole``: they are a cycle, and the clock says which are due."""
         before = live
@@ -179,7 +202,7 @@ class Program:
 
             def run(live: Live, j: int = j, phase: Any = phase) -> Live:
                 do = self._collect if isinstance(phase, Collect) else self._update
-                return do(phase, j, live, frozen, self.key(root, j, cycle), cycle)
+                return do(phase, j, live, frozen, keys.fold(streams[j], cycle), cycle)
 
             if whole and phase.every > 1:
                 live = jax.lax.cond(due(phase, cycle), run, lambda live: live, live)
@@ -247,22 +270,24 @@ class Program:
     def _update(self, phase: Update, j: int, live: Live, frozen: PyTree, key: Key, cycle: Array) -> Live:
         clock, sources, names = self.clock(cycle, j), self.sources(live, frozen), self.reweighed(phase)
 
-        def one(i: Array, carry: tuple) -> tuple:
-            state, weights, tally = carry
+        def one(carry: tuple, x: tuple) -> tuple:
+            (state, weights), (i, pair) = carry, x
             seen = {**sources, **{k: sources[k]._replace(meta=sources[k].meta._replace(weight=w)) for k, w in weights.items()}}
-            now, key_i = clock._replace(updates=clock.updates + i), keys.fold(key, i)
-            batch = phase.sample(state.hyper, now, seen, keys.fold(key_i, "sample"))
-            state, out = phase.update(state, now, batch, keys.fold(key_i, "update"))
+            now = clock._replace(updates=clock.updates + i)
+            batch = phase.sample(state.hyper, now, seen, pair[0])
+            state, out = phase.update(state, now, batch, pair[1])
             if names:
                 weights = self.reweigh(phase, seen, batch, out)
-            return state, weights, self.count(tally, out, now)
+            return (state, weights), out.metrics
 
+        i = jnp.arange(phase.n)
         weights = {k: sources[k].meta.weight for k in names}
-        state, weights, tally = jax.lax.fori_loop(0, phase.n, one, (live.agent, weights, live.tally))
+        metrics: dict[str, Array]
+        (state, weights), metrics = jax.lax.scan(one, (live.agent, weights), (i, update_keys(key, i)))
         buffers = dict(live.sources)
         for k, w in weights.items():
             buffers[k] = buffers[k]._replace(meta=buffers[k].meta._replace(weight=w))
-        return live._replace(agent=state, sources=buffers, tally=tally)
+        return live._replace(agent=state, sources=buffers, tally=count(live.tally, metrics, phase.n, clock))
 
     def reweighed(self, phase: Update) -> tuple[str, ...]:
         return (phase.reweighs,) if isinstance(phase.reweighs, str) else phase.reweighs
@@ -271,18 +296,6 @@ class Program:
         """New priority weights of the buffers that this phase reweighs."""
         index = batch.index if isinstance(batch.index, dict) else {k: batch.index for k in self.reweighed(phase)}
         return {k: reweigh(sources[k], index[k], out.priority).meta.weight for k in self.reweighed(phase)}
-
-    def count(self, tally: Tally, out: Out, clock: Clock) -> Tally:
-        """One update's metrics added to the tally."""
-        sums, n = dict(tally.sums), dict(tally.n)
-        good = jnp.bool_(True)
-        for k, v in out.metrics.items():
-            v = jnp.asarray(v, jnp.float32)
-            sums[k], n[k] = sums[k] + v, n[k] + 1
-            good &= jnp.isfinite(v)
-        counts = {**tally.counts, "updates": tally.counts["updates"] + 1}
-        bad = jnp.where((tally.bad < 0) & ~good, clock.updates, tally.bad)
-        return tally._replace(counts=counts, sums=sums, n=n, bad=bad)
 
     def empty_tally(self, live: Live, frozen: PyTree) -> Tally:
         """Zeros of the structure that this stage fills; ``live`` of one member, its tally ignored."""

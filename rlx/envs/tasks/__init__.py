@@ -1,5 +1,7 @@
 """MuJoCo tasks as functions over arrays; models from the installed dm_control."""
 
+from __future__ import annotations
+
 from rlx.envs.tasks import cartpole, cheetah, hopper, pendulum, point_mass, reacher, walker
 from rlx.envs.tasks.base import MujocoTask
 
