@@ -1,13 +1,13 @@
 # rlx: `make quickstart` trains an agent, `make test` checks everything. Both set up .venv first, if it is missing.
 #   make PYTHON=/path/to/python3.12 ...   another interpreter (3.11 or 3.12)
-#   make test PYTEST="tests/test_config.py -x"
+#   make test PYTEST="tests/test_config.py -x"   what pytest gets; -n 2 by default (two processes)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test lint clean
 
 PYTHON ?=
-PYTEST ?=
+PYTEST ?= -n 2
 VENV := .venv
 BIN := $(VENV)/bin
 INPUTS := setup.cfg pyproject.toml constraints.txt

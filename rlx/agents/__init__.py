@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import dataclasses
 import importlib
 from collections.abc import Mapping
 from typing import Any
@@ -39,7 +38,7 @@ def make(name: str, config: Any = None, problem: Problem | None = None, **overri
     """The agent ``name`` for ``problem``; ``config`` (None: the default) with ``overrides`` by field name.
 
     Raises:
-        ValueError: unknown agent or field, or a config that does not fit the problem.
+        ValueError: unknown agent or field, a value of another type, or a config that does not fit the problem.
     """
     module = _module(name)
     chosen = module.Config() if config is None else config
@@ -47,9 +46,8 @@ def make(name: str, config: Any = None, problem: Problem | None = None, **overri
         raise ValueError(f"{name} takes a {module.__name__}.Config, got {type(chosen).__module__}.{type(chosen).__name__}.")
     if problem is None or "train" not in problem.envs:
         raise ValueError(f"{name} needs a Problem with an environment called 'train'.")
-    unknown = [k for k in overrides if k not in {f.name for f in dataclasses.fields(chosen)}]
-    if unknown:
-        raise ValueError(
-            f"{name} has no setting {unknown[0]!r}.{configs.nearest(unknown[0], [f.name for f in dataclasses.fields(chosen)])}"
-        )
-    return module.make(dataclasses.replace(chosen, **overrides), problem)
+    try:
+        chosen = configs.replace(chosen, overrides)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    return module.make(chosen, problem)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -36,13 +37,23 @@ class OffPolicyConfig:
 
     @property
     def updates(self) -> int:
-        """Updates per cycle."""
-        return max(1, round(self.collect * self.n_envs * self.utd))
+        """Updates per cycle, rounded up."""
+        return max(1, math.ceil(self.collect * self.n_envs * self.utd - 1e-6))
 
     @property
     def cycles(self) -> int:
         """Cycles after the prefill, rounded up."""
         return -(-max(self.env_steps - self.prefill, 1) // (self.collect * self.n_envs))
+
+    @property
+    def prefill_steps(self) -> int:
+        """Decisions per stream before the first update, rounded up."""
+        return -(-self.prefill // self.n_envs)
+
+    @property
+    def rows(self) -> int:
+        """Rows per stream that replay keeps: ``capacity`` of them all rounded up, or as many as there will be."""
+        return min(-(-self.capacity // self.n_envs), self.prefill_steps + self.cycles * self.collect)
 
 
 DEBUG = {"env_steps": 600, "prefill": 200, "batch": 32, "hidden": (32, 32), "eval_every": 200, "eval_episodes": 2}
@@ -56,6 +67,9 @@ def check(config: OffPolicyConfig, spec: Spec, name: str) -> None:
             raise ValueError(f"{name}: {field} must be at least 1, got {getattr(config, field)}.")
     if config.utd <= 0:
         raise ValueError(f"{name}: utd must be positive, got {config.utd}.")
+    if config.rows < max(config.prefill_steps, config.collect):
+        least = max(config.prefill_steps, config.collect) * config.n_envs
+        raise ValueError(f"{name}: capacity={config.capacity} does not hold what one Collect gives; give at least {least}.")
     if config.prefill >= config.env_steps:
         raise ValueError(f"{name}: prefill={config.prefill} leaves nothing of env_steps={config.env_steps}; give fewer.")
 
@@ -73,7 +87,7 @@ def vector(spec: Spec, name: str) -> tuple[int, int]:
 def stages(config: OffPolicyConfig, update: Callable) -> tuple[Stage, ...]:
     """Prefill at random, then collect and update by turns."""
     sampler = replay.transitions(config.batch, n=config.n_step)
-    first = Collect("train", -(-config.prefill // config.n_envs), "replay", mode="random")
+    first = Collect("train", config.prefill_steps, "replay", mode="random")
     learn = Collect("train", config.collect, "replay"), Update(config.updates, sampler, update)
     return Stage("prefill", 1, (first,)), Stage("learn", config.cycles, learn)
 
@@ -81,17 +95,12 @@ def stages(config: OffPolicyConfig, update: Callable) -> tuple[Stage, ...]:
 def plumbing(config: OffPolicyConfig, problem: Problem) -> dict[str, Any]:
     """The streams, buffer, modes and evaluations of an `rlx.types.Agent`."""
     train: Env | HostEnv = problem.envs["train"]
-    horizon = train.spec.horizon or 1
-    rows = config.env_steps + -(-config.env_steps // horizon)  # an episode has one row more than decisions
-    capacity = (
-        -(-min(config.capacity, rows + config.n_envs * config.collect) // config.n_envs) + config.prefill // config.n_envs + 2
-    )
     every = max(1, config.eval_every // (config.collect * config.n_envs))
     which = "eval" if "eval" in problem.envs else "train"
     vec: VecEnv = batch(train, config.n_envs)
     return {
         "envs": {"train": vec},
-        "buffers": {"replay": replay.ring(capacity, config.n_envs)},
+        "buffers": {"replay": replay.ring(config.rows + 1, config.n_envs)},
         "modes": ("explore", "eval", "random"),
         "evals": (Eval("main", which, config.eval_episodes, every, stages=("learn",)),),
     }

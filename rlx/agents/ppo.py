@@ -6,11 +6,13 @@
         A       <- generalised advantages of the rows (cut episodes bootstrapped, borders not crossed), normalised
         epochs x minibatches:
             rho <- pi(a|s) / pi_old(a|s)
-            down the gradient of -min(rho A, clip(rho, 1 +- clip) A) + value_coef (V - G)^2 - entropy_coef H + kl_coef KL
+            down the gradient of -min(rho A, clip(rho, 1 +- clip) A) + value_coef (V - G)^2 / 2 - entropy_coef H + beta KL
             (no further step once the mean KL from pi_old exceeds ``target_kl``)
+        beta    <- 1.5 beta if KL > 2 kl_goal, 0.5 beta if KL < 0.5 kl_goal, where a kl_goal is given
 
 The policy is a Gaussian whose sample is clipped to [-1, 1] by the environment; log-probabilities are of the raw sample, which
-is stored in the rows' extras. Observations are normalised by running statistics that see each row once.
+is stored in the rows' extras. Observations are normalised, and rewards scaled, by running statistics that see each row once,
+before the update on it.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from rlx.envs import batch as batch_of
 from rlx.nn import mlp, normalize
 from rlx.nn.distributions import normal_entropy, normal_kl, normal_log_prob
 from rlx.nn.optim import adam, adam_init
-from rlx.nn.returns import gae
+from rlx.nn.returns import gae, running_returns
 from rlx.replay import Sequences
 from rlx.types import Agent, AgentState, Array, Clock, Collect, Eval, Key, Out, Problem, Row, Stage, Step, Update
 
@@ -47,6 +49,7 @@ class Config:
     hidden: tuple[int, ...] = (64, 64)  # widths of both networks
     activation: str = "tanh"
     normalize_obs: bool = True
+    normalize_reward: bool = False  # divide rewards by the standard deviation of the running discounted return
     state_std: bool = False  # the policy's standard deviation depends on the observation
     value_clip: bool = False  # clip the change of values too
     max_norm: float = 0.5  # of gradients
@@ -56,9 +59,11 @@ class Config:
     clip: float = traced(0.2, "How far the probability ratio may move.")
     entropy_coef: float = traced(0.0, "Weight of the entropy bonus.")
     value_coef: float = traced(0.5, "Weight of the value loss.")
-    kl_coef: float = traced(0.0, "Weight of the KL from the old policy.")
+    kl_coef: float = traced(0.0, "Weight of the KL from the old policy (at the start, where there is a kl_goal).")
+    kl_goal: float = traced(0.0, "KL per update that its weight is adapted to; 0 leaves the weight.")
     target_kl: float = traced(1e9, "Mean KL after which no further step is taken.")
     value_bound: float = traced(1e9, "Values are clamped to +- this.")
+    error_bound: float = traced(1e9, "Squared value errors are clamped to this: larger ones give no gradient.")
     log_std: float = traced(-0.5, "Initial log standard deviation.")
 
     @property
@@ -100,6 +105,21 @@ def surrogate(log_prob: Array, old_log_prob: Array, advantage: Array, clip: Arra
     return jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
 
 
+def value_error(value: Array, goal: Array, bound: Array, old: Array, clip: Array | None) -> Array:
+    """Squared error per sample, clamped to ``bound`` (as RLlib's ``vf_clip_param`` does). With ``clip`` also that of the value
+    moved by at most ``clip`` from the old one; the larger counts."""
+    error = (value - goal) ** 2
+    if clip is not None:
+        error = jnp.maximum(error, (old + jnp.clip(value - old, -clip, clip) - goal) ** 2)
+    return jnp.minimum(error, bound)
+
+
+def kl_weight(weight: Array, kl: Array, goal: Array) -> Array:
+    """The next weight of the KL (section 4 of the paper, with RLlib's factors)."""
+    factor = jnp.where(kl > 2 * goal, 1.5, jnp.where(kl < 0.5 * goal, 0.5, 1.0))
+    return jnp.where(goal > 0, weight * factor, weight)
+
+
 def make(config: Config, problem: Problem) -> Agent:
     spec = problem.envs["train"].spec
     n, m = vector(spec, "ppo")
@@ -132,7 +152,9 @@ def make(config: Config, problem: Problem) -> Agent:
             "critic": mlp.init(k[1], (n, *config.hidden, 1), orthogonal=True),
             "log_std": jnp.full(m, hyper["log_std"]),
         }
-        return AgentState(hyper, {**nets, "opt": adam_init(nets), "seen": normalize.init((n,))})
+        paid = {"so_far": jnp.zeros(config.n_envs), "seen": normalize.init(())}
+        rest = {"opt": adam_init(nets), "seen": normalize.init((n,)), "paid": paid, "kl_scale": jnp.float32(1)}
+        return AgentState(hyper, {**nets, **rest})
 
     def act(state: AgentState, clock: Clock, carry: Any, step: Step, key: Key, mode: str) -> tuple[Array, Any, dict]:
         mean, log_std = distribution(state.learned, see(state.learned, step.obs))
@@ -143,8 +165,14 @@ def make(config: Config, problem: Problem) -> Agent:
 
     def observe(state: AgentState, rows: Row, key: Key) -> AgentState:
         """The statistics take in what was collected; the old policy's log-probabilities are those that it acted with."""
-        seen = normalize.update(state.learned["seen"], rows.obs, rows.valid)
-        return state._replace(learned={**state.learned, "seen": seen})
+        learned = state.learned
+        if config.normalize_obs:
+            learned = {**learned, "seen": normalize.update(learned["seen"], rows.obs, rows.valid)}
+        if config.normalize_reward:
+            sums = running_returns(rows.reward, rows.first, state.hyper["discount"], learned["paid"]["so_far"])
+            seen = normalize.update(learned["paid"]["seen"], sums, rows.valid & ~rows.first)
+            learned = {**learned, "paid": {"so_far": sums[-1], "seen": seen}}
+        return state._replace(learned=learned)
 
     def prepare(state: AgentState, rows: Sequences) -> tuple[Samples, Array]:
         """Advantages and returns of the rows [T + 1, W, ...]; and the mean lambda return."""
@@ -155,7 +183,10 @@ def make(config: Config, problem: Problem) -> Agent:
         joined = rows.valid[:-1] & rows.valid[1:] & ~last[:-1] & ~rows.first[1:]
         discount = h["discount"] * (1 - rows.terminated[1:])
         goes_on = joined & ~last[1:]
-        advantage = gae(rows.reward[1:], discount, value[:-1], value[1:], h["gae_lambda"], goes_on)
+        reward = rows.reward[1:]
+        if config.normalize_reward:
+            reward = jnp.clip(reward / normalize.std(learned["paid"]["seen"]), -10.0, 10.0)
+        advantage = gae(reward, discount, value[:-1], value[1:], h["gae_lambda"], goes_on)
         mean, log_std = distribution(learned, obs[:-1])
         weight = joined.astype(jnp.float32)
         count = jnp.maximum(weight.sum(), 1.0)
@@ -175,23 +206,21 @@ def make(config: Config, problem: Problem) -> Agent:
         flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), samples)
         return flat, (samples.goal * weight).sum() / count
 
-    def loss(nets: dict[str, Any], s: Samples, h: dict[str, Array]) -> tuple[Array, dict[str, Array]]:
+    def loss(nets: dict[str, Any], s: Samples, h: dict[str, Array], beta: Array) -> tuple[Array, dict[str, Array]]:
         mean, log_std = distribution(nets, s.obs)
         value = value_of(nets, s.obs, h["value_bound"])
         average = lambda x: (x * s.weight).sum() / jnp.maximum(s.weight.sum(), 1.0)
         gain = average(surrogate(normal_log_prob(s.raw, mean, log_std), s.log_prob, s.advantage, h["clip"]))
-        error = (value - s.goal) ** 2
-        if config.value_clip:
-            near = s.value + jnp.clip(value - s.value, -h["clip"], h["clip"])
-            error = jnp.maximum(error, (near - s.goal) ** 2)
+        error = value_error(value, s.goal, h["error_bound"], s.value, h["clip"] if config.value_clip else None)
         fit, entropy = 0.5 * average(error), average(normal_entropy(log_std))
         kl = average(normal_kl(s.mean, s.log_std, mean, log_std))
-        total = -gain + h["value_coef"] * fit - h["entropy_coef"] * entropy + h["kl_coef"] * kl
+        total = -gain + h["value_coef"] * fit - h["entropy_coef"] * entropy + beta * kl
         return total, {"actor/loss": -gain, "critic/loss": fit, "actor/entropy": entropy, "actor/kl": kl}
 
     def update(state: AgentState, clock: Clock, rows: Sequences, key: Key) -> tuple[AgentState, Out]:
         h = state.hyper
         samples, goal = prepare(state, rows)
+        beta = h["kl_coef"] * state.learned["kl_scale"]
         names = ("actor", "critic", "log_std")
         size = total // config.minibatches
 
@@ -202,7 +231,7 @@ def make(config: Config, problem: Problem) -> Agent:
         def minibatch(carry: tuple, index: Array) -> tuple[tuple, dict]:
             nets, opt, near = carry
             part = jax.tree.map(lambda x: x[index], samples)
-            (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(nets, part, h)
+            (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(nets, part, h, beta)
             near = near & (metrics["actor/kl"] <= h["target_kl"])
             new = adam(nets, grads, opt, h["lr"], eps=1e-5, max_norm=config.max_norm)
             nets, opt = jax.tree.map(lambda a, b: jnp.where(near, a, b), new, (nets, opt))
@@ -211,12 +240,13 @@ def make(config: Config, problem: Problem) -> Agent:
         nets = {name: state.learned[name] for name in names}
         carry = (nets, state.learned["opt"], jnp.bool_(True))
         (nets, opt, _), metrics = jax.lax.scan(epoch, carry, jax.random.split(key, config.epochs))
+        kl_scale = kl_weight(state.learned["kl_scale"], metrics["actor/kl"][-1].mean(), h["kl_goal"])
         metrics = {k: v.mean() for k, v in metrics.items()} | {"critic/return": goal}
-        return state._replace(learned={**state.learned, **nets, "opt": opt}), Out(metrics)
+        return state._replace(learned={**state.learned, **nets, "opt": opt, "kl_scale": kl_scale}), Out(metrics)
 
     sampler = replay.newest(config.steps + 1, source="rollout")
     learn = Stage("learn", config.cycles, (
-        Collect("train", config.steps, "rollout", observe=observe if config.normalize_obs else None),
+        Collect("train", config.steps, "rollout", observe=observe if config.normalize_obs or config.normalize_reward else None),
         Update(1, sampler, update),
     ))  # fmt: skip
     which = "eval" if "eval" in problem.envs else "train"

@@ -91,6 +91,8 @@ def actor_loss(actor: list[Any], critics: tuple, alpha: Array, obs: Array, key: 
 def make(config: Config, problem: Problem) -> Agent:
     spec = problem.envs["train"].spec
     offpolicy.check(config, spec, "sac")
+    if config.alpha <= 0:
+        raise ValueError(f"sac: alpha={config.alpha} must be positive, its logarithm is learned; alpha_lr=0 keeps it.")
     n, m = offpolicy.vector(spec, "sac")
 
     def init(key: Key, hyper: dict[str, Array]) -> AgentState:

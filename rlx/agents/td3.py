@@ -78,7 +78,8 @@ def make(config: Config, problem: Problem) -> Agent:
             "critics": tuple(mlp.init(i, (n + m, *config.hidden, 1)) for i in k[1:]),
         }
         opt = {name: adam_init(net) for name, net in nets.items()}
-        return AgentState(hyper, {**nets, "target": jax.tree.map(jnp.copy, nets), "opt": opt})
+        rest = {"target": jax.tree.map(jnp.copy, nets), "opt": opt, "actor_loss": jnp.float32(0)}
+        return AgentState(hyper, {**nets, **rest})
 
     def act(state: AgentState, clock: Clock, carry: Any, step: Step, key: Key, mode: str) -> tuple[Array, Any, dict]:
         if mode == "random":
@@ -100,12 +101,12 @@ def make(config: Config, problem: Problem) -> Agent:
             return actor, opt, polyak(old["target"], {"actor": actor, "critics": critics}, h["tau"]), loss
 
         def wait() -> tuple:
-            return old["actor"], old["opt"]["actor"], old["target"], actor_loss(old["actor"], critics, batch.obs)
+            return old["actor"], old["opt"]["actor"], old["target"], old["actor_loss"]
 
         turn = (clock.updates + 1) % config.policy_delay == 0
         actor, pi_opt, target, pi_loss = jax.lax.cond(turn, improve, wait)
         opt = {"actor": pi_opt, "critics": q_opt}
-        learned = {"actor": actor, "critics": critics, "target": target, "opt": opt}
+        learned = {"actor": actor, "critics": critics, "target": target, "opt": opt, "actor_loss": pi_loss}
         return state._replace(learned=learned), Out({"critic/loss": q_loss, "critic/q_mean": q_mean, "actor/loss": pi_loss})
 
     plumbing = offpolicy.plumbing(config, problem)

@@ -22,8 +22,9 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 def init(key: Key, sizes: Sequence[int], last_scale: float = 1.0, orthogonal: bool = False, norm: bool = False) -> list[Any]:
     """Layers between ``sizes`` = (input, hidden..., output).
 
-    Weights are uniform in +-1/sqrt(n) (LeCun), or orthogonal with gain sqrt(2); those of the last layer are multiplied by
-    ``last_scale``. Biases are 0. ``norm`` adds layer normalisation after each hidden layer.
+    Weights are uniform in +-1/sqrt(n) (a third of LeCun's variance), or orthogonal with gain sqrt(2), 1 in the last layer;
+    those of the last layer are multiplied by ``last_scale``. Biases are 0. ``norm`` adds layer normalisation before each
+    activation.
     """
     layers: list[Any] = []
     for i, (n, m) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):

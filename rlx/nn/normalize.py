@@ -22,19 +22,24 @@ def init(shape: tuple[int, ...]) -> Normalizer:
 
 
 def update(state: Normalizer, x: Array, mask: Array) -> Normalizer:
-    """Adds ``x`` [..., n] where ``mask`` [...] (Chan, Golub and LeVeque 1979, parallel merge)."""
+    """Adds ``x`` [..., n] where ``mask`` [...] (Chan, Golub and LeVeque 1979, parallel merge); the rest may hold anything."""
     lead = tuple(range(mask.ndim))
-    weight = mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)).astype(x.dtype)
+    there = mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
+    total_of = lambda y: jnp.where(there, y, 0).sum(lead)
     count = mask.sum(dtype=jnp.float32)
-    mean = (x * weight).sum(lead) / jnp.maximum(count, 1)
-    m2 = (((x - mean) ** 2) * weight).sum(lead)
+    mean = total_of(x) / jnp.maximum(count, 1)
+    m2 = total_of((x - mean) ** 2)
     total = state.count + count
     delta = mean - state.mean
     share = count / jnp.maximum(total, 1)
     return Normalizer(total, state.mean + delta * share, state.m2 + m2 + delta**2 * state.count * share)
 
 
+def std(state: Normalizer) -> Array:
+    """Standard deviation of everything seen, at least 1e-4."""
+    return jnp.sqrt(state.m2 / jnp.maximum(state.count, 1) + 1e-8)
+
+
 def apply(state: Normalizer, x: Array, clip: float = 10.0) -> Array:
     """``x`` to zero mean and unit variance, within +-``clip``; as it is while fewer than two have been seen."""
-    std = jnp.sqrt(state.m2 / jnp.maximum(state.count, 1) + 1e-8)
-    return jnp.where(state.count > 1, jnp.clip((x - state.mean) / jnp.maximum(std, 1e-4), -clip, clip), x)
+    return jnp.where(state.count > 1, jnp.clip((x - state.mean) / std(state), -clip, clip), x)

@@ -44,6 +44,20 @@ def gae(reward: Array, discount: Array, value: Array, next_value: Array, lambda_
     return jax.lax.scan(back, jnp.zeros_like(value[-1]), (discount, delta, joined.astype(reward.dtype)), reverse=True)[1]
 
 
+def running_returns(reward: Array, first: Array, discount: Array | float, before: Array) -> Array:
+    """R_t = r_t + discount R_{t-1}: what has been paid so far, forward in time, with R = 0 at ``first``.
+
+    ``reward`` and ``first`` [T, ...]; ``before`` [...] is R of the row before these.
+    """
+
+    def on(paid: Array, x: tuple[Array, Array]) -> tuple[Array, Array]:
+        r, new = x
+        paid = jnp.where(new, 0.0, r + discount * paid)
+        return paid, paid
+
+    return jax.lax.scan(on, before, (reward, first))[1]
+
+
 def n_step_returns(reward: Array, discount: Array, next_value: Array, n: int) -> Array:
     """r_t + d_t r_{t+1} + ... + d_t ... d_{t+n-1} v_{t+n}, with fewer steps at the end of the sequence."""
     length = reward.shape[0]

@@ -92,7 +92,7 @@ def _collect(program: Program, run: RunState, j: int, phase: Collect, key: Key) 
         params = phase.params(run.agent, run.sources) if phase.params else env.params
         if phase.fresh:
             if buffer is not None:
-                _close(program, run, phase.into)
+                close(program, run, phase.into)
             fresh = program.jit("fresh", lambda k: keys.fold(k, "reset"), (0,))
             run.loops[phase.env] = begin_host(program, run, phase.env, fresh(key), params)
         act = acting(program, phase.mode)
@@ -112,7 +112,7 @@ def _collect(program: Program, run: RunState, j: int, phase: Collect, key: Key) 
 def _device_rows(program: Program, run: RunState, j: int, phase: Collect, key: Key) -> tuple[PyTree, PyTree]:
     """A device rollout whose rows go to host memory."""
     if phase.fresh:
-        _close(program, run, phase.into)
+        close(program, run, phase.into)
     env = program.agent.envs[phase.env]
 
     def roll(live: Live, frozen: PyTree, key: Key, cycle: Any) -> Any:
@@ -128,7 +128,8 @@ def _device_rows(program: Program, run: RunState, j: int, phase: Collect, key: K
     return to_numpy(rows), to_numpy(tail)
 
 
-def _close(program: Program, run: RunState, name: str | None) -> None:
+def close(program: Program, run: RunState, name: str | None) -> None:
+    """Ends what is pending in a buffer: its tail becomes a truncated row."""
     if name is None:
         return
     buffer = program.agent.buffers[name]
@@ -166,9 +167,12 @@ def _update(program: Program, run: RunState, j: int, phase: Update, key: Key) ->
     """
     clock, names = program.clock(run.cycle, j), program.reweighed(phase)
     sampler, block = phase.sample, 1 if names or phase.sample.prioritised else BLOCK
-    seen = {k: s._replace(data=None) if isinstance(s, ReplayState) else None for k, s in run.sources.items()}
+    # draws need the index of replays, and all of other data (which members share); rows stay where they are
+    seen = {k: s._replace(data=None) for k, s in run.sources.items() if isinstance(s, ReplayState)}
+    plain = {k: s for k, s in program.frozen.items() if k not in seen}
 
-    def draw(hyper: Any, seen: Any, key: Key, i: Any, now: Any) -> PyTree:
+    def draw(hyper: Any, seen: Any, plain: Any, key: Key, i: Any, now: Any) -> PyTree:
+        seen = {**seen, **plain}
         one = lambda k, pair: sampler.draw(seen, hyper, now._replace(updates=now.updates + k), pair[0])
         return jax.vmap(one)(i, update_keys(key, i))
 
@@ -182,12 +186,12 @@ def _update(program: Program, run: RunState, j: int, phase: Update, key: Key) ->
         at = now._replace(updates=now.updates + i[0])
         return live._replace(agent=state, tally=count(live.tally, metrics, len(i), at)), priority
 
-    drawing = program.jit(("draw", j), draw, (0, 0, 0, None, None))
+    drawing = program.jit(("draw", j), draw, (0, 0, None, 0, None, None))
     learning = program.jit(("learn", j), learn, (0, None, 0, 0, None, None), donate_argnums=0)
     host = {k: to_numpy(s) for k, s in run.sources.items()}
     for start in range(0, phase.n, block):
         i = np.arange(start, min(start + block, phase.n), dtype=np.int32)
-        index = to_numpy(drawing(run.agent.hyper, seen, key, i, clock))
+        index = to_numpy(drawing(run.agent.hyper, seen, plain, key, i, clock))
         batches = _read(program, sampler, host, index, len(i))
         live, priority = learning(live_of(program, run), program.frozen, batches, key, i, clock)
         put_back(program, run, live)

@@ -21,7 +21,7 @@ from rlx.train import state as states
 from rlx.train.checkpoint import Checkpoints
 from rlx.train.compilation import compile_seconds, use_persistent_cache
 from rlx.train.evaluate import Evaluator
-from rlx.train.host import live_of, put_back, run_phase
+from rlx.train.host import close, live_of, put_back, run_phase
 from rlx.train.logging import Logger, Progress
 from rlx.train.options import Diverged, Interrupted, Options
 from rlx.train.plan import validate
@@ -384,7 +384,5 @@ class _Runner:
         """An interaction that could not be saved ends here: its pending step is stored as truncated."""
         for phase in self.program.stage.phases:
             if isinstance(phase, Collect) and phase.env == env and phase.into:
-                buffer = self.agent.buffers[phase.into]
-                close = buffer.close if self.members is None else jax.vmap(buffer.close)
-                self.run.sources[phase.into] = close(self.run.sources[phase.into])
+                close(self.program, self.run, phase.into)
         self._write("event", {"event": f"resumed with a new episode of {env}, which cannot be saved: not bit-exact"})

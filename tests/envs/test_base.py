@@ -1,0 +1,232 @@
+"""Batches, ends of episodes, rollouts, wrappers, the registry and the checker."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rlx.envs
+from rlx.envs import batch, begin, check, rollout, wrappers
+from rlx.envs.base import to_row
+from rlx.types import Env, Leaf, Spec, Step
+
+LIMIT = 4
+
+
+def counter(limit=LIMIT, **changes) -> Env:
+    """Counts decisions from a random start, so that episodes can be told apart; terminates where start and count reach 6."""
+
+    def arrive(start, t, reward, first):
+        over = (start + t >= 6) & (t > 0)
+        step = Step(jnp.stack([start, t]).astype(jnp.float32), reward, over, (t >= limit) & ~over, jnp.bool_(first), {})
+        return step._replace(**{k: f(step) for k, f in changes.items()})
+
+    def reset(params, key):
+        start = jax.random.randint(key, (), 0, 5)
+        return (start, jnp.int32(0)), arrive(start, jnp.int32(0), jnp.float32(0), True)
+
+    def step(params, state, action, key):
+        start, t = state
+        return (start, t + 1), arrive(
+            start, t + 1, jnp.float32(params["scale"] * (t + 1) + 0 * jnp.clip(action[0], -1, 1)), False
+        )
+
+    spec = Spec(Leaf((2,), low=0, high=10), Leaf((1,), low=-1, high=1), {}, limit)
+    return Env("counter", spec, {"scale": 1.0}, reset, step)
+
+
+def play(vec, steps, key, policy=None):
+    policy = policy or (lambda carry, step, k: (jnp.ones((vec.n, 1)), carry, {"mark": step.obs[:, 1]}))
+    return rollout(vec, vec.params, policy, begin(vec, vec.params, (), key), key, steps)
+
+
+@pytest.mark.parametrize("starts", ["exact", "pool", "lockstep"])
+def test_rows_of_episodes_that_follow_each_other(starts):
+    vec = batch(counter(), 3, starts=starts)
+    _, rows, tail = jax.jit(lambda k: play(vec, 40, k))(jax.random.key(0))
+    obs, last, first = np.asarray(rows.obs), np.asarray(rows.last), np.asarray(rows.first)
+    assert first[0].all() and np.array_equal(first[1:], last[:-1])
+    assert not np.asarray(rows.reward)[first].any() and not np.asarray(rows.action)[last].any()
+    assert np.asarray(rows.action)[~last].all() and rows.valid.all()
+    assert np.array_equal(obs[..., 1][~first], np.asarray(rows.reward)[~first])
+    assert np.array_equal(rows.terminated, (obs.sum(-1) >= 6) & ~first)
+    assert np.array_equal(rows.truncated, (obs[..., 1] >= LIMIT) & (obs.sum(-1) < 6))
+    assert len(np.unique(obs[..., 0][first])) > 2, "episodes start anew"
+    assert not tail.action.any()
+
+
+def test_stopped_streams_repeat_and_are_not_valid():
+    vec = batch(counter(), 8, ends="stop")
+    _, rows, tail = jax.jit(lambda k: play(vec, 10, k))(jax.random.key(0))
+    valid, last = np.asarray(rows.valid), np.asarray(rows.last)
+    for w in range(8):
+        end = int(np.argmax(last[:, w]))
+        assert valid[: end + 1, w].all() and not valid[end + 1 :, w].any()
+        assert (rows.obs[end:, w] == rows.obs[end, w]).all()
+    assert not tail.valid.any()
+
+
+def test_two_rollouts_join_at_the_tail():
+    vec, key = batch(counter(limit=100), 2), jax.random.key(0)
+    policy = lambda carry, step, k: (jnp.ones((2, 1)), carry + 1, {"age": carry})
+    loop, a, tail = rollout(vec, vec.params, policy, begin(vec, vec.params, jnp.zeros(2), key), key, 5)
+    _, b, _ = rollout(vec, vec.params, policy, loop, jax.random.fold_in(key, 1), 5)
+    np.testing.assert_array_equal(b.obs[0], tail.obs)
+    np.testing.assert_array_equal(np.r_[a.extras["age"], b.extras["age"]][:, 0], np.arange(10))
+
+
+def test_parameters_are_traced():
+    vec, traces = batch(counter(), 2), []
+
+    @jax.jit
+    def total(params):
+        traces.append(1)
+        policy = lambda carry, step, k: (jnp.ones((2, 1)), carry, {})
+        return rollout(vec, params, policy, begin(vec, params, (), jax.random.key(0)), jax.random.key(0), 6)[1].reward.sum()
+
+    one, three = total({"scale": jnp.float32(1)}), total({"scale": jnp.float32(3)})
+    assert float(three) == pytest.approx(3 * float(one)) and len(traces) == 1
+
+
+def test_members_of_a_host_batch_equal_their_solo_runs():
+    env = rlx.envs.make("rlx:pendulum", host=True, time_limit=6)
+    keys = jax.random.split(jax.random.key(0), 3)
+
+    def policy(carry, step, data):  # depends on the slot's key alone, so that members can be told apart
+        noise = np.asarray(data, np.float64)[..., :1] / 2**32
+        return np.broadcast_to(noise[..., None], (*step.reward.shape, 1)).astype(np.float32), carry, {}
+
+    vec = replace(batch(env, 2), members=3)
+    together = rollout(vec, vec.params, policy, begin(vec, vec.params, (), keys, 3), keys, 15, 3)[1]
+    for m in range(3):
+        alone_vec = batch(env, 2)
+        alone = rollout(alone_vec, env.params, policy, begin(alone_vec, env.params, (), keys[m]), keys[m], 15)[1]
+        jax.tree.map(lambda a, b, m=m: np.testing.assert_array_equal(a[m], b), together, alone)
+
+
+def test_bad_batches():
+    for bad in ({"n": 0}, {"n": 1, "ends": "never"}, {"n": 1, "starts": "here"}):
+        with pytest.raises(ValueError, match="unknown|at least 1"):
+            batch(counter(), **bad)
+
+
+# ---------------------------------------------------------------------------------------------------------------- wrappers
+
+
+def test_action_repeat_stops_at_the_end():
+    env = wrappers.action_repeat(counter(), 3)
+    state, _ = env.reset(env.params, jax.random.key(0))
+    state = (jnp.int32(0), jnp.int32(0))
+    state, step = env.step(env.params, state, jnp.ones(1), jax.random.key(0))
+    assert step.reward == 1 + 2 + 3 and step.obs[1] == 3 and not step.last
+    state, step = env.step(env.params, state, jnp.ones(1), jax.random.key(0))
+    assert step.reward == 4 and step.obs[1] == 4 and step.truncated
+    assert env.spec.horizon == 2 and env.spec.repeat == 3
+
+
+def test_time_limit_scale_and_flatten():
+    env = wrappers.scale_reward(wrappers.time_limit(counter(limit=50), 2), 10.0)
+    state, _ = env.reset(env.params, jax.random.key(3))
+    for expected in (10.0, 20.0):
+        state, step = env.step(env.params, state, jnp.ones(1), jax.random.key(0))
+        assert step.reward == expected
+    assert step.last and env.spec.horizon == 2
+    inner = counter()
+    spec = replace(inner.spec, obs={"b": Leaf((2,), low=0, high=1), "a": Leaf((), low=-1, high=5)})
+    nest = lambda out: (out[0], out[1]._replace(obs={"b": out[1].obs, "a": jnp.float32(7)}))
+    nested = replace(inner, spec=spec, reset=lambda p, k: nest(inner.reset(p, k)), step=lambda *a: nest(inner.step(*a)))
+    flat = wrappers.flatten_observation(nested)
+    _, step = flat.reset(flat.params, jax.random.key(0))
+    assert flat.spec.obs.shape == (3,) and step.obs[0] == 7
+    np.testing.assert_array_equal(flat.spec.obs.high, [5, 1, 1])
+
+
+# ---------------------------------------------------------------------------------------------------------------- registry
+
+
+def test_names_and_own_environments():
+    assert {"rlx:pendulum", "dmc:walker-walk", "mjx:walker-walk", "brax:ant"} <= set(rlx.envs.list())
+    assert rlx.envs.list("rlx") == [n for n in rlx.envs.list() if n.startswith("rlx:")]
+    rlx.envs.register("mine:counter", lambda limit=3: counter(limit))
+    assert rlx.envs.make("mine:counter", limit=9).spec.horizon == 9
+    for bad, words in (("pendulum", "prefix:task"), ("rlx:pendulun", "rlx:pendulum"), ("abc:x", "unknown")):
+        with pytest.raises(ValueError, match=words):
+            rlx.envs.make(bad)
+    with pytest.raises(ValueError, match="prefix"):
+        rlx.envs.register("rlx:mine", counter)
+    with pytest.raises(ValueError, match="foo"):
+        rlx.envs.make("rlx:pendulum", foo=1)
+
+
+# ----------------------------------------------------------------------------------------------------------------- checker
+
+
+def test_a_good_environment_passes():
+    assert check(counter()).exact_resume
+
+
+FAULTS = [
+    ({"reward": lambda s: s.reward + 1.0}, "reward must be 0 at first rows"),
+    ({"truncated": lambda s: s.truncated | s.terminated}, "terminated and truncated"),
+    ({"obs": lambda s: s.obs.astype(jnp.float16)}, "float16"),
+    ({"obs": lambda s: s.obs * 3 - 8}, "leaves its bounds"),
+    ({"obs": lambda s: jnp.where(s.obs == 2, jnp.nan, s.obs)}, "not finite"),
+    ({"first": lambda s: s.first | (s.obs[1] == 2)}, "first must be True exactly"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), FAULTS)
+def test_planted_faults_are_found(changes, message):
+    with pytest.raises(ValueError, match=message):
+        check(counter(**changes))
+
+
+def test_unclipped_actions_and_early_truncation_are_found():
+    env = counter()
+
+    def step(params, state, action, key):
+        state, arrived = env.step(params, state, action, key)
+        return state, arrived._replace(reward=arrived.reward + action[0])
+
+    with pytest.raises(ValueError, match="Clip actions"):
+        check(replace(env, step=step))
+    with pytest.raises(ValueError, match="truncated after 4 of 9 decisions"):
+        check(replace(env, spec=replace(env.spec, horizon=9)))
+
+
+def test_lossy_saves_and_hidden_randomness_are_found():
+    host = rlx.envs.make("rlx:pendulum", host=True, time_limit=6)
+
+    class Lossy:
+        def __init__(self, vec):
+            self.vec = vec
+
+        def __getattr__(self, name):
+            return getattr(self.vec, name)
+
+        def load(self, arrays):
+            return self.vec.load({k: v * 0 if k == "0" else v for k, v in arrays.items()})
+
+    with pytest.raises(ValueError, match="after save and load"):
+        check(replace(host, make=lambda n, ends: Lossy(host.make(n, ends))))
+
+    class Moody(Lossy):
+        load = lambda self, arrays: self.vec.load(arrays)
+
+        def step(self, params, state, action, key):
+            state, step = self.vec.step(params, state, action, key)
+            return state, step._replace(obs=step.obs * np.float32(1 - 1e-6 * np.random.default_rng().random()))
+
+    with pytest.raises(ValueError, match="same key gave other rows"):
+        check(replace(host, make=lambda n, ends: Moody(host.make(n, ends))))
+
+
+def test_to_row_zeroes_actions_of_the_dead():
+    flag = np.array([True, False])
+    step = Step(np.zeros((2, 1)), np.zeros(2), flag, ~flag & False, flag & False, {})
+    row = to_row(step, np.ones((2, 3), np.float32), {}, np.ones(2, bool))
+    np.testing.assert_array_equal(row.action, [[0, 0, 0], [1, 1, 1]])

@@ -1,0 +1,133 @@
+"""Adapters: Gymnasium, brax, MJX."""
+
+from __future__ import annotations
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+import pytest
+
+import rlx.envs
+from rlx.envs import tasks
+from rlx.keys import HostKey
+
+
+def key(streams=1, slot=0):
+    return HostKey(np.array([[3, 4]], np.uint32), streams, slot)
+
+
+@pytest.mark.parametrize(("name", "limit"), [("Pendulum-v1", 15), ("HalfCheetah-v5", 12), ("Hopper-v5", None)])
+def test_gym_keeps_the_contract_and_resumes_exactly(name, limit):
+    assert rlx.envs.check(rlx.envs.make(f"gym:{name}", time_limit=limit), steps=50).exact_resume
+
+
+def test_gym_steps_as_gymnasium_does():
+    vec = rlx.envs.make("gym:HalfCheetah-v5").make(1, "reset")
+    _, first = (state := vec.reset(None, key()))
+    env = gymnasium.make("HalfCheetah-v5")
+    obs, _ = env.reset(seed=key().seed(0) % 2**31)
+    np.testing.assert_array_equal(first.obs[0], obs.astype(np.float32))
+    state, rng = state[0], np.random.default_rng(0)
+    for _ in range(20):
+        action = rng.uniform(-1, 1, (1, 6)).astype(np.float32)
+        state, step = vec.step(None, state, action, key())
+        obs, reward, *_ = env.step(action[0])
+        np.testing.assert_array_equal(step.obs[0], obs.astype(np.float32))
+        assert step.reward[0] == np.float32(reward)
+
+
+def test_gym_repeat_sums_rewards():
+    one, three = (rlx.envs.make("gym:Pendulum-v1", repeat=r).make(1, "reset") for r in (1, 3))
+    (s1, _), (s3, _) = one.reset(None, key()), three.reset(None, key())
+    action, total = np.array([[0.3]], np.float32), 0.0
+    for _ in range(3):
+        s1, step = one.step(None, s1, action, key())
+        total += float(step.reward[0])
+    s3, big = three.step(None, s3, action, key())
+    assert big.reward[0] == pytest.approx(total, rel=1e-6) and np.array_equal(big.obs, step.obs)
+
+
+def test_gym_refuses_what_it_cannot_take():
+    with pytest.raises(ValueError, match="Did you mean gym:HalfCheetah-v5"):
+        rlx.envs.make("gym:HalfCheeta-v5")
+    with pytest.raises(ValueError, match="bounded Box actions"):
+        rlx.envs.make("gym:CartPole-v1")
+    with pytest.raises(ValueError, match="time_limit=0"):
+        rlx.envs.make("gym:Pendulum-v1", time_limit=0)
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "options"),
+    [
+        ("gymnasium_robotics", "AdroitHandDoor-v1", {}),
+        ("ogbench", "pointmaze-medium-v0", {}),
+        ("metaworld", "Meta-World/MT1", {"env_name": "reach-v3"}),
+    ],
+)
+def test_suites(package, name, options):
+    pytest.importorskip(package)
+    env = rlx.envs.make(f"gym:{name}", **options)
+    vec = env.make(1, "reset")
+    state, step = vec.reset(None, key())
+    again = vec.reset(None, key())[1]
+    np.testing.assert_array_equal(step.obs, again.obs)
+    for _ in range(3):
+        state, step = vec.step(None, state, np.zeros((1, *env.spec.action.shape)), key())
+    assert "success" in env.spec.info and np.isfinite(step.obs).all()
+    vec.close()
+
+
+def test_brax_equals_brax_and_ends_where_it_does():
+    from brax import envs
+
+    env = rlx.envs.make("brax:inverted_pendulum", backend="spring", time_limit=40)
+    inner = envs.get_environment("inverted_pendulum", backend="spring")
+    k = jax.random.key(1)
+    state, step = env.reset(env.params, k)
+    theirs = inner.reset(jax.random.key_data(k))
+    np.testing.assert_array_equal(step.obs, theirs.obs)
+    ours_step, their_step = jax.jit(env.step), jax.jit(inner.step)
+    for i in range(40):
+        action = jnp.array([np.sin(i)], jnp.float32)
+        state, step = ours_step(env.params, state, action, k)
+        theirs = their_step(theirs, action)
+        np.testing.assert_allclose(step.obs, theirs.obs, rtol=1e-5, atol=1e-5)
+        assert bool(step.terminated) == bool(theirs.done)
+        if step.last:
+            break
+    assert step.last and bool(step.truncated) == (not bool(theirs.done))
+
+
+def test_mjx_observes_and_rewards_as_native_mujoco():
+    task = tasks.get("pendulum-swingup")
+    env = rlx.envs.make("mjx:pendulum-swingup", time_limit=5, repeat=2)
+    native, c = task.model(), None
+    c = task.find(native)
+    state, step = jax.jit(env.reset)(env.params, jax.random.key(0))
+    data = mujoco.MjData(native)
+    data.qpos[:], data.qvel[:] = np.asarray(state["data"].qpos), np.asarray(state["data"].qvel)
+    advance = jax.jit(env.step)
+    for i in range(5):
+        action = jnp.array([np.cos(i)], jnp.float32)
+        state, step = advance(env.params, state, action, jax.random.key(0))
+        data.ctrl[:] = np.asarray(action)
+        total = 0.0
+        for _ in range(2):
+            mujoco.mj_step(native, data)
+            mujoco.mj_kinematics(native, data)
+            physics = type("P", (), {"qpos": data.qpos, "qvel": data.qvel, "xmat": data.xmat})
+            total += float(task.reward(np, c, physics))
+        np.testing.assert_allclose(step.obs, task.observe(np, c, physics), atol=1e-4)
+        assert float(step.reward) == pytest.approx(total, abs=1e-4)
+    assert step.truncated and not step.terminated
+
+
+def test_mjx_names_and_brax_names():
+    with pytest.raises(ValueError, match="Did you mean mjx:cartpole-swingup"):
+        rlx.envs.make("mjx:cartpole-swingupp")
+    with pytest.raises(ValueError, match="brax:ant"):
+        rlx.envs.make("brax:ants")
+    with pytest.raises(ValueError, match="backend='warp'"):
+        rlx.envs.make("brax:ant", backend="warp")
