@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -66,6 +66,8 @@ def make(name: str, *, repeat: int = 1, time_limit: int | None = None, threads: 
         raise unknown("gym", name, names())
     if time_limit is not None:
         options["max_episode_steps"] = time_limit * repeat
+    if name.startswith("Meta-World"):
+        options.setdefault("seed", 0)  # decides the list of goals, which resets then draw from
     build = lambda: gymnasium.make(name, **options)
     example = build()
     horizon = example.spec.max_episode_steps if example.spec else None
@@ -75,8 +77,11 @@ def make(name: str, *, repeat: int = 1, time_limit: int | None = None, threads: 
     _, info = _seeded_reset(example, 0)
     _, _, _, _, later = example.step(action.sample() * 0)
     flags = [k for k in _FLAGS if k in {**info, **later}]
+    obs = _obs_leaf(example.observation_space)
+    if name.startswith("Meta-World"):
+        obs = replace(obs, low=-np.inf, high=np.inf)  # its observations leave the space that it declares
     spec = Spec(
-        obs=_obs_leaf(example.observation_space),
+        obs=obs,
         action=Leaf(action.shape, low=-1, high=1),
         info={k: Leaf((), reduce="any") for k in flags},
         horizon=None if horizon is None else -(-horizon // repeat),
@@ -116,6 +121,8 @@ def _seeded_reset(env: Any, seed: int) -> tuple[Any, dict[str, Any]]:
             np.random.seed(seed % 2**32)
             random.seed(seed)
             env.action_space.seed(seed % 2**31)
+            if callable(getattr(env.unwrapped, "seed", None)):
+                env.unwrapped.seed(seed % 2**31)  # Meta-World takes no notice of reset's seed
             return env.reset(seed=seed % 2**31)
         finally:
             np.random.set_state(before[0])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +16,7 @@ from rlx.agents import ppo, sac, td3
 from rlx.envs.probes import PROBES
 from rlx.nn import mlp, normalize
 from rlx.train import Options, run
-from rlx.types import Problem, Step
+from rlx.types import Agent, AgentState, Collect, Env, Members, Problem, Step
 
 DISCOUNT = 0.8
 OFF = {
@@ -35,15 +38,55 @@ SETTINGS = {
 }
 
 
-def trained(name: str, probe: str, host: bool):
-    problem = Problem({"train": rlx.envs.make(f"rlx:probe-{probe}", host=host)})
-    agent = agents.make(name, None, problem, **SETTINGS[name])
-    return agent, run(agent, problem, jax.random.key(3), options=Options(progress=False))
+def settled(name: str, env) -> tuple[Agent, Problem]:
+    problem = Problem({"train": env})
+    return agents.make(name, None, problem, **SETTINGS[name]), problem
 
 
-def value(name: str, state, obs, action):
+def all_probes() -> Env:
+    """The probe that ``params`` names, by its place in `PROBES`: so one program trains an agent on all of them."""
+    envs = [rlx.envs.make(f"rlx:probe-{name}") for name in PROBES]
+    longest = max(e.spec.horizon for e in envs)
+
+    def reset(params, key):
+        return jax.lax.switch(params, [lambda k, e=e: e.reset(e.params, k) for e in envs], key)
+
+    def step(params, state, action, key):
+        return jax.lax.switch(params, [lambda s, a, k, e=e: e.step(e.params, s, a, k) for e in envs], state, action, key)
+
+    return Env("rlx:probe-all", dataclasses.replace(envs[0].spec, horizon=longest), jnp.int32(0), reset, step)
+
+
+def by_member(agent: Agent) -> Agent:
+    """``agent`` in a population whose members are each in an environment of their own."""
+    which = lambda state, sources: state.hyper["probe"].astype(jnp.int32)
+    moved = lambda phase: dataclasses.replace(phase, params=which) if isinstance(phase, Collect) else phase
+    stages = tuple(dataclasses.replace(s, phases=tuple(map(moved, s.phases))) for s in agent.stages)
+    evals = tuple(dataclasses.replace(e, params=which) for e in agent.evals)
+    return dataclasses.replace(agent, hyper={**agent.hyper, "probe": 0.0}, stages=stages, evals=evals)
+
+
+@functools.cache
+def population(name: str) -> tuple[Agent, AgentState]:
+    """The agent on the device: a member for each probe."""
+    agent, problem = settled(name, all_probes())
+    agent, count = by_member(agent), len(PROBES)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(3), jnp.arange(count))
+    members = Members(keys, {"probe": jnp.arange(count, dtype=jnp.float32)})
+    return agent, run(agent, problem, members, options=Options(progress=False)).agent
+
+
+def trained(name: str, probe: str, host: bool) -> tuple[Agent, AgentState]:
+    if host:
+        agent, problem = settled(name, rlx.envs.make(f"rlx:probe-{probe}", host=True))
+        return agent, run(agent, problem, jax.random.key(3), options=Options(progress=False)).agent
+    agent, states = population(name)
+    return agent, jax.tree.map(lambda x: x[list(PROBES).index(probe)], states)
+
+
+def value(name: str, state: AgentState, obs, action):
     """What the agent believes the value of acting so at ``obs`` to be."""
-    learned = state.agent.learned
+    learned = state.learned
     if name == "sac":
         return jnp.minimum(*sac.q_values(learned["critics"], obs, action))
     if name == "td3":
@@ -61,7 +104,7 @@ def test_agent_solves_probe(name, probe, host):
     obs = jnp.stack([jnp.asarray(signs), jnp.zeros(len(signs))], -1)
     no = jnp.zeros(len(signs), bool)
     step = Step(obs, jnp.zeros(len(signs)), no, no, ~no, {})
-    action, _, _ = agent.act(state.agent, None, (), step, jax.random.key(0), "eval")
+    action, _, _ = agent.act(state, None, (), step, jax.random.key(0), "eval")
     if truth.action is not None:
         np.testing.assert_allclose(action[:, 0], truth.action(signs), atol=0.2)
     expected = truth.value(signs, DISCOUNT)
