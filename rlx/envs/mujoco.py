@@ -7,6 +7,8 @@ all derived quantities belong to the current state; ``mujoco.rollout`` steps a l
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +23,8 @@ from rlx.envs.tasks.base import MujocoTask
 from rlx.keys import HostKey
 from rlx.types import HostEnv, Leaf, PyTree, Spec, Step, Task
 
+LIGHT = 25e-6  # s per control step, below which one thread is faster than two
+
 
 def names() -> list[str]:
     """Tasks with batched functions here, then all others of dm_control (the slow path)."""
@@ -33,7 +37,8 @@ def names() -> list[str]:
 
 
 def make(name: str, *, repeat: int = 1, time_limit: int | None = None, threads: int | None = None) -> HostEnv:
-    """``repeat`` control steps per decision; ``time_limit`` in decisions; ``threads``: one per core unless given.
+    """``repeat`` control steps per decision; ``time_limit`` in decisions; ``threads``: one per core unless given, or one alone
+    where the physics is so light that threads would only wait for the interpreter. They never change a result.
 
     Raises:
         ValueError: unknown task.
@@ -53,7 +58,7 @@ def make(name: str, *, repeat: int = 1, time_limit: int | None = None, threads: 
     size = sim.observation_size
     contract = Task(observe=task.observe, reward=task.reward)
     spec = Spec(Leaf((size,)), Leaf((model.nu,), low=-1, high=1), {}, limit, repeat, contract)
-    workers = threads or os.cpu_count() or 1
+    workers = threads or sim.threads()
     return HostEnv(f"dmc:{name}", spec, lambda n, ends: MujocoVec(f"dmc:{name}", spec, n, ends, sim, workers))
 
 
@@ -90,17 +95,38 @@ class _Sim:
     def physics(self, fields: dict[str, np.ndarray], goal: np.ndarray) -> SimpleNamespace:
         return SimpleNamespace(**fields, goal=goal)
 
-    def advance(self, data: Any, count: int) -> None:
-        """``count`` physics steps; what is derived belongs to the new state, as in dm_control."""
+    def stepper(self, count: int) -> Callable[[Any], None]:
+        """A function that takes ``count`` physics steps; what is derived belongs to the new state, as in dm_control."""
+        from mujoco import mj_step, mj_step1, mj_step2
+
+        model = self.model
+
+        def runge_kutta(data: Any) -> None:
+            mj_step(model, data, count)
+            mj_step1(model, data)
+
+        def euler(data: Any) -> None:
+            mj_step2(model, data)
+            if count > 1:
+                mj_step(model, data, count - 1)
+            mj_step1(model, data)
+
+        return runge_kutta if self.runge_kutta else euler
+
+    def threads(self) -> int:
+        """How many threads pay: between two physics calls a thread needs the interpreter, which the others wait for."""
         import mujoco
 
-        if self.runge_kutta:
-            mujoco.mj_step(self.model, data, count)
-        else:
-            mujoco.mj_step2(self.model, data)
-            if count > 1:
-                mujoco.mj_step(self.model, data, count - 1)
-        mujoco.mj_step1(self.model, data)
+        data = mujoco.MjData(self.model)
+        self.begin(data, np.random.default_rng(0))
+        begun = time.perf_counter()
+        for _ in range(20):
+            self.control_step(data)
+        return (os.cpu_count() or 1) if (time.perf_counter() - begun) / 20 > LIGHT else 1
+
+    @cached_property
+    def control_step(self) -> Callable[[Any], None]:
+        return self.stepper(self.substeps)
 
     def begin(self, data: Any, rng: np.random.Generator) -> np.ndarray | None:
         """A new episode in ``data``; returns its goal."""
@@ -112,7 +138,7 @@ class _Sim:
         data.qpos[:], data.qvel[:], goal = self.task.init(np, self.c, u, z)
         if self.task.settle:
             # dm_control lets the body fall from data as mj_resetData left it: derived quantities of the zero state
-            self.advance(data, self.task.settle)
+            self.stepper(self.task.settle)(data)
             data.time = 0.0
         mujoco.mj_forward(self.model, data)
         return goal
@@ -161,7 +187,7 @@ class MujocoVec:
         if workers == 1:
             fn(slice(0, self.n), *args)
             return
-        edges = np.linspace(0, self.n, workers + 1).astype(int)
+        edges = np.linspace(0, self.n, workers + 1).astype(int).tolist()
         jobs = [self._pool.submit(fn, slice(a, b), *args) for a, b in zip(edges[:-1], edges[1:], strict=True)]
         for job in jobs:
             job.result()
@@ -190,16 +216,18 @@ class MujocoVec:
 
     def _advance(self, which: slice, state: _State, action: np.ndarray, moving: np.ndarray, key: HostKey) -> None:
         """One decision of a slice of streams: those that have ended begin anew (or stay), the others move."""
-        sim, streams = self.sim, range(which.start, which.stop)
+        sim, streams, advance = self.sim, range(which.start, which.stop), self.sim.control_step
+        data, views, buffers = state.data, state.views, state.buffers
         total = np.zeros(len(streams))
         for i in streams:
             state.ctrl[i][:] = action[i]
         for _ in range(sim.repeat):
             going = moving[which] & (state.t[which] < sim.limit)
-            for i, go in zip(streams, going, strict=True):
+            for i, go in zip(streams, going.tolist(), strict=True):
                 if go:
-                    sim.advance(state.data[i], sim.substeps)
-                    self._gather(state, i)
+                    advance(data[i])
+                    for buffer, view in zip(buffers, views[i], strict=True):
+                        buffer[i] = view
             state.t[which] += going
             total += np.where(going, sim.task.reward(np, sim.c, self._physics(state, which)), 0.0)
         state.reward[which] = total
