@@ -1,0 +1,138 @@
+"""The runner: divergence, the best agent, members that diverge, exchange, plans and bad input."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlx import agents, replay
+from rlx.envs import batch, make
+from rlx.train import Diverged, Options, run
+from rlx.train.plan import memory, plan
+from rlx.types import Agent, AgentState, Collect, Eval, Host, Members, Out, Problem, Stage, Update
+
+QUIET = Options(progress=False, log_every=1)
+
+
+def toy(blow_up_at=10**9, cycles=6, stages=None, **more) -> tuple[Agent, Problem]:
+    """Learns by adding ``rate`` to a number; its metric is NaN from one update on."""
+    problem = Problem({"train": make("rlx:pendulum", time_limit=5)})
+
+    def init(key, hyper):
+        return AgentState(hyper, {"x": jnp.float32(0), "noise": jax.random.normal(key)})
+
+    def act(state, clock, carry, step, key, mode):
+        return jnp.full((step.reward.shape[0], 1), 0.1), carry, {}
+
+    def update(state, clock, rows, key):
+        x = state.learned["x"] + state.hyper["rate"]
+        loss = jnp.where(x > blow_up_at, jnp.nan, x)
+        return state._replace(learned={**state.learned, "x": x}), Out({"toy/loss": loss})
+
+    phases = Collect("train", 4, "replay"), Update(2, replay.transitions(4), update)
+    agent = Agent(
+        "toy", None, {"rate": 1.0, "discount": 0.9}, init, act, stages or (Stage("learn", cycles, phases),),
+        envs={"train": batch(problem.envs["train"], 2)}, buffers={"replay": replay.ring(64, 2)},
+        evals=(Eval("main", "train", 2, every=2),), **more,
+    )  # fmt: skip
+    return agent, problem
+
+
+def test_counts_and_clock_come_out_right():
+    agent, problem = toy()
+    state = run(agent, problem, jax.random.key(0), options=QUIET)
+    assert state.counts["updates"] == 12 and float(state.agent.learned["x"]) == 12
+    # 24 slots per stream: episodes of 5 decisions and 6 rows, so 4 rows were last and not acted on
+    assert state.counts["env_steps"] == 2 * 20 and state.counts["eval_steps"] == 3 * 2 * 5
+    assert state.counts["model_steps"] == 0 and state.cycle == 6
+
+
+def test_nan_stops_the_run_and_names_metric_update_and_checkpoint(tmp_path):
+    agent, problem = toy(blow_up_at=7)
+    options = Options(progress=False, checkpoint_cycles=1, chunk_cycles=1)
+    with pytest.raises(Diverged, match=r"toy/loss stopped being finite at update 7.*last good checkpoint is .*checkpoints.3"):
+        run(agent, problem, jax.random.key(0), tmp_path, options=options)
+
+
+def test_a_diverged_member_is_frozen_and_the_others_go_on():
+    agent, problem = toy(blow_up_at=7)
+    members = Members(jax.random.split(jax.random.key(0), 2), {"rate": jnp.array([0.5, 1.0])})
+    state = run(agent, problem, members, options=QUIET)
+    assert state.alive.tolist() == [True, False]
+    np.testing.assert_allclose(state.agent.learned["x"], [6.0, 6.0])  # the second stays where it was before update 7
+
+
+def test_exchange_copies_the_better_member():
+    agent, problem = toy()
+    pick = lambda state, scores, key: jnp.array([1, 1])
+    members = Members(jax.random.split(jax.random.key(0), 2), {"rate": jnp.array([0.0, 1.0])}, exchange=pick, every=3)
+    state = run(agent, problem, members, options=QUIET)
+    np.testing.assert_allclose(state.agent.learned["x"], [12.0, 12.0])
+
+
+def test_the_best_by_return_is_kept():
+    returns = []
+    agent, problem = toy()
+    state = run(agent, problem, jax.random.key(0), options=QUIET, on_report=lambda r: returns.append(float(r["return_mean"])))
+    assert len(returns) == 3 and float(state.best["score"]) == pytest.approx(max(returns), rel=1e-6)
+    assert float(state.best["learned"]["x"]) == 2 * int(state.best["cycle"])
+
+
+def test_stop_ends_a_stage_and_the_next_one_keeps_its_clock():
+    seen = []
+
+    def note(state, sources, key):
+        seen.append(int(state.learned["x"]))
+        return state, sources
+
+    one, problem = toy()
+    first, second = one.stages[0].phases
+    stages = (
+        Stage("short", 50, (first, second), stop=lambda state: state.learned["x"] >= 6),
+        Stage("after", 2, (Host(note),)),
+    )
+    agent, problem = toy(stages=stages)
+    state = run(agent, problem, jax.random.key(0), options=QUIET)
+    assert float(state.agent.learned["x"]) == 6 and seen == [6, 6]
+
+
+def test_host_phases_must_keep_shapes():
+    def grow(state, sources, key):
+        return state._replace(learned={**state.learned, "x": np.zeros(3, np.float32)}), sources
+
+    agent, problem = toy(stages=(Stage("fit", 1, (Host(grow),)),))
+    with pytest.raises(ValueError, match=r"leaf .*'x'.* must be float32\(\), got float32\(3,\)"):
+        run(agent, problem, jax.random.key(0), options=QUIET)
+
+
+def test_what_does_not_fit_is_refused_before_compiling():
+    agent, problem = toy()
+    phases = agent.stages[0].phases
+    bad = {
+        "names the environment 'trian'.*Did you mean 'train'": (Stage("s", 1, (Collect("trian", 1),)),),
+        "names the mode": (Stage("s", 1, (Collect("train", 1, mode="sleep"),)),),
+        "names the buffer": (Stage("s", 1, (Collect("train", 1, into="reply"),)),),
+        "every must be": (Stage("s", 1, (Collect("train", 1, every=0),)),),
+        "the clock counts to": (Stage("s", 2**30, phases),),
+    }
+    for message, stages in bad.items():
+        with pytest.raises(ValueError, match=message):
+            run(toy(stages=stages)[0], problem, jax.random.key(0), options=QUIET)
+    with pytest.raises(ValueError, match="one typed key"):
+        run(agent, problem, jax.random.PRNGKey(0), options=QUIET)
+    with pytest.raises(ValueError, match="no traced value rat"):
+        run(agent, problem, Members(jax.random.split(jax.random.key(0), 2), {"rat": jnp.ones(2)}), options=QUIET)
+    with pytest.raises(ValueError, match="unknown stages"):
+        run(agent, problem, jax.random.key(0), stages=["lern"], options=QUIET)
+
+
+def test_plan_and_memory_say_what_will_be():
+    problem = Problem({"train": make("rlx:pendulum")})
+    agent = agents.make("sac", None, problem, env_steps=2_000, prefill=1_000, hidden=(16,))
+    rows = dict(plan(agent, problem, jax.random.key(0)))
+    assert "1,000 env slots" in rows["stage prefill"] and "1,000 updates" in rows["stage learn"]
+    found = memory(agent, problem, jax.random.key(0))["replay"]
+    row = 4 * (3 + 1 + 1) + 4  # obs, reward, action; terminated, truncated, first, valid
+    assert found == agent.buffers["replay"].capacity * (row + 3)
