@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,14 +26,17 @@ TERMINATED = np.array([[0, 0], [0, 0], [1, 0], [0, 0], [0, 0], [0, 0]], bool)  #
 TRUNCATED = np.array([[0, 0], [0, 0], [0, 0], [0, 1], [0, 0], [0, 0]], bool)  # stream 1 is cut at row 3
 
 
+@functools.cache
 def made(**changes):
+    """An agent by its static settings; traced ones are for `started`, so that one program serves many tests."""
     problem = Problem({"train": rlx.envs.make("rlx:point-mass")})
     settings = {"hidden": (5,), "n_envs": W, "steps": T, "epochs": 1, "minibatches": 1, "max_norm": 1e9, "log_std": -0.3}
     return agents.make("ppo", None, problem, **settings | {"discount": 0.9, "gae_lambda": 0.8} | changes)
 
 
-def started(agent):
-    hyper = {k: jnp.float32(v) for k, v in agent.hyper.items()}
+def started(agent, **traced):
+    assert traced.keys() <= agent.hyper.keys()
+    hyper = {k: jnp.float32(v) for k, v in (agent.hyper | traced).items()}
     state = agent.init(jax.random.key(0), hyper)
     moved = lambda x: x + 0.3 * jnp.cos(jnp.arange(x.size)).reshape(x.shape)
     nets = {name: jax.tree.map(moved, state.learned[name]) for name in ("actor", "critic", "log_std")}
@@ -50,8 +55,9 @@ def rows(seed=0):
     return Sequences(*row, jnp.ones(W), Index(jnp.zeros(W, int), jnp.arange(W)))
 
 
-def update_of(agent):
-    return jax.jit(agent.stages[0].phases[1].update)
+@functools.cache
+def update_of(**changes):
+    return jax.jit(made(**changes).stages[0].phases[1].update)
 
 
 class Slow:
@@ -110,19 +116,20 @@ class Slow:
 
 
 SWITCHES = {
-    "plain": {},
-    "state_std": {"state_std": True, "entropy_coef": 0.03},
-    "value_clip": {"value_clip": True, "value_bound": 0.8},
-    "rllib": {"state_std": True, "error_bound": 0.4, "kl_coef": 0.2},
+    "plain": ({}, {}),
+    "state_std": ({"state_std": True}, {"entropy_coef": 0.03}),
+    "value_clip": ({"value_clip": True}, {"value_bound": 0.8}),
+    "rllib": ({"state_std": True}, {"error_bound": 0.4, "kl_coef": 0.2}),
 }
 
 
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_first_step_equals_float64(switch):
-    agent = made(**SWITCHES[switch])
-    state, batch = started(agent), rows()
+    static, traced = SWITCHES[switch]
+    agent = made(**static)
+    state, batch = started(agent, **traced), rows()
     slow = Slow(agent, state, batch)
-    new, out = update_of(agent)(state, CLOCK, batch, jax.random.key(0))
+    new, out = update_of(**static)(state, CLOCK, batch, jax.random.key(0))
     gain, fit, entropy, _ = slow.parts(slow.nets)
     got = [out.metrics[k] for k in ("actor/loss", "critic/loss", "actor/entropy", "actor/kl", "critic/return")]
     np.testing.assert_allclose(got, [-gain, fit, entropy, 0, slow.goal.mean()], rtol=1e-4, atol=1e-5)
@@ -131,11 +138,10 @@ def test_first_step_equals_float64(switch):
 
 
 def test_kl_is_that_from_the_policy_before_the_update():
-    agent = made(epochs=2, kl_coef=0.5, lr=0.05)
-    state, batch = started(agent), rows()
-    slow = Slow(agent, state, batch)
-    once, _ = update_of(made(kl_coef=0.5, lr=0.05))(state, CLOCK, batch, jax.random.key(0))
-    _, out = update_of(agent)(state, CLOCK, batch, jax.random.key(0))
+    state, batch = started(made(), kl_coef=0.5, lr=0.05), rows()
+    slow = Slow(made(), state, batch)
+    once, _ = update_of()(state, CLOCK, batch, jax.random.key(0))
+    _, out = update_of(epochs=2)(state, CLOCK, batch, jax.random.key(0))
     after = slow.parts({k: double(once.learned[k]) for k in slow.nets})[3]
     assert after > 1e-3
     np.testing.assert_allclose(out.metrics["actor/kl"], after / 2, rtol=1e-3)  # mean over two steps, 0 at the first
@@ -143,7 +149,7 @@ def test_kl_is_that_from_the_policy_before_the_update():
 
 def test_rows_that_lead_nowhere_teach_nothing():
     """The action at a last row is ignored, and the reward of a first row belongs to nobody."""
-    update, state, batch = update_of(made()), started(made()), rows()
+    update, state, batch = update_of(), started(made()), rows()
     odd = batch.extras["raw"].at[2, 0].set(5.0).at[3, 1].set(-5.0)
     reward = batch.reward.at[3, 0].set(100.0).at[4, 1].set(100.0).at[0, 0].set(100.0)
     other = batch._replace(extras={**batch.extras, "raw": odd}, reward=reward)
@@ -155,9 +161,12 @@ def test_rows_that_lead_nowhere_teach_nothing():
 
 
 def test_steps_stop_at_the_target_kl():
-    steps = lambda agent: int(update_of(agent)(started(agent), CLOCK, rows(), jax.random.key(0))[0].learned["opt"].count)
-    assert steps(made(epochs=4, lr=0.05)) == 4
-    assert steps(made(epochs=4, lr=0.05, target_kl=1e-5)) == 1
+    def steps(**traced):
+        state = started(made(), lr=0.05, **traced)
+        return int(update_of(epochs=2)(state, CLOCK, rows(), jax.random.key(0))[0].learned["opt"].count)
+
+    assert steps() == 2
+    assert steps(target_kl=1e-5) == 1
 
 
 def test_value_error_by_hand():
@@ -173,8 +182,8 @@ def test_weight_of_the_kl_by_hand():
     weight = lambda kl, goal: float(ppo.kl_weight(jnp.float32(0.2), jnp.float32(kl), jnp.float32(goal)))
     got = [weight(0.03, 0.01), weight(0.015, 0.01), weight(0.004, 0.01), weight(5.0, 0.0)]
     assert got == pytest.approx([0.3, 0.2, 0.1, 0.2])
-    agent = made(epochs=2, lr=0.05, kl_coef=0.2, kl_goal=1e-4)
-    new, _ = update_of(agent)(started(agent), CLOCK, rows(), jax.random.key(0))
+    state = started(made(), lr=0.05, kl_coef=0.2, kl_goal=1e-4)
+    new, _ = update_of(epochs=2)(state, CLOCK, rows(), jax.random.key(0))
     assert float(new.learned["kl_scale"]) == 1.5
 
 
@@ -182,7 +191,7 @@ def test_statistics_see_each_row_once():
     """However rows come, observations and discounted rewards so far count as numpy counts them."""
     agent = made(normalize_reward=True)
     begun = agent.init(jax.random.key(0), {k: jnp.float32(v) for k, v in agent.hyper.items()})
-    observe = agent.stages[0].phases[0].observe
+    observe = jax.jit(agent.stages[0].phases[0].observe)
     every = Row(*rows(1)[:9])
     part = lambda a, b: jax.tree.map(lambda x: x[a:b], every)
     parts = observe(observe(begun, part(0, 2), jax.random.key(0)), part(2, 6), jax.random.key(0))
@@ -199,7 +208,7 @@ def test_statistics_see_each_row_once():
 
 def test_the_scale_of_rewards_does_not_matter_where_they_are_normalised():
     agent = made(normalize_reward=True)
-    observe, update = agent.stages[0].phases[0].observe, update_of(agent)
+    observe, update = jax.jit(agent.stages[0].phases[0].observe), update_of(normalize_reward=True)
     batch = rows(2)
 
     def learned(scale):
