@@ -208,9 +208,7 @@ class Meta(NamedTuple):
     head: Array  # int32: where the next row goes
     size: Array  # int32: rows stored per stream, the tail not counted
     tail: Array  # bool: a tail is present at head
-    first: Array  # bool [C, W]
-    last: Array  # bool [C, W]
-    valid: Array  # bool [C, W]
+    flags: Array  # uint8 [C, W]: the bits of rlx.replay.flags, where episodes begin and end
     weight: Array  # float32 [C, W] sampling priority, or [0, 0] where none is kept
 
 
@@ -218,7 +216,7 @@ class ReplayState(NamedTuple):
     """``data`` may be shared by members and may live in host memory (numpy); ``overlay`` replaces leaves of it per member."""
 
     meta: Meta
-    data: Any  # a Row with leaves [C, W, ...], dtypes kept; None where only the index is handed on
+    data: Any  # a Row with leaves [C, W, ...], dtypes kept, () for those in meta.flags; None where only the index is handed on
     overlay: dict[str, Array]  # leaves of data by name ("reward", "extras/z"), [C, W, ...]
 
 

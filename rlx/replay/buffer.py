@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlx.replay.flags import FIRST, LAST, TERMINATED, TRUNCATED, VALID, has, pack, put, unpack, without
 from rlx.types import Array, Key, Meta, PyTree, ReplayState, Row
 
 
@@ -24,7 +25,7 @@ def _write(ring: Array, block: Array, head: Array) -> Array:
 
 def rows_in_order(meta: Meta) -> Array:
     """Ring positions [C], oldest stored row first; the tail follows the ``size`` stored rows."""
-    return (meta.head - meta.size + jnp.arange(meta.first.shape[0])) % meta.first.shape[0]
+    return (meta.head - meta.size + jnp.arange(meta.flags.shape[0])) % meta.flags.shape[0]
 
 
 @dataclass(frozen=True)
@@ -43,16 +44,16 @@ class Replay:
 
     def nbytes(self, row: Row) -> int:
         """Bytes that `init` will allocate."""
-        size = sum(int(np.prod(x.shape)) * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(row))
-        return self.capacity * self.streams * (size + 3 + 4 * self.priorities)
+        size = sum(int(np.prod(x.shape)) * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(without(row)))
+        return self.capacity * self.streams * (size + 1 + 4 * self.priorities)
 
     def init(self, row: Row) -> ReplayState:
         """Empty, for rows like ``row`` (leaves without leading axes: arrays or ``jax.ShapeDtypeStruct``)."""
         lead, xp = (self.capacity, self.streams), jnp if self.device else np
-        data = jax.tree.map(lambda x: xp.zeros((*lead, *x.shape), x.dtype), row)
-        flag = lambda: jnp.zeros(lead, bool)
+        data = jax.tree.map(lambda x: xp.zeros((*lead, *x.shape), x.dtype), without(row))
         weight = jnp.zeros(lead if self.priorities else (0, 0), jnp.float32)
-        return ReplayState(Meta(jnp.int32(0), jnp.int32(0), jnp.bool_(False), flag(), flag(), flag(), weight), data, {})
+        meta = Meta(jnp.int32(0), jnp.int32(0), jnp.bool_(False), jnp.zeros(lead, jnp.uint8), weight)
+        return ReplayState(meta, data, {})
 
     # ------------------------------------------------------------------------------------------------------------ writing
 
@@ -70,39 +71,32 @@ class Replay:
                 f"add: {count} rows of {width} streams into a replay of {self.capacity} rows (one is kept for the tail) "
                 f"of {self.streams} streams; give capacity >= {count + 1} and streams={width}."
             )
-        block = rows if tail is None else jax.tree.map(lambda r, t: _append(r, t), rows, tail)
+        block = rows if tail is None else jax.tree.map(_append, rows, tail)
+        payload, flags = without(block), pack(block)
         if self.device:
-            _fits(state.data, block)
-            data = jax.tree.map(lambda ring, x: _write(ring, x, state.meta.head), state.data, block)
-            return ReplayState(_index(state.meta, block, count), data, state.overlay)
+            _fits(state.data, payload)
+            data = jax.tree.map(lambda ring, x: _write(ring, x, state.meta.head), state.data, payload)
+            return ReplayState(_index(state.meta, flags, count), data, state.overlay)
         if isinstance(state.meta.head, jax.core.Tracer) or isinstance(rows.reward, jax.core.Tracer):
             raise ValueError("add: this replay is in host memory and cannot be changed inside jit or vmap; use device=True.")
-        block = jax.tree.map(np.asarray, block)
-        _fits(state.data, block)
-        jax.tree.map(lambda ring, x: _write_host(ring, x, int(state.meta.head)), state.data, block)
-        flags = block._replace(obs=None, action=None, info={}, extras={})
+        payload = jax.tree.map(np.asarray, payload)
+        _fits(state.data, payload)
+        jax.tree.map(lambda ring, x: _write_host(ring, x, int(state.meta.head)), state.data, payload)
         return state._replace(meta=_index_jit(state.meta, flags, count))
 
     def close(self, state: ReplayState) -> ReplayState:
         """Keeps a pending tail as a row: the interaction ends here, truncated unless it had ended anyway."""
-        meta, head = state.meta, state.meta.head
-        if self.device:
-            data = state.data
-            cut = meta.tail & ~data.terminated[head] & ~data.truncated[head]
-            data = data._replace(truncated=data.truncated.at[head].set(data.truncated[head] | cut))
-        else:
-            data, at = state.data, int(head)
-            if bool(meta.tail):
-                data.truncated[at] |= ~data.terminated[at]
-        size = meta.first.shape[0]
+        meta, size = state.meta, state.meta.flags.shape[0]
+        newest = jnp.asarray(meta.flags)[meta.head]
+        cut = put(newest, TRUNCATED, has(newest, TRUNCATED) | ~has(newest, LAST)) | np.uint8(LAST)
         step = meta.tail.astype(jnp.int32)
         meta = meta._replace(
-            last=jnp.asarray(meta.last).at[head].set(meta.last[head] | meta.tail),
-            head=(head + step) % size,
+            flags=jnp.asarray(meta.flags).at[meta.head].set(jnp.where(meta.tail, cut, newest)),
+            head=(meta.head + step) % size,
             size=jnp.minimum(meta.size + step, size - 1),
             tail=jnp.zeros_like(meta.tail),
         )
-        return state._replace(meta=meta, data=data)
+        return state._replace(meta=meta)
 
     def evict(self, state: ReplayState, keep: int | Array) -> ReplayState:
         """Removes whole trajectories, oldest first, until each stream has at most ``keep`` rows (padding counts) in those
@@ -110,12 +104,12 @@ class Replay:
         meta = jax.tree.map(jnp.asarray, state.meta)
         order = rows_in_order(meta)
         i = jnp.arange(order.shape[0])[:, None]
-        begins = meta.first[order] & (i < meta.size)
+        begins = has(meta.flags[order], FIRST) & (i < meta.size)
         start = jax.lax.cummax(jnp.where(begins, i, 0), axis=0)  # where each row's trajectory began
         newest = jnp.where(begins, i, 0).max(0)
         stay = (meta.size - start <= keep) | (start == newest)
-        valid = jnp.zeros_like(meta.valid).at[order].set(meta.valid[order] & stay)
-        return state._replace(meta=state.meta._replace(valid=valid))
+        flags = meta.flags.at[order].set(put(meta.flags[order], VALID, has(meta.flags[order], VALID) & stay))
+        return state._replace(meta=state.meta._replace(flags=flags))
 
     def reweigh(self, state: ReplayState, index: PyTree, weight: Array) -> ReplayState:
         return reweigh(state, index, weight)
@@ -150,21 +144,18 @@ def _fits(data: PyTree, block: PyTree) -> None:
             )
 
 
-def _index(meta: Meta, block: Row, count: int) -> Meta:
-    """The index after ``block``: ``count`` rows, and the tail if it has one more."""
-    size, tail = meta.first.shape[0], block.reward.shape[0] > count
-    put = lambda ring, x: _write(ring, jnp.asarray(x), meta.head)
+def _index(meta: Meta, flags: Array, count: int) -> Meta:
+    """The index after a block with ``flags`` [T, W]: ``count`` rows, and the tail if it has one more."""
+    size = meta.flags.shape[0]
     weight = meta.weight
     if weight.size:
         top = jnp.where(weight.max() > 0, weight.max(), 1.0)
-        weight = put(weight, jnp.full(block.valid.shape, top, weight.dtype))
+        weight = _write(weight, jnp.full(flags.shape, top, weight.dtype), meta.head)
     return Meta(
         head=(meta.head + count) % size,
         size=jnp.minimum(meta.size + count, size - 1),
-        tail=jnp.full_like(meta.tail, tail),
-        first=put(meta.first, block.first),
-        last=put(meta.last, block.terminated | block.truncated),
-        valid=put(meta.valid, block.valid),
+        tail=jnp.full_like(meta.tail, flags.shape[0] > count),
+        flags=_write(meta.flags, jnp.asarray(flags), meta.head),
         weight=weight,
     )
 
@@ -186,15 +177,19 @@ def reweigh(state: ReplayState, index: PyTree, weight: Array) -> ReplayState:
 
 def rewrite(state: ReplayState, fn: Callable[..., Mapping[str, Array]], key: Key | None = None) -> ReplayState:
     """Relabelling without touching shared rows: ``fn(rows)`` (``fn(rows, key)`` if a key is given) returns leaves by name
-    (``"reward"``, ``"extras/z"``), [C, W, ...], that samplers of this state read in place of the stored ones."""
-    new = dict(fn(state.data) if key is None else fn(state.data, key))
+    (``"reward"``, ``"terminated"``, ``"extras/z"``), [C, W, ...], that samplers of this state read in place of the stored
+    ones. Where episodes begin and end does not change."""
+    rows = stored(state)
+    new, meta = dict(fn(rows) if key is None else fn(rows, key)), state.meta
     for name, leaf in new.items():
         if name in ("first", "truncated", "valid"):
             raise ValueError(f"rewrite: {name!r} says where episodes lie, which relabelling cannot change.")
-        stored = leaf_of(state.data, name)
-        if leaf.shape != stored.shape or leaf.dtype != stored.dtype:
-            raise ValueError(f"rewrite: {name} must be {stored.dtype}{stored.shape}, got {leaf.dtype}{leaf.shape}.")
-    return state._replace(overlay={**state.overlay, **new})
+        old = leaf_of(rows, name)
+        if leaf.shape != old.shape or leaf.dtype != old.dtype:
+            raise ValueError(f"rewrite: {name} must be {old.dtype}{old.shape}, got {leaf.dtype}{leaf.shape}.")
+    if "terminated" in new:
+        meta = meta._replace(flags=put(meta.flags, TERMINATED, new.pop("terminated")))
+    return state._replace(meta=meta, overlay={**state.overlay, **new})
 
 
 def leaf_of(row: Row, name: str) -> Any:
@@ -209,8 +204,13 @@ def leaf_of(row: Row, name: str) -> Any:
     return value
 
 
+def stored(state: ReplayState) -> Row:
+    """The whole ring as rows [C, W, ...], in the order of the ring, without the overlay."""
+    return state.data._replace(**unpack(state.meta.flags))
+
+
 def overlaid(state: ReplayState) -> Row:
-    """The rows as samplers see them."""
+    """The data as samplers see them; what `Meta.flags` holds is ``()``."""
     row = state.data
     for name, leaf in state.overlay.items():
         field, _, inner = name.partition("/")
@@ -225,10 +225,11 @@ def export(state: ReplayState) -> list[Row]:
     """Episodes (numpy rows [T, ...]), stream by stream, oldest first; pieces of fewer than two rows are left out."""
     meta = jax.tree.map(np.asarray, state.meta)
     order = np.asarray(rows_in_order(state.meta))[: int(meta.size) + int(meta.tail)]
-    data = jax.tree.map(np.asarray, overlaid(state))
+    bits = unpack(meta.flags)
+    data = jax.tree.map(np.asarray, overlaid(state))._replace(**bits)
     episodes = []
-    for w in range(meta.first.shape[1]):
-        first, last, valid = (x[order, w] for x in (meta.first, meta.last, meta.valid))
+    for w in range(meta.flags.shape[1]):
+        first, last, valid = (has(meta.flags[order, w], bit) for bit in (FIRST, LAST, VALID))
         cuts = np.flatnonzero(first[1:] | last[:-1] | ~valid[1:] | ~valid[:-1]) + 1
         for piece in np.split(np.arange(len(order)), cuts):
             if len(piece) >= 2:

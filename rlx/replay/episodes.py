@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlx.replay.flags import pack, without
 from rlx.types import Meta, ReplayState, Row
 
 
@@ -32,15 +33,13 @@ def from_episodes(episodes: Iterable[Mapping[str, Any] | Row], device: bool = Tr
         if kind(row) != kind(rows[0]):
             raise ValueError(f"episode {i} has other leaves, shapes or dtypes than episode 0: {kind(row)}, {kind(rows[0])}.")
     whole = jax.tree.map(lambda *xs: np.concatenate(xs)[:, None], *rows)
-    data = jax.tree.map(jnp.asarray, whole) if device else whole
-    flag = lambda x: jnp.array(x)
+    payload = without(whole)
+    data = jax.tree.map(jnp.asarray, payload) if device else payload
     meta = Meta(
         head=jnp.int32(0),
         size=jnp.int32(whole.reward.shape[0]),
         tail=jnp.bool_(False),
-        first=flag(whole.first),
-        last=flag(whole.last),
-        valid=flag(whole.valid),
+        flags=jnp.asarray(pack(whole)),
         weight=jnp.zeros((0, 0), jnp.float32),
     )
     return ReplayState(meta, data, {})

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rlx.replay.buffer import overlaid
+from rlx.replay.flags import unpack
 from rlx.replay.samplers import Sequences
 from rlx.replay.windows import Index
 from rlx.types import Array, Clock, Key, Sampler, Sources
@@ -23,17 +24,17 @@ def newest(length: int, source: str = "replay") -> Sampler:
 
     def draw(sources: Sources, hyper: dict[str, Array], clock: Clock, key: Key) -> Any:
         meta = sources[source].meta
-        size, width = meta.first.shape
+        size, width = meta.flags.shape
         if length > size:
             raise ValueError(f"newest: {length} rows were asked of {source!r}, which has room for {size} per stream.")
         t = (meta.head + meta.tail - length + jnp.arange(length)) % size
         stored = jnp.arange(length) >= length - meta.size - meta.tail
-        return jnp.broadcast_to(t[:, None], (length, width)), jnp.broadcast_to(jnp.arange(width), (length, width)), stored
+        flags = jnp.where(stored[:, None], meta.flags[t], 0)  # what was never written is not valid
+        return jnp.broadcast_to(t[:, None], (length, width)), jnp.broadcast_to(jnp.arange(width), (length, width)), flags
 
     def read(sources: Sources, drawn: Any) -> Sequences:
-        t, w, stored = drawn
-        rows = jax.tree.map(lambda x: x[t, w], overlaid(sources[source]))
-        rows = rows._replace(valid=rows.valid & stored[:, None])
+        t, w, flags = drawn
+        rows = jax.tree.map(lambda x: x[t, w], overlaid(sources[source]))._replace(**unpack(flags))
         return Sequences(**rows._asdict(), weight=jnp.ones(w.shape[1]), index=Index(t[0], w[0]))
 
     return Sampler(draw, read, (source,))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx.replay.buffer import overlaid
+from rlx.replay.flags import TERMINATED, has, unpack
 from rlx.replay.windows import Index, capacity, draw_uniform, draw_weighted, steps_ahead, steps_back, steps_within, take
 from rlx.types import Array, Clock, Key, Meta, PyTree, ReplayState, Row, Sampler, Sources
 
@@ -83,7 +84,16 @@ class Items(NamedTuple):
 
 
 def _take(tree: PyTree, t: Array, w: Array) -> PyTree:
-    return jax.tree.map(lambda x: take(x, t, w), tree)
+    if t.ndim < 2:
+        return jax.tree.map(lambda x: take(x, t, w), tree)
+    # windows [T, B] are gathered one after another: neighbours in time are neighbours in memory
+    return jax.tree.map(lambda x: take(x, t.T, w.T).swapaxes(0, 1), tree)
+
+
+def _window(meta: Meta, index: Index, ahead: Array) -> Index:
+    """The rows ``ahead`` [T, 1] or [T, B] steps after ``index`` [B]."""
+    t = (index.t + ahead) % capacity(meta)
+    return Index(t, jnp.broadcast_to(index.w, t.shape))
 
 
 def _frames(obs: PyTree, places: Array, w: Array) -> PyTree:
@@ -141,6 +151,7 @@ def _draw(
 class _Drawn(NamedTuple):
     index: Index  # type: ignore[assignment]
     steps: Array
+    terminated: Array  # of the row after those steps
     frames: Array  # ring positions of the frames of obs, [B, stack]
     next_frames: Array
     powers: Array  # of the discount, from 0 to n
@@ -169,25 +180,24 @@ def transitions(
         meta = _meta(sources, source, 2)
         steps = jnp.ones(batch, jnp.int32) if n == 1 else steps_ahead(meta, index, n)
         after = Index((index.t + steps) % capacity(meta), index.w)
+        terminated = has(take(meta.flags, *after), TERMINATED)
         frames, following = (steps_back(meta, i, stack - 1) for i in (index, after))
         powers = _hyper(hyper, discount) ** jnp.arange(n + 1)
-        return _Drawn(index, steps, frames, following, powers, weight)
+        return _Drawn(index, steps, terminated, frames, following, powers, weight)
 
     def read(sources: Sources, drawn: _Drawn) -> Transitions:
         rows, (t, w), steps, powers = overlaid(sources[source]), drawn.index, drawn.steps, drawn.powers
         size = rows.reward.shape[0]
-        after = (t + steps) % size
         reward = take(rows.reward, (t + 1) % size, w)
         for k in range(1, n):
             reward = reward + powers[k] * (k < steps) * take(rows.reward, (t + k + 1) % size, w)
-        terminated = take(rows.terminated, after, w)
         return Transitions(
             obs=_frames(rows.obs, drawn.frames, w),
             action=_take(rows.action, t, w),
             reward=_poison(reward, t),
-            discount=powers[steps] * ~terminated,
+            discount=powers[steps] * ~drawn.terminated,
             next_obs=_frames(rows.obs, drawn.next_frames, w),
-            terminated=terminated,
+            terminated=drawn.terminated,
             extras=_take(rows.extras, t, w),
             weight=drawn.weight,
             index=drawn.index,
@@ -213,18 +223,17 @@ def sequences(
     """
     _check(batch, length=length, stack=stack)
 
-    def draw(sources: Sources, hyper: dict[str, Array], clock: Clock, key: Key) -> tuple[Index, Index, Array, Array]:
+    def draw(sources: Sources, hyper: dict[str, Array], clock: Clock, key: Key) -> Any:
         index, weight = _draw(sources, source, key, batch, length, cross, hyper if priorities else None)
         meta = _meta(sources, source, length)
-        t = (index.t + jnp.arange(length)[:, None]) % capacity(meta)
-        window = Index(t, jnp.broadcast_to(index.w, t.shape))
-        return index, window, steps_back(meta, window, stack - 1), weight
+        window = _window(meta, index, jnp.arange(length)[:, None])
+        return index, window, take(meta.flags, *window), steps_back(meta, window, stack - 1), weight
 
-    def read(sources: Sources, drawn: tuple[Index, Index, Array, Array]) -> Sequences:
-        rows, (index, (t, w), frames, weight) = overlaid(sources[source]), drawn
-        out = _take(rows._replace(obs=(), valid=()), t, w)
-        valid = (np if isinstance(t, np.ndarray) else jnp).broadcast_to(index.t >= 0, t.shape)
-        out = out._replace(obs=_frames(rows.obs, frames, w), reward=_poison(out.reward, index.t), valid=valid)
+    def read(sources: Sources, drawn: Any) -> Sequences:
+        rows, (index, (t, w), flags, frames, weight) = overlaid(sources[source]), drawn
+        bits = {**unpack(flags), "valid": (np if isinstance(t, np.ndarray) else jnp).broadcast_to(index.t >= 0, t.shape)}
+        out = _take(rows._replace(obs=()), t, w)._replace(obs=_frames(rows.obs, frames, w), **bits)
+        out = out._replace(reward=_poison(out.reward, index.t))
         return Sequences(**out._asdict(), weight=weight, index=index)
 
     return Sampler(draw, read, (source,), priorities)
@@ -299,17 +308,17 @@ def segments(batch: int, length: int, *, discount: str | None = None, source: st
         index = draw_uniform(meta, key, batch, 2)
         gamma = _hyper(hyper, discount) if discount else jnp.float32(1)
         steps = steps_ahead(meta, index, length)
-        t = (index.t + jnp.minimum(jnp.arange(length)[:, None], steps)) % capacity(meta)
-        window = Index(t, jnp.broadcast_to(index.w, t.shape))
-        return index, window, steps, steps_back(meta, window, stack - 1), gamma ** jnp.arange(length)[:, None]
+        window = _window(meta, index, jnp.minimum(jnp.arange(length)[:, None], steps))
+        frames = steps_back(meta, window, stack - 1)
+        return index, window, take(meta.flags, *window), steps, frames, gamma ** jnp.arange(length)[:, None]
 
     def read(sources: Sources, drawn: Any) -> Segments:
-        index, (t, w), steps, frames, powers = drawn
+        index, (t, w), flags, steps, frames, powers = drawn
         rows = overlaid(sources[source])
         i = np.arange(length)[:, None]
         following = take(rows.reward, (t + 1) % rows.reward.shape[0], w)
         returns = (powers * following * (i < steps)).sum(0)
-        out = _take(rows._replace(obs=()), t, w)._replace(obs=_frames(rows.obs, frames, w))
+        out = _take(rows._replace(obs=()), t, w)._replace(obs=_frames(rows.obs, frames, w), **unpack(flags))
         return Segments(out, i <= steps, _poison(returns, index.t), index)
 
     return Sampler(draw, read, (source,))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlx.replay.flags import FIRST, LAST, VALID, has
 from rlx.types import Array, Key, Meta
 
 TRIES = 16  # rounds of rejection before the exact count over all rows
@@ -22,7 +23,7 @@ class Index(NamedTuple):
 
 
 def capacity(meta: Meta) -> int:
-    return meta.first.shape[0]
+    return meta.flags.shape[0]
 
 
 def take(x: Array, t: Array, w: Array) -> Array:
@@ -45,15 +46,21 @@ def chain(meta: Meta, index: Index, length: int, cross: bool = False) -> Array:
     """
     at = (index.t[:, None] + jnp.arange(length + 1)) % capacity(meta)
     w = index.w[:, None]
-    valid = take(meta.valid, at, w)
-    joined = (age(meta, at[:, :-1]) + 1 < meta.size + meta.tail) & valid[:, :-1] & valid[:, 1:]
-    return joined if cross else joined & ~take(meta.last, at[:, :-1], w) & ~take(meta.first, at[:, 1:], w)
+    flags = take(meta.flags, at, w)
+    return (age(meta, at[:, :-1]) + 1 < meta.size + meta.tail) & linked(flags[:, :-1], flags[:, 1:], cross)
+
+
+def linked(flags: Array, following: Array, cross: bool) -> Array:
+    """Whether rows with these flags, stored one after the other, are neighbours: both valid and (unless ``cross``) with no
+    border between them."""
+    joined = has(flags & following, VALID)
+    return joined if cross else joined & ~has(flags, LAST) & ~has(following, FIRST)
 
 
 def admissible(meta: Meta, index: Index, length: int, cross: bool = False) -> Array:
     """Whether windows of ``length`` rows may begin at ``index`` [B]."""
     if length == 1:
-        return (age(meta, index.t) < meta.size) & take(meta.valid, index.t, index.w)
+        return (age(meta, index.t) < meta.size) & has(take(meta.flags, index.t, index.w), VALID)
     return chain(meta, index, length - 1, cross).all(1)
 
 
@@ -62,10 +69,8 @@ def admissible_everywhere(meta: Meta, length: int, cross: bool = False) -> Array
     following = lambda x, k=1: jnp.roll(x, -k, axis=0)
     old = age(meta, jnp.arange(capacity(meta)))[:, None]
     if length == 1:
-        return (old < meta.size) & meta.valid
-    run = (old + 1 < meta.size + meta.tail) & meta.valid & following(meta.valid)
-    if not cross:
-        run &= ~meta.last & ~following(meta.first)
+        return (old < meta.size) & has(meta.flags, VALID)
+    run = (old + 1 < meta.size + meta.tail) & linked(meta.flags, following(meta.flags), cross)
     links = 1
     while links < length - 1:  # runs of twice the length; none goes past the newest row, which has no link
         more = min(links, length - 1 - links)
@@ -80,7 +85,7 @@ def draw_uniform(meta: Meta, key: Key, batch: int, length: int, cross: bool = Fa
     Rejection: candidates from all stored rows, those refused are drawn again. After `TRIES` rounds the rest is drawn from an
     exact count. Both are loops on a predicate, so that members under vmap pay for them only where one needs it.
     """
-    size, width = meta.first.shape
+    size, width = meta.flags.shape
 
     def guess(carry: tuple) -> tuple:
         i, index, done = carry
@@ -130,7 +135,7 @@ def draw_weighted(meta: Meta, key: Key, batch: int, length: int, exponent: Array
     place = block * side + _inverse(blocks[block], u[1])
     total = sums.sum()
     there = total > 0
-    return _unflatten(place, meta.first.shape[1], there), mass[place] / jnp.where(there, total, 1.0) * ok.sum()
+    return _unflatten(place, meta.flags.shape[1], there), mass[place] / jnp.where(there, total, 1.0) * ok.sum()
 
 
 def _inverse(mass: Array, u: Array) -> Array:

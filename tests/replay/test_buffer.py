@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rlx import replay
+from rlx.replay.buffer import stored
 from rlx.types import Row
 from tests.replay.coded import HYPER, World, codes, example, fill, sample
 
@@ -42,7 +43,7 @@ def test_rows_are_kept_bit_for_bit_with_their_dtypes():
     assert state.data.obs["frame"].dtype == np.uint8 and state.data.info["t"].dtype == np.int32
     expected = world.rows(2, 12)  # rows 2 to 12 and the tail, 13
     order = np.asarray((state.meta.head - state.meta.size + jnp.arange(12)) % 12)
-    jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x)[order], y), state.data, expected)
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x)[order], y), stored(state), expected)
 
 
 def test_nbytes_is_what_init_allocates():
@@ -58,8 +59,8 @@ def test_close_completes_and_cuts():
     buffer, state = fill(world, 16, [3])  # stream 1 has its tail at a terminal row
     state = jax.jit(buffer.close)(state)
     assert int(state.meta.size) == 4 and not bool(state.meta.tail)
-    assert np.asarray(state.data.truncated[3]).tolist() == [True, False]
-    assert np.asarray(state.meta.last[3]).tolist() == [True, True]
+    assert np.asarray(stored(state).truncated[3]).tolist() == [True, False]
+    assert np.asarray(stored(state).last[3]).tolist() == [True, True]
     again = buffer.close(state)
     jax.tree.map(np.testing.assert_array_equal, state, again)  # nothing pending: nothing changes
     world.time = 50  # what comes next follows nothing
@@ -120,6 +121,10 @@ def test_rewrite_is_an_overlay():
     np.testing.assert_array_equal(out.reward, np.asarray(old_out.reward) + 100)
     np.testing.assert_array_equal(out.extras["z"], -np.asarray(old_out.extras["z"]))
     np.testing.assert_array_equal(out.action, old_out.action)
+    ended = replay.rewrite(state, lambda rows: {"terminated": rows.terminated | (rows.reward > 0)})
+    fewer, all_of_them = (drawn_pairs(s) for s in (ended, state))
+    assert fewer[0] == all_of_them[0]  # another value of the ends, no other borders
+    np.testing.assert_array_equal(fewer[1].discount == 0, fewer[1].terminated | (fewer[1].reward > 0))
     keyed = replay.rewrite(state, lambda rows, key: {"reward": jax.random.normal(key, rows.reward.shape)}, jax.random.key(1))
     np.testing.assert_array_equal(keyed.overlay["reward"], jax.random.normal(jax.random.key(1), (32, 3)))
 
