@@ -50,8 +50,19 @@ def _import_suite(name: str) -> None:
             module.register_envs_with_gymnasium()
 
 
-def make(name: str, *, repeat: int = 1, time_limit: int | None = None, threads: int | None = None, **options: Any) -> HostEnv:
+def make(
+    name: str,
+    *,
+    repeat: int = 1,
+    time_limit: int | None = None,
+    threads: int | None = None,
+    vectorize: str | None = None,
+    **options: Any,
+) -> HostEnv:
     """``options`` go to ``gymnasium.make``. Meta-World: ``gym:Meta-World/MT1`` with ``env_name="reach-v3"``.
+
+    ``vectorize`` steps the streams by Gymnasium's own vector environments instead of rlx's threads: ``"sync"``, ``"async"`` (a
+    process per stream) or ``"native"`` (the id's own batched environment). These cannot be saved, see `rlx.envs.gym_vector`.
 
     Observation dicts are flattened in sorted order; floats become float32, uint8 stays. Box actions are rescaled from [-1, 1].
 
@@ -88,7 +99,16 @@ def make(name: str, *, repeat: int = 1, time_limit: int | None = None, threads: 
         repeat=repeat,
     )
     example.close()
-    return HostEnv(f"gym:{name}", spec, lambda n, ends: GymVec(f"gym:{name}", spec, n, ends, build, threads))
+    if vectorize is None:
+        return HostEnv(f"gym:{name}", spec, lambda n, ends: GymVec(f"gym:{name}", spec, n, ends, build, threads))
+    from rlx.envs.gym_vector import MODES, GymVectorVec
+
+    if vectorize not in MODES or repeat > 1:
+        raise ValueError(
+            f"gym:{name}: vectorize={vectorize!r}, repeat={repeat}; vectorize is one of {', '.join(MODES)}, with repeat=1."
+        )
+    vector = lambda n: gymnasium.make_vec(name, n, vectorization_mode=MODES[vectorize], **options)
+    return HostEnv(f"gym:{name}", spec, lambda n, ends: GymVectorVec(f"gym:{name}", spec, n, ends, lambda: vector(n)))
 
 
 def _obs_leaf(space: Any) -> Leaf:
@@ -108,6 +128,13 @@ def _obs_leaf(space: Any) -> Leaf:
 def _flat(obs: Any, leaf: Leaf) -> np.ndarray:
     if isinstance(obs, dict):
         obs = np.concatenate([np.ravel(obs[k]) for k in sorted(obs)])
+    return np.asarray(obs, leaf.dtype)
+
+
+def flat_rows(obs: Any, leaf: Leaf) -> np.ndarray:
+    """Batched observations [W, ...], dicts of them as one vector each."""
+    if isinstance(obs, dict):
+        obs = np.concatenate([np.asarray(obs[k]).reshape(len(obs[k]), -1) for k in sorted(obs)], 1)
     return np.asarray(obs, leaf.dtype)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +14,17 @@ import numpy as np
 from rlx.envs.base import DeviceVec
 from rlx.envs.registry import positive
 from rlx.keys import HostKey
-from rlx.types import Array, Env, HostEnv, Key, Leaf, PyTree, Spec, Step
+from rlx.nn import normalize
+from rlx.nn.normalize import Normalizer
+from rlx.types import Array, Env, HostEnv, Key, Leaf, PyTree, Spec, Step, Task, VecEnv
+
+E = TypeVar("E", Env, HostEnv)
 
 
 def action_repeat(env: Env, repeat: int) -> Env:
     """Each decision holds for ``repeat`` steps of ``env``, rewards summed, until the episode ends."""
     positive(repeat=repeat)
+    _on_device(env, f"make(name, repeat={repeat})")
 
     def step(params: PyTree, state: PyTree, action: Array, key: Key) -> tuple[PyTree, Step]:
         state, arrived = env.step(params, state, action, key)
@@ -39,9 +45,15 @@ def action_repeat(env: Env, repeat: int) -> Env:
     return replace(env, step=step, spec=replace(env.spec, horizon=horizon, repeat=env.spec.repeat * repeat))
 
 
+def _on_device(env: Env, instead: str) -> None:
+    if env.host:
+        raise ValueError(f"{env.name} is stepped on the host, where this is part of making it: rlx.envs.{instead}.")
+
+
 def time_limit(env: Env, limit: int) -> Env:
     """Episodes are truncated after ``limit`` decisions (unless they end before)."""
     positive(time_limit=limit)
+    _on_device(env, f"make(name, time_limit={limit})")
 
     def reset(params: PyTree, key: Key) -> tuple[PyTree, Step]:
         state, step = env.reset(params, key)
@@ -58,36 +70,124 @@ def time_limit(env: Env, limit: int) -> Env:
     return replace(env, reset=reset, step=step, render=render, spec=replace(env.spec, horizon=horizon))
 
 
-def scale_reward(env: Env, factor: float) -> Env:
+# ----------------------------------------------------------------------------------------- what each step says, seen otherwise
+
+
+def scale_reward(env: E, factor: float) -> E:
     """Rewards times ``factor``."""
-
-    def step(params: PyTree, state: PyTree, action: Array, key: Key) -> tuple[PyTree, Step]:
-        state, arrived = env.step(params, state, action, key)
-        return state, arrived._replace(reward=arrived.reward * factor)
-
-    return replace(env, step=step)
+    return _map_steps(env, env.spec, lambda xp, params, step: step._replace(reward=step.reward * np.float32(factor)))
 
 
-def flatten_observation(env: Env) -> Env:
+def flatten_observation(env: E) -> E:
     """Observation dicts as one float32 vector, leaves in the order of their sorted names."""
     leaves = jax.tree.leaves(env.spec.obs, is_leaf=lambda x: isinstance(x, Leaf))
     wide = lambda which: np.concatenate([np.broadcast_to(getattr(x, which), x.shape).ravel() for x in leaves])
     size = sum(int(np.prod(x.shape)) for x in leaves)
-    spec = replace(env.spec, obs=Leaf((size,), low=wide("low"), high=wide("high")))
 
-    def flat(step: Step) -> Step:
-        parts = [jnp.ravel(x).astype(jnp.float32) for x in jax.tree.leaves(step.obs)]
-        return step._replace(obs=jnp.concatenate(parts))
+    def flat(xp: Any, params: PyTree, step: Step) -> Step:
+        parts = [x.reshape(*step.reward.shape, -1).astype(np.float32) for x in jax.tree.leaves(step.obs)]
+        return step._replace(obs=xp.concatenate(parts, -1))
+
+    return _map_steps(env, replace(env.spec, obs=Leaf((size,), low=wide("low"), high=wide("high"))), flat)
+
+
+def normalize_observation(env: E, seen: Normalizer, clip: float = 10.0) -> E:
+    """Vector observations to zero mean and unit variance under the statistics ``seen``, within +-``clip``.
+
+    The statistics are explicit state: the parameters of the new environment are ``{"env": those of env, "seen": seen}``, so a
+    `Collect` whose ``params`` gives others changes them without compiling anew. Make them from a dataset or from rollouts of
+    ``env`` by `rlx.nn.normalize.update`; they do not change by themselves. Agents that learn theirs (PPO) need no wrapper.
+
+    Raises:
+        ValueError: observations that are no vector, or statistics of another size.
+    """
+    leaf = env.spec.obs
+    if not isinstance(leaf, Leaf) or leaf.shape != np.shape(seen.mean):
+        raise ValueError(
+            f"normalize_observation: {env.name} has observations {leaf}, the statistics have the shape {np.shape(seen.mean)}; "
+            "they must be one vector (see flatten_observation) and of one size."
+        )
+
+    def normal(xp: Any, params: PyTree, step: Step) -> Step:
+        now = Normalizer(*(xp.asarray(x, np.float32) for x in params["seen"]))
+        return step._replace(obs=normalize.apply(now, step.obs, clip))
+
+    spec = replace(env.spec, obs=Leaf(leaf.shape, low=-clip, high=clip), task=Task())
+    return _map_steps(env, spec, normal, {"env": env.params, "seen": seen}, lambda params: params["env"])
+
+
+def _map_steps(
+    env: E,
+    spec: Spec,
+    fn: Callable[[Any, PyTree, Step], Step],
+    params: PyTree = None,
+    inner: Callable[[PyTree], PyTree] = lambda params: params,
+) -> E:
+    """``env`` with ``fn(xp, params, step)``, which takes any leading axes, behind each reset and step. ``inner(params)`` are
+    the parameters of ``env`` itself."""
+    given = env.params if params is None else params
+    if isinstance(env, HostEnv):
+        make = lambda n, ends: _MappedVec(env.make(n, ends), spec, given, fn, inner)
+        return HostEnv(env.name, spec, make, given)  # type: ignore[return-value]
 
     def reset(params: PyTree, key: Key) -> tuple[PyTree, Step]:
-        state, step = env.reset(params, key)
-        return state, flat(step)
+        state, step = env.reset(inner(params), key)
+        return state, fn(jnp, params, step)
 
     def step(params: PyTree, state: PyTree, action: Array, key: Key) -> tuple[PyTree, Step]:
-        state, arrived = env.step(params, state, action, key)
-        return state, flat(arrived)
+        state, arrived = env.step(inner(params), state, action, key)
+        return state, fn(jnp, params, arrived)
 
-    return replace(env, reset=reset, step=step, spec=spec)
+    render = None if env.render is None else lambda params, state: env.render(inner(params), state)  # type: ignore[misc]
+    return replace(env, reset=reset, step=step, spec=spec, params=given, render=render)
+
+
+@dataclass(frozen=True)
+class _MappedVec:
+    """The host side of `_map_steps`."""
+
+    vec: VecEnv
+    spec: Spec
+    params: PyTree
+    fn: Callable[[Any, PyTree, Step], Step]
+    inner: Callable[[PyTree], PyTree]
+
+    host = True
+
+    @property
+    def name(self) -> str:
+        return self.vec.name
+
+    @property
+    def n(self) -> int:
+        return self.vec.n
+
+    @property
+    def ends(self) -> str:
+        return self.vec.ends
+
+    def reset(self, params: PyTree, key: HostKey) -> tuple[Any, Step]:
+        state, step = self.vec.reset(self.inner(params), key)
+        return state, self.fn(np, params, step)
+
+    def step(self, params: PyTree, state: Any, action: PyTree, key: HostKey) -> tuple[Any, Step]:
+        state, step = self.vec.step(self.inner(params), state, action, key)
+        return state, self.fn(np, params, step)
+
+    def refresh(self, params: PyTree, state: Any, key: HostKey) -> Any:
+        return self.vec.refresh(self.inner(params), state, key)
+
+    def save(self, state: Any) -> PyTree:
+        return self.vec.save(state)
+
+    def load(self, arrays: PyTree) -> Any:
+        return self.vec.load(arrays)
+
+    def render(self, params: PyTree, state: Any, index: int = 0) -> np.ndarray:
+        return self.vec.render(self.inner(params), state, index)
+
+    def close(self) -> None:
+        self.vec.close()
 
 
 # ------------------------------------------------------------------------------------------------------------ on the host

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from rlx.types import Array
 
@@ -36,10 +37,12 @@ def update(state: Normalizer, x: Array, mask: Array) -> Normalizer:
 
 
 def std(state: Normalizer) -> Array:
-    """Standard deviation of everything seen, at least 1e-4."""
-    return jnp.sqrt(state.m2 / jnp.maximum(state.count, 1) + 1e-8)
+    """Standard deviation of everything seen, at least 1e-4. Numpy if the state is."""
+    xp = np if isinstance(state.m2, np.ndarray) else jnp
+    return xp.sqrt(state.m2 / xp.maximum(state.count, 1) + np.float32(1e-8))
 
 
 def apply(state: Normalizer, x: Array, clip: float = 10.0) -> Array:
     """``x`` to zero mean and unit variance, within +-``clip``; as it is while fewer than two have been seen."""
-    return jnp.where(state.count > 1, jnp.clip((x - state.mean) / std(state), -clip, clip), x)
+    xp = np if isinstance(state.m2, np.ndarray) else jnp
+    return xp.where(state.count > 1, xp.clip((x - state.mean) / std(state), -clip, clip), x)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from rlx.replay import datasets
 from rlx.replay.buffer import Replay, export, reweigh, rewrite
 from rlx.replay.episodes import from_episodes
+from rlx.replay.mixtures import mix
 from rlx.replay.newest import newest
 from rlx.replay.samplers import (
     Goals,
@@ -25,7 +26,6 @@ from rlx.replay.samplers import (
     Transitions,
     goals,
     items,
-    mix,
     segments,
     sequences,
     transitions,

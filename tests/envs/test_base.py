@@ -12,6 +12,8 @@ import pytest
 import rlx.envs
 from rlx.envs import batch, begin, check, rollout, wrappers
 from rlx.envs.base import to_row
+from rlx.keys import HostKey
+from rlx.nn import normalize
 from rlx.types import Env, Leaf, Spec, Step
 
 LIMIT = 4
@@ -143,6 +145,33 @@ def test_time_limit_scale_and_flatten():
     _, step = flat.reset(flat.params, jax.random.key(0))
     assert flat.spec.obs.shape == (3,) and step.obs[0] == 7
     np.testing.assert_array_equal(flat.spec.obs.high, [5, 1, 1])
+
+
+@pytest.mark.parametrize("host", [False, True])
+def test_normalised_observations_and_scaled_rewards(host):
+    plain = rlx.envs.make("rlx:pendulum", host=host)
+    seen = normalize.Normalizer(jnp.float32(4), jnp.array([1.0, 2.0, 3.0]), jnp.array([4.0, 16.0, 36.0]))  # std 1, 2, 3
+    env = wrappers.scale_reward(wrappers.normalize_observation(plain, seen), 0.5)
+    other = {"env": plain.params, "seen": seen._replace(mean=jnp.zeros(3))}
+    action = np.full((2, 1), 0.3, np.float32)
+    out = []
+    for e, params in ((plain, plain.params), (env, env.params), (env, other)):
+        vec = batch(e, 2)
+        key = HostKey(np.array([[0, 5]], np.uint32), 2, 0) if host else jax.random.key(5)
+        state, first = vec.reset(params, key)
+        out.append((first, vec.step(params, state, action, key.at(1) if host else key)[1]))
+    std = np.sqrt(np.array([1.0, 4.0, 9.0]) + 1e-8)
+    for a, b, c in zip(*out, strict=True):
+        assert b.obs.dtype == np.float32
+        np.testing.assert_allclose(b.obs, (np.asarray(a.obs, np.float64) - [1, 2, 3]) / std, atol=1e-6)
+        np.testing.assert_allclose(c.obs, np.asarray(a.obs, np.float64) / std, atol=1e-6)
+        np.testing.assert_allclose(b.reward, 0.5 * np.asarray(a.reward), rtol=1e-6)
+    assert rlx.envs.check(env, steps=30).exact_resume
+    with pytest.raises(ValueError, match="of one size"):
+        wrappers.normalize_observation(plain, normalize.init((4,)))
+    if host:
+        with pytest.raises(ValueError, match="repeat=3"):
+            wrappers.action_repeat(plain, 3)
 
 
 # ---------------------------------------------------------------------------------------------------------------- registry

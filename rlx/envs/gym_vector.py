@@ -1,0 +1,157 @@
+"""Gymnasium's vector environments behind the host contract: ``make("gym:HalfCheetah-v5", vectorize="async")``.
+
+For environments that come batched (``vectorize="native"``) or are worth a process each. They cannot be saved: a run that is
+resumed begins new episodes and says so. The three autoreset modes of Gymnasium end in the same rows; where the library has
+already begun the next episode, or would not begin it by itself, the streams concerned are reset by ``reset_mask`` after the
+others have moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rlx.envs.gym import flat_rows
+from rlx.keys import HostKey
+from rlx.types import PyTree, Spec, Step
+
+MODES = {"sync": "sync", "async": "async", "native": "vector_entry_point"}
+
+
+class _State(NamedTuple):
+    step: Step  # [W], the latest
+    over: np.ndarray  # bool [W]
+
+
+def autoreset_mode(envs: Any) -> str:
+    """``"NextStep"``, ``"SameStep"`` or ``"Disabled"``.
+
+    Raises:
+        ValueError: the vector environment declares none of them.
+    """
+    from gymnasium.vector import AutoresetMode
+
+    given = envs.metadata.get("autoreset_mode")
+    for mode in AutoresetMode:
+        if given in (mode, mode.value):
+            return mode.value
+    known = ", ".join(f"AutoresetMode.{m.name}" for m in AutoresetMode)
+    raise ValueError(f"{envs} declares the autoreset mode {given!r}; rlx knows {known}: set metadata['autoreset_mode'].")
+
+
+@dataclass(frozen=True)
+class GymVectorVec:
+    """`rlx.types.VecEnv` over a ``gymnasium.vector.VectorEnv``, which ``build`` makes."""
+
+    name: str
+    spec: Spec
+    n: int
+    ends: str
+    build: Callable[[], Any]
+
+    host = True
+    params: PyTree = None
+
+    @cached_property
+    def _envs(self) -> Any:
+        return self.build()
+
+    @cached_property
+    def _mode(self) -> str:
+        return autoreset_mode(self._envs)
+
+    @cached_property
+    def _scale(self) -> tuple[np.ndarray, np.ndarray]:
+        box = self._envs.single_action_space
+        return (box.high + box.low) / 2, (box.high - box.low) / 2
+
+    def _seeds(self, key: HostKey) -> list[int]:
+        return [key.seed(i) % 2**31 for i in range(self.n)]
+
+    def _restart(self, which: np.ndarray, key: HostKey) -> np.ndarray:
+        """Begins episodes in the streams ``which``; the first observations [W, ...] (of the others, anything)."""
+        try:
+            options = {} if which.all() else {"options": {"reset_mask": which.copy()}}
+            obs, _ = self._envs.reset(seed=self._seeds(key), **options)
+        except (TypeError, KeyError, ValueError) as e:
+            raise ValueError(
+                f"{self.name}: this vector environment has the autoreset mode {self._mode} and cannot reset some streams alone "
+                f"({e}). Leave out vectorize, or make it with AutoresetMode.NEXT_STEP."
+            ) from e
+        return flat_rows(obs, self.spec.obs)
+
+    def _flags(self, info: dict[str, Any], over: np.ndarray) -> dict[str, np.ndarray]:
+        final = info.get("final_info", {}) if self._mode == "SameStep" else {}
+        read = lambda source, k: np.asarray(source.get(k, np.zeros(self.n)), np.float32)
+        return {k: np.where(over, read(final, k), read(info, k)) if final else read(info, k) for k in self.spec.info}
+
+    def reset(self, params: PyTree, key: HostKey) -> tuple[_State, Step]:
+        obs, no = self._restart(np.ones(self.n, bool), key), np.zeros(self.n, bool)
+        flags = {k: np.zeros(self.n, np.float32) for k in self.spec.info}
+        step = Step(obs, np.zeros(self.n, np.float32), no, no.copy(), ~no, flags)
+        return _State(step, no.copy()), step
+
+    def step(self, params: PyTree, state: _State, action: np.ndarray, key: HostKey) -> tuple[_State, Step]:
+        before, over = state.step, state.step.last
+        if self.ends == "reset" and over.all() and self._mode != "NextStep":
+            return self.reset(params, key)
+        if over.any() and self._mode == "Disabled":
+            self._restart(over, key)  # it may not be stepped otherwise
+        middle, half = self._scale
+        real = (middle + half * np.clip(action, -1, 1)).astype(middle.dtype)
+        obs, reward, terminated, truncated, info = self._envs.step(real)
+        ended = terminated | truncated
+        obs = flat_rows(obs, self.spec.obs)
+        if ended.any() and self._mode == "SameStep":
+            obs = obs.copy()
+            for i in np.flatnonzero(ended & ~over):
+                obs[i] = flat_rows(_one(info["final_obs"], int(i)), self.spec.obs)[0]
+        new = Step(
+            obs,
+            reward.astype(np.float32),
+            terminated,
+            truncated & ~terminated,
+            np.zeros(self.n, bool),
+            self._flags(info, ended),
+        )
+        instead: Step = before
+        if self.ends == "reset" and over.any():
+            first = obs if self._mode == "NextStep" else self._restart(over, key)
+            instead = jax.tree.map(np.zeros_like, new)._replace(obs=first, first=np.ones(self.n, bool))
+        elif self.ends == "stop":
+            instead = before._replace(first=before.first & ~over)
+        step = _pick(over, instead, new)
+        return _State(step, step.last), step
+
+    def refresh(self, params: PyTree, state: _State, key: HostKey) -> _State:
+        return state
+
+    def save(self, state: _State) -> None:
+        """A vector environment does not give its state away."""
+
+    def load(self, arrays: PyTree) -> _State:
+        raise ValueError(f"{self.name} cannot be saved and loaded with vectorize; leave it out.")
+
+    def render(self, params: PyTree, state: _State, index: int = 0) -> np.ndarray:
+        raise ValueError(f"{self.name} has no pictures with vectorize; leave it out to see it.")
+
+    def close(self) -> None:
+        if "_envs" in self.__dict__:
+            self._envs.close()
+
+
+def _one(final: Any, i: int) -> Any:
+    """Observation ``i`` [1, ...] out of an info array: of objects, or batched like observations."""
+    if isinstance(final, dict):
+        return {k: np.asarray(v[i])[None] for k, v in final.items()}
+    one = final[i]
+    return {k: np.asarray(v)[None] for k, v in one.items()} if isinstance(one, dict) else np.asarray(one)[None]
+
+
+def _pick(mask: np.ndarray, yes: Step, no: Step) -> Step:
+    return jax.tree.map(lambda a, b: np.where(mask.reshape(-1, *[1] * (b.ndim - 1)), a, b), yes, no)
