@@ -7,6 +7,7 @@ all derived quantities belong to the current state; ``mujoco.rollout`` steps a l
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from rlx.envs.tasks.base import MujocoTask
 from rlx.keys import HostKey
 from rlx.types import HostEnv, Leaf, PyTree, Spec, Step, Task
 
+_quiet = threading.Lock()
 LIGHT = 25e-6  # s per control step, below which one thread is faster than two
 
 
@@ -137,8 +139,15 @@ class _Sim:
         mujoco.mj_resetData(self.model, data)
         data.qpos[:], data.qvel[:], goal = self.task.init(np, self.c, u, z)
         if self.task.settle:
-            # dm_control lets the body fall from data as mj_resetData left it: derived quantities of the zero state
-            self.stepper(self.task.settle)(data)
+            # dm_control lets the body fall from data as mj_resetData left it: derived quantities of the zero state,
+            # of whose inertia MuJoCo would warn at each episode
+            with _quiet:
+                warn = mujoco.get_mju_user_warning()
+                mujoco.set_mju_user_warning(lambda message: None)
+                try:
+                    self.stepper(self.task.settle)(data)
+                finally:
+                    mujoco.set_mju_user_warning(warn)
             data.time = 0.0
         mujoco.mj_forward(self.model, data)
         return goal

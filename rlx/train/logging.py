@@ -47,7 +47,8 @@ class Logger:
         if tensorboard:
             self.board = _need("tensorboardX", "tensorboard").SummaryWriter(str(run_dir / "tensorboard"))  # type: ignore[operator]
         if wandb:
-            self.wandb = _need("wandb", "wandb").init(project=wandb, dir=str(run_dir), resume="allow", id=run_dir.name)  # type: ignore[union-attr]
+            name = "-".join(run_dir.absolute().parts[-2:])  # type: ignore[union-attr]
+            self.wandb = _need("wandb", "wandb").init(project=wandb, dir=str(run_dir), resume="allow", id=name, name=name)
 
     def write(self, kind: str, values: dict[str, Any]) -> None:
         line = plain({"kind": kind, **values})
@@ -57,11 +58,17 @@ class Logger:
             self.file.write(json.dumps(line) + "\n")
         self.lines += 1
         numbers = {f"{kind}/{k}": v for k, v in line.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+        if self.board is not None or self.wandb is not None:
+            for k, v in line.items():  # of members: each by itself, and where the run is by the first
+                if isinstance(v, list) and k != "returns":
+                    numbers |= {f"{kind}/{k}/{i}": x for i, x in enumerate(v) if isinstance(x, (int, float))}
+            done = [values.get(k, 0) for k in ("env_steps", "updates")]
+            at = next((int(np.max(n)) for n in done if np.max(n) > 0), 0)
         if self.board is not None:
             for k, v in numbers.items():
-                self.board.add_scalar(k, v, line["env_steps"] or line["updates"])
+                self.board.add_scalar(k, v, at)
         if self.wandb is not None:
-            self.wandb.log(numbers)
+            self.wandb.log({**numbers, "step": at})
 
     def truncate(self, lines: int) -> None:
         """Drops what was written after line ``lines``: a resumed run writes it again."""

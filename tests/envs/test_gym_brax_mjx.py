@@ -131,3 +131,9 @@ def test_mjx_names_and_brax_names():
         rlx.envs.make("brax:ants")
     with pytest.raises(ValueError, match="backend='warp'"):
         rlx.envs.make("brax:ant", backend="warp")
+
+
+def test_playground():
+    pytest.importorskip("mujoco_playground")
+    env = rlx.envs.make("mjx:CartpoleBalance", time_limit=7)
+    assert env.spec.horizon == 7 and rlx.envs.check(env, steps=12).exact_resume
