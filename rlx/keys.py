@@ -34,6 +34,7 @@ class HostKey:
     words: np.ndarray
     per: int
     slot: int = 0
+    start: int = 0  # number of the first stream, where these are a slice of more
 
     @staticmethod
     def of(key: Key, per: int) -> HostKey:
@@ -41,12 +42,12 @@ class HostKey:
         return HostKey(np.asarray(jax.random.key_data(key)).reshape(-1, 2), per)
 
     def at(self, slot: int) -> HostKey:
-        return HostKey(self.words, self.per, slot)
+        return HostKey(self.words, self.per, slot, self.start)
 
     def seed(self, stream: int) -> int:
         """A 63-bit seed for one stream."""
         return int(self.rng(stream).integers(2**63))
 
     def rng(self, stream: int) -> np.random.Generator:
-        member, index = divmod(stream, self.per)
+        member, index = divmod(self.start + stream, self.per)
         return np.random.default_rng([*(int(w) for w in self.words[member]), self.slot, index])

@@ -7,7 +7,6 @@ environments, and MuJoCo states without the solver's warm start, do not go on bi
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from rlx.envs.registry import positive, unknown
+from rlx.envs.registry import cores, positive, unknown
 from rlx.keys import HostKey
 from rlx.types import HostEnv, Leaf, PyTree, Spec, Step
 
@@ -185,7 +184,7 @@ class GymVec:
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self.threads or min(self.n, os.cpu_count() or 1))
+        return ThreadPoolExecutor(self.threads or min(self.n, cores()))
 
     @cached_property
     def _scale(self) -> tuple[np.ndarray, np.ndarray]:

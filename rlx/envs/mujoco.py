@@ -6,7 +6,6 @@ all derived quantities belong to the current state; ``mujoco.rollout`` steps a l
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from rlx.envs import tasks
-from rlx.envs.registry import positive, unknown
+from rlx.envs.registry import cores, positive, unknown
 from rlx.envs.tasks.base import MujocoTask
 from rlx.keys import HostKey
 from rlx.types import HostEnv, Leaf, PyTree, Spec, Step, Task
@@ -124,7 +123,7 @@ class _Sim:
         begun = time.perf_counter()
         for _ in range(20):
             self.control_step(data)
-        return (os.cpu_count() or 1) if (time.perf_counter() - begun) / 20 > LIGHT else 1
+        return cores() if (time.perf_counter() - begun) / 20 > LIGHT else 1
 
     @cached_property
     def control_step(self) -> Callable[[Any], None]:

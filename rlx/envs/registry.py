@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -39,15 +40,24 @@ def names(prefix: str | None = None) -> list[str]:
     return out
 
 
-def make(name: str, **options: Any) -> Env | HostEnv:
+def make(name: str, *, workers: int | None = None, **options: Any) -> Env | HostEnv:
     """The environment ``prefix:task``.
 
     Options common to all: ``repeat`` (sim steps per decision, rewards summed) and ``time_limit`` (decisions per episode);
-    others are the room's own.
+    others are the room's own. ``workers``: processes that step the streams of a host environment, each a slice of them (None:
+    threads of this process); pays where an environment spends its time in Python, or is light and there are many cores.
 
     Raises:
         ValueError: unknown name (with the nearest one), unknown option, or a package that is not installed.
     """
+    if workers is not None:
+        positive(workers=workers)
+        env = make(name, **options)
+        if not isinstance(env, HostEnv) or name in _own:
+            raise ValueError(f"{name}: workers={workers} is for host environments that rlx makes by name; leave it out.")
+        from rlx.envs.workers import spread
+
+        return spread(env, name, options, workers)
     if name in _own:
         return _own[name](**options)
     prefix, _, task = name.partition(":")
@@ -69,6 +79,12 @@ def unknown(prefix: str, task: str, known: list[str]) -> ValueError:
     near = difflib.get_close_matches(task, known, 3, 0.5)
     hint = f" Did you mean {' or '.join(f'{prefix}:{n}' for n in near)}?" if near else f" There are {', '.join(known[:20])}."
     return ValueError(f"environment '{prefix}:{task}' is unknown.{hint}")
+
+
+def cores() -> int:
+    """Cores for the threads of host environments: ``RLX_CORES``, or as many as this process may use."""
+    may = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(os.environ.get("RLX_CORES") or may)
 
 
 def positive(**options: int | None) -> None:

@@ -242,7 +242,7 @@ class _OnHost:
     def step(self, params: PyTree, state: Any, action: PyTree, key: HostKey) -> tuple[Any, Step]:
         inner, before = state
         over = before.last
-        streams = np.arange(self.n)
+        streams = key.start + np.arange(self.n)
         twist = np.stack([np.full(self.n, key.slot), streams % key.per], 1).astype(np.uint32)
         keys = jax.random.wrap_key_data(jnp.asarray(key.words[streams // key.per] ^ twist))
         moved = jax.tree.map(np.array, self._step(params, inner, action, keys))

@@ -134,5 +134,5 @@ def test_plan_and_memory_say_what_will_be():
     rows = dict(plan(agent, problem, jax.random.key(0)))
     assert "1,000 env slots" in rows["stage prefill"] and "1,000 updates" in rows["stage learn"]
     found = memory(agent, problem, jax.random.key(0))["replay"]
-    row = 4 * (3 + 1 + 1) + 4  # obs, reward, action; terminated, truncated, first, valid
-    assert found == agent.buffers["replay"].capacity * (row + 3)
+    row = 4 * (3 + 1 + 1) + 1  # obs, reward, action; the byte of flags
+    assert found == agent.buffers["replay"].capacity * row

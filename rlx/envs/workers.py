@@ -1,0 +1,277 @@
+"""Streams of a host environment in processes of their own: ``make("dmc:cheetah-run", workers=4)``.
+
+Threads of one Python process take turns between two physics calls; processes do not. Each worker makes the environment by its
+name and holds a slice of the streams; actions and steps go through memory that all of them map. Which worker has which stream
+never changes a result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlx.envs.registry import cores, make
+from rlx.keys import HostKey
+from rlx.types import HostEnv, Leaf, PyTree, Spec, Step
+
+
+def spread(env: HostEnv, name: str, options: dict[str, Any], workers: int) -> HostEnv:
+    """``env`` = ``make(name, **options)``, stepped by ``workers`` processes.
+
+    Raises:
+        ValueError: options that cannot be told to another process.
+    """
+    try:
+        json.dumps(options)
+    except TypeError as e:
+        raise ValueError(f"{name}: workers={workers} needs options that JSON can say ({e}); got {options}.") from e
+    make_vec = lambda n, ends: WorkersVec(name, options, env.spec, n, ends, min(workers, n))
+    return HostEnv(env.name, env.spec, make_vec, env.params)
+
+
+def _blocks(path: Path, spec: Spec, n: int) -> dict[str, np.ndarray]:
+    """The mapped arrays [n, ...] by name: ``action`` and the leaves of a `Step`."""
+    is_leaf = lambda x: isinstance(x, Leaf)
+    flag, number = Leaf((), np.bool_), Leaf()
+    step = Step(spec.obs, number, flag, flag, flag, spec.info)
+    leaves = {jax.tree_util.keystr(p): x for p, x in jax.tree_util.tree_leaves_with_path(step, is_leaf=is_leaf)}
+    at, out = 0, {}
+    for name, leaf in {"action": Leaf(spec.action.shape, np.float32), **leaves}.items():
+        shape = (n, *leaf.shape)
+        size = int(np.prod(shape)) * np.dtype(leaf.dtype).itemsize
+        out[name] = (at, shape, leaf.dtype)
+        at += -(-size // 64) * 64
+    if path.stat().st_size < at:
+        os.truncate(path, at)
+    return {k: np.memmap(path, dtype, "r+", offset, shape) for k, (offset, shape, dtype) in out.items()}
+
+
+def _step_of(blocks: dict[str, np.ndarray], spec: Spec) -> Step:
+    """The mapped `Step`, not copied."""
+    leaf = lambda x: isinstance(x, Leaf)
+    shape = Step(spec.obs, Leaf(), Leaf(), Leaf(), Leaf(), spec.info)
+    return jax.tree_util.tree_map_with_path(lambda path, _: blocks[jax.tree_util.keystr(path)], shape, is_leaf=leaf)
+
+
+# ------------------------------------------------------------------------------------------------------------ the main process
+
+
+@dataclass
+class _State:
+    """A handle: workers keep the states themselves, by number."""
+
+    number: int
+    dropped: list[int]
+
+    def __del__(self) -> None:
+        self.dropped.append(self.number)
+
+
+@dataclass(frozen=True)
+class WorkersVec:
+    """`rlx.types.VecEnv` over worker processes, which start when they are first needed."""
+
+    remake: str
+    options: dict[str, Any]
+    spec: Spec
+    n: int
+    ends: str
+    workers: int
+    dropped: list[int] = field(default_factory=list)
+    counter: list[int] = field(default_factory=lambda: [0])
+
+    host = True
+    params: PyTree = None
+
+    @property
+    def name(self) -> str:
+        return self.remake
+
+    @cached_property
+    def _folder(self) -> Any:
+        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        return tempfile.TemporaryDirectory(prefix="rlx-workers-", dir=memory)
+
+    @cached_property
+    def _mapped(self) -> dict[str, np.ndarray]:
+        path = Path(self._folder.name) / "block"
+        path.touch()
+        return _blocks(path, self.spec, self.n)
+
+    @cached_property
+    def _processes(self) -> list[subprocess.Popen]:
+        self._mapped  # noqa: B018  (sizes the file that the workers map)
+        edges = np.linspace(0, self.n, self.workers + 1).astype(int).tolist()
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "RLX_CORES": str(max(1, cores() // self.workers))}
+        pipe = subprocess.PIPE
+        command = [sys.executable, "-m", "rlx.envs.workers"]
+        started = [subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, text=True) for _ in range(self.workers)]
+        job = {"name": self.remake, "options": self.options, "n": self.n, "ends": self.ends, "folder": self._folder.name}
+        for process, a, b in zip(started, edges[:-1], edges[1:], strict=True):
+            self._send(process, {**job, "start": a, "stop": b})
+        for process in started:
+            self._answer(process)
+        return started
+
+    def _send(self, process: subprocess.Popen, message: dict[str, Any]) -> None:
+        with contextlib.suppress(BrokenPipeError):  # the missing answer says it better
+            process.stdin.write(json.dumps(message) + "\n")  # type: ignore[union-attr]
+            process.stdin.flush()  # type: ignore[union-attr]
+
+    def _answer(self, process: subprocess.Popen) -> dict[str, Any]:
+        line = process.stdout.readline()  # type: ignore[union-attr]
+        if not line:
+            raise RuntimeError(f"{self.name}: a worker process ended with code {process.wait()}; what it said stands above.")
+        answer = json.loads(line)
+        if "error" in answer:
+            kinds: dict[str, type[Exception]] = {"ValueError": ValueError}
+            raise kinds.get(answer["kind"], RuntimeError)(f"in a worker process: {answer['error']}")
+        return answer
+
+    def _ask(self, do: str, state: _State | None = None, key: HostKey | None = None, **more: Any) -> list[dict[str, Any]]:
+        """One message to all workers, and their answers."""
+        message: dict[str, Any] = {"do": do, "drop": [self.dropped.pop() for _ in range(len(self.dropped))], **more}
+        if state is not None:
+            message["state"] = state.number
+        if key is not None:
+            message["key"] = [key.words.tolist(), key.per, key.slot]
+        for process in self._processes:
+            self._send(process, message)
+        return [self._answer(process) for process in self._processes]
+
+    def _new(self) -> _State:
+        self.counter[0] += 1
+        return _State(self.counter[0], self.dropped)
+
+    def _step(self) -> Step:
+        return jax.tree.map(np.array, _step_of(self._mapped, self.spec))
+
+    def reset(self, params: PyTree, key: HostKey) -> tuple[_State, Step]:
+        state = self._new()
+        self._ask("reset", state, key)
+        return state, self._step()
+
+    def step(self, params: PyTree, state: _State, action: np.ndarray, key: HostKey) -> tuple[_State, Step]:
+        if np.shape(action) != (self.n, *self.spec.action.shape):
+            raise ValueError(f"{self.name}: action has shape {np.shape(action)}, not {(self.n, *self.spec.action.shape)}.")
+        self._mapped["action"][:] = action
+        self._ask("step", state, key)
+        return state, self._step()
+
+    def refresh(self, params: PyTree, state: _State, key: HostKey) -> _State:
+        return state
+
+    def save(self, state: _State) -> PyTree:
+        """By worker: a run goes on bit for bit with as many workers as it had."""
+        if not all(answer["saved"] for answer in self._ask("save", state)):
+            return None
+        saved: dict[str, np.ndarray] = {}
+        for i, process in enumerate(self._processes):
+            with np.load(self._file(process)) as arrays:
+                saved |= {f"{i}/{k}": arrays[k] for k in arrays.files}
+        return saved
+
+    def load(self, arrays: PyTree) -> _State:
+        count = len({k.split("/")[0] for k in arrays})
+        if count != self.workers:
+            raise ValueError(f"{self.name} was saved with workers={count}; go on with as many, not {self.workers}.")
+        for i, process in enumerate(self._processes):
+            np.savez(self._file(process), **{k.split("/", 1)[1]: v for k, v in arrays.items() if k.startswith(f"{i}/")})
+        state = self._new()
+        self._ask("load", state)
+        return state
+
+    def _file(self, process: subprocess.Popen) -> Path:
+        return Path(self._folder.name) / f"{process.pid}.npz"
+
+    def render(self, params: PyTree, state: _State, index: int = 0) -> np.ndarray:
+        for process, answer in zip(self._processes, self._ask("render", state, index=index), strict=True):
+            if answer["drawn"]:
+                with np.load(self._file(process)) as arrays:
+                    return arrays["picture"]
+        raise ValueError(f"{self.name} has no stream {index}.")
+
+    def close(self) -> None:
+        for process in self.__dict__.pop("_processes", []):
+            process.stdin.close()
+            process.wait()
+        if "_folder" in self.__dict__:
+            self.__dict__.pop("_mapped", None)
+            self.__dict__.pop("_folder").cleanup()
+
+
+# ------------------------------------------------------------------------------------------------------------ a worker process
+
+
+def _serve(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+    """Answers to the lines of the main process."""
+    job = json.loads(next(lines))
+    start, stop, folder = job["start"], job["stop"], Path(job["folder"])
+    env = make(job["name"], **job["options"])
+    vec = env.make(stop - start, job["ends"])  # type: ignore[union-attr]
+    blocks = {k: x[start:stop] for k, x in _blocks(folder / "block", env.spec, job["n"]).items()}
+    file, shown = folder / f"{os.getpid()}.npz", _step_of(blocks, env.spec)
+    states: dict[int, Any] = {}
+    yield {}
+    for line in lines:
+        message = json.loads(line)
+        do, number = message["do"], message.get("state")
+        for old in message["drop"]:
+            states.pop(old, None)
+        answer: dict[str, Any] = {}
+        if "key" in message:
+            words, per, slot = message["key"]
+            key = HostKey(np.array(words, np.uint32), per, slot, start)
+        if do in ("reset", "step"):
+            if do == "reset":
+                states[number], step = vec.reset(env.params, key)
+            else:
+                states[number], step = vec.step(env.params, states[number], np.array(blocks["action"]), key)
+            jax.tree.map(lambda block, x: block.__setitem__(..., x), shown, step)
+        elif do == "save":
+            arrays = vec.save(states[number])
+            answer["saved"] = arrays is not None
+            if arrays is not None:
+                np.savez(file, **arrays)
+        elif do == "load":
+            with np.load(file) as arrays:
+                states[number] = vec.load(dict(arrays))
+        elif do == "render":
+            answer["drawn"] = start <= message["index"] < stop
+            if answer["drawn"]:
+                np.savez(file, picture=vec.render(env.params, states[number], message["index"] - start))
+        yield answer
+
+
+def main() -> None:
+    """Serves one main process until it closes the line. What the environment prints goes to standard error."""
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    serving = _serve(iter(sys.stdin.readline, ""))
+    while True:
+        try:
+            answer = next(serving)
+        except StopIteration:
+            return
+        except Exception as e:  # told to the main process, which raises it
+            answer = {"error": str(e), "kind": type(e).__name__}
+        out.write(json.dumps(answer) + "\n")
+        out.flush()
+        if "error" in answer:
+            return
+
+
+if __name__ == "__main__":
+    main()
