@@ -368,12 +368,14 @@ class Agent:
 class Members:
     """Many runs as one program: a leading axis over ``keys`` [M] and each traced value of ``hypers`` [M].
 
-    ``exchange(state, scores, key) -> index [M]`` names for each member the one to copy, every ``every`` cycles.
+    ``exchange(hypers, scores, key) -> (index, hypers)`` is population-based training: each member goes on from what member
+    ``index`` [M] has learned, with these traced values [M], every ``every`` cycles. ``scores`` [M]: the latest mean evaluation
+    return, -inf where there is none (not yet, or no longer alive).
     """
 
     keys: Key
     hypers: dict[str, Array] = field(default_factory=dict)
-    exchange: Callable[[AgentState, Array, Key], Array] | None = None
+    exchange: Callable[[dict[str, Array], Array, Key], tuple[Array, dict[str, Array]]] | None = None
     every: int = 1
 
 
@@ -389,5 +391,7 @@ class RunState:
     sources: dict[str, Any]
     counts: dict[str, np.ndarray]  # int64: env_steps, sim_steps, eval_steps, model_steps, updates
     best: dict[str, Any]  # {"score", "agent", "stage", "cycle"}, or empty
-    alive: np.ndarray  # bool []
+    alive: np.ndarray  # bool [], or [M]
     reports: dict[str, Any]  # metric sums since the last log line
+    slots: np.ndarray | None = None  # int: the member in each row of loops and sources, -1 for none (see rlx.train.spread)
+    retired: dict[str, Any] = field(default_factory=dict)  # what members had learned that died and left their slot, [M]

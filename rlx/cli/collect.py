@@ -33,7 +33,7 @@ class Flags:
     streams: int = 10  # episodes side by side
     seed: int = 0
     which: Literal["best", "last"] = "best"
-    member: int = 0  # of a run with --members
+    member: int = 0  # of a run with several: seeds first, then settings
     repeat: int | None = None  # without a run: simulation steps per decision
     time_limit: int | None = None  # without a run: decisions per episode
 

@@ -21,7 +21,7 @@ class Flags:
     episodes: int = 10  # whole episodes, all at once
     seed: int = 0  # of starts and noise; training never uses these keys
     which: Literal["best", "last"] = "best"  # the best by evaluation return while training, or the last
-    member: int = 0  # of a run with --members
+    member: int = 0  # of a run with several: seeds first, then settings
     video: bool = False  # film one episode into the run folder
 
 

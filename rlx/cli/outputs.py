@@ -42,6 +42,7 @@ def curve(run_dir: Path) -> Path | None:
         unit = "env_steps" if any(np.any(line["env_steps"]) for line in mine) else "updates"
         x = [float(np.mean(line[unit])) for line in mine]
         returns = [np.asarray(line["returns"], float).ravel() for line in mine]
+        returns = [r[np.isfinite(r)] for r in returns]
         bounds = np.array([interval(r, 500) for r in returns])
         (drawn,) = axes.plot(x, [r.mean() for r in returns], marker=".", label=name)
         axes.fill_between(x, *bounds.T, alpha=0.2, color=drawn.get_color(), linewidth=0)
@@ -55,9 +56,37 @@ def curve(run_dir: Path) -> Path | None:
     return run_dir / "curve.png"
 
 
-def write_result(run_dir: Path, values: dict[str, Any]) -> None:
-    text = json.dumps({k: console.plain(v) for k, v in values.items()}, indent=2) + "\n"
-    recipes.write_text(run_dir / "result.json", text)
+def write_result(run_dir: Path, values: dict[str, Any], members: list[dict[str, Any]] | None = None) -> None:
+    """``result.json``: the result line, and each member of several."""
+    plain = {k: console.plain(v) for k, v in values.items()} | ({"each": members} if members else {})
+    recipes.write_text(run_dir / "result.json", json.dumps(plain, indent=2) + "\n")
+
+
+def together(parts: list[dict[str, Any]], run_dir: Path) -> dict[str, Any]:
+    """The results of waves as one, with the folders of the waves."""
+    if not parts[0]:
+        return {}
+    each = [
+        m for k in range(len(parts)) for m in json.loads((run_dir / f"wave{k}" / "result.json").read_text()).get("each", [])
+    ]
+    sums = (
+        "members",
+        "diverged",
+        "episodes",
+        "env_steps",
+        "sim_steps",
+        "model_steps",
+        "eval_steps",
+        "updates",
+        "wall_s",
+        "compile_s",
+    )
+    values = {**parts[0], **{k: sum(p[k] or 0 for p in parts) for k in sums}, "run_dir": run_dir, "waves": len(parts)}
+    returns = np.array([m["return_mean"] for m in each])
+    values |= {"return_mean": float(returns.mean()), "return_ci": interval(returns)}
+    values["return_best"] = max((p["return_best"] for p in parts if p["return_best"] is not None), default=None)
+    write_result(run_dir, values, each)
+    return values
 
 
 def film(policy: Policy, env: Env | HostEnv, run_dir: Path, seed: int) -> Path | None:

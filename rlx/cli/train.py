@@ -5,21 +5,24 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
+import tyro
 
-from rlx import agents, config
+from rlx import agents, config, keys
 from rlx.cli import console, outputs
-from rlx.train import Interrupted, Options, run
+from rlx.train import Interrupted, Options, Policy, memory, processes, run
 from rlx.train import recipe as recipes
 from rlx.train.compilation import compile_seconds
-from rlx.train.plan import memory, plan, validate
-from rlx.train.policy import Policy
-from rlx.types import Agent, Problem, RunState
+from rlx.train.evaluate import evaluate
+from rlx.train.plan import plan, validate
+from rlx.train.population import settings_of, traced_grid, turns
+from rlx.train.spread import Spread
+from rlx.types import Agent, AgentState, Problem, RunState
 
 EXAMPLE = "rlx train sac --env dmc:cartpole-swingup --repeat 8"
 
@@ -35,7 +38,12 @@ class Flags:
     time_limit: int | None = _flag(None, "decisions per episode; None: the environment's own")
     data: str | None = _flag(None, "a dataset, as `rlx collect` writes it, for agents that learn from one")
     seed: int = _flag(0, "the root of all randomness")
-    members: int = _flag(1, "so many seeds, from --seed on, as one program")
+    seeds: int = _flag(1, "so many seeds, from --seed on, as one program")
+    grid: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = _flag(
+        (), "[traced] values to sweep in the same program, with all seeds: agent.actor_lr=1e-3,3e-4; may be given several times"
+    )
+    waves: str = _flag("1", "parts of the members one after another; auto: as many as memory needs")
+    memory: float | None = _flag(None, "GiB per device to plan with; None: what is free")
     run_dir: str = _flag("", "where everything goes; default: runs/AGENT/ENV/seedK")
     episodes: int = _flag(10, "of the evaluation at the end")
     video: bool = _flag(True, "film one episode at the end, where there is OpenGL")
@@ -46,6 +54,11 @@ class Flags:
     progress: bool = _flag(True, "a progress bar")
     tensorboard: bool = _flag(False, "metrics to TensorBoard too")
     wandb: str | None = _flag(None, "metrics to this project of Weights & Biases too")
+    distributed: bool = _flag(False, "one of several processes that train the members together; SLURM, pods: recognised")
+    coordinator: str | None = _flag(None, "HOST:PORT of process 0, where nothing is recognised")
+    processes: int | None = _flag(None, "so many processes in all")
+    process: int | None = _flag(None, "the number of this one, from 0")
+    wait: int = _flag(300, "seconds to wait for the other processes at the start")
 
 
 # What presets of an agent's config say about the command; a name counts where the agent's config has it too.
@@ -55,7 +68,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-RECIPE = ("repeat", "time_limit", "data", "seed", "members")  # flags that decide the result; the others only watch
+RECIPE = ("repeat", "time_limit", "data", "seed", "seeds")  # flags that decide the result; the others only watch
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,22 +78,64 @@ def main(argv: Sequence[str] | None = None) -> int:
 def body(argv: list[str]) -> None:
     name, rest = parse_agent(argv)
     flags = parse(name, rest)
-    recipe = recipes.Recipe(name, flags.env, flags.agent, **{k: getattr(flags, k) for k in RECIPE})
+    if flags.distributed:
+        processes.start(flags.coordinator, flags.processes, flags.process, flags.wait)
     run_dir = Path(flags.run_dir or f"runs/{name}/{flags.env.replace(':', '-').replace('/', '-')}/seed{flags.seed}")
+    grid = traced_grid(dict(map(sweep_values, flags.grid)), config.hyper(flags.agent), config.static(flags.agent))
+    settings = tuple(settings_of(grid)) if grid else ()
+    recipe = recipes.Recipe(name, flags.env, flags.agent, settings=settings, **{k: getattr(flags, k) for k in RECIPE})
     problem = recipe.problem()
+    try:
+        values = train_waves(recipe, problem, run_dir, flags)
+    except Interrupted as stopped:
+        if processes.chief():
+            print(f"\n{stopped}\n  rlx train {shlex.join(argv)}")
+            console.result({"run_dir": run_dir, "interrupted": True})
+        return
+    if processes.chief():
+        console.result(values)
+
+
+def sweep_values(word: str) -> tuple[str, list[str]]:
+    """``name=a,b,c`` as (name, values).
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    name, equals, values = word.partition("=")
+    if not equals or not name or not values:
+        raise ValueError(f"{word!r} is no grid: give NAME=VALUE,VALUE,..., such as agent.actor_lr=1e-3,3e-4.")
+    return name, values.split(",")
+
+
+def train_waves(recipe: recipes.Recipe, problem: Problem, run_dir: Path, flags: Any) -> dict[str, Any]:
+    """Train all members, in one go or in several; what the result line says."""
     agent, key = recipe.make(problem), recipe.key()
     validate(agent, problem, key)
-    goes_on = recipes.keep(recipe, run_dir)
+    limit = None if flags.memory is None else int(flags.memory * 2**30)
+    waves = int(flags.waves) if flags.waves.isdigit() else flags.waves
+    parts = turns(agent, problem, recipe.members, jax.local_devices(), waves, limit)
+    if len(parts) == 1:
+        return train(recipe, agent, problem, run_dir, flags)
+    values = []
+    for k, part in enumerate(parts):
+        if processes.chief():
+            print(f"\nwave {k + 1} of {len(parts)}: members {part[0]} to {part[1] - 1}")
+        values.append(train(replace(recipe, part=part), agent, problem, run_dir / f"wave{k}", flags))
+    return outputs.together(values, run_dir)
+
+
+def train(recipe: recipes.Recipe, agent: Agent, problem: Problem, run_dir: Path, flags: Any) -> dict[str, Any]:
+    """Train in ``run_dir``, or go on there; evaluate, draw, and give what the result line says."""
+    key, chief = recipe.key(), processes.chief()
+    goes_on = recipes.keep(recipe, run_dir) if chief else True
+    processes.wait()
     where = [("run folder", f"{run_dir}{' (goes on from its last checkpoint)' if goes_on else ''}")]
-    console.table("Plan", [*plan(agent, problem, key), *_memory_rows(agent, problem, key), *where])
+    if chief:
+        console.table("Plan", [*plan(agent, problem, key), *_memory_rows(agent, problem, recipe.members), *where])
     shared = {f.name: getattr(flags, f.name) for f in dataclasses.fields(Options) if hasattr(flags, f.name)}
-    try:
-        state = run(agent, problem, key, run_dir, options=Options(**shared))
-    except Interrupted as stopped:
-        print(f"\n{stopped}\n  rlx train {shlex.join(argv)}")
-        console.result({"run_dir": run_dir, "interrupted": True})
-        return
-    finish(recipe, agent, problem, state, run_dir, flags)
+    state = run(agent, problem, key, run_dir, options=Options(**shared))
+    return finish(recipe, agent, problem, state, run_dir, flags)
 
 
 def parse_agent(argv: list[str]) -> tuple[str, list[str]]:
@@ -106,22 +161,31 @@ def parse(name: str, argv: list[str]) -> Any:
     flags: Any = config.parse(kind, argv, table, prog=f"rlx train {name}", description=(type(own).__doc__ or "").strip())
     if not flags.env:
         config.stop(f"which environment? Give --env, as in: {EXAMPLE}")
-    for field_name, least in (("repeat", 1), ("time_limit", 1), ("members", 1), ("episodes", 1), ("keep", 1), ("seed", 0)):
+    for field_name, least in (("repeat", 1), ("time_limit", 1), ("seeds", 1), ("episodes", 1), ("keep", 1), ("seed", 0)):
         value = getattr(flags, field_name)
         if value is not None and value < least:
             config.stop(f"--{field_name.replace('_', '-')} must be at least {least}, got {value}")
     return flags
 
 
-def _memory_rows(agent: Agent, problem: Problem, key: Any) -> list[tuple[str, str]]:
-    return [(f"memory {name}", console.size(count)) for name, count in memory(agent, problem, key).items()]
+def _memory_rows(agent: Agent, problem: Problem, members: int) -> list[tuple[str, str]]:
+    rows = [(f"memory {name}", console.size(members * size)) for name, size in memory.needs(agent, problem).items()]
+    return rows if members == 1 else [(name, f"{size} for all members") for name, size in rows]
 
 
-def finish(recipe: recipes.Recipe, agent: Agent, problem: Problem, state: RunState, run_dir: Path, flags: Any) -> None:
+def finish(
+    recipe: recipes.Recipe, agent: Agent, problem: Problem, state: RunState, run_dir: Path, flags: Any
+) -> dict[str, Any]:
     """The last evaluation, pictures, ``result.json``, and what there is to say."""
     compile_s = compile_seconds()  # what comes now compiles too
-    which, policies = _policies(recipe, agent, problem, state)
-    returns = np.stack([p.evaluate(flags.episodes, recipe.seed + i)["returns"] for i, p in enumerate(policies)])
+    which = "best" if state.best else "last"
+    whole = state.agent._replace(learned=state.best["learned"]) if state.best else state.agent
+    returns = _last_returns(recipe, agent, problem, whole, state, flags.episodes)
+    if not processes.chief():
+        return {}
+    first = int(np.argmax(returns.mean(-1)))
+    shown = whole if recipe.solo else jax.tree.map(lambda x: x[first], whole)
+    policy = Policy(agent, shown, problem, state.stage, state.cycle, recipe)
     best = float(np.max(state.best["score"])) if state.best else None
     seconds = [line["wall_s"] for line in outputs.read_metrics(run_dir)]
     total = lambda name: int(np.sum(state.counts[name]))
@@ -131,6 +195,7 @@ def finish(recipe: recipes.Recipe, agent: Agent, problem: Problem, state: RunSta
         "env": recipe.env,
         "seed": recipe.seed,
         "members": recipe.members,
+        "diverged": int(np.sum(~state.alive)),
         "episodes": returns.size,
         "return_mean": float(returns.mean()),
         "return_ci": outputs.interval(returns),
@@ -139,20 +204,26 @@ def finish(recipe: recipes.Recipe, agent: Agent, problem: Problem, state: RunSta
         "wall_s": seconds[-1] if seconds else None,
         "compile_s": round(compile_s, 3),
         "curve": outputs.curve(run_dir),
-        "video": outputs.film(policies[0], problem.envs["train"], run_dir, recipe.seed) if flags.video else None,
+        "video": outputs.film(policy, problem.envs["train"], run_dir, recipe.seed) if flags.video else None,
     }
-    outputs.write_result(run_dir, values)
+    members = [{"seed": s, **g, "return_mean": float(r.mean())} for (s, g), r in zip(recipe.who(), returns, strict=True)]
+    outputs.write_result(run_dir, values, members if len(members) > 1 else None)
     console.table("Result", _result_rows(values, which))
-    console.result(values)
+    return values
 
 
-def _policies(recipe: recipes.Recipe, agent: Agent, problem: Problem, state: RunState) -> tuple[str, list[Policy]]:
-    """Of each member: the best by evaluation return, where there was one, else the last."""
-    which = "best" if state.best else "last"
-    whole = state.agent._replace(learned=state.best["learned"]) if state.best else state.agent
-    alone = recipe.members == 1
-    parts = [whole if alone else jax.tree.map(lambda x, m=m: x[m], whole) for m in range(recipe.members)]
-    return which, [Policy(agent, part, problem, state.stage, state.cycle, recipe) for part in parts]
+def _last_returns(
+    recipe: recipes.Recipe, agent: Agent, problem: Problem, learned: AgentState, state: RunState, episodes: int
+) -> np.ndarray:
+    """Of each member [M, E], all at once, on keys that training never used."""
+    seeds = [seed for seed, _ in recipe.who()]
+    roots = jax.vmap(lambda seed: keys.fold(jax.random.key(seed), "final evaluation"))(np.array(seeds))
+    if recipe.solo:
+        return evaluate(agent, problem, learned, roots[0], state.stage, state.cycle, episodes)["returns"][None]
+    spread = Spread.of(range(len(seeds)), len(seeds))
+    mine = spread.places(np.arange(len(seeds)))[spread.own]
+    learned, roots = spread.put(jax.tree.map(lambda x: x[mine], (learned, roots)))
+    return spread.members(evaluate(agent, problem, learned, roots, state.stage, state.cycle, episodes, spread)["returns"])
 
 
 def _result_rows(values: dict[str, Any], which: str) -> list[tuple[str, str]]:

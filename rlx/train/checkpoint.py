@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlx.train import processes
 from rlx.types import PyTree
 
 
@@ -29,7 +30,7 @@ class CheckpointError(ValueError):
     """A checkpoint cannot be written or read: what happened and what to do."""
 
 
-def _is_key(x: Any) -> bool:
+def is_key(x: Any) -> bool:
     return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
@@ -56,10 +57,10 @@ def _orbax() -> Any:
 class Checkpoints:
     """The checkpoints in ``directory``, numbered; the newest ``keep`` stay."""
 
-    def __init__(self, directory: str | os.PathLike, keep: int = 2):
+    def __init__(self, directory: str | os.PathLike, keep: int = 2, whole: Callable[[Any], Any] | None = None):
         if keep < 1:
             raise ValueError(f"keep={keep}: at least one checkpoint must stay.")
-        self.directory, self.keep = Path(directory), keep
+        self.directory, self.keep, self.whole = Path(directory), keep, whole
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             probe = self.directory / f".probe-{os.getpid()}"
@@ -72,6 +73,9 @@ class Checkpoints:
         """Numbers of the checkpoints there are, oldest first, readable or not."""
         return sorted(int(p.name) for p in self.directory.iterdir() if p.name.isdigit())
 
+    def last(self) -> Path | None:
+        return next((self.directory / str(step) for step in reversed(self.steps())), None)
+
     def meta(self, step: int) -> dict[str, Any]:
         return json.loads((self.directory / str(step) / "meta.json").read_text())
 
@@ -83,43 +87,65 @@ class Checkpoints:
         Raises:
             CheckpointError: the disk is full or the folder cannot be written. The checkpoints before stay.
         """
-        temporary = self.directory / f".{step}-{os.getpid()}"
+        temporary = self.directory / f".{step}-{'job' if self.whole else os.getpid()}"
+        fault = ""
         try:
-            shutil.rmtree(temporary, ignore_errors=True)
-            self._need_room(tree)  # orbax's threads fail loudly, and at length
-            temporary.mkdir()
+            if processes.chief():
+                shutil.rmtree(temporary, ignore_errors=True)
+                self._need_room(tree)  # orbax's threads fail loudly, and at length
+                temporary.mkdir()
+        except OSError as e:
+            fault = self._why(step, e)
+        self._all_fine(fault, step)
+        try:
             self._write(temporary, tree, meta)
-            place = self.directory / str(step)
-            shutil.rmtree(place, ignore_errors=True)
-            os.replace(temporary, place)
+            if processes.chief():
+                place = self.directory / str(step)
+                shutil.rmtree(place, ignore_errors=True)
+                os.replace(temporary, place)
+        except processes.Gone:
+            raise
         except Exception as e:  # orbax wraps the system's errors in several ways
             shutil.rmtree(temporary, ignore_errors=True)
+            if processes.count() > 1:
+                raise processes.Gone(f"another process of this job is gone, or cannot write ({e}).") from e
             full = getattr(e, "errno", None) == errno.ENOSPC or "No space left" in str(e) or "RESOURCE_EXHAUSTED" in str(e)
             if not full and not isinstance(e, OSError):
                 raise
-            why = "the disk is full" if full else str(e)
-            kept = f" Checkpoint {self.steps()[-1]} is kept." if self.steps() else ""
-            raise CheckpointError(
-                f"checkpoint {step} could not be written to {self.directory}: {why}.{kept} "
-                "Make room, or give another run folder; the same command goes on from the last checkpoint."
-            ) from e
-        for old in self.steps()[: -self.keep]:
-            shutil.rmtree(self.directory / str(old), ignore_errors=True)
+            raise CheckpointError(self._why(step, OSError(errno.ENOSPC, "") if full else e)) from e
+        processes.wait()
+        if processes.chief():
+            for old in self.steps()[: -self.keep]:
+                shutil.rmtree(self.directory / str(old), ignore_errors=True)
+
+    def _why(self, step: int, e: Exception) -> str:
+        why = "the disk is full" if getattr(e, "errno", None) == errno.ENOSPC else str(e)
+        kept = f" Checkpoint {self.steps()[-1]} is kept." if self.steps() else ""
+        return (
+            f"checkpoint {step} could not be written to {self.directory}: {why}.{kept} "
+            "Make room, or give another run folder; the same command goes on from the last checkpoint."
+        )
+
+    def _all_fine(self, fault: str, step: int) -> None:
+        if processes.agree(fault=bool(fault))["fault"]:
+            raise CheckpointError(fault or f"checkpoint {step}: the first process of the job could not write it.")
 
     def _need_room(self, tree: PyTree) -> None:
-        leaves = [jax.eval_shape(jax.random.key_data, x) if _is_key(x) else x for x in jax.tree.leaves(tree)]
+        leaves = [jax.eval_shape(jax.random.key_data, x) if is_key(x) else x for x in jax.tree.leaves(tree)]
         size = lambda x: int(np.prod(np.shape(x))) * np.dtype(getattr(x, "dtype", float)).itemsize
         needed = sum(size(x) + (1 << 14) for x in leaves)  # and a few files each
         if shutil.disk_usage(self.directory).free < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory))
 
     def _write(self, folder: Path, tree: PyTree, meta: dict[str, Any]) -> None:
-        data = [jax.random.key_data(x) if _is_key(x) else x for x in jax.tree.leaves(tree)]
-        arrays = [np.asarray(x) for x in data]
+        data = [jax.random.key_data(x) if is_key(x) else x for x in jax.tree.leaves(tree)]
+        arrays = [np.asarray(x) if self.whole is None else self.whole(x) for x in data]
         leaves = [[name, list(x.shape), str(x.dtype)] for name, x in zip(_names(tree), arrays, strict=True)]
         filled = {str(i): x for i, x in enumerate(arrays) if x.size}  # the format knows no empty arrays
         with _orbax() as checkpointer:
             checkpointer.save(folder.absolute() / "state", filled)
+        if not processes.chief():
+            return
         (folder / "meta.json").write_text(json.dumps(meta))
         (folder / "leaves.json").write_text(json.dumps(leaves))
         manifest = {str(p.relative_to(folder)): [p.stat().st_size, _digest(p)] for p in _files(folder)}
@@ -183,7 +209,7 @@ class Checkpoints:
         for (name, shape, dtype), asked, leaf in zip(
             _padded(leaves, wanted, nothing), _padded(asked_names, leaves, "nothing"), wanted, strict=False
         ):
-            expected = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+            expected = jax.eval_shape(jax.random.key_data, leaf) if is_key(leaf) else leaf
             mine, theirs = f"{expected.dtype}{tuple(expected.shape)}", f"{dtype}{tuple(shape or ())}"
             if name != asked or mine != theirs:
                 raise CheckpointError(
@@ -207,6 +233,6 @@ def _padded(some: list, others: list, filler: Any) -> list:
 
 
 def _as(x: np.ndarray, leaf: Any) -> Any:
-    if _is_key(leaf):
+    if is_key(leaf):
         return jax.random.wrap_key_data(jnp.array(x), impl=jax.random.key_impl(leaf) if isinstance(leaf, jax.Array) else None)
     return np.array(x) if isinstance(leaf, np.ndarray) else jnp.array(x)

@@ -12,7 +12,9 @@ from rlx import keys
 from rlx.envs.base import batch, begin
 from rlx.train.host import acting, live_of, new_carry
 from rlx.train.program import Program
-from rlx.types import Array, Eval, Key, PyTree, RunState, Spec, Step, VecEnv
+from rlx.train.spread import Spread
+from rlx.train.state import frozen_data
+from rlx.types import Agent, AgentState, Array, Eval, Key, Problem, PyTree, RunState, Spec, Step, VecEnv
 
 Sums = dict[str, Any]
 
@@ -45,6 +47,13 @@ def _finish(spec: Spec, sums: Sums) -> dict[str, np.ndarray]:
         value = np.asarray(sums["info"][k])
         out[f"info/{k}"] = value / np.maximum(out["lengths"], 1) if leaf.reduce == "mean" else value
     return out
+
+
+def summary(name: str, episodes: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What a line of metrics says of the evaluation ``name``: means over its episodes."""
+    returns = episodes["returns"]
+    means = {f"{k}_mean": v.mean(-1) for k, v in episodes.items() if k != "returns"}
+    return {"eval": name, "return_mean": returns.mean(-1), "return_std": returns.std(-1), **means, "returns": returns}
 
 
 class Evaluator:
@@ -114,3 +123,29 @@ class Evaluator:
             if done.all():
                 break
         return jax.tree.map(split, _finish(env.spec, sums))
+
+
+def evaluate(
+    agent: Agent,
+    problem: Problem,
+    state: AgentState,
+    key: Key,
+    stage: int,
+    cycle: int,
+    episodes: int,
+    spread: Spread | None = None,
+) -> dict[str, np.ndarray]:
+    """Whole episodes of what is learned in ``state`` (with ``spread`` by slot, as ``key``): what an `Evaluator` returns.
+
+    Raises:
+        ValueError: the environment has no time limit.
+    """
+    program = Program(agent, problem, stage, frozen_data(problem), spread)
+    lead = () if spread is None else (spread.slots,)
+    reports = {"tally": None, "running": None}
+    run = RunState(key, stage, cycle, state, {}, dict(problem.data), {}, {}, np.ones(lead, bool), reports)
+    evaluator = Evaluator(program, Eval("final", "train", episodes=episodes))
+    try:
+        return evaluator(run)
+    finally:
+        evaluator.env.close()

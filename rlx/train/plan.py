@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 
 from rlx.train.program import budget, streams
-from rlx.train.state import outline
 from rlx.types import Agent, Collect, Members, Problem, ReplayState, Update
 
 
@@ -19,6 +20,19 @@ def _need(name: str, known: Any, what: str, where: str) -> None:
     close = difflib.get_close_matches(name, list(known), 1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ValueError(f"{where} names the {what} {name!r}; there are {sorted(known)}.{hint}")
+
+
+def only(agent: Agent, stages: Iterable[str]) -> Agent:
+    """``agent`` with these of its stages.
+
+    Raises:
+        ValueError: it has no stage of that name.
+    """
+    names = list(stages)
+    unknown = sorted(set(names) - {s.name for s in agent.stages})
+    if unknown:
+        raise ValueError(f"unknown stages {unknown}; {agent.name} has {[s.name for s in agent.stages]}.")
+    return replace(agent, stages=tuple(s for s in agent.stages if s.name in names))
 
 
 def validate(agent: Agent, problem: Problem, key: Any) -> None:
@@ -90,10 +104,3 @@ def plan(agent: Agent, problem: Problem, key: Any) -> list[tuple[str, str]]:
         rows.append((f"data {name}", f"{size / 2**20:.1f} MiB"))
     rows.append(("devices", ", ".join(str(d) for d in jax.local_devices())))
     return rows
-
-
-def memory(agent: Agent, problem: Problem, key: Any) -> dict[str, int]:
-    """Bytes that each buffer will take, all members together. Nothing is allocated."""
-    members = key.keys.shape[0] if isinstance(key, Members) else 1
-    _, rows = outline(agent, problem)
-    return {name: members * agent.buffers[name].nbytes(row) for name, row in rows.items()}

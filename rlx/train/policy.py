@@ -15,9 +15,9 @@ from rlx.config import nearest
 from rlx.train import recipe as recipes
 from rlx.train import state as states
 from rlx.train.checkpoint import Checkpoints
-from rlx.train.evaluate import Evaluator
-from rlx.train.program import Program, clock_at
-from rlx.types import Agent, AgentState, Env, Eval, HostEnv, Key, Leaf, Problem, PyTree, RunState, Spec, Step
+from rlx.train.evaluate import evaluate
+from rlx.train.program import clock_at
+from rlx.types import Agent, AgentState, Env, HostEnv, Key, Leaf, Problem, PyTree, Spec, Step
 
 Which = Literal["best", "last"]
 
@@ -86,15 +86,8 @@ class Policy:
         Raises:
             ValueError: the environment has no time limit.
         """
-        program = Program(self.agent, self.problem, self.stage, states.frozen_data(self.problem), None)
         key = keys.fold(jax.random.key(seed), "final evaluation")
-        reports = {"tally": None, "running": None}
-        run = RunState(key, self.stage, self.cycle, self.state, {}, dict(self.problem.data), {}, {}, np.ones((), bool), reports)
-        evaluator = Evaluator(program, Eval("final", "train", episodes=episodes))
-        try:
-            return evaluator(run)
-        finally:
-            evaluator.env.close()
+        return evaluate(self.agent, self.problem, self.state, key, self.stage, self.cycle, episodes)
 
     def _act(self, mode: str) -> Any:
         if mode not in self._compiled:
@@ -161,11 +154,14 @@ def load(run_dir: str | os.PathLike, which: Which = "best", member: int = 0) -> 
     _, tree, meta = found
     if which == "best" and not meta["has_best"]:
         raise ValueError(f"{run_dir} has no best policy, as nothing was evaluated so far: give which='last'.")
+    row = None
+    if not recipe.solo:
+        held = member in meta["slots"]
+        row, tree = (meta["slots"].index(member), tree) if held else (member, tree["retired"])
     state, cycle = tree["agent"], meta["cycle"]
     if which == "best":
         state, cycle = state._replace(learned=tree["best"]["learned"]), tree["best"]["cycle"]
-    if recipe.members > 1:
-        state, cycle = jax.tree.map(lambda x: x[member], (state, cycle))
+    state, cycle = (state, cycle) if row is None else jax.tree.map(lambda x: x[row] if np.ndim(x) else x, (state, cycle))
     return Policy(agent, state, problem, meta["stage"], int(cycle), recipe)
 
 
@@ -174,8 +170,12 @@ def _template(agent: Agent, problem: Problem, recipe: recipes.Recipe, meta: dict
     if meta.get("agent") != agent.name:
         raise ValueError(f"{folder} holds a run of {meta.get('agent')!r}, not of {agent.name!r} as {recipes.FILE} says.")
     state, _ = states.outline(agent, problem, meta["stage"])
-    lead = (recipe.members,) if recipe.members > 1 else ()
-    wide = lambda x: jax.ShapeDtypeStruct((*lead, *x.shape), x.dtype)
-    state = jax.tree.map(wide, state)
-    best = {"score": np.zeros(lead, np.float32), "learned": state.learned, "cycle": np.zeros(lead, np.int64)}
-    return {"agent": state, **({"best": best} if meta["has_best"] else {})}
+
+    def part(lead: tuple[int, ...]) -> PyTree:
+        wide = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*lead, *x.shape), x.dtype), state)
+        best = {"score": np.zeros(lead, np.float32), "learned": wide.learned, "cycle": np.zeros(lead, np.int64)}
+        return {"agent": wide, **({"best": best} if meta["has_best"] else {})}
+
+    if recipe.solo:
+        return part(())
+    return {**part((len(meta["slots"]),)), **({"retired": part((recipe.members,))} if meta["retired"] else {})}

@@ -17,6 +17,7 @@ import numpy as np
 from rlx import keys
 from rlx.envs.base import HostVec, begin, rollout
 from rlx.replay import reweigh
+from rlx.train.spread import AXIS, P, Spread
 from rlx.types import (
     Agent,
     AgentState,
@@ -124,12 +125,16 @@ def count(tally: Tally, metrics: dict[str, Array], length: int, clock: Clock) ->
 class Program:
     """The compiled form of stage ``index``. ``frozen``: shared data by name, broadcast to members."""
 
-    def __init__(self, agent: Agent, problem: Problem, index: int, frozen: dict[str, PyTree], members: int | None):
-        self.agent, self.problem, self.index, self.frozen, self.members = agent, problem, index, frozen, members
+    def __init__(self, agent: Agent, problem: Problem, index: int, frozen: dict[str, PyTree], spread: Spread | None = None):
+        self.agent, self.problem, self.index, self.frozen, self.spread = agent, problem, index, frozen, spread
+        self.members = None if spread is None else spread.slots
         self.stage = agent.stages[index]
         self.on_host = [self._is_host(p) for p in self.stage.phases]
         self._jitted: dict[Any, Callable] = {}
-        self._chunk = jax.jit(self._run_chunk, donate_argnums=0)
+        chunk: Callable = self._run_chunk
+        if spread is not None:
+            chunk = spread.shard(chunk, (0, None, 0, None, None, None), (P(AXIS), P()))
+        self._chunk = jax.jit(chunk, donate_argnums=0)
 
     def _is_host(self, phase: Phase) -> bool:
         if isinstance(phase, Host):
@@ -144,9 +149,9 @@ class Program:
         return any(h and due(p, cycle) for h, p in zip(self.on_host, self.stage.phases, strict=True))
 
     def jit(self, name: Any, fn: Callable, axes: Any = None, **options: Any) -> Callable:
-        """``fn`` compiled once under ``name``, vmapped over members with in-axes ``axes`` where the run has members."""
+        """``fn`` compiled once under ``name``, mapped over members with in-axes ``axes`` where the run has members."""
         if name not in self._jitted:
-            self._jitted[name] = jax.jit(fn if self.members is None or axes is None else jax.vmap(fn, axes), **options)
+            self._jitted[name] = jax.jit(fn if self.spread is None or axes is None else self.spread.map(fn, axes), **options)
         return self._jitted[name]
 
     def stream(self, root: Key, j: int) -> Key:
@@ -158,19 +163,20 @@ class Program:
 
     # ------------------------------------------------------------------------------------------------------ device cycles
 
-    def chunk(self, live: Live, root: Key, cycle: int, n: int) -> tuple[Live, int]:
-        """Up to ``n`` cycles in one call; fewer where `Stage.stop` said stop. ``live`` is donated."""
-        live, done = self._chunk(live, self.frozen, root, np.int32(cycle), np.int32(n))
+    def chunk(self, live: Live, root: Key, cycle: int, n: int, insist: bool = False) -> tuple[Live, int]:
+        """Up to ``n`` cycles in one call; fewer where `Stage.stop` said stop to all, unless told to ``insist``.
+        ``live`` is donated."""
+        live, done = self._chunk(live, self.frozen, root, np.int32(cycle), np.int32(n), np.bool_(insist))
         return live, int(done)
 
-    def _run_chunk(self, live: Live, frozen: PyTree, root: Key, cycle: Array, n: Array) -> tuple[Live, Array]:
+    def _run_chunk(self, live: Live, frozen: PyTree, root: Key, cycle: Array, n: Array, insist: Array) -> tuple[Live, Array]:
         which = tuple(j for j, host in enumerate(self.on_host) if not host)  # no host phase is due in these cycles
 
         def one(live: Live, frozen: PyTree, streams: dict[int, Key], cycle: Array) -> Live:
             return self.run_phases(which, live, frozen, streams, cycle, whole=True)
 
         all_streams = lambda root: {j: self.stream(root, j) for j in which}
-        step, make = (one, all_streams) if self.members is None else (jax.vmap(one, (0, None, 0, None)), jax.vmap(all_streams))
+        step, make = (one, all_streams) if self.spread is None else (jax.vmap(one, (0, None, 0, None)), jax.vmap(all_streams))
         streams = make(root)
 
         def body(carry: tuple[Array, Live]) -> tuple[Array, Live]:
@@ -179,7 +185,10 @@ class Program:
 
         def more(carry: tuple[Array, Live]) -> Array:
             go = carry[0] < n
-            return go if self.stage.stop is None else go & carry[1].running.any()
+            if self.stage.stop is None:
+                return go
+            running = carry[1].running.any()
+            return go & (insist | (running if self.spread is None else self.spread.any(running)))
 
         done, live = jax.lax.while_loop(more, body, (jnp.int32(0), live))
         return live, done
@@ -288,6 +297,17 @@ class Program:
         for k, w in weights.items():
             buffers[k] = buffers[k]._replace(meta=buffers[k].meta._replace(weight=w))
         return live._replace(agent=state, sources=buffers, tally=count(live.tally, metrics, phase.n, clock))
+
+    def fault(self, tally: Tally, bad: np.ndarray, blind: np.ndarray) -> str:
+        """What stopped being finite; empty where nothing did. ``bad`` and ``blind``: those of the tally, of all members."""
+        if (blind >= 0).any():
+            envs = {self.agent.envs[p.env].name for p in self.stage.phases if isinstance(p, Collect)}
+            where = f"cycle {blind.max()} of stage {self.stage.name!r}"
+            return f"an observation or reward of {', '.join(sorted(envs))} was not finite in {where}."
+        if (bad >= 0).any():
+            names = [k for k, v in tally.sums.items() if not np.isfinite(np.asarray(v)).all()]
+            return f"{', '.join(names)} stopped being finite at update {bad.max()}."
+        return ""
 
     def reweighed(self, phase: Update) -> tuple[str, ...]:
         return (phase.reweighs,) if isinstance(phase.reweighs, str) else phase.reweighs

@@ -13,6 +13,7 @@ import jax
 
 from rlx import _versions, agents, config, envs, replay
 from rlx._version import __version__
+from rlx.train.population import members
 from rlx.types import Agent, Host, Key, Members, Problem, Stage, Update
 
 FILE = "config.json"
@@ -29,7 +30,9 @@ class Recipe:
     time_limit: int | None = None  # decisions per episode; None: the environment's own
     data: str | None = None  # a file of rlx.replay.datasets, for agents that learn from one
     seed: int = 0
-    members: int = 1  # with more than one, the seeds seed, seed + 1, ... run as one program
+    seeds: int = 1  # so many from `seed` on; with several members they run as one program
+    settings: tuple[dict[str, float], ...] = ()  # traced values by name, each with every seed; () is those of the config
+    part: tuple[int, int] | None = None  # first and last + 1 of the members that run here; None: all
 
     def problem(self) -> Problem:
         """Raises ValueError where the environment is unknown or cannot be had, or the dataset is not as it should be."""
@@ -44,11 +47,23 @@ class Recipe:
             raise ValueError(f"{self.agent} does not learn from a dataset: leave out {self.data}.")
         return agent
 
+    def who(self) -> list[tuple[int, dict[str, float]]]:
+        """Seed and setting of each member: settings first, seeds within each."""
+        seeds = range(self.seed, self.seed + self.seeds)
+        return [(seed, setting) for setting in self.settings or ({},) for seed in seeds][slice(*(self.part or (None,)))]
+
+    @property
+    def members(self) -> int:
+        return len(self.who())
+
+    @property
+    def solo(self) -> bool:
+        """Whether it is one run without a member axis."""
+        return self.members == 1 and not self.settings and self.part is None
+
     def key(self) -> Key | Members:
         """The root of all randomness: of each member that of its solo run."""
-        if self.members == 1:
-            return jax.random.key(self.seed)
-        return Members(jax.vmap(jax.random.key)(jax.numpy.arange(self.seed, self.seed + self.members)))
+        return jax.random.key(self.seed) if self.solo else members(self.who())
 
     def to_json(self) -> str:
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "config"}
@@ -73,7 +88,7 @@ def _flat(recipe: Recipe) -> dict[str, Any]:
     out: dict[str, Any] = {}
 
     def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             for name, entry in value.items():
                 walk(f"{prefix}.{name}" if prefix else name, entry)
         else:
@@ -109,7 +124,8 @@ def read(run_dir: str | os.PathLike) -> Recipe:
     tree.pop("versions", None)
     try:
         own = config.from_json(agents.config(tree["agent"]), json.dumps(tree.pop("config")))
-        return Recipe(**tree, config=own)
+        settings, part = tuple(tree.pop("settings", ())), tree.pop("part", None)
+        return Recipe(**tree, config=own, settings=settings, part=part and tuple(part))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a config of this version of rlx: {error}.") from None
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +15,19 @@ import numpy as np
 
 from rlx import keys
 from rlx.envs.base import HostVec
+from rlx.train import members as membership
+from rlx.train import processes
 from rlx.train import state as states
 from rlx.train.checkpoint import Checkpoints
 from rlx.train.compilation import compile_seconds, use_persistent_cache
-from rlx.train.evaluate import Evaluator
+from rlx.train.evaluate import Evaluator, summary
 from rlx.train.host import close, live_of, put_back, run_phase
 from rlx.train.logging import Logger, Progress
 from rlx.train.options import Diverged, Interrupted, Options
-from rlx.train.plan import validate
+from rlx.train.plan import only, validate
 from rlx.train.program import Program, due
+from rlx.train.signals import Signals
+from rlx.train.spread import EMPTY, Spread
 from rlx.types import Agent, AgentState, Collect, Eval, Members, Problem, RunState
 
 LOOK = 0.5  # seconds between two looks at the device from stages that run on the host
@@ -41,70 +43,53 @@ def run(
     init_from: AgentState | None = None,
     stages: Iterable[str] | None = None,
     on_report: Callable[[dict[str, Any]], None] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> RunState:
     """Train ``agent`` on ``problem``. A pure function of ``key`` on a given machine: options do not change the result.
 
     Args:
-        key: a typed key, or `Members` for many runs as one program (all results get a leading member axis).
+        key: a typed key, or `Members` for many runs as one program (all results get a leading member axis), spread over the
+            devices of all processes. See `rlx.train.population`.
         run_dir: where metrics, checkpoints and the result go; None keeps nothing. A folder with checkpoints is resumed.
         init_from: learned state to begin with, such as another run's ``RunState.agent``.
         stages: names of the stages to run, None for all.
         on_report: called with each evaluation's report.
+        devices: those of this process to use for members; None: all.
 
     Raises:
         ValueError: something does not fit together, found before anything is compiled.
         Diverged: a metric or an observation stopped being finite.
-        Interrupted: SIGTERM or Ctrl-C; everything is saved.
+        Interrupted: SIGTERM or Ctrl-C; everything is saved. Or another process of the job is gone.
     """
-    if stages is not None:
-        names = list(stages)
-        unknown = set(names) - {s.name for s in agent.stages}
-        if unknown:
-            raise ValueError(f"unknown stages {sorted(unknown)}; {agent.name} has {[s.name for s in agent.stages]}.")
-        agent = replace(agent, stages=tuple(s for s in agent.stages if s.name in names))
+    agent = agent if stages is None else only(agent, stages)
     validate(agent, problem, key)
     use_persistent_cache()
-    runner = _Runner(agent, problem, key, Path(run_dir) if run_dir is not None else None, options or Options(), on_report)
-    with _signals(runner):
-        return runner.go(init_from)
-
-
-class _signals:
-    """SIGTERM and SIGINT become a request that the runner honours between two chunks. Main thread only."""
-
-    def __init__(self, runner: _Runner):
-        self.runner = runner
-        self.old: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for s in (signal.SIGTERM, signal.SIGINT):
-                self.old[s] = signal.signal(s, self._ask)
-
-    def _ask(self, number: int, frame: Any) -> None:
-        del frame
-        if self.runner.asked_to_stop:  # asked twice: at once
-            raise KeyboardInterrupt
-        self.runner.asked_to_stop = signal.Signals(number).name
-
-    def __exit__(self, *error: Any) -> None:
-        for s, handler in self.old.items():
-            signal.signal(s, handler)
+    folder = Path(run_dir) if run_dir is not None else None
+    with Signals() as signals:
+        return _Runner(agent, problem, key, folder, options or Options(), on_report, devices, signals).go(init_from)
 
 
 class _Runner:
-    def __init__(self, agent: Agent, problem: Problem, key: Any, run_dir: Path | None, options: Options, on_report: Any):
-        self.agent, self.problem, self.key, self.options, self.on_report = agent, problem, key, options, on_report
-        self.members = key.keys.shape[0] if isinstance(key, Members) else None
-        self.exchange = key if isinstance(key, Members) and key.exchange else None
-        if self.members is not None:
-            wide = {k: replace(e, members=self.members) if isinstance(e, HostVec) else e for k, e in agent.envs.items()}
-            self.agent = replace(agent, envs=wide)
+    def __init__(
+        self,
+        agent: Agent,
+        problem: Problem,
+        key: Any,
+        run_dir: Path | None,
+        options: Options,
+        on_report: Any,
+        devices: Sequence[Any] | None,
+        signals: Signals,
+    ):
+        self.signals, self.asked_for, self.agent, self.problem, self.key = signals, agent, agent, problem, key
+        self.options, self.on_report, self.devices = options, on_report, devices
+        self.members = key if isinstance(key, Members) else None
+        self.exchange = self.members if self.members and self.members.exchange else None
+        self.spread: Spread | None = None
         self.frozen = states.frozen_data(problem)
-        self.asked_to_stop = ""
         self.run_dir = run_dir
-        self.checkpoints = Checkpoints(run_dir / "checkpoints", keep=options.keep) if run_dir else None
-        self.logger = Logger(run_dir, tensorboard=options.tensorboard, wandb=options.wandb)
+        chief = processes.chief()
+        self.logger = Logger(run_dir if chief else None, options.tensorboard and chief, options.wandb if chief else None)
         self.total = sum(s.cycles for s in agent.stages)
         self.progress: Any = None
         self.last_look = self.last_save = self.started = time.monotonic()
@@ -112,30 +97,45 @@ class _Runner:
         self.past_seconds = 0.0
         self.compile_at_start = compile_seconds()
         self.evaluators: dict[tuple[str, int], Evaluator] = {}
+        if self.members is not None:
+            self._place(range(self.members.keys.shape[0]))
+        whole = self.spread.whole if self.spread is not None and processes.count() > 1 else None
+        self.checkpoints = Checkpoints(run_dir / "checkpoints", keep=options.keep, whole=whole) if run_dir else None
+
+    def _place(self, members: Sequence[int] | np.ndarray) -> None:
+        """From now on these members, each in a slot of its own."""
+        assert self.members is not None
+        self.spread = spread = Spread.of(members, self.members.keys.shape[0], self.devices)
+        wide = lambda e: replace(e, members=spread.slots) if isinstance(e, HostVec) else e
+        self.agent = replace(self.asked_for, envs={k: wide(e) for k, e in self.asked_for.envs.items()})
+        self.frozen = spread.everywhere(states.frozen_data(self.problem))
+        self.evaluators = {}
 
     # ----------------------------------------------------------------------------------------------------------- the run
 
     def go(self, init_from: AgentState | None) -> RunState:
-        self.run = states.start(self.agent, self.problem, self.key, init_from)
+        self.run = states.start(self.agent, self.problem, self.key, init_from, self.spread)
         restored = self._restore()
         try:
-            with Progress(self.agent.name, self.total, enabled=self.options.progress) as self.progress:
+            with Progress(self.agent.name, self.total, enabled=self.options.progress and processes.chief()) as self.progress:
                 first = self.run.stage
                 for index in range(first, len(self.agent.stages)):
                     if not (restored and index == first):
                         self._enter(index)
                     self._run_stage()
             self._save(final=True)
+            return self.run if self.spread is None else membership.by_member(self.run, self.spread)
+        except processes.Gone as e:
+            raise Interrupted(f"{e} Start all processes again: the same command goes on. {self._last_good()}") from e
         finally:
             self.logger.close()
-        return self.run
 
     def _enter(self, index: int) -> None:
-        self.program = Program(self.agent, self.problem, index, self.frozen, self.members)
+        self.program = Program(self.agent, self.problem, index, self.frozen, self.spread)
         before = str(jax.tree.structure(self.run.agent.learned))
         states.enter(self.program, self.run)
         if str(jax.tree.structure(self.run.agent.learned)) != before:
-            self.run.best = {}
+            self.run.best, self.run.retired = {}, {}  # of who died before there is nothing of the new kind
 
     def _run_stage(self) -> None:
         run = self.run
@@ -146,9 +146,8 @@ class _Runner:
                 self._mixed_cycle()
                 done = 1
             else:
-                live, done = self.program.chunk(live_of(self.program, run), run.key, run.cycle, min(n, self._distance()))
-                put_back(self.program, run, live)
-                run.cycle += done
+                n = processes.agree(n=n)["n"]
+                done = self._chunk(min(n, self._distance()))
                 took = time.monotonic() - begun
                 if not fast and done == n and took < self.options.chunk_seconds / 2:
                     n *= 2
@@ -156,9 +155,24 @@ class _Runner:
                     n = max(1, n // 2)
             self._between(done)
 
+    def _chunk(self, n: int) -> int:
+        """Up to ``n`` cycles in one call; the number done. Where a stage stops early, all processes stop together."""
+        run, program = self.run, self.program
+        live, done = program.chunk(live_of(program, run), run.key, run.cycle, n)
+        if program.stage.stop is not None:
+            most = processes.agree(done=done)["done"]
+            if most > done:
+                live, more = program.chunk(live, run.key, run.cycle + done, most - done, insist=True)
+                done += more
+        put_back(program, run, live)
+        run.cycle += done
+        return done
+
     def _over(self) -> bool:
         stage, run = self.program.stage, self.run
-        return run.cycle >= stage.cycles or (stage.stop is not None and not np.asarray(run.reports["running"]).any())
+        if run.cycle >= stage.cycles or stage.stop is None:
+            return run.cycle >= stage.cycles
+        return not processes.agree(running=int(np.asarray(run.reports["running"]).any()))["running"]
 
     def _mixed_cycle(self) -> None:
         """A cycle with host work: runs of device phases compiled together, host phases one by one."""
@@ -206,21 +220,30 @@ class _Runner:
         evals = [e for e in self._evals() if over or run.cycle % e.every == 0]
         log = over or run.cycle % self._log_every() == 0
         save = bool(every and run.cycle % every == 0) or 0 < seconds < time.monotonic() - self.last_save
+        look = time.monotonic() - self.last_look > LOOK
+        asked = processes.agree(save=save, look=look, stop=bool(self.signals.asked))
+        save, look = bool(asked["save"]), bool(asked["look"])
+        if asked["stop"] and not self.signals.asked:
+            self.signals.asked = "a signal to another process of the job"
         self.unseen += done
-        if evals or log or save or self.exchange or self.asked_to_stop or time.monotonic() - self.last_look > LOOK:
+        if evals or log or save or self.exchange or self.signals.asked or look:
             self._look()  # waits for the device; otherwise host and device go on side by side
         if evals:
-            self._after_evaluation({e.name: self._evaluate(e) for e in evals})
+            self._evaluate(evals)
         if log:
             self._log()
-        if self.exchange and run.cycle % self.exchange.every == 0:
-            self._exchange(self.exchange)
-        if save or self.asked_to_stop:
+        if self.exchange and self.spread and run.cycle % self.exchange.every == 0:
+            event = membership.exchange(run, self.spread, self.exchange, self.program.stage.name)
+            if event:
+                self._write("event", event)
+        if evals and not self.exchange:
+            self._compact()
+        if save or self.signals.asked:
             self._save()
-        if self.asked_to_stop:
+        if self.signals.asked:
             cycles = self.program.stage.cycles
             raise Interrupted(
-                f"{self.asked_to_stop}: stopped in stage {self.program.stage.name!r} after cycle {run.cycle} of {cycles}. "
+                f"{self.signals.asked}: stopped in stage {self.program.stage.name!r} after cycle {run.cycle} of {cycles}. "
                 + ("The same command goes on from there." if self.run_dir else "Nothing was kept: there is no run folder.")
             )
 
@@ -231,52 +254,44 @@ class _Runner:
 
     # -------------------------------------------------------------------------------------------------------- evaluation
 
-    def _evaluate(self, ev: Eval) -> dict[str, np.ndarray]:
-        where = (ev.name, self.program.index)
-        if where not in self.evaluators:
-            self.evaluators[where] = Evaluator(self.program, ev)
-        episodes = self.evaluators[where](self.run)
-        self.run.counts["eval_steps"] = self.run.counts["eval_steps"] + episodes["lengths"].sum(-1)
-        return episodes
-
-    def _after_evaluation(self, report: dict[str, Any]) -> None:
-        run, program = self.run, self.program
+    def _evaluate(self, evals: list[Eval]) -> None:
+        run, program, report = self.run, self.program, {}
+        for e in evals:
+            where = (e.name, program.index)
+            if where not in self.evaluators:
+                self.evaluators[where] = Evaluator(program, e)
+            report[e.name] = self.evaluators[where](run)
+            run.counts["eval_steps"] = run.counts["eval_steps"] + report[e.name]["lengths"].sum(-1)
         for name, episodes in report.items():
-            line = {"eval": name, "return_mean": episodes["returns"].mean(-1), "return_std": episodes["returns"].std(-1)}
-            line.update({f"{k}_mean": v.mean(-1) for k, v in episodes.items() if k != "returns"}, returns=episodes["returns"])
+            line = summary(name, {k: self._by_member(v) for k, v in episodes.items()})
             self._write("eval", line)
             if self.on_report:
                 self.on_report({**line, **self._where()})
         first = next(iter(report))
         score = report[first]["returns"].mean(-1).astype(np.float32)
-        run.reports["scores"] = score
+        run.reports["scores"] = np.where(run.alive, self._by_member(score, -np.inf), -np.inf).astype(np.float32)
         if self.options.keep_best and first == self._evals()[0].name:
-            self._keep_best(score)
+            run.best = states.better(run, score)
         make = program.jit("report key", lambda k, cycle: keys.fold(k, "on_eval", program.stage.name, cycle), (0, None))
         hook = program.jit("on_eval", self.agent.on_eval, (0, 0, 0))
         arrays = {name: {k: jnp.asarray(v) for k, v in e.items()} for name, e in report.items()}
         run.agent = states.own(hook(run.agent, arrays, make(run.key, np.int32(run.cycle))))
-        self.progress.score(float(np.mean(score)))
+        alive = run.reports["scores"][np.isfinite(run.reports["scores"])] if self.members else score
+        self.progress.score(float(np.mean(alive)) if np.size(alive) else float("nan"))
 
-    def _exchange(self, members: Members) -> None:
-        """Population-based training: each member goes on from the one that ``exchange`` names, as one gather."""
-        run, name = self.run, self.program.stage.name
-        key = keys.fold(members.keys[0], "exchange", name, run.cycle)
-        index = members.exchange(run.agent, run.reports["scores"], key)  # type: ignore[misc]
-        run.agent = jax.tree.map(lambda x: x[index], run.agent)
+    def _by_member(self, slots: Any, rest: Any = np.nan) -> np.ndarray:
+        """An array by slot as one by member, ``rest`` where a member has no slot any more."""
+        return np.asarray(slots) if self.spread is None else self.spread.members(slots, rest)
 
-    def _keep_best(self, score: np.ndarray) -> None:
-        new = states.new_best(self.run, score)
-        old = self.run.best
-        if old:
-            better = new["score"] > old["score"]
-            pick = lambda a, b: jnp.where(better.reshape(better.shape + (1,) * (a.ndim - better.ndim)), a, b)
-            new = {
-                "score": np.where(better, new["score"], old["score"]),
-                "learned": jax.tree.map(pick, new["learned"], old["learned"]),
-                "cycle": np.where(better, new["cycle"], old["cycle"]),
-            }
-        self.run.best = new
+    def _compact(self) -> None:
+        """At evaluations, so that the plan alone says when: how many share a program may move the last bit of a sum."""
+        living, old = membership.survivors(self.run, self.program, self.devices), self.program
+        if living is None:
+            return
+        self._place(living)
+        membership.move(self.run, old, self.spread)
+        self.program = Program(self.agent, self.problem, old.index, self.frozen, self.spread)
+        self._write("event", {"event": "half of the members or more have diverged: the others go on by themselves"})
 
     # -------------------------------------------------------------------------------------------------- checks and records
 
@@ -285,28 +300,23 @@ class _Runner:
         tally, run = self.run.reports["tally"], self.run
         bad, blind = np.asarray(tally.bad), np.asarray(tally.blind)
         if self.members is not None:
-            run.alive = run.alive & (bad < 0) & (blind < 0)
+            run.alive = run.alive & self._by_member((bad < 0) & (blind < 0), False)
             if run.alive.any():
                 return
-        if (blind >= 0).any():
-            envs = {p.env for p in self.program.stage.phases if isinstance(p, Collect)}
-            raise Diverged(
-                f"an observation or reward of {', '.join(self.agent.envs[e].name for e in envs)} was not finite in cycle "
-                f"{blind.max()} of stage {self.program.stage.name!r}. {self._last_good()}"
-            )
-        if (bad >= 0).any():
-            names = [k for k, v in tally.sums.items() if not np.isfinite(np.asarray(v)).all()]
-            raise Diverged(f"{', '.join(names)} stopped being finite at update {bad.max()}. {self._last_good()}")
+            bad, blind = processes.gather(bad), processes.gather(blind)
+        fault = self.program.fault(tally, bad, blind)
+        if fault:
+            raise Diverged(f"{fault} {self._last_good()}")
 
     def _last_good(self) -> str:
-        steps = self.checkpoints.steps() if self.checkpoints else []
-        if not steps:
-            return "There is no checkpoint before it."
-        return f"The last good checkpoint is {self.checkpoints.directory / str(steps[-1])}."  # type: ignore[union-attr]
+        good = self.checkpoints.last() if self.checkpoints else None
+        return f"The last good checkpoint is {good}." if good else "There is no checkpoint before it."
 
     def _where(self) -> dict[str, Any]:
         run, new = self.run, self.run.reports["tally"].counts
         counts = {k: v + np.asarray(new[k]) if k in new else v for k, v in run.counts.items()}
+        past = run.retired.get("counts", dict.fromkeys(counts, 0))
+        counts = {k: self._by_member(v, past[k]) for k, v in counts.items()}
         wall = self.past_seconds + time.monotonic() - self.started
         return {"stage": self.program.stage.name, "cycle": run.cycle, **counts, "wall_s": round(wall, 3)}
 
@@ -330,7 +340,7 @@ class _Runner:
         if huge and self.members is None:
             name, value = next(iter(huge.items()))
             raise Diverged(f"{name} exploded to {float(value):.3g} before cycle {run.cycle}. {self._last_good()}")
-        self._write("train", means)
+        self._write("train", {k: self._by_member(v) for k, v in means.items()})
         for k, v in tally.counts.items():
             run.counts[k] = run.counts[k] + np.asarray(v)
         zero = jax.tree.map(jnp.zeros_like, (tally.counts, tally.sums, tally.n))
@@ -349,6 +359,7 @@ class _Runner:
             return
         self.logger.flush()
         tree, meta = states.pack(self.agent, self.frozen, self.run)
+        meta |= {} if self.spread is None else {"slots": self.spread.ids.tolist()}
         meta |= {"lines": self.logger.lines, "seconds": self.past_seconds + time.monotonic() - self.started, "final": final}
         if self._number() not in self.checkpoints.steps():
             self.checkpoints.save(self._number(), tree, meta)
@@ -363,7 +374,7 @@ class _Runner:
             self.logger.truncate(0)
             return False
         _, tree, meta = found
-        lost = states.unpack(self.agent, self.frozen, self.run, tree, meta)
+        lost = states.unpack(self.agent, self.frozen, self.run, tree, meta, self.spread)
         self.logger.truncate(meta["lines"])
         self.past_seconds = meta["seconds"]
         for name in lost:
@@ -376,7 +387,10 @@ class _Runner:
                 f"{self.run_dir} holds a run of {meta.get('agent')!r}, not of {self.agent.name!r}: "
                 "give another run folder, or the agent that it was made with."
             )
-        for index in range(self.run.stage if hasattr(self, "program") else 0, meta["stage"] + 1):
+        if self.members is not None:
+            self._place([m for m in meta["slots"] if m != EMPTY])
+            self.run = states.start(self.agent, self.problem, self.key, None, self.spread)
+        for index in range(meta["stage"] + 1):
             self._enter(index)
         return states.template(self.agent, self.frozen, self.run, meta)
 

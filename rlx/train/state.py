@@ -10,14 +10,20 @@ import numpy as np
 
 from rlx import keys
 from rlx.envs.base import begin
+from rlx.train.checkpoint import is_key
 from rlx.train.host import begin_host, live_of, stack
+from rlx.train.logging import plain
 from rlx.train.program import COUNTS, Program, streams
+from rlx.train.spread import Spread
 from rlx.types import Agent, AgentState, Collect, Members, Problem, PyTree, ReplayState, Row, RunState, Step
 
 
-def _mapped(fn: Any, members: int | None) -> Any:
-    """``fn`` jitted; with members one after another, so that each gets the bits of its solo run."""
-    return jax.jit(fn if members is None else lambda *args: jax.lax.map(lambda a: fn(*a), args))
+def _mapped(fn: Any, spread: Spread | None) -> Any:
+    """``fn`` jitted; with members one after another on their device, so that each gets the bits of its solo run."""
+    if spread is None:
+        return jax.jit(fn)
+    one_by_one = lambda fn, axes: lambda *args: jax.lax.map(lambda a: fn(*a), args)
+    return lambda *args: jax.jit(spread.map(fn, (0,) * len(args), one_by_one))(*args)
 
 
 def frozen_data(problem: Problem) -> dict[str, PyTree]:
@@ -25,42 +31,55 @@ def frozen_data(problem: Problem) -> dict[str, PyTree]:
     return {k: v.data if isinstance(v, ReplayState) else v for k, v in problem.data.items()}
 
 
-def start(agent: Agent, problem: Problem, key: Any, init_from: AgentState | None = None) -> RunState:
-    """A run before its first stage. ``key``: a typed key, or `Members`."""
-    members = key.keys.shape[0] if isinstance(key, Members) else None
-    root = key.keys if isinstance(key, Members) else key
-    given = key.hypers if isinstance(key, Members) else {}
+def start(
+    agent: Agent, problem: Problem, key: Any, init_from: AgentState | None = None, spread: Spread | None = None
+) -> RunState:
+    """A run before its first stage. ``key``: a typed key, or `Members` (``spread``: as those lie there)."""
+    root, given, total = key, {}, None
+    if isinstance(key, Members):
+        total = key.keys.shape[0]
+        spread = spread or Spread.of(range(total), total)
+        here = spread.places(np.arange(total))[spread.own]
+        root, given = spread.put(key.keys[here]), {k: jnp.asarray(v)[here] for k, v in key.hypers.items()}
+    members = None if spread is None else spread.slots
     unknown = sorted(set(given) - set(agent.hyper))
     if unknown:
         raise ValueError(f"{agent.name} has no traced value {', '.join(unknown)}; it has {', '.join(sorted(agent.hyper))}.")
     lead = () if members is None else (members,)
     hyper = {k: jnp.broadcast_to(jnp.asarray(given.get(k, v), jnp.float32), lead) for k, v in agent.hyper.items()}
-    state = _mapped(lambda k, h: agent.init(keys.fold(k, "init"), h), members)(root, hyper)
+    state = _mapped(lambda k, h: agent.init(keys.fold(k, "init"), h), spread)(root, hyper)
     if init_from is not None:
         learned = jax.tree.map(lambda new, old: jnp.broadcast_to(new, old.shape), init_from.learned, state.learned)
-        state = state._replace(learned=learned)
+        state = state._replace(learned=put(spread, learned))
     sources = {}
     for name, data in problem.data.items():
         if isinstance(data, ReplayState):
-            spread = lambda x: jnp.broadcast_to(x, (*lead, *x.shape))
-            meta, overlay = own(jax.tree.map(spread, (data.meta, data.overlay)))
+            widen = lambda x: jnp.broadcast_to(x, (*lead, *x.shape))
+            meta, overlay = put(spread, own(jax.tree.map(widen, (data.meta, data.overlay))))
             data = ReplayState(meta, data.data, overlay)
         sources[name] = data
     counts = {k: np.zeros(lead, np.int64) for k in (*COUNTS, "eval_steps")}
-    reports = {"tally": None, "running": jnp.ones(lead, bool), "scores": np.full(lead, -np.inf, np.float32)}
-    return RunState(root, 0, 0, state, {}, sources, counts, {}, np.ones(lead, bool), reports)
+    each = () if total is None else (total,)
+    reports = {"tally": None, "running": put(spread, jnp.ones(lead, bool)), "scores": np.full(each, -np.inf, np.float32)}
+    ids = None if spread is None else spread.ids[spread.own]
+    return RunState(root, 0, 0, state, {}, sources, counts, {}, np.ones(each, bool), reports, ids)
+
+
+def put(spread: Spread | None, tree: PyTree) -> PyTree:
+    """Arrays by slot to their devices, where there are members."""
+    return tree if spread is None else spread.put(tree)
 
 
 def enter(program: Program, run: RunState) -> None:
     """Into the program's stage: its ``enter``, the interactions and buffers that it is the first to use, an empty tally."""
-    members, stage = program.members, program.stage
+    members, stage, spread = program.members, program.stage, program.spread
     run.stage, run.cycle = program.index, 0
-    run.reports["running"] = jnp.ones_like(run.reports["running"])
+    run.reports["running"] = put(spread, jnp.ones(run.reports["running"].shape, bool))
     if stage.enter is not None:
         fn = lambda live, root: stage.enter(
             live.agent, program.sources(live, program.frozen), keys.fold(root, stage.name, "enter")
         )
-        run.agent = own(_mapped(fn, members)(live_of(program, run), run.key))
+        run.agent = own(_mapped(fn, spread)(live_of(program, run), run.key))
     for phase in stage.phases:
         if isinstance(phase, Collect) and phase.env not in run.loops:
             run.loops[phase.env] = _begin(program, run, phase)
@@ -75,7 +94,8 @@ def enter(program: Program, run: RunState) -> None:
         )
     )
     empty = program.empty_tally(live if members is None else jax.tree.map(_drop, live), program.frozen)
-    run.reports["tally"] = own(empty) if members is None else jax.tree.map(lambda x: jnp.stack([x] * members), empty)
+    wide = empty if members is None else jax.tree.map(lambda x: jnp.stack([x] * members), empty)
+    run.reports["tally"] = put(spread, own(wide))
 
 
 def own(tree: PyTree) -> PyTree:
@@ -92,8 +112,8 @@ def _drop(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
 
 
 def _begin(program: Program, run: RunState, phase: Collect) -> Any:
-    env, members = program.agent.envs[phase.env], program.members
-    key = _mapped(lambda k: keys.fold(k, "begin", phase.env), members)(*((run.key,) if members is None else (run.key,)))
+    env = program.agent.envs[phase.env]
+    key = _mapped(lambda k: keys.fold(k, "begin", phase.env), program.spread)(run.key)
     if env.host:
         params = phase.params(run.agent, run.sources) if phase.params else env.params
         return begin_host(program, run, phase.env, key, params)
@@ -102,8 +122,7 @@ def _begin(program: Program, run: RunState, phase: Collect) -> Any:
         params = program.env_params(phase, live.agent, program.sources(live, program.frozen))
         return begin(env, params, program.agent.carry(live.agent, env.n), key)
 
-    fn = fn if members is None else jax.vmap(fn)
-    return jax.jit(fn)(live_of(program, run), key)
+    return jax.jit(fn if program.spread is None else program.spread.map(fn, (0, 0)))(live_of(program, run), key)
 
 
 def example_row(program: Program, state: AgentState, phase: Collect) -> Row:
@@ -142,7 +161,7 @@ def outline(agent: Agent, problem: Problem, stage: int | None = None) -> tuple[A
     sources: dict[str, Any] = {k: abstract(v) for k, v in problem.data.items()}
     rows: dict[str, Row] = {}
     for index in range(len(agent.stages) if stage is None else stage + 1):
-        program = Program(agent, problem, index, frozen, None)
+        program = Program(agent, problem, index, frozen)
         enter = program.stage.enter
         if enter is not None:
             state = jax.eval_shape(lambda state, sources, f=enter: f(state, sources, jax.random.key(0)), state, sources)
@@ -162,7 +181,10 @@ def _new_buffer(program: Program, run: RunState, phase: Collect) -> ReplayState:
         states = [buffer.init(row) for _ in range(program.members)]
         data = stack([s.data for s in states])
         return ReplayState(jax.tree.map(lambda *xs: jnp.stack(xs), *(s.meta for s in states)), data, {})
-    return jax.jit(lambda: jax.vmap(lambda _: buffer.init(row))(jnp.arange(program.members)))()
+    spread = program.spread
+    assert spread is not None
+    numbers = spread.put(jnp.arange(program.members))
+    return jax.jit(spread.map(lambda _: buffer.init(row), 0))(numbers)
 
 
 # ------------------------------------------------------------------------------------------------------------ checkpoints
@@ -188,9 +210,10 @@ def pack(agent: Agent, frozen: dict[str, PyTree], run: RunState) -> tuple[PyTree
         "loops": loops,
         "sources": sources,
         "counts": run.counts,
-        "alive": run.alive,
         "best": run.best,
-        "reports": run.reports,
+        "tally": run.reports["tally"],
+        "running": run.reports["running"],
+        "retired": run.retired,
     }
     shapes = lambda tree: {k: [list(v.shape), str(v.dtype)] for k, v in tree.items()}
     meta = {
@@ -198,6 +221,9 @@ def pack(agent: Agent, frozen: dict[str, PyTree], run: RunState) -> tuple[PyTree
         "stage": run.stage,
         "cycle": run.cycle,
         "has_best": bool(run.best),
+        "retired": sorted(run.retired),
+        "alive": np.asarray(run.alive).tolist(),
+        "scores": plain(run.reports["scores"]),
         "overlays": {k: shapes(s.overlay) for k, s in sources.items()},
         "host_envs": {k: shapes(loops[k].env) for k in loops if agent.envs[k].host and k not in uncertain},
         "not_saved": uncertain,
@@ -206,44 +232,89 @@ def pack(agent: Agent, frozen: dict[str, PyTree], run: RunState) -> tuple[PyTree
 
 
 def template(agent: Agent, frozen: dict[str, PyTree], run: RunState, meta: dict[str, Any]) -> PyTree:
-    """The tree to read a checkpoint into: abstract leaves for the device, numpy ones where numpy is asked for (which keeps
-    64 bits). ``run`` has just entered the stage that ``meta`` names."""
+    """The tree to read a checkpoint into: numpy throughout, which takes nothing of the device and keeps 64 bits, but for typed
+    keys. ``run`` has just entered the stage that ``meta`` names."""
+    before = len(meta["slots"]) if "slots" in meta else None
     if meta["has_best"]:
-        run.best = new_best(run, np.zeros(run.alive.shape, np.float32))
+        run.best = new_best(run, np.zeros(np.shape(run.counts["updates"]), np.float32))
     tree, _ = pack(agent, frozen, run)
-    tree = jax.tree.map(lambda x: np.empty_like(x) if isinstance(x, np.ndarray) else abstract(x), tree)
-    leaf = lambda shape, dtype: jax.ShapeDtypeStruct(tuple(shape), np.dtype(dtype))
     for name, shapes in meta["overlays"].items():
-        overlay = {k: leaf(*v) for k, v in shapes.items()}
+        overlay = {k: jax.ShapeDtypeStruct(tuple(v), np.dtype(d)) for k, (v, d) in shapes.items()}
         tree["sources"][name] = tree["sources"][name]._replace(overlay=overlay)
+    tree = jax.tree.map(lambda x: _later(x, before), tree)
     for name, shapes in meta["host_envs"].items():
         saved = {k: np.empty(tuple(s), np.dtype(d)) for k, (s, d) in shapes.items()}
         tree["loops"][name] = tree["loops"][name]._replace(env=saved)
+    if meta["retired"]:
+        tree["retired"] = {k: jax.tree.map(lambda x: _later(x, run.alive.size), tree[k]) for k in meta["retired"]}
     return tree
 
 
-def unpack(agent: Agent, frozen: dict[str, PyTree], run: RunState, tree: PyTree, meta: dict[str, Any]) -> list[str]:
-    """A restored tree into ``run``. Returns the environments that could not be saved: their interaction starts anew."""
-    run.key, run.agent, run.counts, run.best = tree["key"], tree["agent"], tree["counts"], tree["best"]
-    run.alive, run.cycle, run.stage = np.asarray(tree["alive"]), meta["cycle"], meta["stage"]
-    run.reports.update(tree["reports"])
+def _later(x: Any, lead: int | None = None) -> Any:
+    """Stands for an array of that shape and dtype (its first axis replaced by ``lead``), and takes no memory."""
+    shape = x.shape if lead is None else (lead, *x.shape[1:])
+    return jax.ShapeDtypeStruct(shape, x.dtype) if is_key(x) else np.broadcast_to(np.zeros((), x.dtype), shape)
+
+
+def unpack(
+    agent: Agent, frozen: dict[str, PyTree], run: RunState, tree: PyTree, meta: dict[str, Any], spread: Spread | None = None
+) -> list[str]:
+    """A restored tree into ``run``, each member in its slot. Returns the environments that could not be saved: their
+    interaction starts anew."""
+    place = None if spread is None else spread.places(np.array(meta["slots"]))[spread.own]
+    mine = lambda tree: tree if place is None else jax.tree.map(lambda x: x[place], tree)
+    device = lambda tree: put(spread, jax.tree.map(lambda x: x if is_key(x) else jnp.array(x), mine(tree)))
+    run.key, run.agent, run.counts = device(tree["key"]), device(tree["agent"]), mine(tree["counts"])
+    run.best = {**mine(tree["best"]), "learned": device(tree["best"]["learned"])} if tree["best"] else {}
+    run.alive, run.cycle, run.stage, run.retired = np.array(meta["alive"]), meta["cycle"], meta["stage"], tree["retired"]
+    scores = np.asarray(jax.tree.map(float, meta["scores"]), np.float32)
+    run.reports.update(tally=device(tree["tally"]), running=device(tree["running"]), scores=scores)
     for name, source in tree["sources"].items():
-        run.sources[name] = source._replace(data=frozen[name]) if name in frozen else source
-        if name not in frozen and not agent.buffers[name].device:
-            data = jax.tree.map(lambda x: np.array(x), source.data)  # own and writable: adds change it in place
-            run.sources[name] = source._replace(data=data)
+        if name in frozen:
+            run.sources[name] = ReplayState(device(source.meta), frozen[name], device(source.overlay))
+        elif agent.buffers[name].device:
+            run.sources[name] = device(source)
+        else:  # numpy, own and writable: adds change it in place
+            data = jax.tree.map(np.array, mine(source.data))
+            run.sources[name] = ReplayState(device(source.meta), data, device(source.overlay))
     for name, loop in tree["loops"].items():
         if name in meta["not_saved"]:
             continue
         env = agent.envs[name]
         if env.host:
-            numpy = jax.tree.map(np.array, (loop.step, loop.done))
-            loop = loop._replace(env=env.load(jax.tree.map(np.asarray, loop.env)), step=numpy[0], done=numpy[1])
-        run.loops[name] = loop
+            arrays = _streams_of(loop.env, place, len(meta.get("slots", ())))
+            step, done = jax.tree.map(np.array, mine((loop.step, loop.done)))
+            run.loops[name] = loop._replace(env=env.load(arrays), step=step, done=done, carry=device(loop.carry))
+        else:
+            run.loops[name] = device(loop)
     return list(meta["not_saved"])
+
+
+def _streams_of(arrays: dict[str, np.ndarray], place: np.ndarray | None, before: int) -> dict[str, np.ndarray]:
+    """Of what a host environment saved of ``before`` slots, that of the slots in ``place``."""
+    if place is None or np.array_equal(place, np.arange(before)):
+        return arrays
+    wrong = [k for k, x in arrays.items() if not x.ndim or len(x) % before]
+    if wrong:
+        raise ValueError(f"this run goes on with as many slots as before only ({before}), since {wrong} is not by stream.")
+    return {k: x.reshape(before, -1, *x.shape[1:])[place].reshape(-1, *x.shape[1:]) for k, x in arrays.items()}
 
 
 def new_best(run: RunState, score: np.ndarray) -> dict[str, Any]:
     """The best so far, as a copy: what is learned next is written over the buffers of ``run.agent``."""
     copy = jax.tree.map(lambda x: x.copy(), run.agent.learned)
-    return {"score": np.asarray(score, np.float32), "learned": copy, "cycle": np.full(run.alive.shape, run.cycle, np.int64)}
+    return {"score": np.asarray(score, np.float32), "learned": copy, "cycle": np.full(np.shape(score), run.cycle, np.int64)}
+
+
+def better(run: RunState, score: np.ndarray) -> dict[str, Any]:
+    """The best so far, where ``score`` belongs to what is there now."""
+    new, old = new_best(run, score), run.best
+    if not old:
+        return new
+    wins = new["score"] > old["score"]
+    pick = lambda a, b: jnp.where(wins.reshape(wins.shape + (1,) * (a.ndim - wins.ndim)), a, b)
+    return {
+        "score": np.where(wins, new["score"], old["score"]),
+        "learned": jax.tree.map(pick, new["learned"], old["learned"]),
+        "cycle": np.where(wins, new["cycle"], old["cycle"]),
+    }

@@ -58,7 +58,7 @@ def run_dir(tmp_path_factory) -> Path:
         (["train", "sac", *PENDULUM, "--sede", "1"], "--seed"),
         (["train", "sac", *PENDULUM, "--seed", "one"], "seed"),
         (["train", "sac", *PENDULUM, "--agent.actor-lrr", "1"], "--agent.actor-lr"),
-        (["train", "sac", *PENDULUM, "--members", "0"], "at least 1"),
+        (["train", "sac", *PENDULUM, "--seeds", "0"], "at least 1"),
         (["evaluate"], "--run-dir"),
         (["evaluate", "--run-dir", "nowhere"], "no run folder"),
         (["evaluate", "--run-dir", "nowhere", "--which", "worst"], "best"),

@@ -91,7 +91,7 @@ def test_plan_comes_before_and_result_after(tmp_path, capsys):
 
 
 def test_members_are_several_seeds(tmp_path, capsys):
-    assert main(train_args(ENVS["device"], tmp_path / "run", "--no-video", "--members", "2")) == 0
+    assert main(train_args(ENVS["device"], tmp_path / "run", "--no-video", "--seeds", "2")) == 0
     result = result_of(capsys.readouterr().out)
     assert result["members"] == 2 and result["episodes"] == 4
     policies = [rlx.load(tmp_path / "run", member=m) for m in range(2)]

@@ -7,37 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlx import agents, replay
-from rlx.envs import batch, make
+from rlx import agents
+from rlx.envs import make
 from rlx.train import Diverged, Options, run
-from rlx.train.plan import memory, plan
-from rlx.types import Agent, AgentState, Collect, Eval, Host, Members, Out, Problem, Stage, Update
-
-QUIET = Options(progress=False, log_every=1)
-
-
-def toy(blow_up_at=10**9, cycles=6, stages=None, **more) -> tuple[Agent, Problem]:
-    """Learns by adding ``rate`` to a number; its metric is NaN from one update on."""
-    problem = Problem({"train": make("rlx:pendulum", time_limit=5)})
-
-    def init(key, hyper):
-        return AgentState(hyper, {"x": jnp.float32(0), "noise": jax.random.normal(key)})
-
-    def act(state, clock, carry, step, key, mode):
-        return jnp.full((step.reward.shape[0], 1), 0.1), carry, {}
-
-    def update(state, clock, rows, key):
-        x = state.learned["x"] + state.hyper["rate"]
-        loss = jnp.where(x > blow_up_at, jnp.nan, x)
-        return state._replace(learned={**state.learned, "x": x}), Out({"toy/loss": loss})
-
-    phases = Collect("train", 4, "replay"), Update(2, replay.transitions(4), update)
-    agent = Agent(
-        "toy", None, {"rate": 1.0, "discount": 0.9}, init, act, stages or (Stage("learn", cycles, phases),),
-        envs={"train": batch(problem.envs["train"], 2)}, buffers={"replay": replay.ring(64, 2)},
-        evals=(Eval("main", "train", 2, every=2),), **more,
-    )  # fmt: skip
-    return agent, problem
+from rlx.train.memory import needs
+from rlx.train.plan import plan
+from rlx.types import Collect, Host, Members, Problem, Stage
+from tests.train.toys import QUIET, toy
 
 
 def test_counts_and_clock_come_out_right():
@@ -66,7 +42,7 @@ def test_a_diverged_member_is_frozen_and_the_others_go_on():
 
 def test_exchange_copies_the_better_member():
     agent, problem = toy()
-    pick = lambda state, scores, key: jnp.array([1, 1])
+    pick = lambda hyper, scores, key: (np.array([1, 1]), {k: v[[1, 1]] for k, v in hyper.items()})
     members = Members(jax.random.split(jax.random.key(0), 2), {"rate": jnp.array([0.0, 1.0])}, exchange=pick, every=3)
     state = run(agent, problem, members, options=QUIET)
     np.testing.assert_allclose(state.agent.learned["x"], [12.0, 12.0])
@@ -133,6 +109,6 @@ def test_plan_and_memory_say_what_will_be():
     agent = agents.make("sac", None, problem, env_steps=2_000, prefill=1_000, hidden=(16,))
     rows = dict(plan(agent, problem, jax.random.key(0)))
     assert "1,000 env slots" in rows["stage prefill"] and "1,000 updates" in rows["stage learn"]
-    found = memory(agent, problem, jax.random.key(0))["replay"]
+    found = needs(agent, problem)["replay"]
     row = 4 * (3 + 1 + 1) + 1  # obs, reward, action; the byte of flags
     assert found == agent.buffers["replay"].capacity * row
