@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from rlx.train import Diverged, Interrupted
+from rlx.train import Diverged, Interrupted, processes
 from rlx.train.checkpoint import CheckpointError
 
 BAD_INPUT = 2
@@ -39,6 +39,9 @@ def command(body: Callable[[list[str]], None], argv: Sequence[str] | None) -> in
             traceback.print_exc()
         print(f"error: {words(error)}", file=sys.stderr)
         return BAD_INPUT
+    except processes.Gone as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(1)  # JAX's own goodbye would wait for the one that is gone
 
 
 def words(error: Exception) -> str:

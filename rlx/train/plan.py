@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rlx.train import processes
 from rlx.train.program import budget, streams
 from rlx.types import Agent, Collect, Members, Problem, ReplayState, Update
 
@@ -46,6 +47,8 @@ def validate(agent: Agent, problem: Problem, key: Any) -> None:
                 raise ValueError(f"Members.hypers[{name!r}] must have shape ({count},), got {np.shape(values)}.")
     elif not jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim:
         raise ValueError("run takes one typed key, jax.random.key(seed), or Members(keys) for several runs.")
+    if processes.count() > 1:
+        _check_job(agent, key)
     if not agent.stages:
         raise ValueError(f"{agent.name} has no stages to run.")
     fed: dict[str, str] = {}
@@ -64,6 +67,20 @@ def validate(agent: Agent, problem: Problem, key: Any) -> None:
     total = np.sum([budget(agent, s) for s in agent.stages], 0)
     if total.max() >= 2**31:
         raise ValueError(f"the plan has {total.max():.3g} slots or updates; the clock counts to 2147483647.")
+
+
+def _check_job(agent: Agent, key: Any) -> None:
+    """Several processes share members on devices, nothing else."""
+    if not isinstance(key, Members):
+        raise ValueError("several processes share the members of a population: give --seeds N or --grid.")
+    on_host = [e.name for e in agent.envs.values() if e.host] + [
+        f"buffer {k}" for k, b in agent.buffers.items() if not b.device
+    ]
+    if on_host:
+        raise ValueError(
+            f"several processes need device environments and buffers, and {', '.join(on_host)} live on the host: train on one "
+            "machine, or spread runs over machines with `rlx sweep`."
+        )
 
 
 def _check_collect(agent: Agent, problem: Problem, phase: Collect, where: str, fed: dict[str, str]) -> None:

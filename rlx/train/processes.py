@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
+
 import jax
 import numpy as np
 
@@ -10,26 +14,38 @@ def start(coordinator: str | None = None, count: int | None = None, index: int |
     """Joins the job; to be called before anything touches a device. SLURM, Open MPI, Kubernetes and TPU pods are recognised
     by JAX; elsewhere ``coordinator`` (HOST:PORT of process 0), ``count`` and ``index`` must be given. ``wait``: in seconds.
 
+    Where nobody answers for so long the process ends with a message and exit code 2, since JAX would abort it without one.
+
     Raises:
-        ValueError: no cluster is recognised, the flags are incomplete, or nobody answers within ``wait`` seconds.
+        ValueError: no cluster is recognised, or the flags are incomplete.
     """
     given = (coordinator, count, index)
     if any(x is None for x in given) and any(x is not None for x in given):
         raise ValueError("a job by hand needs all of --coordinator HOST:PORT, --processes N and --process I.")
     if index is not None and count is not None and not 0 <= index < count:
         raise ValueError(f"process {index} of {count}: processes are counted from 0 to {count - 1}.")
+
+    def give_up() -> None:
+        print(
+            f"error: process {index} of {count} found no complete job at {coordinator} within {wait} s: see that process 0 "
+            f"runs there, that all {count} processes were started, and that the port is open.",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(2)
+
+    alarm = threading.Timer(wait, give_up)
+    alarm.daemon = True
+    alarm.start()
     try:
-        jax.distributed.initialize(coordinator, count, index, initialization_timeout=wait, heartbeat_timeout_seconds=30)
+        jax.distributed.initialize(coordinator, count, index, initialization_timeout=wait + 60, heartbeat_timeout_seconds=30)
     except (RuntimeError, ValueError, TypeError) as e:
-        if coordinator is None:
-            raise ValueError(
-                "no cluster is recognised here (SLURM, Open MPI, Kubernetes, TPU pod): give --coordinator HOST:PORT, "
-                f"--processes N and --process I. JAX says: {_first(e)}"
-            ) from e
         raise ValueError(
-            f"process {index} of {count} found no complete job at {coordinator} within {wait} s: check that process 0 runs "
-            f"there, that all {count} processes were started and that the port is open. JAX says: {_first(e)}"
+            "no cluster is recognised here (SLURM, Open MPI, Kubernetes, TPU pod): give --coordinator HOST:PORT, "
+            f"--processes N and --process I. JAX says: {_first(e)}"
         ) from e
+    finally:
+        alarm.cancel()
 
 
 def _first(error: Exception) -> str:

@@ -59,7 +59,8 @@ def run(
     Raises:
         ValueError: something does not fit together, found before anything is compiled.
         Diverged: a metric or an observation stopped being finite.
-        Interrupted: SIGTERM or Ctrl-C; everything is saved. Or another process of the job is gone.
+        Interrupted: SIGTERM or Ctrl-C; everything is saved.
+        rlx.train.processes.Gone: another process of the job does not answer any more.
     """
     agent = agent if stages is None else only(agent, stages)
     validate(agent, problem, key)
@@ -126,7 +127,7 @@ class _Runner:
             self._save(final=True)
             return self.run if self.spread is None else membership.by_member(self.run, self.spread)
         except processes.Gone as e:
-            raise Interrupted(f"{e} Start all processes again: the same command goes on. {self._last_good()}") from e
+            raise processes.Gone(f"{e} Start all processes again: the same command goes on. {self._last_good()}") from e
         finally:
             self.logger.close()
 
