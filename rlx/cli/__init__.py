@@ -1,4 +1,4 @@
-"""The command line: ``rlx train|evaluate|collect|report``."""
+"""The command line: ``rlx train|sweep|evaluate|collect|report``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rlx.config import nearest, stop
 
 COMMANDS = {
     "train": "train an agent; the same command on the same run folder goes on",
+    "sweep": "settings times seeds, as few programs or on many workers, with a ranking",
     "evaluate": "whole episodes of a trained policy: returns with intervals, and a video",
     "collect": "a policy's rollouts to a dataset file",
     "report": "curves and tables of run folders as one HTML page",

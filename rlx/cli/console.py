@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.progress import Progress
 
 from rlx.train import Diverged, Interrupted, processes
 from rlx.train.checkpoint import CheckpointError
@@ -97,3 +100,18 @@ def size(count: float) -> str:
             break
         count /= 1024
     return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+
+
+@contextlib.contextmanager
+def trials(total: int, done: int, enabled: bool) -> Iterator[Callable[[str, int], None]]:
+    """A bar over the trials of a sweep, and a line for each: gives ``(name, exit code) -> None`` to call as they end."""
+    screen = Console(stderr=True)
+    with Progress(console=screen, disable=not enabled or not screen.is_terminal) as progress:
+        task = progress.add_task("trials", total=total, completed=done)
+
+        def told(name: str, code: int) -> None:
+            progress.advance(task)
+            state = f"failed with exit code {code}: see log.txt in its folder" if code else "done"
+            screen.print(f"{name}: {state}", highlight=False, soft_wrap=True)
+
+        yield told

@@ -56,9 +56,9 @@ def curve(run_dir: Path) -> Path | None:
     return run_dir / "curve.png"
 
 
-def write_result(run_dir: Path, values: dict[str, Any], members: list[dict[str, Any]] | None = None) -> None:
-    """``result.json``: the result line, and each member of several."""
-    plain = {k: console.plain(v) for k, v in values.items()} | ({"each": members} if members else {})
+def write_result(run_dir: Path, values: dict[str, Any], each: list[dict[str, Any]]) -> None:
+    """``result.json``: the result line, and seed, setting and mean return of each member (null where it diverged)."""
+    plain = {k: console.plain(v) for k, v in values.items()} | {"each": each}
     recipes.write_text(run_dir / "result.json", json.dumps(plain, indent=2) + "\n")
 
 
@@ -66,9 +66,7 @@ def together(parts: list[dict[str, Any]], run_dir: Path) -> dict[str, Any]:
     """The results of waves as one, with the folders of the waves."""
     if not parts[0]:
         return {}
-    each = [
-        m for k in range(len(parts)) for m in json.loads((run_dir / f"wave{k}" / "result.json").read_text()).get("each", [])
-    ]
+    each = [m for k in range(len(parts)) for m in json.loads((run_dir / f"wave{k}" / "result.json").read_text())["each"]]
     sums = (
         "members",
         "diverged",
@@ -82,8 +80,9 @@ def together(parts: list[dict[str, Any]], run_dir: Path) -> dict[str, Any]:
         "compile_s",
     )
     values = {**parts[0], **{k: sum(p[k] or 0 for p in parts) for k in sums}, "run_dir": run_dir, "waves": len(parts)}
-    returns = np.array([m["return_mean"] for m in each])
-    values |= {"return_mean": float(returns.mean()), "return_ci": interval(returns)}
+    memory_bytes = max(p["memory_bytes"] for p in parts)
+    returns = np.array([m["return_mean"] for m in each if m["return_mean"] is not None])
+    values |= {"return_mean": float(returns.mean()), "return_ci": interval(returns), "memory_bytes": memory_bytes}
     values["return_best"] = max((p["return_best"] for p in parts if p["return_best"] is not None), default=None)
     write_result(run_dir, values, each)
     return values

@@ -1,4 +1,4 @@
-"""``rlx report RUN_DIRS...``: curves and tables of runs as one HTML page."""
+"""``rlx report RUN_DIRS...``: curves and tables of runs, or of a sweep, as one HTML page."""
 
 from __future__ import annotations
 
@@ -33,5 +33,7 @@ def body(argv: list[str]) -> None:
     made = report.report(folders, Path(flags.out))
     for row in made["table"]:
         console.table(row["group"], [(k, v) for k, v in row.items() if k != "group"])
+    if made["ranking"]:
+        console.table("Ranking", [(r["setting"], console.bounds(r["iqm"], (r["low"], r["high"]))) for r in made["ranking"]])
     console.table("Report", [("page", made["page"]), *(("picture", path) for path in made["pictures"])])
     console.result({"out": flags.out, **{k: made[k] for k in ("page", "pictures", "runs", "groups")}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shlex
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ import tyro
 
 from rlx import agents, config, keys
 from rlx.cli import console, outputs
-from rlx.train import Interrupted, Options, Policy, memory, processes, run
+from rlx.train import Interrupted, Options, Policy, launch, memory, processes, run
 from rlx.train import recipe as recipes
 from rlx.train.compilation import compile_seconds
 from rlx.train.evaluate import evaluate
@@ -76,13 +77,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def body(argv: list[str]) -> None:
-    name, rest = parse_agent(argv)
-    flags = parse(name, rest)
+    launch.die_with_parent()
+    given, rest = given_recipe(argv)
+    flags = parse(given, rest)
+    name = given.agent
     if flags.distributed:
         processes.start(flags.coordinator, flags.processes, flags.process, flags.wait)
     run_dir = Path(flags.run_dir or f"runs/{name}/{flags.env.replace(':', '-').replace('/', '-')}/seed{flags.seed}")
     grid = traced_grid(dict(map(sweep_values, flags.grid)), config.hyper(flags.agent), config.static(flags.agent))
-    settings = tuple(settings_of(grid)) if grid else ()
+    settings = tuple(settings_of(grid)) if grid else given.settings
     recipe = recipes.Recipe(name, flags.env, flags.agent, settings=settings, **{k: getattr(flags, k) for k in RECIPE})
     problem = recipe.problem()
     try:
@@ -127,7 +130,12 @@ def train_waves(recipe: recipes.Recipe, problem: Problem, run_dir: Path, flags: 
 
 def train(recipe: recipes.Recipe, agent: Agent, problem: Problem, run_dir: Path, flags: Any) -> dict[str, Any]:
     """Train in ``run_dir``, or go on there; evaluate, draw, and give what the result line says."""
-    key, chief = recipe.key(), processes.chief()
+    with recipes.held(run_dir) if processes.chief() else contextlib.nullcontext():
+        return _train(recipe, agent, problem, run_dir, flags)
+
+
+def _train(recipe: recipes.Recipe, agent: Agent, problem: Problem, run_dir: Path, flags: Any) -> dict[str, Any]:
+    key, chief, compiled = recipe.key(), processes.chief(), compile_seconds()
     goes_on = recipes.keep(recipe, run_dir) if chief else True
     processes.wait()
     where = [("run folder", f"{run_dir}{' (goes on from its last checkpoint)' if goes_on else ''}")]
@@ -135,36 +143,43 @@ def train(recipe: recipes.Recipe, agent: Agent, problem: Problem, run_dir: Path,
         console.table("Plan", [*plan(agent, problem, key), *_memory_rows(agent, problem, recipe.members), *where])
     shared = {f.name: getattr(flags, f.name) for f in dataclasses.fields(Options) if hasattr(flags, f.name)}
     state = run(agent, problem, key, run_dir, options=Options(**shared))
-    return finish(recipe, agent, problem, state, run_dir, flags)
+    return finish(recipe, agent, problem, state, run_dir, flags, compile_seconds() - compiled)
 
 
-def parse_agent(argv: list[str]) -> tuple[str, list[str]]:
-    """The agent's name and the remaining arguments. Ends the process where there is none."""
+def given_recipe(argv: list[str], command: str = "rlx train", example: str = EXAMPLE) -> tuple[recipes.Recipe, list[str]]:
+    """What to start from, and the remaining arguments: the defaults of the agent that comes first, or with ``--recipe FILE``
+    what another run had in its ``config.json``. Ends the process where there is neither."""
     known = agents.list()
     if not argv or argv[0] in ("-h", "--help"):
-        print(f"usage: rlx train AGENT --env ENV [OPTIONS]\n\nagents: {', '.join(known)}\nexample: {EXAMPLE}")
-        print("\n`rlx train AGENT --help` shows all options. RLX_DEBUG=1 or --debug show where errors come from.")
+        print(f"usage: {command} AGENT --env ENV [OPTIONS]\n\nagents: {', '.join(known)}\nexample: {example}")
+        if command == "rlx train":
+            print("\n`rlx train --recipe RUN_DIR/config.json [OPTIONS]` does what that run did.")
+        print(f"\n`{command} AGENT --help` shows all options. RLX_DEBUG=1 or --debug show where errors come from.")
         raise SystemExit(0 if argv else 2)
+    if argv[0] == "--recipe" and len(argv) > 1 and command == "rlx train":
+        return recipes.read(Path(argv[1]).parent), argv[2:]
     if argv[0].startswith("-"):
-        config.stop(f"the agent comes first, one of {', '.join(known)}, as in: {EXAMPLE}")
+        config.stop(f"the agent comes first, one of {', '.join(known)}, as in: {example}")
     if argv[0] not in known:
         config.stop(f"unknown agent {argv[0]!r}.{config.nearest(argv[0], known)}")
-    return argv[0], argv[1:]
+    return recipes.Recipe(argv[0], "", agents.config(argv[0])), argv[1:]
 
 
-def parse(name: str, argv: list[str]) -> Any:
-    """`Flags` and a field ``agent`` with the agent's config."""
-    own, presets = agents.config(name), agents.presets(name)
-    field = ("agent", type(own), dataclasses.field(default=own))
-    kind = dataclasses.make_dataclass("Train", [field], bases=(Flags,), frozen=True)
+def parse(given: recipes.Recipe, argv: list[str], base: Any = Flags, command: str = "rlx train", example: str = EXAMPLE) -> Any:
+    """``base`` and a field ``agent`` with the agent's config, from ``given`` and the command line."""
+    presets = agents.presets(given.agent)
+    field = ("agent", type(given.config), dataclasses.field(default=given.config))
+    kind = dataclasses.make_dataclass("Flags", [field], bases=(base,), frozen=True)
     table = config.compose({k: v for k, v in PRESETS.items() if k in presets}, agent=presets)
-    flags: Any = config.parse(kind, argv, table, prog=f"rlx train {name}", description=(type(own).__doc__ or "").strip())
+    start = kind(env=given.env, **{k: getattr(given, k) for k in RECIPE if hasattr(base, k)})
+    about = (type(given.config).__doc__ or "").strip()
+    flags: Any = config.parse(start, argv, table, prog=f"{command} {given.agent}", description=about)
     if not flags.env:
-        config.stop(f"which environment? Give --env, as in: {EXAMPLE}")
-    for field_name, least in (("repeat", 1), ("time_limit", 1), ("seeds", 1), ("episodes", 1), ("keep", 1), ("seed", 0)):
-        value = getattr(flags, field_name)
+        config.stop(f"which environment? Give --env, as in: {example}")
+    for name, least in (("repeat", 1), ("time_limit", 1), ("seeds", 1), ("episodes", 1), ("keep", 1), ("seed", 0)):
+        value = getattr(flags, name)
         if value is not None and value < least:
-            config.stop(f"--{field_name.replace('_', '-')} must be at least {least}, got {value}")
+            config.stop(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
     return flags
 
 
@@ -174,18 +189,23 @@ def _memory_rows(agent: Agent, problem: Problem, members: int) -> list[tuple[str
 
 
 def finish(
-    recipe: recipes.Recipe, agent: Agent, problem: Problem, state: RunState, run_dir: Path, flags: Any
+    recipe: recipes.Recipe, agent: Agent, problem: Problem, state: RunState, run_dir: Path, flags: Any, compile_s: float
 ) -> dict[str, Any]:
     """The last evaluation, pictures, ``result.json``, and what there is to say."""
-    compile_s = compile_seconds()  # what comes now compiles too
     which = "best" if state.best else "last"
     whole = state.agent._replace(learned=state.best["learned"]) if state.best else state.agent
     returns = _last_returns(recipe, agent, problem, whole, state, flags.episodes)
     if not processes.chief():
         return {}
-    first = int(np.argmax(returns.mean(-1)))
+    each = [
+        {"seed": seed, "setting": setting, "return_mean": float(r.mean()) if alive else None}
+        for (seed, setting), r, alive in zip(recipe.who(), returns, np.atleast_1d(state.alive), strict=True)
+    ]
+    alive = np.atleast_1d(state.alive)
+    first = int(np.argmax(np.where(alive, returns.mean(-1), -np.inf)))
     shown = whole if recipe.solo else jax.tree.map(lambda x: x[first], whole)
     policy = Policy(agent, shown, problem, state.stage, state.cycle, recipe)
+    returns = returns[alive]
     best = float(np.max(state.best["score"])) if state.best else None
     seconds = [line["wall_s"] for line in outputs.read_metrics(run_dir)]
     total = lambda name: int(np.sum(state.counts[name]))
@@ -203,11 +223,11 @@ def finish(
         **{name: total(name) for name in ("env_steps", "sim_steps", "model_steps", "eval_steps", "updates")},
         "wall_s": seconds[-1] if seconds else None,
         "compile_s": round(compile_s, 3),
+        "memory_bytes": memory.peak(),
         "curve": outputs.curve(run_dir),
         "video": outputs.film(policy, problem.envs["train"], run_dir, recipe.seed) if flags.video else None,
     }
-    members = [{"seed": s, **g, "return_mean": float(r.mean())} for (s, g), r in zip(recipe.who(), returns, strict=True)]
-    outputs.write_result(run_dir, values, members if len(members) > 1 else None)
+    outputs.write_result(run_dir, values, each)
     console.table("Result", _result_rows(values, which))
     return values
 

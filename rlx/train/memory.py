@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,13 @@ def available(devices: Sequence[Any]) -> int | None:
         return int(SPARE * min(s["bytes_limit"] - s.get("bytes_in_use", 0) for s in stats if s))
     free = _free_memory()
     return None if free is None else int(SPARE * free / len(devices))
+
+
+def peak() -> int:
+    """The most bytes that were in use on one device so far; on the CPU, by this process."""
+    stats = [d.memory_stats() for d in jax.local_devices() if d.platform != "cpu"]
+    found = [s["peak_bytes_in_use"] for s in stats if s and "peak_bytes_in_use" in s]
+    return max(found) if found else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _free_memory() -> int | None:

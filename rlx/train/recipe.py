@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import platform
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -152,6 +155,22 @@ def keep(recipe: Recipe, run_dir: Path) -> bool:
     run_dir.mkdir(parents=True, exist_ok=True)
     write_text(path, recipe.to_json())
     return False
+
+
+@contextlib.contextmanager
+def held(run_dir: Path) -> Iterator[None]:
+    """The run folder for this process alone, as long as it lives.
+
+    Raises:
+        ValueError: another process trains there.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another process trains in {run_dir} at this moment: wait for it, or give another.") from None
+        yield
 
 
 def write_text(path: Path, text: str) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from rlx.train import logging
+from rlx.train import logging, rankings, sweeps
+from rlx.train import recipe as recipes
 from rlx.train.stats import interval, iqm, probability_of_improvement
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444")
@@ -37,20 +38,24 @@ def read_run(run_dir: Path) -> list[Curve]:
         ValueError: the folder is no run folder, or holds no evaluation yet.
     """
     try:
-        recipe = json.loads((run_dir / "config.json").read_text())
+        tree = json.loads((run_dir / recipes.FILE).read_text())
         lines = [x for x in logging.read(run_dir) if x["kind"] == "eval"]
     except (OSError, ValueError) as e:
-        raise ValueError(f"{run_dir} is not a run folder: it needs config.json and {logging.FILE} ({e}).") from e
+        raise ValueError(f"{run_dir} is not a run folder: it needs {recipes.FILE} and {logging.FILE} ({e}).") from e
     if not lines:
         raise ValueError(f"{run_dir} holds no evaluation yet: its run stopped before the first one.")
     lines = [x for x in lines if x["eval"] == lines[0]["eval"]]
     unit = "env_steps" if np.any([np.any(x["env_steps"]) for x in lines]) else "updates"
     steps = np.array([np.ravel(x[unit]) for x in lines], float)  # [K, M]
-    returns = np.array([np.ravel(x["return_mean"]) for x in lines], float)
-    own = {k: v for k, v in recipe.items() if k not in ("seed", "members", "versions")}
-    group = json.dumps(own, sort_keys=True)
-    seeds = range(int(recipe["seed"]), int(recipe["seed"]) + returns.shape[1])
-    return [Curve(group, s, unit, steps[:, i], returns[:, i], run_dir) for i, s in enumerate(seeds)]
+    returns = np.array([np.ravel(np.asarray(x["return_mean"], float)) for x in lines], float)
+    curves = []
+    for i, (seed, setting) in enumerate(recipes.read(run_dir).who()):
+        fine = np.isfinite(returns[:, i]) & np.isfinite(steps[:, i])  # not of a member that diverged, from then on
+        own = {k: v for k, v in tree.items() if k not in ("seed", "seeds", "settings", "part", "versions")}
+        own["config"] = {**own["config"], **setting}
+        if fine.any():
+            curves.append(Curve(json.dumps(own, sort_keys=True), seed, unit, steps[fine, i], returns[fine, i], run_dir))
+    return curves
 
 
 def labels(groups: list[str]) -> dict[str, str]:
@@ -72,7 +77,8 @@ def on_grid(curves: list[Curve], points: int = 50) -> tuple[np.ndarray, np.ndarr
 
 
 def report(run_dirs: list[Path], out: Path) -> dict[str, Any]:
-    """Curves (IQM and stratified-bootstrap 95% intervals over runs) and tables of ``run_dirs`` as ``out/report.html`` and PNGs.
+    """Curves (IQM and stratified-bootstrap 95% intervals over runs) and tables of ``run_dirs`` as ``out/report.html`` and PNGs;
+    of a sweep's folder all its trials, with their ranking, what fields do, and what it cost.
 
     Runs that differ in nothing but their seed are one group. Returns paths and figures for a result line.
 
@@ -81,7 +87,10 @@ def report(run_dirs: list[Path], out: Path) -> dict[str, Any]:
     """
     if not run_dirs:
         raise ValueError("report needs at least one run folder.")
-    curves = [c for d in run_dirs for c in read_run(Path(d))]
+    folders = [f for d in map(Path, run_dirs) for f in (sweeps.folders(d) if (d / sweeps.FILE).is_file() else [d])]
+    if not folders:
+        raise ValueError(f"no trial of {', '.join(map(str, run_dirs))} has ended yet.")
+    curves = [c for folder in folders for c in read_run(folder)]
     groups: dict[str, list[Curve]] = {}
     for c in curves:
         groups.setdefault(c.group, []).append(c)
@@ -94,10 +103,13 @@ def report(run_dirs: list[Path], out: Path) -> dict[str, Any]:
         file.write_bytes(_draw(mine, env))
         pictures[env] = file
     rows = [_row(names[g], cs) for g, cs in groups.items()]
-    versus = _versus({names[g]: cs for g, cs in groups.items()})
+    versus = _versus({names[g]: cs for g, cs in groups.items()}) if len(groups) <= 8 else []  # the ranking says it shorter
     page = out / "report.html"
-    page.write_text(_page(pictures, rows, versus))
+    swept = rankings.report(folders, out) if any((Path(d) / sweeps.FILE).is_file() for d in run_dirs) else None
+    pictures |= swept.pictures if swept else {}
+    page.write_text(_page(pictures, rows, versus, swept.tables if swept else []))
     return {
+        "ranking": swept.ranking if swept else None,
         "page": str(page),
         "pictures": [str(p) for p in pictures.values()],
         "runs": len(curves),
@@ -164,13 +176,14 @@ def _table(head: tuple, rows: list) -> str:
     return "<table>" + line("th", head) + "".join(line("td", r) for r in rows) + "</table>"
 
 
-def _page(pictures: dict[str, Path], rows: list, versus: list) -> str:
+def _page(pictures: dict[str, Path], rows: list, versus: list, more: list[tuple[str, tuple, list]]) -> str:
     encoded = {env: base64.b64encode(p.read_bytes()).decode() for env, p in pictures.items()}
-    image = '<h2>{}</h2><img alt="learning curves" src="data:image/png;base64,{}">'
+    image = '<h2>{0}</h2><img alt="{0}" src="data:image/png;base64,{1}">'
     images = "".join(image.format(html.escape(env), data) for env, data in encoded.items())
+    extra = "".join(f"<h2>{html.escape(title)}</h2>{_table(head, lines)}" for title, head, lines in more)
     better = "<h2>Probability of improvement</h2>" + _table(("group", "over", "probability"), versus) if versus else ""
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>rlx report</title><style>{STYLE}</style>'
-        f"<h1>rlx report</h1>{_table(HEAD, rows)}{images}{better}"
+        f"<h1>rlx report</h1>{extra}{_table(HEAD, rows)}{images}{better}"
         "<p>IQM: interquartile mean over runs. Intervals: stratified percentile bootstrap over runs.</p></html>\n"
     )

@@ -65,9 +65,8 @@ def run(
     agent = agent if stages is None else only(agent, stages)
     validate(agent, problem, key)
     use_persistent_cache()
-    folder = Path(run_dir) if run_dir is not None else None
     with Signals() as signals:
-        return _Runner(agent, problem, key, folder, options or Options(), on_report, devices, signals).go(init_from)
+        return _Runner(agent, problem, key, run_dir, options or Options(), on_report, devices, signals).go(init_from)
 
 
 class _Runner:
@@ -76,7 +75,7 @@ class _Runner:
         agent: Agent,
         problem: Problem,
         key: Any,
-        run_dir: Path | None,
+        run_dir: str | os.PathLike | None,
         options: Options,
         on_report: Any,
         devices: Sequence[Any] | None,
@@ -88,7 +87,7 @@ class _Runner:
         self.exchange = self.members if self.members and self.members.exchange else None
         self.spread: Spread | None = None
         self.frozen = states.frozen_data(problem)
-        self.run_dir = run_dir
+        self.run_dir = run_dir = Path(run_dir) if run_dir is not None else None
         chief = processes.chief()
         self.logger = Logger(run_dir if chief else None, options.tensorboard and chief, options.wandb if chief else None)
         self.total = sum(s.cycles for s in agent.stages)
@@ -310,7 +309,7 @@ class _Runner:
             raise Diverged(f"{fault} {self._last_good()}")
 
     def _last_good(self) -> str:
-        good = self.checkpoints.last() if self.checkpoints else None
+        good = self.checkpoints and self.checkpoints.last()
         return f"The last good checkpoint is {good}." if good else "There is no checkpoint before it."
 
     def _where(self) -> dict[str, Any]:
@@ -354,9 +353,7 @@ class _Runner:
         return sum(s.cycles + 1 for s in self.agent.stages[: self.run.stage]) + self.run.cycle
 
     def _save(self, final: bool = False) -> None:
-        if self.checkpoints is None:
-            return
-        if self._number() in self.checkpoints.steps() and not final:
+        if self.checkpoints is None or (self._number() in self.checkpoints.steps() and not final):
             return
         self.logger.flush()
         tree, meta = states.pack(self.agent, self.frozen, self.run)

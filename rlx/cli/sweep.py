@@ -1,0 +1,181 @@
+"""``rlx sweep AGENT --env ENV --grid NAME=VALUES``: settings times seeds; the same command goes on where it was stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import tyro
+
+from rlx import config
+from rlx.cli import console
+from rlx.cli.train import RECIPE, given_recipe, parse, train_waves
+from rlx.cli.train import Flags as TrainFlags
+from rlx.cli.train import _flag as flag
+from rlx.train import Interrupted, launch, memory, report, sweeps
+from rlx.train import recipe as recipes
+
+EXAMPLE = "rlx sweep sac --env rlx:pendulum --grid agent.actor_lr=1e-3,3e-4 --grid agent.hidden=128,256 --seeds 8"
+
+
+@dataclass(frozen=True)
+class Flags:
+    env: str = flag("", "the environment, such as dmc:walker-walk; an unknown name lists what there is")
+    grid: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = flag(
+        (), "values of a field, agent.actor_lr=1e-3,3e-4 or agent.hidden=128,64x64; or a range, agent.actor_lr=log:1e-5..1e-2"
+    )
+    search: str = flag("grid", "grid: all combinations; random:N: N draws from lists and ranges")
+    seeds: int = flag(4, "of each setting, from --seed on")
+    workers: str = flag(
+        "one", "one: as few programs as can be, here; local:N: N processes; ray:ADDRESS, ray:auto: a Ray cluster"
+    )
+    retries: int = flag(3, "how often a trial that died is started again; it goes on from its checkpoint")
+    repeat: int | None = flag(None, "simulation steps per decision; None: the environment's own")
+    time_limit: int | None = flag(None, "decisions per episode; None: the environment's own")
+    data: str | None = flag(None, "a dataset, for agents that learn from one")
+    seed: int = flag(0, "the root of all randomness, of the search too")
+    run_dir: str = flag("", "where everything goes; default: runs/AGENT/ENV/sweep")
+    episodes: int = flag(10, "of the evaluation at the end of each trial")
+    waves: str = flag("auto", "parts of the members of a program one after another; auto: as many as memory needs")
+    memory: float | None = flag(None, "GiB per device to plan with; None: what is free")
+    checkpoint_seconds: float = flag(60.0, "seconds between checkpoints of a trial")
+    keep: int = flag(2, "checkpoints kept")
+    progress: bool = flag(True, "a progress bar")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return console.command(body, argv)
+
+
+def body(argv: list[str]) -> None:
+    given, rest = given_recipe(argv, "rlx sweep", EXAMPLE)
+    flags = parse(given, rest, Flags, "rlx sweep", EXAMPLE)
+    kind, _, where = flags.workers.partition(":")
+    if not (flags.workers == "one" or (kind == "local" and where.isdigit() and int(where)) or (kind == "ray" and where)):
+        config.stop(f"--workers {flags.workers!r} is unknown: give one, local:N or ray:ADDRESS (ray:auto).")
+    if kind == "ray":
+        launch.reachable(where)
+    if flags.retries < 0:
+        config.stop(f"--retries must be at least 0, got {flags.retries}")
+    points = sweeps.points(sweeps.axes(flags.agent, flags.grid), flags.search, flags.seed)
+    recipe = recipes.Recipe(given.agent, flags.env, flags.agent, **{k: getattr(flags, k) for k in RECIPE})
+    trials = sweeps.trials(recipe, points, together=kind == "one")
+    run_dir = Path(flags.run_dir or f"runs/{given.agent}/{flags.env.replace(':', '-').replace('/', '-')}/sweep")
+    costs = _plan(trials, points, flags, run_dir)
+    keep(run_dir, recipe, points, flags.workers)
+    console.table("Sweep", costs)
+    waiting = {t.name: run_dir / "trials" / t.name for t in trials if not ended(run_dir / "trials" / t.name)}
+    failed = _run(trials, waiting, kind, where, flags, run_dir)
+    _finish(run_dir, trials, points, failed)
+
+
+def ended(folder: Path) -> bool:
+    return (folder / "result.json").is_file()
+
+
+def _plan(trials: list[sweeps.Trial], points: list[sweeps.Point], flags: Any, run_dir: Path) -> list[tuple[str, Any]]:
+    """What will be done; every agent is made once, so that what cannot be is refused before anything is written."""
+    members = sum(t.recipe.members for t in trials)
+    rows: list[tuple[str, Any]] = [
+        ("settings", f"{len(points)} of {', '.join(points[0])}"),
+        ("members", f"{members} ({flags.seeds} seeds each)"),
+        ("programs to compile", len({json.dumps(config.static(t.recipe.config)) for t in trials})),
+        ("trials", f"{len(trials)}, {sum(ended(run_dir / 'trials' / t.name) for t in trials)} of them done"),
+        ("workers", flags.workers),
+    ]
+    seen: dict[str, int] = {}
+    problem = trials[0].recipe.problem()
+    for t in trials:
+        fixed = sweeps.label({k: v for k, v in config.static(t.recipe.config).items() if k in points[0]}) or "one program"
+        if fixed not in seen:
+            seen[fixed] = sum(memory.needs(t.recipe.make(problem), problem).values()) * t.recipe.members
+            rows.append((f"memory {fixed}", f"{console.size(seen[fixed])} for {t.recipe.members} members together"))
+    return [*rows, ("all in", run_dir)]
+
+
+def keep(run_dir: Path, recipe: recipes.Recipe, points: list[sweeps.Point], workers: str) -> None:
+    """Writes what this sweep is into its folder, or finds the same one there.
+
+    Raises:
+        ValueError: the folder holds another sweep.
+    """
+    together = workers == "one"
+    this = {"recipe": json.loads(recipe.to_json()), "points": json.loads(json.dumps(points)), "together": together}
+    del this["recipe"]["versions"]
+    path = run_dir / sweeps.FILE
+    if path.exists():
+        if json.loads(path.read_text()) != this:
+            raise ValueError(f"{run_dir} holds another sweep: give another --run-dir, or the flags that it was made with.")
+        return
+    run_dir.mkdir(parents=True, exist_ok=True)
+    recipes.write_text(path, json.dumps(this, indent=2) + "\n")
+
+
+def _run(trials: list[sweeps.Trial], waiting: dict[str, Path], kind: str, where: str, flags: Any, run_dir: Path) -> dict:
+    """The trials that have not ended; those that failed, with their exit codes."""
+    failed: dict[str, int] = {}
+    with console.trials(len(trials), len(trials) - len(waiting), flags.progress) as done:
+
+        def told(name: str, code: int) -> None:
+            if code or not ended(waiting[name]):
+                failed[name] = code
+            done(name, code)
+
+        if kind == "one":
+            for t in trials:
+                if t.name in waiting:
+                    _here(t, waiting[t.name], flags)
+                    told(t.name, 0)
+            return failed
+        for t in trials:
+            recipes.keep(t.recipe, run_dir / "trials" / t.name)
+        shared = ("episodes", "waves", "checkpoint_seconds", "keep")
+        more = [x for k in shared for x in (f"--{k.replace('_', '-')}", str(getattr(flags, k)))]
+        more += ["--no-video", "--no-progress"] + (["--memory", str(flags.memory)] if flags.memory else [])
+        try:
+            if kind == "local":
+                launch.local(waiting, int(where), more, told, flags.retries)
+            else:
+                launch.ray(waiting, where, more, told, flags.retries)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"stopped; the running trials were told to save. The same command goes on in {run_dir}."
+            ) from None
+    return failed
+
+
+def _here(t: sweeps.Trial, folder: Path, flags: Any) -> None:
+    shared = {f.name: getattr(flags, f.name) for f in dataclasses.fields(Flags) if hasattr(TrainFlags, f.name)}
+    names = ("grid", "env", "run_dir")
+    own = TrainFlags(**{k: v for k, v in shared.items() if k not in names}, video=False)
+    try:
+        train_waves(t.recipe, t.recipe.problem(), folder, own)
+    finally:
+        jax.clear_caches()  # another program follows
+
+
+def _finish(run_dir: Path, trials: list[sweeps.Trial], points: list[sweeps.Point], failed: dict[str, int]) -> None:
+    done = sum(ended(run_dir / "trials" / t.name) for t in trials)
+    values: dict[str, Any] = {"run_dir": run_dir, "trials": len(trials), "done": done, "failed": sorted(failed)}
+    if not done:
+        raise ValueError(f"no trial of {run_dir} ended: see {run_dir / 'trials' / trials[0].name / launch.LOG}.")
+    made = report.report([run_dir], run_dir / "report")
+    best = made["ranking"][0]
+    console.table("Ranking", [(r["setting"], _words(r)) for r in made["ranking"]])
+    values |= {"settings": len(points), "best": best["setting"], "iqm": best["iqm"], "ci": [best["low"], best["high"]]}
+    console.table("Report", [("page", made["page"])])
+    if failed:
+        raise Interrupted(
+            f"{len(failed)} of {len(trials)} trials failed: {', '.join(sorted(failed))}. The same command tries them."
+        )
+    console.result({**values, "page": made["page"]})
+
+
+def _words(row: dict[str, Any]) -> str:
+    text = f"{console.bounds(row['iqm'], (row['low'], row['high']))}  {row['seeds']} seeds"
+    return text + (f", {row['diverged']} diverged" if row["diverged"] else "")

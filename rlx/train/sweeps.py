@@ -1,0 +1,226 @@
+"""Sweeps: settings of an agent's fields, as trials that are run folders, and the ranking of what came out.
+
+Settings that differ in traced values alone share a program; each value of a static field needs one of its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlx import config
+from rlx.train.recipe import Recipe
+from rlx.train.stats import interval, iqm, probability_of_improvement
+
+FILE = "sweep.json"
+Point = dict[str, Any]  # field -> value
+
+
+@dataclass(frozen=True)
+class Range:
+    """``log:LOW..HIGH`` or ``lin:LOW..HIGH``: drawn evenly in the logarithm, or evenly."""
+
+    kind: str
+    low: float
+    high: float
+
+    def draw(self, rng: np.random.Generator) -> float:
+        if self.kind == "lin":
+            return float(rng.uniform(self.low, self.high))
+        return float(np.exp(rng.uniform(np.log(self.low), np.log(self.high))))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run folder of a sweep."""
+
+    name: str
+    recipe: Recipe
+
+
+# ------------------------------------------------------------------------------------------------------------------ settings
+
+
+def axes(own: Any, words: Sequence[str]) -> dict[str, list[Any] | Range]:
+    """What to sweep: ``NAME=A,B,...`` or ``NAME=log:LOW..HIGH`` (``lin:``) for fields of the config ``own``.
+
+    Widths are written ``128x64``; a single ``128`` stands for as many layers as the default has.
+
+    Raises:
+        ValueError: an unknown field, a value not of its type, a range on a static field or one that is none.
+    """
+    traced, fixed = config.hyper(own), config.static(own)
+    out: dict[str, list[Any] | Range] = {}
+    for word in words:
+        given, equals, text = word.partition("=")
+        name = given.removeprefix("agent.").replace("-", "_")
+        if not equals or not text:
+            raise ValueError(f"{word!r} is no grid: give NAME=VALUE,VALUE,... or NAME=log:LOW..HIGH, as agent.tau=0.01,0.005.")
+        if name not in traced and name not in fixed:
+            raise ValueError(f"no field {given!r} to sweep.{config.nearest(name, [*traced, *fixed])}")
+        if name in out:
+            raise ValueError(f"{given} is given twice: put all its values into one grid.")
+        if text.startswith(("log:", "lin:")):
+            if name in fixed:
+                raise ValueError(f"{given} is static, each value is a program of its own: give a list of values, not a range.")
+            out[name] = _range(given, text)
+        elif name in traced:
+            out[name] = [_number(given, value) for value in text.split(",")]
+        else:
+            out[name] = [_static(own, name, value, fixed[name]) for value in text.split(",")]
+    return out
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{name}: {text!r} is no number.")
+    return value
+
+
+def _range(name: str, text: str) -> Range:
+    match = re.fullmatch(r"(log|lin):([^.]*(?:\.\d[^.]*)?)\.\.(.+)", text)
+    if not match:
+        raise ValueError(f"{name}: {text!r} is no range: give log:LOW..HIGH or lin:LOW..HIGH.")
+    kind, low, high = match[1], _number(name, match[2]), _number(name, match[3])
+    if low >= high or (kind == "log" and low <= 0):
+        raise ValueError(f"{name}: {text!r} needs LOW below HIGH{', both above 0' if kind == 'log' else ''}.")
+    return Range(kind, low, high)
+
+
+def _static(own: Any, name: str, text: str, like: Any) -> Any:
+    value: Any = text
+    if isinstance(like, bool):
+        value = {"true": True, "false": False}.get(text.lower(), text)
+    elif isinstance(like, tuple) and re.fullmatch(r"\d+(x\d+)*", text):
+        parts = tuple(int(p) for p in text.split("x"))
+        value = parts * max(1, len(like)) if len(parts) == 1 else parts
+    elif re.fullmatch(r"-?\d+", text):
+        value = int(text)
+    elif not isinstance(like, str):
+        try:
+            value = float(text)
+        except ValueError:
+            value = {"none": None}.get(text.lower(), text)
+    config.replace(own, {name: value})  # says what is wrong
+    return value
+
+
+def points(found: Mapping[str, list[Any] | Range], search: str, seed: int) -> list[Point]:
+    """All combinations, or with ``search="random:N"`` so many draws from lists and ranges, the same ones for a seed.
+
+    Raises:
+        ValueError: nothing to sweep, an unknown search, or ranges without one.
+    """
+    if not found:
+        raise ValueError("nothing to sweep: give --grid NAME=VALUE,VALUE,..., as agent.actor_lr=1e-3,3e-4.")
+    kind, _, number = search.partition(":")
+    if kind == "grid" and not number:
+        ranges = [name for name, values in found.items() if isinstance(values, Range)]
+        if ranges:
+            raise ValueError(f"{', '.join(ranges)} is a range: give --search random:N for N draws, or a list of values.")
+        return [dict(zip(found, values, strict=True)) for values in itertools.product(*found.values())]  # type: ignore[arg-type]
+    if kind != "random" or not number.isdigit() or int(number) < 1:
+        raise ValueError(f"--search {search!r} is unknown: give grid, or random:N with N draws.")
+    rng = np.random.default_rng(seed)
+    pick = lambda values: values.draw(rng) if isinstance(values, Range) else values[int(rng.integers(len(values)))]
+    drawn = [{name: pick(values) for name, values in found.items()} for _ in range(int(number))]
+    return [p for i, p in enumerate(drawn) if p not in drawn[:i]]
+
+
+def trials(recipe: Recipe, settings: Sequence[Point], together: bool) -> list[Trial]:
+    """``settings`` as trials, each with all seeds. ``together``: settings that share a program are one trial."""
+    traced = config.hyper(recipe.config)
+    programs: dict[str, list[tuple[Point, Point]]] = {}
+    for point in settings:
+        fixed = {k: v for k, v in point.items() if k not in traced}
+        moving = {k: v for k, v in point.items() if k in traced}
+        name = label(fixed if together else point) or "all"
+        programs.setdefault(name, []).append((fixed, moving))
+    out = []
+    for name, members in programs.items():
+        own = config.replace(recipe.config, members[0][0])
+        swept = tuple(m for _, m in members) if members[0][1] else ()
+        out.append(Trial(_short(name), replace(recipe, config=own, settings=swept)))
+    return out
+
+
+def label(point: Point) -> str:
+    """``"actor_lr=0.001 hidden=128x128"``"""
+    word = lambda v: f"{v:.6g}" if isinstance(v, float) else "x".join(map(str, v)) if isinstance(v, (tuple, list)) else str(v)
+    return " ".join(f"{k}={word(v)}" for k, v in point.items())
+
+
+def _short(name: str) -> str:
+    """``name`` as a folder's."""
+    joined = name.replace(" ", ",")
+    plain = re.sub(r"[^\w.=,-]", "_", joined)
+    return plain if plain == joined and len(plain) <= 100 else f"{plain[:90]}-{zlib.crc32(name.encode()):08x}"
+
+
+# ------------------------------------------------------------------------------------------------------------------- results
+
+
+def folders(sweep_dir: Path) -> list[Path]:
+    """The run folders of a sweep that have ended, those of waves one by one.
+
+    Raises:
+        ValueError: it is no sweep folder.
+    """
+    if not (sweep_dir / FILE).is_file():
+        raise ValueError(f"{sweep_dir} is no sweep folder: it has no {FILE}.")
+    ended = [p.parent for p in sorted((sweep_dir / "trials").rglob("result.json"))]
+    return [folder for folder in ended if not (folder / "wave0").is_dir()]
+
+
+def scores(run_dirs: Sequence[Path]) -> dict[str, np.ndarray]:
+    """The final mean return of each seed [N], by label of the setting; not finite where a member diverged."""
+    found: dict[str, list[float]] = {}
+    trees = []
+    for folder in run_dirs:
+        own = json.loads((folder / "config.json").read_text())["config"]
+        for member in json.loads((folder / "result.json").read_text())["each"]:
+            value = member["return_mean"]
+            trees.append(({**own, **member["setting"]}, math.nan if value is None else float(value)))
+    differ = [k for k in (trees[0][0] if trees else ()) if len({json.dumps(t.get(k)) for t, _ in trees}) > 1]
+    for tree, value in trees:
+        found.setdefault(label({k: tree[k] for k in differ}) or "all", []).append(value)
+    return {k: np.array(v) for k, v in found.items()}
+
+
+def ranking(found: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """A row per setting, best first by the IQM of what its seeds ended with; ``better``: the probability that a run of this
+    setting ends higher than one of the next."""
+    rows = []
+    for name, values in found.items():
+        fine = values[np.isfinite(values)]
+        row = {"setting": name, "seeds": len(values), "diverged": len(values) - len(fine)}
+        bounds = interval(fine[:, None]) if len(fine) else (-math.inf, -math.inf)
+        rows.append({**row, "iqm": iqm(fine) if len(fine) else -math.inf, "low": bounds[0], "high": bounds[1], "all": fine})
+    rows.sort(key=lambda r: -r["iqm"])
+    for first, second in itertools.pairwise(rows):
+        sizes = len(first["all"]) and len(second["all"])
+        first["better"] = probability_of_improvement(first["all"][:, None], second["all"][:, None]) if sizes else None
+    return rows
+
+
+def seeds_to_separate(a: np.ndarray, b: np.ndarray) -> int | None:
+    """How many more seeds each of two settings needs until their difference, if it is what was seen, would show: two-sided 5%
+    level and 80% power by the normal approximation, n = 2 (1.96 + 0.84)^2 s^2 / d^2. None: no difference, or too few to say."""
+    if min(len(a), len(b)) < 2 or np.mean(a) == np.mean(b):
+        return None
+    pooled = (np.var(a, ddof=1) + np.var(b, ddof=1)) / 2
+    needed = 2 * (1.959964 + 0.841621) ** 2 * pooled / (np.mean(a) - np.mean(b)) ** 2
+    return max(0, math.ceil(needed) - min(len(a), len(b)))

@@ -1,0 +1,271 @@
+"""Sweeps: what they plan, that three ways of running them agree, deaths and restarts, rankings and reports."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rlx import agents
+from rlx.cli import main
+from rlx.train import recipe as recipes
+from rlx.train import sweeps
+
+# twenty updates: longer runs part from one another by rounding
+SMALL = ["--env", "rlx:pendulum", "--preset", "debug", "--agent.env-steps", "220", "--agent.eval-every", "20", "--seeds", "2"]
+GRID = ["--grid", "agent.actor_lr=1e-2,1e-4", "--grid", "agent.hidden=16,8x8"]
+
+
+def sweep(run_dir: Path, *more: str) -> int:
+    return main(["sweep", "sac", *SMALL, *GRID, "--episodes", "2", "--run-dir", str(run_dir), *more])
+
+
+def ranked(run_dir: Path) -> list[dict]:
+    return sweeps.ranking(sweeps.scores(sweeps.folders(run_dir)))
+
+
+def learned(run_dir: Path) -> dict[str, list[np.ndarray]]:
+    import jax
+
+    import rlx
+
+    out = {}
+    for folder in sweeps.folders(run_dir):
+        for m, (seed, setting) in enumerate(recipes.read(folder).who()):
+            state = rlx.load(folder, "last", member=m).state
+            name = f"{recipes.read(folder).config.hidden} {setting} {seed}"
+            out[name] = [np.asarray(x) for x in jax.tree.leaves(state.learned)]
+    return out
+
+
+def assert_same_learned(a: Path, b: Path, tolerance: float = 0.0) -> None:
+    one, two = learned(a), learned(b)
+    assert one.keys() == two.keys() and one
+    for name in one:
+        for x, y in zip(one[name], two[name], strict=True):
+            np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def as_one(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("one")
+    assert sweep(folder) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def locally(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("local")
+    assert sweep(folder, "--workers", "local:2") == 0
+    return folder
+
+
+# ----------------------------------------------------------------------------------------------------------- what is planned
+
+
+def test_grids_lists_and_ranges():
+    own = agents.config("sac")
+    found = sweeps.axes(own, ["agent.actor-lr=1e-3,3e-4", "agent.hidden=64,32x16", "batch=128,256"])
+    assert found == {"actor_lr": [1e-3, 3e-4], "hidden": [(64, 64), (32, 16)], "batch": [128, 256]}
+    assert len(sweeps.points(found, "grid", 0)) == 8
+    log, lin = sweeps.axes(own, ["actor_lr=log:1e-5..1e-2", "tau=lin:0.001..0.1"]).values()
+    rng = np.random.default_rng(0)
+    draws = np.array([[log.draw(rng), lin.draw(rng)] for _ in range(4_000)])
+    assert draws[:, 0].min() >= 1e-5 and draws[:, 0].max() <= 1e-2 and 1e-3 <= draws[:, 1].min() <= draws[:, 1].max() <= 0.1
+    assert np.median(np.log10(draws[:, 0])) == pytest.approx(-3.5, abs=0.1) and draws[:, 1].mean() == pytest.approx(
+        0.0505, abs=2e-3
+    )
+    drawn = sweeps.points({"actor_lr": log, "hidden": [(8,), (16,)]}, "random:20", 3)
+    assert drawn == sweeps.points({"actor_lr": log, "hidden": [(8,), (16,)]}, "random:20", 3)
+    assert len(drawn) == 20 and {p["hidden"] for p in drawn} == {(8,), (16,)}
+    assert len(sweeps.points({"hidden": [(8,), (16,)]}, "random:20", 3)) == 2, "each setting once"
+
+
+def test_traced_fields_share_a_program():
+    recipe = recipes.Recipe("sac", "rlx:pendulum", agents.config("sac"), seeds=3)
+    points = sweeps.points(sweeps.axes(recipe.config, ["actor_lr=1e-3,3e-4", "hidden=16,8x8"]), "grid", 0)
+    one, apart = sweeps.trials(recipe, points, True), sweeps.trials(recipe, points, False)
+    assert [(t.name, t.recipe.members) for t in one] == [("hidden=16x16", 6), ("hidden=8x8", 6)]
+    assert [t.recipe.members for t in apart] == [3] * 4 and apart[0].name == "actor_lr=0.001,hidden=16x16"
+    both = [
+        sorted((str(t.recipe.config.hidden), *m[1].items(), m[0]) for t in ts for m in t.recipe.who()) for ts in (one, apart)
+    ]
+    assert sorted(both[0]) == sorted(both[1])
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--grid", "agent.actor_lrr=1"], "'actor_lr'"),
+        (["--grid", "agent.hidden=log:1..2"], "is static"),
+        (["--grid", "agent.tau=log:1e-2..1e-3"], "LOW below HIGH"),
+        (["--grid", "agent.tau=log:1e-3..1e-2"], "--search random:N"),
+        (["--grid", "agent.tau=fast"], "no number"),
+        (["--grid", "agent.tau"], "is no grid"),
+        (["--grid", "agent.hidden=wide"], "hidden"),
+        (["--grid", "agent.tau=1,2", "--grid", "agent.tau=3"], "given twice"),
+        ([], "nothing to sweep"),
+        ([*GRID, "--seeds", "0"], "at least 1"),
+        ([*GRID, "--search", "clever"], "--search"),
+        ([*GRID, "--workers", "local:0"], "--workers"),
+        ([*GRID, "--workers", "cloud"], "--workers"),
+        ([*GRID, "--waves", "1", "--memory", "1e-5"], "do not fit"),
+    ],
+)
+def test_bad_input_leaves_nothing_behind(flags, says, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["sweep", "sac", *SMALL, *flags]) == 2
+    err = capsys.readouterr().err
+    assert says in err and "Traceback" not in err, err
+    assert not list(tmp_path.rglob("result.json"))
+
+
+# ------------------------------------------------------------------------------------------------------------- three ways, one
+
+
+def test_one_program_and_local_workers_agree(as_one, locally):
+    assert len(sweeps.folders(as_one)) == 2 and len(sweeps.folders(locally)) == 4
+    a, b = ranked(as_one), ranked(locally)
+    assert [r["setting"] for r in a] == [r["setting"] for r in b] and len(a) == 4
+    np.testing.assert_allclose([r["iqm"] for r in a], [r["iqm"] for r in b], rtol=1e-3)
+    assert_same_learned(as_one, locally, 1e-4)
+
+
+def test_finished_trials_never_run_twice(as_one, capsys):
+    before = {p: p.stat().st_mtime_ns for p in as_one.rglob("trials/*/metrics.jsonl")}
+    assert sweep(as_one) == 0
+    assert before == {p: p.stat().st_mtime_ns for p in as_one.rglob("trials/*/metrics.jsonl")}
+    assert "2 of them done" in capsys.readouterr().out
+    assert main(["sweep", "sac", *SMALL, "--grid", "agent.tau=0.1,0.2", "--run-dir", str(as_one)]) == 2
+    assert "holds another sweep" in capsys.readouterr().err
+
+
+def test_killed_trials_and_a_killed_sweep_go_on(locally, tmp_path):
+    """A worker's trial is killed, then the whole sweep; the same command ends with what was never disturbed."""
+    argv = ["sweep", "sac", *SMALL, *GRID, "--episodes", "2", "--run-dir", str(tmp_path), "--workers", "local:2"]
+    flags = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    running = subprocess.Popen([sys.executable, "-m", "rlx", *argv], env=flags, stdout=subprocess.DEVNULL)
+    wait_for(lambda: list(tmp_path.glob("trials/*/metrics.jsonl")) or running.poll() is not None)
+    for process in children(running.pid)[:1]:
+        os.kill(process, signal.SIGKILL)
+    wait_for(lambda: list(tmp_path.glob("trials/*/result.json")) or running.poll() is not None)
+    orphans = children(running.pid)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    wait_for(lambda: not any(alive(p) for p in orphans), 10)
+    assert main(argv) == 0
+    assert_same_learned(locally, tmp_path)
+    assert [r["setting"] for r in ranked(tmp_path)] == [r["setting"] for r in ranked(locally)]
+
+
+def children(pid: int) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout.split()
+    return [int(p) for p in found]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for(true, seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_ray_cluster_loses_a_node(locally, tmp_path):
+    """Two nodes on loopback; one is killed while trials run on both."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    second = cluster.add_node(num_cpus=1)
+    argv = ["sweep", "sac", *SMALL, *GRID, "--episodes", "2", "--run-dir", str(tmp_path), "--workers", f"ray:{cluster.address}"]
+    try:
+        cluster.wait_for_nodes()
+        running = subprocess.Popen(
+            [sys.executable, "-m", "rlx", *argv], env={**os.environ, "JAX_PLATFORMS": "cpu"}, stderr=subprocess.PIPE, text=True
+        )
+        wait_for(lambda: len(list(tmp_path.glob("trials/*/metrics.jsonl"))) >= 2 or running.poll() is not None)
+        cluster.remove_node(second, allow_graceful=False)
+        _, err = running.communicate(timeout=240)
+        assert running.returncode == 0, err[-3000:]
+    finally:
+        cluster.shutdown()
+    assert_same_learned(locally, tmp_path)
+    assert [r["setting"] for r in ranked(tmp_path)] == [r["setting"] for r in ranked(locally)]
+
+
+def test_no_ray_cluster_answers(tmp_path, capsys):
+    pytest.importorskip("ray")
+    assert sweep(tmp_path / "s", "--workers", "ray:127.0.0.1:1") == 2
+    assert "no Ray cluster answers" in capsys.readouterr().err
+    assert sweep(tmp_path / "s", "--workers", "ray:somewhere") == 2
+    assert "no address" in capsys.readouterr().err and not (tmp_path / "s").exists()
+
+
+def test_a_run_folder_is_for_one_process(tmp_path, capsys):
+    with recipes.held(tmp_path):
+        assert main(["train", "sac", *SMALL, "--run-dir", str(tmp_path)]) == 2
+    assert "another process trains" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------------- rankings and reports
+
+
+def test_ranking_by_hand():
+    found = {"a": np.array([1.0, 2.0, 3.0, 4.0]), "b": np.array([2.5, 3.5, np.nan]), "c": np.array([np.nan])}
+    rows = sweeps.ranking(found)
+    assert [r["setting"] for r in rows] == ["b", "a", "c"]
+    assert rows[0]["iqm"] == 3.0 and rows[0]["diverged"] == 1 and rows[1]["iqm"] == 2.5
+    assert rows[0]["better"] == pytest.approx((2 + 3) / 8) and rows[1]["better"] is None and rows[2]["iqm"] == -math.inf
+
+
+def test_seeds_to_separate_by_hand():
+    """n = 2 * 7.849 * s^2 / d^2 per group; s = 1, d = 1: 16 in all."""
+    a = np.array([0.0, 1.0, 2.0])  # variance 1
+    assert sweeps.seeds_to_separate(a, a + 1) == 16 - 3
+    assert sweeps.seeds_to_separate(a, a + 10) == 0
+    assert sweeps.seeds_to_separate(a, a) is None and sweeps.seeds_to_separate(a[:1], a) is None
+
+
+def test_report_of_a_sweep(as_one, tmp_path, capsys):
+    assert main(["report", str(as_one), "--out", str(tmp_path / "r")]) == 0
+    out = capsys.readouterr().out
+    assert "Ranking" in out
+    page = (tmp_path / "r" / "report.html").read_text()
+    for text in ("Ranking", "how many more seeds", "Cost", "P(better than the next)", "data:image/png"):
+        assert text in page
+    assert (tmp_path / "r" / "settings.png").stat().st_size > 5_000
+    result = json.loads(out.splitlines()[-1].removeprefix("RESULT "))
+    assert result["groups"] == 4 and result["runs"] == 8
+    assert main(["report", str(tmp_path)]) == 2
+
+
+def test_a_random_search_in_three_fields_is_drawn_as_parallel_lines(tmp_path, capsys):
+    grid = [
+        "--grid",
+        "agent.actor_lr=log:1e-5..1e-2",
+        "--grid",
+        "agent.tau=lin:0.001..0.1",
+        "--grid",
+        "agent.discount=0.9,0.99",
+    ]
+    args = ["--search", "random:4", "--episodes", "1", "--run-dir", str(tmp_path), *grid]
+    assert main(["sweep", "sac", *SMALL, *args]) == 0
+    out = capsys.readouterr().out
+    result = json.loads(out.splitlines()[-1].removeprefix("RESULT "))
+    assert result["trials"] == 1 and result["settings"] == 4
+    assert (tmp_path / "report" / "settings.png").stat().st_size > 5_000
