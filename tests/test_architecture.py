@@ -24,6 +24,7 @@ ROWS = (
     ("agents",),
     ("train", "export"),
     ("cli",),
+    ("__main__",),
 )
 ROW = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
 

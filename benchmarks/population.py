@@ -1,0 +1,188 @@
+"""Many seeds as one program, side by side with what people do instead.
+
+    python benchmarks/population.py                  # 16 seeds of PPO on rlx:cartpole-swingup: one program, 16 processes, rejax
+    python benchmarks/population.py --part members   # time of 1, 4, 16, 64, 256 members of SAC, and how many a device holds
+
+All contestants collect and learn alike: 16 streams x 128 decisions, 4 epochs of 8 minibatches, two networks of 64 x 64, no
+evaluation. Processes run two at a time on two cores, each with a warm cache of compiled programs. rejax (PyPI) trains the same
+environment through gymnax's interface, its seeds under one `jax.vmap`. Whole wall-clock time, compiling included and apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlx import agents, config
+from rlx.envs import make
+from rlx.train import Options, memory, population
+from rlx.train.compilation import compile_seconds
+from rlx.types import Problem
+
+ENV = "rlx:cartpole-swingup"
+STREAMS, STEPS, EPOCHS, PARTS, WIDTH = 16, 128, 4, 8, 64
+
+
+def agent_of(name: str, env_steps: int, **more: Any) -> tuple[Any, Problem]:
+    problem = Problem({"train": make(ENV)})
+    agent = agents.make(name, config.replace(agents.config(name), {"env_steps": env_steps, **more}), problem)
+    return replace(agent, evals=()), problem
+
+
+def ours(seeds: list[int], steps: int) -> dict[str, float]:
+    agent, problem = agent_of(
+        "ppo", steps, n_envs=STREAMS, steps=STEPS, epochs=EPOCHS, minibatches=PARTS, hidden=(WIDTH, WIDTH)
+    )
+    begun, compiled = time.perf_counter(), compile_seconds()
+    found = population(agent, problem, seeds, options=Options(progress=False))
+    jax.block_until_ready(found.state.agent)
+    return {"wall": time.perf_counter() - begun, "compile": compile_seconds() - compiled}
+
+
+def processes(seeds: int, steps: int, at_once: int = 2) -> float:
+    """Seconds until as many processes of one seed each have ended."""
+    begun, running, waiting = time.perf_counter(), [], list(range(seeds))
+    while running or waiting:
+        while waiting and len(running) < at_once:
+            argv = [sys.executable, __file__, "--part", "solo", "--seed", str(waiting.pop(0)), "--steps", str(steps)]
+            running.append(subprocess.Popen(argv, stdout=subprocess.DEVNULL))
+        time.sleep(0.02)
+        for process in [p for p in running if p.poll() is not None]:
+            running.remove(process)
+            if process.returncode:
+                raise RuntimeError(f"a process of one seed ended with exit code {process.returncode}.")
+    return time.perf_counter() - begun
+
+
+def rejax(seeds: int, steps: int) -> dict[str, float] | None:
+    """The same by rejax; None where it is not installed. The second run is without compiling."""
+    try:
+        from gymnax.environments import environment, spaces
+        from rejax import PPO
+    except ImportError:
+        return None
+    inner = make(ENV)
+    spec = inner.spec
+
+    class Gymnax(environment.Environment):
+        @property
+        def default_params(self) -> Any:
+            return environment.EnvParams(max_steps_in_episode=spec.horizon)
+
+        def step_env(self, key: Any, state: Any, action: Any, params: Any) -> tuple:
+            state, step = inner.step(inner.params, state, action.reshape(spec.action.shape), key)
+            return step.obs, state, step.reward, step.last, {}
+
+        def reset_env(self, key: Any, params: Any) -> tuple:
+            state, step = inner.reset(inner.params, key)
+            return step.obs, state
+
+        def observation_space(self, params: Any) -> Any:
+            return spaces.Box(-np.inf, np.inf, spec.obs.shape)
+
+        def action_space(self, params: Any = None) -> Any:
+            return spaces.Box(-1.0, 1.0, spec.action.shape)
+
+    env = Gymnax()
+    algorithm = PPO.create(
+        env=env, env_params=env.default_params, num_envs=STREAMS, num_steps=STEPS, num_epochs=EPOCHS, num_minibatches=PARTS,
+        total_timesteps=steps, eval_freq=steps, normalize_observations=True, max_grad_norm=0.5, learning_rate=3e-4,
+        agent_kwargs={"hidden_layer_sizes": (WIDTH, WIDTH), "activation": "tanh"}, skip_initial_evaluation=True,
+    )  # fmt: skip
+    algorithm = algorithm.replace(eval_callback=lambda algorithm, state, rng: ())
+    train = jax.jit(jax.vmap(PPO.train, in_axes=(None, 0)))
+    keys = jax.random.key_data(jax.random.split(jax.random.key(0), seeds))  # it knows raw keys only
+    seconds = []
+    for _ in range(2):
+        begun = time.perf_counter()
+        jax.block_until_ready(train(algorithm, keys))
+        seconds.append(time.perf_counter() - begun)
+    return {"wall": seconds[0], "compile": seconds[0] - seconds[1]}
+
+
+def seeds_part(seeds: int, steps: int, rounds: int) -> dict[str, Any]:
+    """Rounds alternate between the contestants; figures are medians."""
+    ours([0], steps)  # fills the cache of compiled programs for the processes
+    walls: dict[str, list[float]] = {"ours": [], "processes": [], "rejax": []}
+    compiles: dict[str, list[float]] = {"ours": [], "rejax": []}
+    for _ in range(rounds):
+        jax.clear_caches()
+        mine = ours(list(range(seeds)), steps)
+        theirs = rejax(seeds, steps)
+        walls["ours"].append(mine["wall"])
+        compiles["ours"].append(mine["compile"])
+        walls["processes"].append(processes(seeds, steps))
+        if theirs:
+            walls["rejax"].append(theirs["wall"])
+            compiles["rejax"].append(theirs["compile"])
+    middle = {k: float(np.median(v)) for k, v in walls.items() if v}
+    out: dict[str, Any] = {"seeds": seeds, "env_steps_each": steps, **{f"{k}_s": round(v, 2) for k, v in middle.items()}}
+    out |= {f"{k}_compile_s": round(float(np.median(v)), 2) for k, v in compiles.items() if v}
+    out |= {f"ratio_{k}": round(middle[k] / middle["ours"], 2) for k in middle if k != "ours"}
+    if "rejax" in middle:
+        run = {k: middle[k] - float(np.median(compiles[k])) for k in ("ours", "rejax")}
+        out["ratio_rejax_without_compiling"] = round(run["rejax"] / run["ours"], 2)
+    return out
+
+
+def members_part(counts: list[int], updates: int) -> dict[str, Any]:
+    """Seconds for so many updates of SAC (batch 256, 2 x 256) in each of so many members, after a first run of the same."""
+    device = jax.devices()[0]
+    out: dict[str, Any] = {"device": getattr(device, "device_kind", device.platform), "updates": updates}
+    agent, problem = agent_of("sac", 1_000 + updates, capacity=100_000)
+    out["members_that_fit"] = memory.most(agent, problem, [device])
+    for count in counts:
+        seconds = []
+        for _ in range(2):
+            begun, compiled = time.perf_counter(), compile_seconds()
+            found = population(agent, problem, count, options=Options(progress=False), devices=[device])
+            jax.block_until_ready(found.state.agent)
+            seconds.append(time.perf_counter() - begun - (compile_seconds() - compiled))
+        out[f"seconds_{count}"] = round(min(seconds), 2)
+        out[f"times_one_{count}"] = round(min(seconds) / out[f"seconds_{counts[0]}"], 2)
+        print(json.dumps(out), file=sys.stderr, flush=True)
+    out["memory_bytes"] = memory.peak()
+    return out
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=("seeds", "members", "solo"), default="seeds")
+    parser.add_argument("--seeds", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=0, help="of --part solo")
+    parser.add_argument("--steps", type=int, default=204_800, help="decisions of each seed")
+    parser.add_argument("--updates", type=int, default=1_000, help="of each member in --part members")
+    parser.add_argument("--members", default="1,4,16,64,256")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--preset", choices=("debug",), help="the same path at toy size")
+    parser.add_argument("--run-dir", type=Path, help="where result.json goes")
+    args = parser.parse_args()
+    if args.preset:
+        args.seeds, args.steps, args.rounds, args.updates, args.members = 2, 4_096, 1, 20, "1,2"
+    if args.part == "solo":
+        ours([args.seed], args.steps)
+        return 0
+    if args.part == "seeds":
+        values = seeds_part(args.seeds, args.steps, args.rounds)
+    else:
+        values = members_part([int(m) for m in args.members.split(",")], args.updates)
+    values["cores"] = os.cpu_count()
+    if args.run_dir:
+        args.run_dir.mkdir(parents=True, exist_ok=True)
+        (args.run_dir / "result.json").write_text(json.dumps(values, indent=4) + "\n")
+    print("RESULT " + json.dumps(values))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
