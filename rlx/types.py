@@ -82,6 +82,39 @@ class Leaf:
 
 
 @dataclass(frozen=True)
+class Control:
+    """What a controller may know of a plant, in physical units. Not the plant itself: that is ``Task.drift``.
+
+    With y = ``outputs`` x, the cost of one decision, which is minus its reward, is
+
+        (y - y_r)' ``q`` (y - y_r) + (u - ``u``)' ``r`` (u - ``u``) + du' ``rate`` du  (+ a penalty where limits are violated)
+
+    where y_r is the set-point, or ``outputs`` ``x`` where the plant is to be held at its operating point (then du is 0).
+    """
+
+    dt: float  # time between decisions, in the drift's unit of time
+    x: np.ndarray  # [n] the operating point: drift(x, u) = 0
+    u: np.ndarray  # [m]
+    u_low: np.ndarray  # [m] the input for an action of -1
+    u_high: np.ndarray  # [m] and of 1
+    x_low: np.ndarray  # [n] the box in which a law is wanted; where there are limits, it is those
+    x_high: np.ndarray  # [n]
+    q: np.ndarray  # [k, k]
+    r: np.ndarray  # [m, m]
+    measure: Callable[[Any, Array], dict[str, Array]]  # (xp, obs) -> "state" [n], and where there are such: "setpoint" [k],
+    #                                                    "input" [m] (of the decision before), "disturbance" [l]
+    outputs: np.ndarray | None = None  # [k, n]; None: all states
+    rate: np.ndarray | None = None  # [m, m] weight of changes of the input; None: they are free
+    setpoint_low: np.ndarray | None = None  # [k] where set-points lie
+    setpoint_high: np.ndarray | None = None
+    disturbance: np.ndarray | None = None  # [l] at the operating point
+    disturbance_low: np.ndarray | None = None
+    disturbance_high: np.ndarray | None = None
+    model: tuple[np.ndarray, np.ndarray] | None = None  # a discrete model (A [n, n], B [n, m]) that is given, not derived
+    names: tuple[str, ...] = ()  # of states, then of inputs, with units
+
+
+@dataclass(frozen=True)
 class Task:
     """Pure functions over ``(xp, physics, action)``, each optional, that accept any leading axes.
 
@@ -94,6 +127,7 @@ class Task:
     init: Callable[..., PyTree] | None = None  # (xp, physics, randomness) -> physics
     drift: Callable[..., Array] | None = None  # (xp, state, action) -> d state / dt
     project: Callable[..., PyTree] | None = None  # (xp, obs) -> the nearest admissible obs
+    control: Control | None = None
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ ROW = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
 
 FILE_LINES, FUNCTION_LINES = 400, 60
 # path or path:function -> why it is better long
-LONG: dict[str, str] = {}
+LONG: dict[str, str] = {"rlx/types.py": "every contract in one file, which is what a newcomer reads"}
 
 NAMED = {"mujoco_playground": "playground"}  # module -> distribution, where they differ and it may not be installed
 PICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
