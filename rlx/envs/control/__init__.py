@@ -13,6 +13,10 @@ _MODULES = {
     "cartpole-swingup": "rlx.envs.control.cartpole",
     "point-mass": "rlx.envs.control.point",
     "point-maze": "rlx.envs.control.maze",
+    "upright-pendulum": "rlx.envs.control.upright",
+    "double-integrator": "rlx.envs.control.integrator",
+    "cubic": "rlx.envs.control.cubic",
+    "t2-reactor": "rlx.envs.control.reactor",
 }
 
 

@@ -14,9 +14,9 @@ from rlx.types import Array, Env, Key, Leaf, PyTree, Spec, Step, Task
 
 
 class Plant(NamedTuple):
-    """State of a plant: ``x`` and the decisions taken in this episode."""
+    """State of a plant: ``x`` (an array, or a pytree of them) and the decisions taken in this episode."""
 
-    x: Array
+    x: PyTree
     t: Array
 
 
@@ -27,20 +27,22 @@ def plant(
     obs: Leaf,
     actions: int,
     params: PyTree,
-    start: Callable[[PyTree, Key], Array],
-    advance: Callable[[PyTree, Array, Array], Array],
+    start: Callable[[PyTree, Key], PyTree],
+    advance: Callable[[PyTree, PyTree, Array], PyTree],
     horizon: int,
     repeat: int = 1,
     time_limit: int | None = None,
-    draw: Callable[[ImageDraw.ImageDraw, int, np.ndarray], None] | None = None,
+    draw: Callable[[ImageDraw.ImageDraw, int, Any], None] | None = None,
     info: dict[str, Leaf] | None = None,
-    tell: Callable[[PyTree, Array], dict[str, Array]] = lambda params, x: {},
+    tell: Callable[[PyTree, PyTree], dict[str, Array]] = lambda params, x: {},
+    renew: Callable[[PyTree, PyTree, Key], PyTree] = lambda params, x, key: x,
 ) -> Env:
     """The environment of a plant whose state ``x`` moves by ``advance(params, x, action)``.
 
     ``task`` has ``observe(xp, params, x)``, ``reward(xp, params, x, action, x')`` and optionally ``done(xp, params, x')`` and
     ``drift(xp, params, x, action)``. ``repeat`` control steps are one decision, their rewards are summed. The episode is cut
-    (truncated) after ``time_limit`` decisions, by default ``horizon // repeat``.
+    (truncated) after ``time_limit`` decisions, by default ``horizon // repeat``. ``renew(params, x, key)`` begins each
+    decision: there what is random in it is drawn.
     """
     limit = time_limit or -(-horizon // repeat)
     observe, reward, done = task.observe, task.reward, task.done
@@ -55,17 +57,16 @@ def plant(
         return state, arrive(params, state, jnp.float32(0), jnp.bool_(False), True)
 
     def step(params: PyTree, state: Plant, action: Array, key: Key) -> tuple[Plant, Step]:
-        del key
         action = jnp.clip(action, -1.0, 1.0)
 
         def once(carry: tuple, _: None) -> tuple[tuple, None]:
             x, total, over = carry
             new = advance(params, x, action)
             total = total + jnp.where(over, 0.0, reward(jnp, params, x, action, new))  # type: ignore[misc]
-            x = jnp.where(over, x, new)
+            x = jax.tree.map(lambda a, b: jnp.where(over, a, b), x, new)
             return (x, total, over | (done(jnp, params, x) if done else False)), None
 
-        carry = (state.x, jnp.float32(0), jnp.bool_(False))
+        carry = (renew(params, state.x, key), jnp.float32(0), jnp.bool_(False))
         (x, total, over), _ = once(carry, None) if repeat == 1 else jax.lax.scan(once, carry, None, repeat)
         state = Plant(x, state.t + 1)
         return state, arrive(params, state, total, over, False)
@@ -73,7 +74,7 @@ def plant(
     def render(params: PyTree, state: Plant) -> np.ndarray:
         size = 2 * 256  # drawn at twice the size, which smooths the edges
         image = Image.new("RGB", (size, size), (250, 250, 247))
-        draw(ImageDraw.Draw(image), size, np.asarray(state.x))  # type: ignore[misc]
+        draw(ImageDraw.Draw(image), size, jax.tree.map(np.asarray, state.x))  # type: ignore[misc]
         return np.asarray(image.resize((256, 256), Image.Resampling.LANCZOS))
 
     spec = Spec(obs, Leaf((actions,), low=-1, high=1), info or {}, limit, repeat, task)

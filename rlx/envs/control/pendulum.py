@@ -8,9 +8,23 @@ import jax
 import numpy as np
 
 from rlx.envs.control.base import disc, plant, rod
-from rlx.types import Env, Leaf, Task
+from rlx.envs.control.process import repeated
+from rlx.types import Control, Env, Leaf, Task
 
 PARAMS = {"gravity": 10.0, "mass": 1.0, "length": 1.0, "torque": 2.0, "speed": 8.0, "dt": 0.05}  # m/s^2, kg, m, N m, rad/s, s
+# The fields of Control but ``measure``. A linear law is wanted near the upright position (arXiv 2508.16474, section 5.1).
+CONTROL: dict[str, Any] = {
+    "dt": PARAMS["dt"],
+    "x": np.zeros(2),
+    "u": np.zeros(1),
+    "u_low": np.full(1, -PARAMS["torque"]),
+    "u_high": np.full(1, PARAMS["torque"]),
+    "x_low": np.array([-2.0, -PARAMS["speed"]]),
+    "x_high": np.array([2.0, PARAMS["speed"]]),
+    "q": np.diag([1.0, 0.1]),
+    "r": np.array([[0.001]]),
+    "names": ("angle [rad]", "rate [rad/s]", "torque [N m]"),
+}
 
 
 def drift(xp: Any, p: Any, x: Any, action: Any) -> Any:
@@ -30,6 +44,11 @@ def advance(p: Any, x: Any, action: Any) -> Any:
 def observe(xp: Any, p: Any, x: Any) -> Any:
     """cos, sin, rate."""
     return xp.stack([xp.cos(x[..., 0]), xp.sin(x[..., 0]), x[..., 1]], -1)
+
+
+def measure(xp: Any, obs: Any) -> dict[str, Any]:
+    """Angle in [-pi, pi] and rate, [..., 2]."""
+    return {"state": xp.stack([xp.arctan2(obs[..., 1], obs[..., 0]), obs[..., 2]], -1)}
 
 
 def reward(xp: Any, p: Any, x: Any, action: Any, new: Any) -> Any:
@@ -54,7 +73,7 @@ def make(repeat: int = 1, time_limit: int | None = None) -> Env:
     high = np.array([1, 1, 8], np.float32)
     return plant(
         "rlx:pendulum",
-        task=Task(observe, reward, drift=drift),
+        task=Task(observe, reward, drift=drift, control=repeated(Control(**CONTROL, measure=measure), repeat)),
         obs=Leaf((3,), low=-high, high=high),
         actions=1,
         params=dict(PARAMS),
