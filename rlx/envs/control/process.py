@@ -55,12 +55,18 @@ def runge_kutta(
     """``x`` [..., n] after ``dt`` under a constant action: ``steps`` steps of the classical method of fourth order, ``keep``
     brings each result back to where the equations have a meaning."""
     h = dt / steps
-    for _ in range(steps):
+
+    def once(x: Array, _: Any = None) -> tuple[Array, None]:
         k1 = drift(xp, params, x, action)
         k2 = drift(xp, params, x + h / 2 * k1, action)
         k3 = drift(xp, params, x + h / 2 * k2, action)
         k4 = drift(xp, params, x + h * k3, action)
-        x = keep(xp, x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4))
+        return keep(xp, x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)), None
+
+    if xp is jnp:  # a loop in the program: unrolled, the steps are compiled for longer and are slower
+        return jax.lax.scan(once, x, None, steps)[0]
+    for _ in range(steps):
+        x = once(x)[0]
     return x
 
 

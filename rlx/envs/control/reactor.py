@@ -100,8 +100,8 @@ def drift(xp: Any, p: Any, x: Any, action: Any) -> Any:
 
 def move(xp: Any, p: Any, x: Any, action: Any) -> Any:
     """A minute. After a runaway the equations mean little: the state is then only kept finite, within 200 to 700 K."""
-    low, high = np.array([0.0, 0.0, 0.0, 200.0]), np.array([50.0, 50.0, 50.0, HOT])
-    return runge_kutta(drift, xp, p, x, action, DT, SUBSTEPS, lambda xp, x: xp.clip(x, low, high))
+    keep = lambda xp, x: xp.clip(x, xp.asarray([0.0, 0.0, 0.0, 200.0]), xp.asarray([50.0, 50.0, 50.0, HOT]))
+    return runge_kutta(drift, xp, p, x, action, DT, SUBSTEPS, keep)
 
 
 def start(p: Any, key: Any) -> Start:
@@ -138,8 +138,8 @@ def make(repeat: int = 1, time_limit: int | None = None, stop_on_violation: bool
     """Observation [4]: deviations from the steady state (0.486, 1.286, 2.999 mol/L, 475 K) in units of 0.25 mol/L and 10 K;
     one action (the heat transfer coefficient, +-100 around 107.78 W/(m^2 K)); 120 decisions of a minute.
 
-    The cost is 0.1 |x|^2 + 1e-4 u^2 in physical deviations. ``info["violation"]``: above 480 K; it costs ``penalty`` and ends the
-    episode (``stop_on_violation``).
+    The cost is 0.1 |x|^2 + 1e-4 u^2 in physical deviations. ``info["violation"]``: above 480 K. That costs ``penalty``
+    and, where ``stop_on_violation``, ends the episode.
     """
     return process(
         "rlx:t2-reactor",
