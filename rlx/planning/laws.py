@@ -1,0 +1,258 @@
+"""Base laws as data: ``law(z) -> Move`` for any batch of parameters z, inside compiled code.
+
+A law is a pytree whose arrays may be traced, so laws of one shape share a program. z and inputs are deviations from the
+operating point (`rlx.planning.mpc`). Rows are selected at the highest precision: reduced ones put states into wrong regions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlx.planning.linear import Linear
+from rlx.planning.mpc import Program, action_value_of_z, cost_to_go
+from rlx.planning.mpqp import Regions
+from rlx.types import Array, Control
+
+FAR = np.float32(1e30)  # the bound of a row that is none; finite, so that 0 * z stays exact and C needs no infinity
+Outside = Literal["nearest", "zero"]
+
+
+class Move(NamedTuple):
+    """What a law says, for z [..., nz]."""
+
+    u: Array  # [..., m]
+    region: Array  # int32 [...], 0 where the law has no regions
+    outside: Array  # bool [...]: z is not where the law holds
+
+
+class BaseLaw(Protocol):
+    def __call__(self, z: Array) -> Move: ...
+
+
+def _static(default: Any = dataclasses.MISSING) -> Any:
+    return field(metadata={"static": True}, default=default)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class AffineLaw:
+    """u = clip(K z + r): the clipped linear-quadratic regulator, for one."""
+
+    K: Array  # [m, nz]
+    r: Array  # [m]
+    low: Array  # [m]
+    high: Array  # [m]
+
+    def __call__(self, z: Array) -> Move:
+        u = jnp.clip(jnp.einsum("mn,...n->...m", self.K, z, precision="highest") + self.r, self.low, self.high)
+        return Move(u, jnp.zeros(z.shape[:-1], jnp.int32), ~jnp.isfinite(z).all(-1))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PiecewiseLaw:
+    """A piecewise affine law: u = K_i z + r_i in the first region i with A_i z <= b_i + tolerance (YANN-RL, Fig. 3, without the
+    big-M layers). Where there is none: in the nearest by slack, clipped to the input's bounds; or 0, as the paper's network.
+
+    Where ``compressed``, ``rows`` [q, nz] and ``bounds`` [q] hold each hyperplane once, and ``pick`` [p, q_i] says which of them
+    bound region i: row j by j, negated by ``~j``.
+    """
+
+    K: Array  # [p, m, nz]
+    r: Array  # [p, m]
+    rows: Array  # [p, q_i, nz] padded by 0
+    bounds: Array  # [p, q_i] padded by FAR
+    low: Array  # [m]
+    high: Array  # [m]
+    pick: Array | None = None  # int32
+    tolerance: float = _static(1e-6)
+    outside: Outside = _static("nearest")
+
+    @property
+    def regions(self) -> int:
+        return self.K.shape[0]
+
+    def slacks(self, z: Array) -> Array:
+        """How far z is inside each region [..., p]: the least of b - A z over its rows."""
+        if self.pick is None:
+            return _room(self.rows, self.bounds, z).min(-1)
+        room = _room(self.rows, self.bounds, z)
+        return jnp.concatenate([room, -room[..., ::-1]], -1)[..., self.pick].min(-1)  # ~j counts from the end
+
+    def locate(self, z: Array) -> tuple[Array, Array]:
+        """The region int32 [...] that rules z, and whether z is outside all of them."""
+        slack = jax.lax.stop_gradient(self.slacks(jax.lax.stop_gradient(z)))
+        inside = slack >= -self.tolerance
+        any_inside = inside.any(-1)
+        region = jnp.where(any_inside, jnp.argmax(inside, -1), jnp.argmax(slack, -1))
+        return region.astype(jnp.int32), ~any_inside
+
+    def affine(self, z: Array, region: Array) -> Array:
+        """K_i z + r_i [..., m], not clipped."""
+        return jnp.einsum("...mn,...n->...m", self.K[region], z, precision="highest") + self.r[region]
+
+    def __call__(self, z: Array) -> Move:
+        region, outside = self.locate(z)
+        return Move(self.bounded(self.affine(z, region), outside), region, outside)
+
+    def bounded(self, u: Array, outside: Array) -> Array:
+        """``u`` as it is inside; outside clipped, or 0."""
+        there = jnp.zeros_like(u) if self.outside == "zero" else jnp.clip(u, self.low, self.high)
+        return jnp.where(outside[..., None], there, u)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class QuadraticLaw:
+    """Solves the program for each z: operator splitting (ADMM; Stellato et al. 2020, "OSQP", algorithm 1) with a fixed number of
+    iterations, for programs with too many regions to list. Exact to about 1e-4. ``outside``: z is not a parameter of the program,
+    or rows stay violated by more than ``tolerance`` (in the coordinates below), which so few iterations tell roughly.
+
+    In coordinates V = L'U with H = LL', where the objective is |V|^2 + 2 V'f(z), and rows have unit norm.
+    """
+
+    back: Array  # [m, v]: V to the input now
+    f: Array  # [v, nz]
+    G: Array  # [rows, v]
+    w: Array  # [rows]
+    S: Array  # [rows, nz]
+    Th: Array  # [th rows, nz], those that z alone must keep
+    th: Array  # [th rows]
+    inverse: Array  # [v, v] of (2 + sigma) I + rho G'G
+    low: Array
+    high: Array
+    rho: float = _static(1.0)
+    iterations: int = _static(200)
+    tolerance: float = _static(0.3)
+
+    def __call__(self, z: Array) -> Move:
+        dot = lambda M, x: jnp.einsum("ij,...j->...i", M, x, precision="highest")
+        price, room = 2 * dot(self.f, z), self.w + dot(self.S, z)
+
+        def once(carry: tuple, _: None) -> tuple[tuple, None]:
+            V, s, y = carry
+            new = dot(self.inverse, SIGMA * V - price + dot(self.G.T, self.rho * s - y))
+            Gv = RELAX * dot(self.G, new) + (1 - RELAX) * s
+            V = RELAX * new + (1 - RELAX) * V
+            s = jnp.minimum(Gv + y / self.rho, room)
+            return (V, s, y + self.rho * (Gv - s)), None
+
+        V = -price / 2  # without limits
+        s = jnp.minimum(dot(self.G, V), room)
+        (V, _, _), _ = jax.lax.scan(once, (V, s, jnp.zeros_like(room)), None, self.iterations)
+        off = ((dot(self.G, V) - room).max(-1) > self.tolerance) | ((dot(self.Th, z) - self.th).max(-1) > 1e-6)
+        u = jnp.clip(dot(self.back, V), self.low, self.high)
+        return Move(u, jnp.zeros(z.shape[:-1], jnp.int32), off | ~jnp.isfinite(z).all(-1))
+
+
+SIGMA, RELAX = 1e-6, 1.6
+
+
+def regulator(control: Control, model: Linear, discount: float = 1.0, clipped: bool = True) -> AffineLaw:
+    """The linear-quadratic regulator u = u_r - K (s - s_r), within the input's bounds (``clipped``)."""
+    W = action_value_of_z(control, model, cost_to_go(control, model, discount).W)
+    nz = len(W) - len(control.u)
+    K = -np.linalg.solve(W[nz:, nz:], W[nz:, :nz])
+    low, high = control.u_low - control.u, control.u_high - control.u
+    if not clipped:
+        low, high = np.full_like(low, -FAR), np.full_like(high, FAR)
+    return AffineLaw(*map(_single, (K, np.zeros(len(K)), low, high)))
+
+
+def piecewise(
+    regions: Regions, program: Program, outside: Outside = "nearest", tolerance: float = 1e-6, compressed: bool = False
+) -> PiecewiseLaw:
+    """The first move of the solved program, in float32 where JAX computes in that."""
+    m = program.m
+    rows, bounds, pick = regions.A, np.where(np.isfinite(regions.b), regions.b, FAR), None
+    if compressed:
+        rows, bounds, pick = compress(regions)
+        pick = jnp.asarray(pick, jnp.int32)
+    K, r, rows, bounds, low, high = map(
+        _single, (regions.K[:, :m], regions.r[:, :m], rows, bounds, program.u_low, program.u_high)
+    )
+    return PiecewiseLaw(K, r, rows, bounds, low, high, pick, tolerance, outside)
+
+
+def compress(regions: Regions, tolerance: float = 1e-6, signs: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each hyperplane once: rows [q, nz], bounds [q], and which bound each region [p, q_i], ``~j`` where negated (``signs``
+    False: rows are merged that are equal, not those that are opposite). The last row is none, for padding."""
+    unit = np.concatenate([regions.A * regions.scale, np.where(np.isfinite(regions.b), regions.b, 0.0)[..., None]], -1)
+    kept: list[np.ndarray] = []
+    pick = np.full(regions.b.shape, -1)
+    for i, j in np.argwhere(np.isfinite(regions.b)):
+        row = unit[i, j]
+        for sign in (1, -1) if signs else (1,):
+            same = [k for k, other in enumerate(kept) if np.abs(other - sign * row).max() <= tolerance]
+            if same:
+                pick[i, j] = same[0] if sign > 0 else ~same[0]
+                break
+        else:
+            kept.append(row)
+            pick[i, j] = len(kept) - 1
+    rows = np.array([*kept, np.zeros(unit.shape[-1])])
+    rows[-1, -1] = FAR
+    pick[~np.isfinite(regions.b)] = len(kept)
+    return rows[:, :-1] / regions.scale, rows[:, -1], pick
+
+
+def quadratic(program: Program, iterations: int = 200, rho: float = 1.0) -> QuadraticLaw:
+    """The program itself as a law."""
+    L = np.linalg.cholesky(program.H)
+    to = np.linalg.inv(L).T  # U = to V
+    G = program.G @ to
+    size = np.linalg.norm(G, axis=1, keepdims=True)
+    some = size[:, 0] > 1e-12
+    Th, th = np.concatenate([program.Th, -program.S[~some]]), np.concatenate([program.th, program.w[~some]])
+    G, w, S = G[some] / size[some], program.w[some] / size[some, 0], program.S[some] / size[some]
+    v = len(L)
+    inverse = np.linalg.inv((2 + SIGMA) * np.eye(v) + rho * G.T @ G)
+    arrays = (to[: program.m], to.T @ program.F, G, w, S, Th, th, inverse, program.u_low, program.u_high)
+    return QuadraticLaw(*map(_single, arrays), rho=rho, iterations=iterations)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PiecewiseValue:
+    """The program's optimal value: V_i(z) = z'M_i z + c_i'z + d_i in region i, of the nearest region outside all."""
+
+    law: PiecewiseLaw
+    M: Array  # [p, nz, nz]
+    c: Array  # [p, nz]
+    d: Array  # [p]
+
+    def __call__(self, z: Array) -> Array:
+        region, _ = self.law.locate(z)
+        M, c, d = self.M[region], self.c[region], self.d[region]
+        square = jnp.einsum("...i,...ij,...j->...", z, M, z, precision="highest")
+        return square + (c * z).sum(-1) + d
+
+
+def piecewise_value(regions: Regions, program: Program, law: PiecewiseLaw) -> PiecewiseValue:
+    """M_i = Y + K'HK + K'F + F'K, c_i = 2 K'Hr + 2 F'r, d_i = r'Hr, with the laws of the whole horizon."""
+    K, r, H, F = regions.K, regions.r, program.H, program.F
+    KF = K.transpose(0, 2, 1) @ F
+    M = program.Y + K.transpose(0, 2, 1) @ H @ K + KF + KF.transpose(0, 2, 1)
+    c = 2 * np.einsum("pvn,vw,pw->pn", K, H, r) + 2 * r @ F
+    d = np.einsum("pv,vw,pw->p", r, H, r)
+    return PiecewiseValue(law, *map(_single, (M, c, d)))
+
+
+def _room(rows: Array, bounds: Array, z: Array) -> Array:
+    """bounds - rows z, [..., *bounds.shape]: term by term, which a compiler joins with the minimum that follows, and which no
+    device computes in fewer bits."""
+    z = z.reshape(*z.shape[:-1], *[1] * bounds.ndim, z.shape[-1])
+    for k in range(rows.shape[-1]):
+        bounds = bounds - rows[..., k] * z[..., k]
+    return bounds
+
+
+def _single(x: np.ndarray) -> Array:
+    """As JAX computes by default: in float32, or in float64 where that was asked for."""
+    return jnp.asarray(np.asarray(x, np.float64))

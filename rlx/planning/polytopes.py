@@ -1,0 +1,95 @@
+"""Polytopes {z : A z <= b} in few dimensions: their largest ball, their facets. Float64 numpy; rows of ``A`` have unit norm."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import linprog
+from scipy.spatial import HalfspaceIntersection, QhullError
+
+FLAT = 1e-7  # a region whose largest ball is smaller has no inside
+
+
+class Ball(NamedTuple):
+    centre: np.ndarray  # [d]
+    radius: float  # negative: the polytope is empty
+
+
+def largest_ball(A: np.ndarray, b: np.ndarray) -> Ball:
+    """The Chebyshev centre: the linear program max r, A z + r <= b.
+
+    Raises:
+        ValueError: the polytope is unbounded.
+    """
+    d = A.shape[1]
+    rows = np.concatenate([A, np.linalg.norm(A, axis=1, keepdims=True)], 1)
+    found = linprog(np.append(np.zeros(d), -1.0), rows, b, bounds=[(None, None)] * (d + 1), method="highs")
+    if found.status == 3 or found.x is None:
+        raise ValueError("a polytope here is unbounded: give finite bounds of all parameters.")
+    return Ball(found.x[:d], float(found.x[d]))
+
+
+def extent(A: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The bounding box, by two linear programs per axis.
+
+    Raises:
+        ValueError: it is empty or unbounded.
+    """
+    d, ends = A.shape[1], []
+    for direction in (*np.eye(d), *-np.eye(d)):
+        found = linprog(direction, A, b, bounds=[(None, None)] * d, method="highs")
+        if found.status == 2:
+            raise ValueError("the set of parameters is empty: its bounds contradict each other.")
+        if found.status != 0:
+            raise ValueError("the set of parameters is unbounded: give finite bounds of all of them.")
+        ends.append(found.fun)
+    return np.array(ends[:d]), -np.array(ends[d:])
+
+
+def distinct(A: np.ndarray, b: np.ndarray, tolerance: float = 1e-9) -> np.ndarray:
+    """Indices of rows that differ from all before them; of parallel ones the tightest stays."""
+    order = np.lexsort((b,))
+    seen: dict[tuple, int] = {}
+    for i in order:
+        seen.setdefault(tuple(np.round(A[i] / tolerance / 10).astype(np.int64)), int(i))
+    return np.array(sorted(seen.values()), int)
+
+
+def facets(A: np.ndarray, b: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Indices of the rows that are not redundant: those that touch the polytope in a facet. ``inside`` is a point of its inside.
+
+    The polytope's corners come from Qhull, as facets of the dual's convex hull; a row counts whose corners span a facet.
+    """
+    rows = distinct(A, b)
+    A, b = A[rows], b[rows]
+    d = A.shape[1]
+    if d == 1:
+        high, low = np.flatnonzero(A[:, 0] > 0), np.flatnonzero(A[:, 0] < 0)
+        ends = [high[np.argmin(b[high] / A[high, 0])], low[np.argmax(b[low] / A[low, 0])]]
+        return np.sort(rows[ends])
+    try:
+        hull = HalfspaceIntersection(np.concatenate([A, -b[:, None]], 1), inside)
+    except QhullError:
+        return rows[_facets_by_programs(A, b)]
+    corners = hull.intersections[np.isfinite(hull.intersections).all(1)]
+    on = np.abs(corners @ A.T - b) < 1e-8 * np.maximum(1.0, np.abs(b))  # [corners, rows]
+    keep = [i for i in np.flatnonzero(on.sum(0) >= d) if _spans(corners[on[:, i]], d - 1)]
+    return rows[keep]
+
+
+def _spans(points: np.ndarray, dimension: int) -> bool:
+    size = np.linalg.svd(points - points.mean(0), compute_uv=False)
+    return len(size) >= dimension and bool(size[dimension - 1] > FLAT)
+
+
+def _facets_by_programs(A: np.ndarray, b: np.ndarray) -> list[int]:
+    """The same by a linear program for each row: relaxed by 1, does it let more in?"""
+    keep = list(range(len(A)))
+    for i in range(len(A)):
+        relaxed = b[keep].copy()
+        relaxed[keep.index(i)] += 1
+        found = linprog(-A[i], A[keep], relaxed, bounds=[(None, None)] * A.shape[1], method="highs")
+        if found.status == 0 and -found.fun <= b[i] + FLAT:
+            keep.remove(i)
+    return keep
