@@ -17,6 +17,10 @@ _MODULES = {
     "double-integrator": "rlx.envs.control.integrator",
     "cubic": "rlx.envs.control.cubic",
     "t2-reactor": "rlx.envs.control.reactor",
+    "t2-reactor-linear": "rlx.envs.control.reactor_linear",
+    "cstr": "rlx.envs.control.cstr",
+    "four-tank": "rlx.envs.control.tanks",
+    "extraction-column": "rlx.envs.control.column",
 }
 
 

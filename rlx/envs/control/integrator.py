@@ -35,7 +35,7 @@ CONTROL: dict[str, Any] = {
 def drift(xp: Any, p: Any, x: Any, action: Any) -> Any:
     """d(position, velocity)/dt, [..., 2]."""
     u = physical(action, CONTROL["u_low"], CONTROL["u_high"])
-    return xp.stack([x[..., 1], u[..., 0] + 0 * x[..., 1]], -1)
+    return xp.stack([x[..., 1], u[..., 0]], -1)
 
 
 def move(xp: Any, p: Any, x: Any, action: Any) -> Any:

@@ -41,6 +41,42 @@ class Start(NamedTuple):
     disturbances: Any = ()
 
 
+def schedules(start: Any, spread: Any, setpoints: Any, disturbances: Any = None) -> dict[str, np.ndarray]:
+    """What `starting` reads of the parameters: start state [n] and its spread [n], set-points [S, k], disturbances [S, l]."""
+    known = {"start": start, "spread": spread, "setpoints": setpoints, "disturbances": disturbances}
+    return {name: np.asarray(value, np.float32) for name, value in known.items() if value is not None}
+
+
+def starting(control: dict[str, Any], random: bool) -> Callable[[PyTree, Key], Start]:
+    """How episodes of the plants with set-points begin: at ``params["start"]`` with the schedules of the parameters; or, where
+    ``random``, within ``params["spread"]`` of it, the segments (as many) drawn uniformly from the ranges of ``control``."""
+
+    def start(params: PyTree, key: Key) -> Start:
+        if not random:
+            return Start(params["start"], params["setpoints"], params.get("disturbances", ()))
+        a, b, c = jax.random.split(key, 3)
+
+        def within(key: Key, what: str, like: Array) -> Array:
+            return jax.random.uniform(key, like.shape, minval=control[f"{what}_low"], maxval=control[f"{what}_high"])
+
+        x = params["start"] + params["spread"] * jax.random.uniform(a, params["start"].shape, minval=-1.0)
+        varied = within(c, "disturbance", params["disturbances"]) if "disturbances" in params else ()
+        return Start(x, within(b, "setpoint", params["setpoints"]), varied)
+
+    return start
+
+
+def chosen(option: str, value: str | None, known: tuple[str, ...]) -> str | None:
+    """``value``, if it is known.
+
+    Raises:
+        ValueError: else.
+    """
+    if value is not None and value not in known:
+        raise ValueError(f"{option}={value!r} is unknown, there are {', '.join(map(repr, known))}.")
+    return value
+
+
 Drift = Callable[[Any, PyTree, Array, Array], Array]  # (xp, params, x [..., n], action [..., m]) -> [..., n]
 
 

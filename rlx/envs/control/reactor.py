@@ -104,10 +104,14 @@ def move(xp: Any, p: Any, x: Any, action: Any) -> Any:
     return runge_kutta(drift, xp, p, x, action, DT, SUBSTEPS, keep)
 
 
+def off(p: Any, key: Any) -> Any:
+    """Start deviations [4]: concentrations within +-0.15 mol/L, the temperature from 15 K below to 4 K above."""
+    low, high = jnp.array([-0.15, -0.15, -0.15, -15]), jnp.array([0.15, 0.15, 0.15, 4])
+    return p["spread"] * jax.random.uniform(key, (4,), minval=low, maxval=high)
+
+
 def start(p: Any, key: Any) -> Start:
-    """Concentrations within +-0.15 mol/L of the steady state, the temperature from 15 K below to 4 K above."""
-    off = jax.random.uniform(key, (4,), minval=jnp.array([-0.15, -0.15, -0.15, -15]), maxval=jnp.array([0.15, 0.15, 0.15, 4]))
-    return Start(STEADY + p["spread"] * off)
+    return Start(STEADY + off(p, key))
 
 
 def draw(pen: Any, size: int, s: Process) -> None:
