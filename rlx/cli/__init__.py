@@ -1,4 +1,4 @@
-"""The command line: ``rlx train|sweep|evaluate|collect|report``."""
+"""The command line: ``rlx train|sweep|evaluate|collect|report|export``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ COMMANDS = {
     "evaluate": "whole episodes of a trained policy: returns with intervals, and a video",
     "collect": "a policy's rollouts to a dataset file",
     "report": "curves and tables of run folders as one HTML page",
+    "export": "a trained policy as a Python file, C source or StableHLO",
 }
 USAGE = "usage: rlx COMMAND [OPTIONS]\n\n" + "".join(f"  {name:<10}{what}\n" for name, what in COMMANDS.items())
 

@@ -1,0 +1,90 @@
+"""What can be exported: a pure function from an observation to an action, on its own or inside a trained policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlx.export import build, ir
+from rlx.types import Array, Leaf, Step
+
+
+@dataclass(frozen=True)
+class Law:
+    """``act(obs [W, size]) -> action [W, m]``, pure and without memory; ``dtype`` is that of both where it is traced."""
+
+    act: Callable[[Array], Array]
+    size: int
+    name: str = "law"
+    dtype: Any = np.float32
+
+
+def law_of(policy: Any) -> Law:
+    """The deterministic law (mode "eval") of an `rlx.train.Policy`; a `Law` is given back as it is.
+
+    Raises:
+        ValueError: observations or actions are not vectors of floats, the policy carries memory from decision to decision,
+            draws random numbers, or reads rewards or flags.
+    """
+    if isinstance(policy, Law):
+        return policy
+    if not all(hasattr(policy, name) for name in ("agent", "spec", "actor", "carry")):
+        raise ValueError(f"what is exported is a policy of rlx.load, or an rlx.export.Law; got {type(policy).__name__}.")
+    name, obs, action = policy.agent.name, policy.spec.obs, policy.spec.action
+    for what, leaf in (("observation", obs), ("action", action)):
+        if not isinstance(leaf, Leaf) or len(leaf.shape) != 1 or np.dtype(leaf.dtype).kind != "f":
+            said = f"shape {leaf.shape} of {np.dtype(leaf.dtype)}" if isinstance(leaf, Leaf) else f"{type(leaf).__name__}"
+            raise ValueError(f"export needs an {what} that is one vector of floats; that of {name} here is {said}.")
+    if "eval" not in policy.agent.modes:
+        raise ValueError(f"{name} has no mode 'eval', it cannot act without drawing; it has {', '.join(policy.agent.modes)}.")
+    memory = jax.tree.leaves(policy.carry(1))
+    if memory:
+        shapes = ", ".join(str(np.shape(x)) for x in memory)
+        raise ValueError(f"{name} carries memory from decision to decision ({shapes}); only laws without memory are exported.")
+    act = policy.actor("eval")
+
+    def full(obs: Array, reward: Array, terminated: Array, truncated: Array, first: Array, key: Any) -> Array:
+        return act(policy.carry(obs.shape[0]), Step(obs, reward, terminated, truncated, first, {}), key)[0]
+
+    def alone(obs: Array) -> Array:
+        n = obs.shape[0]
+        no = jnp.zeros(n, bool)
+        return full(obs, jnp.zeros(n, jnp.float32), no, no, no, jax.random.key(0))
+
+    law = Law(alone, obs.shape[0], name)
+    _reads_only_obs(law, full)
+    return law
+
+
+def _reads_only_obs(law: Law, full: Callable[..., Array]) -> None:
+    flag, key = jax.ShapeDtypeStruct((1,), bool), jax.eval_shape(lambda: jax.random.key(0))
+    inputs = {
+        "the observation": jax.ShapeDtypeStruct((1, law.size), np.float32),
+        "its reward": jax.ShapeDtypeStruct((1,), np.float32),
+        "terminated": flag,
+        "truncated": flag,
+        "first": flag,
+        "a random key, so it is not deterministic in mode 'eval'": key,
+    }
+    program = build.program(full, tuple(inputs.values()), law.name, "float32", supported=())
+    read = {id(a) for node in program.nodes for a in node.args} | {id(program.action)}
+    for what, value in list(zip(inputs, program.inputs, strict=True))[1:]:
+        if id(value) in read:
+            raise ValueError(f"the action of {law.name} depends on {what}; an exported law sees the observation alone.")
+
+
+def traced(policy: Any, dtype: str, supported: Any, batch: Any = 1) -> ir.Program:
+    """The program of ``policy`` for ``batch`` observations (a number, or a symbolic size), computing in ``dtype``.
+
+    Raises:
+        ValueError: as `law_of`; it cannot be traced; an operation is not in ``supported``.
+    """
+    ir.real_dtype(dtype)
+    law = law_of(policy)
+    spec = jax.ShapeDtypeStruct((batch, law.size), np.dtype(law.dtype))
+    return build.program(law.act, (spec,), law.name, dtype, supported)
