@@ -60,7 +60,7 @@ class PiecewiseLaw:
     """A piecewise affine law: u = K_i z + r_i in the first region i with A_i z <= b_i + tolerance (YANN-RL, Fig. 3, without the
     big-M layers). Where there is none: in the nearest by slack, clipped to the input's bounds; or 0, as the paper's network.
 
-    Where ``compressed``, ``rows`` [q, nz] and ``bounds`` [q] hold each hyperplane once, and ``pick`` [p, q_i] says which of them
+    Where compressed, ``rows`` [q, nz] and ``bounds`` [q] hold each hyperplane once, and ``pick`` [p, q_i] says which of them
     bound region i: row j by j, negated by ``~j``.
     """
 
@@ -70,7 +70,7 @@ class PiecewiseLaw:
     bounds: Array  # [p, q_i] padded by FAR
     low: Array  # [m]
     high: Array  # [m]
-    pick: Array | None = None  # int32
+    pick: Any = None  # int32
     tolerance: float = _static(1e-6)
     outside: Outside = _static("nearest")
 
@@ -110,9 +110,9 @@ class PiecewiseLaw:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class QuadraticLaw:
-    """Solves the program for each z: operator splitting (ADMM; Stellato et al. 2020, "OSQP", algorithm 1) with a fixed number of
-    iterations, for programs with too many regions to list. Exact to about 1e-4. ``outside``: z is not a parameter of the program,
-    or rows stay violated by more than ``tolerance`` (in the coordinates below), which so few iterations tell roughly.
+    """Solves the program for each z, where it has too many regions to list: operator splitting (ADMM; Stellato et al. 2020,
+    "OSQP", algorithm 1) with a fixed number of iterations. Exact to about 1e-4. ``outside``: z is not a parameter of the
+    program, or rows stay violated by more than ``tolerance`` (in the coordinates below), which so few iterations tell roughly.
 
     In coordinates V = L'U with H = LL', where the objective is |V|^2 + 2 V'f(z), and rows have unit norm.
     """
@@ -172,8 +172,8 @@ def piecewise(
     m = program.m
     rows, bounds, pick = regions.A, np.where(np.isfinite(regions.b), regions.b, FAR), None
     if compressed:
-        rows, bounds, pick = compress(regions)
-        pick = jnp.asarray(pick, jnp.int32)
+        rows, bounds, picked = compress(regions)
+        pick = jnp.asarray(picked, jnp.int32)
     K, r, rows, bounds, low, high = map(
         _single, (regions.K[:, :m], regions.r[:, :m], rows, bounds, program.u_low, program.u_high)
     )
@@ -213,8 +213,8 @@ def quadratic(program: Program, iterations: int = 200, rho: float = 1.0) -> Quad
     G, w, S = G[some] / size[some], program.w[some] / size[some, 0], program.S[some] / size[some]
     v = len(L)
     inverse = np.linalg.inv((2 + SIGMA) * np.eye(v) + rho * G.T @ G)
-    arrays = (to[: program.m], to.T @ program.F, G, w, S, Th, th, inverse, program.u_low, program.u_high)
-    return QuadraticLaw(*map(_single, arrays), rho=rho, iterations=iterations)
+    arrays: Any = (to[: program.m], to.T @ program.F, G, w, S, Th, th, inverse, program.u_low, program.u_high)
+    return dataclasses.replace(QuadraticLaw(*map(_single, arrays)), rho=rho, iterations=iterations)
 
 
 @jax.tree_util.register_dataclass

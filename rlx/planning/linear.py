@@ -167,9 +167,9 @@ def target(model: Linear, outputs: np.ndarray) -> Target:
         ValueError: no input holds the set-points, such as at an integrator's output that cannot rest.
     """
     n, m = model.B.shape
-    k, l = len(outputs), model.E.shape[1]
+    k, d = len(outputs), model.E.shape[1]
     hold = np.block([[np.eye(n) - model.A, -model.B], [outputs, np.zeros((k, m))]])
-    wanted = np.block([[np.zeros((n, k)), model.E], [np.eye(k), np.zeros((k, l))]])
+    wanted = np.block([[np.zeros((n, k)), model.E], [np.eye(k), np.zeros((k, d))]])
     rest = np.linalg.lstsq(hold, wanted, rcond=None)[0]
     if np.abs((hold @ rest - wanted)[:n]).max(initial=0.0) > 1e-6 * max(1.0, np.abs(wanted).max()):
         raise ValueError("the plant cannot rest at these set-points: I - A and B leave a direction that drifts.")

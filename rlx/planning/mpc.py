@@ -64,15 +64,15 @@ class Layout:
     n: int
     k: int  # set-points, 0 where the plant is held at its operating point
     m: int  # inputs of the decision before, 0 where changes are free
-    l: int  # disturbances
+    d: int  # disturbances
 
     @property
     def size(self) -> int:
-        return self.n + self.k + self.m + self.l
+        return self.n + self.k + self.m + self.d
 
     def part(self, which: str) -> np.ndarray:
         """The rows of the identity that pick "state", "setpoint", "input" or "disturbance" of z."""
-        sizes = {"state": self.n, "setpoint": self.k, "input": self.m, "disturbance": self.l}
+        sizes = {"state": self.n, "setpoint": self.k, "input": self.m, "disturbance": self.d}
         start = 0
         for name, size in sizes.items():
             if name == which:
@@ -109,7 +109,7 @@ def parameter_box(control: Control, lay: Layout) -> tuple[np.ndarray, np.ndarray
         parts.append(("set-points", control.setpoint_low, control.setpoint_high, outputs @ control.x))  # type: ignore[arg-type]
     if lay.m:
         parts.append(("inputs", control.u_low, control.u_high, control.u))
-    if lay.l:
+    if lay.d:
         if control.disturbance is None:
             raise ValueError("the plant has measured disturbances and its Control gives no bounds of them.")
         parts.append(
@@ -192,7 +192,7 @@ def _cost(
     before = Signal(np.zeros_like(inputs[0].of_u), lay.part("input"))
     if lay.m:
         pairs = zip([before, *inputs[:-1]], inputs, strict=True)
-        weighted += [(Signal(b.of_u - a.of_u, b.of_z - a.of_z), control.rate) for a, b in pairs]
+        weighted += [(Signal(b.of_u - a.of_u, b.of_z - a.of_z), np.asarray(control.rate)) for a, b in pairs]
     wide = np.concatenate([away(states[-1], s_r).of_u, *([away(inputs[-1], u_r).of_u] if lay.m else [])])
     wide_z = np.concatenate([away(states[-1], s_r).of_z, *([away(inputs[-1], u_r).of_z] if lay.m else [])])
     weighted.append((Signal(wide, wide_z), P))
@@ -207,7 +207,7 @@ def _outputs(control: Control, n: int) -> np.ndarray:
 
 def _rest(control: Control, model: Linear, lay: Layout) -> tuple[np.ndarray, np.ndarray]:
     """Where z asks the plant to rest: states [n, nz] and inputs [m, nz]; 0 where it is held at its operating point."""
-    if not (lay.k or lay.l):
+    if not (lay.k or lay.d):
         return np.zeros((lay.n, lay.size)), np.zeros((len(control.u), lay.size))
     return lay.rest(target(model, _outputs(control, lay.n)))
 
@@ -241,12 +241,29 @@ def cost_to_go(control: Control, model: Linear, discount: float = 1.0, P: np.nda
 
 def action_value_of_z(control: Control, model: Linear, W: np.ndarray) -> np.ndarray:
     """An action value over [e; u - u_r] as one over [z; u], [nz + m, nz + m]."""
+    to = _errors(control, model)
+    return to.T @ W @ to
+
+
+def stage_cost_of_z(control: Control, model: Linear) -> np.ndarray:
+    """The cost of one decision as a form of [z; u], [nz + m, nz + m]."""
+    n, m = model.B.shape
+    outputs, size = _outputs(control, n), n + (m if control.rate is not None else 0)
+    W = np.zeros((size + m, size + m))
+    W[:n, :n], W[size:, size:] = outputs.T @ control.q @ outputs, control.r
+    if control.rate is not None:
+        change = np.concatenate([np.zeros((m, n)), -np.eye(m), np.eye(m)], 1)  # u - v
+        W += change.T @ control.rate @ change
+    return action_value_of_z(control, model, W)
+
+
+def _errors(control: Control, model: Linear) -> np.ndarray:
+    """[z; u] to [e; u - u_r]."""
     lay, m = layout(control, model), len(control.u)
     s_r, u_r = _rest(control, model, lay)
     e = [lay.part("state") - s_r] + ([lay.part("input") - u_r] if lay.m else [])
     size = sum(map(len, e))
-    to = np.block([[np.concatenate(e), np.zeros((size, m))], [-u_r, np.eye(m)]])
-    return to.T @ W @ to
+    return np.block([[np.concatenate(e), np.zeros((size, m))], [-u_r, np.eye(m)]])
 
 
 def _between(signal: Signal, low: np.ndarray, high: np.ndarray) -> list[tuple[Signal, np.ndarray]]:

@@ -140,7 +140,7 @@ class _Search:
         self.dependent = {a for a, ok in zip(sets, good, strict=True) if not ok}
         reach = rows[..., 0] + np.abs(rows[..., 1:]).sum(-1)  # the most that each row can be in the box
         some = good & (reach[:, self.usable].min(1, initial=np.inf) > 0)
-        return [sets[i] for i in np.flatnonzero(some) if self._keep(sets[i], rows[i])]
+        return [sets[i] for i in np.flatnonzero(some).tolist() if self._keep(sets[i], rows[i])]
 
     def _keep(self, active: Set, rows: np.ndarray) -> bool:
         A, b = -rows[self.usable, 1:], rows[self.usable, 0]

@@ -57,7 +57,7 @@ def distinct(A: np.ndarray, b: np.ndarray, tolerance: float = 1e-9) -> np.ndarra
 
 
 def facets(A: np.ndarray, b: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Indices of the rows that are not redundant: those that touch the polytope in a facet. ``inside`` is a point of its inside.
+    """Indices of the rows that are not redundant: those that touch the polytope in a facet. ``inside`` lies in its inside.
 
     The polytope's corners come from Qhull, as facets of the dual's convex hull; a row counts whose corners span a facet.
     """

@@ -1,0 +1,127 @@
+"""Actor, critic and behaviour of one configuration on one plant, as functions of their parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlx.agents.yann import networks as nets
+from rlx.agents.yann.config import Config
+from rlx.agents.yann.controller import Controller
+from rlx.nn import mlp
+from rlx.planning.laws import PiecewiseLaw
+from rlx.types import AgentState, Array, Key, Step
+
+FLOOR = 0.01  # of the largest start value: the least unit of h
+
+
+class Learner:
+    """Shapes: z [..., nz], u [..., m], both in deviations from the operating point (`Controller`)."""
+
+    def __init__(self, config: Config, known: Controller):
+        self.config, self.known = config, known
+        self.m, self.nz = len(known.half), len(known.scale)
+        self.bound = None if config.trust is None else jnp.asarray(2 * config.trust * known.half)
+        W, nz = known.W, self.nz
+        self.V = jnp.asarray(W[:nz, :nz] - W[:nz, nz:] @ np.linalg.solve(W[nz:, nz:], W[nz:, :nz]))  # min over u
+        self.low, self.high, self.half = (jnp.asarray(x, jnp.result_type(float)) for x in (known.low, known.high, known.half))
+
+    # ------------------------------------------------------------------------------------------------------------- actor
+
+    def actor_init(self, key: Key) -> Any:
+        c = self.config
+        if c.actor == "mlp":
+            return mlp.init(key, (self.nz, *c.hidden, self.m), last_scale=0.01)
+        return nets.residual_init(key, c.residual, c.init, self.known.count, self.nz, c.width, self.m)
+
+    def raw(self, actor: Any, z: Array) -> tuple[Array, Array, Array]:
+        """u [..., m] before it is clipped, the region [...], whether z is outside the law's domain [...]."""
+        c, x = self.config, self.known.features(z)
+        if c.actor == "mlp":
+            nowhere = jnp.zeros(z.shape[:-1], jnp.int32)
+            return self.known.input(jnp.tanh(mlp.apply(actor, x))), nowhere, nowhere > 0
+        if self.known.bigm is not None:
+            return self._raw_bigm(actor, z, x)
+        move = self.known.law(z)
+        g = nets.residual(actor, c.residual, x, move.region, self.known.count, self.m)
+        g = nets.bounded(g if c.residual == "paper" else g * self.half, self.bound)
+        if c.outside == "zero" and isinstance(self.known.law, PiecewiseLaw):
+            g = jnp.where(move.outside[..., None], 0.0, g)
+        return move.u + g, move.region, move.outside
+
+    def _raw_bigm(self, actor: Any, z: Array, x: Array) -> tuple[Array, Array, Array]:
+        c, law = self.config, self.known.law
+        assert self.known.bigm is not None and isinstance(law, PiecewiseLaw)
+        _, y3 = nets.bigm_gates(self.known.bigm, z)
+        every = jnp.arange(law.regions)
+        v = jax.vmap(law.affine, (None, 0), -2)(z, every) if z.ndim == 1 else law.affine(z[..., None, :], every)
+        if c.residual == "paper":
+            g = nets.residual_of_all(actor, x, law.regions, self.m)
+        else:
+            of = lambda i: nets.residual(actor, c.residual, x, jnp.full(x.shape[:-1], i), law.regions, self.m) * self.half
+            g = jnp.stack([of(i) for i in range(law.regions)], -2)
+        u = nets.bigm_output(self.known.bigm, y3, v + nets.bounded(g, self.bound))
+        return u, jnp.argmax(y3, -1).astype(jnp.int32), ~(y3 > 0).any(-1)
+
+    def inputs(self, actor: Any, z: Array) -> Array:
+        """u = clip(pi(z)), with gradients for a cost."""
+        return nets.saturate(self.raw(actor, z)[0], self.low, self.high)
+
+    # ------------------------------------------------------------------------------------------------------------ critic
+
+    def critics_init(self, key: Key) -> tuple:
+        return tuple(self._critic_init(k) for k in jax.random.split(key, self.config.n_critics))
+
+    def _critic_init(self, key: Key) -> dict[str, Any]:
+        c, size = self.config, self.nz + self.m
+        if c.critic == "mlp":
+            return {"h": mlp.init(key, (size, *c.hidden, 1))}
+        h = {"h": nets.zero_mlp_init(key, (size, *c.critic_hidden, 1), c.init)}
+        return h if c.critic == "mpqp" else {"q": nets.quadratic_init(self.known.W, self.nz), **h}
+
+    def start_value(self, critic: dict[str, Any], z: Array, u: Array) -> Array:
+        """The part of Q that is known at the start [...]."""
+        if self.config.critic == "mlp":
+            return jnp.zeros(z.shape[:-1])
+        if self.config.critic == "lqr":
+            return nets.quadratic(critic["q"], self.known.features(z), u / self.half)
+        assert self.known.value is not None
+        return self.known.cost(z, u) + self.config.discount * self.known.value(self.known.predicted(z, u))
+
+    def q_value(self, critic: dict[str, Any], scale: Array, z: Array, u: Array) -> Array:
+        """Q(z, u) [...]: the expected discounted cost to go."""
+        c, x = self.config, self.known.features(z)
+        if c.critic_scale == "local" and c.critic != "mlp":
+            scale = FLOOR * scale + jnp.einsum("...i,ij,...j->...", x, self.V, x)
+        h = mlp.apply(critic["h"], jnp.concatenate([x, u / self.half], -1), "relu" if c.critic == "mlp" else "tanh")[..., 0]
+        return self.start_value(critic, z, u) + scale * h
+
+    def worst(self, critics: tuple, scale: Array, z: Array, u: Array) -> Array:
+        """The largest of the critics' costs [...]."""
+        values = [self.q_value(critic, scale, z, u) for critic in critics]
+        return values[0] if len(values) == 1 else jnp.maximum(*values)
+
+    # ----------------------------------------------------------------------------------------------------------- behaviour
+
+    def act(self, state: AgentState, step: Step, key: Key, mode: str) -> tuple[Array, Array]:
+        """Actions [W, m] in [-1, 1] and regions [W]."""
+        c, learned, h = self.config, state.learned, state.hyper
+        z = self.known.see(step.obs)
+        if mode == "base":
+            move = self.known.law(z)
+            return jnp.clip(self.known.action(jnp.clip(move.u, self.low, self.high)), -1.0, 1.0), move.region
+        u, region, _ = self.raw(learned["actor"], z)
+        u = jnp.clip(u, self.low, self.high)
+        if c.safeguard == "q_gate":
+            base = jnp.clip(self.known.law(z).u, self.low, self.high)
+            value = lambda u: self.worst(learned["target"]["critics"], learned["q_scale"], z, u)
+            gain = value(base) - value(u)
+            u = jnp.where((gain > h["gate"] * jnp.abs(value(base)))[..., None], u, base)
+        if mode == "explore":
+            u = jnp.clip(u + h["explore_sigma"] * 2 * self.half * jax.random.normal(key, u.shape), self.low, self.high)
+        if c.filter:
+            u = self.known.kept(z, u, h["margin"])
+        return jnp.clip(self.known.action(u), -1.0, 1.0), region

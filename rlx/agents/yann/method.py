@@ -1,0 +1,292 @@
+"""YANN-RL (Braniff and Tian 2025, "Reinforcement Learning-based Control via Y-wise Affine Neural Networks", arXiv:2508.16474).
+
+::
+
+    offline: a linear model of the plant; its MPC program solved for all states: u = K_i z + r_i in region i       (eq. 8, 9)
+             actor  pi(z)   <- K_i z + r_i + g_i(x), g trainable and 0 at the start                                (section 4.1)
+             critic Q(z, u) <- the regulator's action value (trainable) + h(z, u), h trainable and 0 at the start  (section 4.2)
+    warm-up: act with pi
+    repeat: act with u = clip(pi(z)), without noise; then
+        y   <- cost + discount Q'(z', clip(pi'(z')))                  (cost = -reward; discount is 0 after a terminal step only)
+        Q   <- down the gradient of Huber((y - Q(z, u)) / c)          (c: mean stage cost of the first policy)
+        pi  <- down the gradient of Q(z, clip(pi(z))) / c             (where clipped: only what leads back inside)
+        Q', pi' <- a step of tau towards Q, pi
+    at evaluations: keep the best, restore it after ``patience`` worse ones, halve the actor's step                (ours)
+
+The paper gives no rates, losses, masks or safeguards: those are ours, as is everything that `Config` does not name as the
+paper's. Gates select among exact rows instead of through big-M layers (``mode="bigm"`` has those).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rlx import replay
+from rlx.agents.offpolicy import vector
+from rlx.agents.yann.config import Config
+from rlx.agents.yann.controller import Controller, build
+from rlx.agents.yann.learner import Learner
+from rlx.config import hyper
+from rlx.envs import batch as batch_of
+from rlx.nn.optim import adam, adam_init, polyak
+from rlx.replay import Transitions
+from rlx.types import (
+    Agent,
+    AgentState,
+    Array,
+    Clock,
+    Collect,
+    Eval,
+    Key,
+    Out,
+    Problem,
+    Row,
+    Sampler,
+    Sources,
+    Stage,
+    Step,
+    Update,
+)
+
+# ------------------------------------------------------------------------------------------------------------------ losses
+
+
+def huber(error: Array, delta: Array) -> Array:
+    """error^2 / 2 up to delta, linear beyond."""
+    size = jnp.abs(error)
+    return jnp.where(size <= delta, 0.5 * error**2, delta * (size - 0.5 * delta))
+
+
+def targets(learner: Learner, learned: dict[str, Any], batch: Transitions) -> Array:
+    """y [B]."""
+    target, z = learned["target"], learner.known.see(batch.next_obs)
+    ahead = learner.worst(target["critics"], learned["q_scale"], z, learner.inputs(target["actor"], z))
+    return jax.lax.stop_gradient(-batch.reward + batch.discount * ahead)
+
+
+def critic_loss(
+    critics: tuple, learner: Learner, learned: dict[str, Any], h: dict[str, Array], z: Array, u: Array, y: Array
+) -> tuple[Array, Array]:
+    """Mean over the batch, summed over critics; and the mean absolute error in stage costs."""
+    errors = [(y - learner.q_value(critic, learned["q_scale"], z, u)) / learned["c_scale"] for critic in critics]
+    each = (lambda e: huber(e, h["huber_delta"])) if learner.config.loss == "huber" else (lambda e: e**2)
+    return sum(each(e).mean() for e in errors), jnp.abs(errors[0]).mean()  # type: ignore[return-value]
+
+
+def actor_loss(actor: Any, learner: Learner, critics: tuple, learned: dict[str, Any], z: Array) -> Array:
+    u = learner.inputs(actor, z)
+    return (learner.q_value(critics[0], learned["q_scale"], z, u) / learned["c_scale"]).mean()
+
+
+# ------------------------------------------------------------------------------------------------------------------- agent
+
+
+def make(config: Config, problem: Problem) -> Agent:
+    """The agent for the plant "train" of ``problem``; see `rlx.agents.yann.controller.build` for ``problem.data``."""
+    env = problem.envs["train"]
+    check(config, env.spec.horizon, env.name)
+    vector(env.spec, "yann")
+    learner = Learner(config, build(config, problem))
+    known, learns = learner.known, config.actor == "mlp" or config.residual != "none"
+
+    def init(key: Key, hyper: dict[str, Array]) -> AgentState:
+        a, c = jax.random.split(key)
+        own = {"actor": learner.actor_init(a), "critics": learner.critics_init(c)}
+        one = jnp.float32(1)
+        learned = {**own, "target": jax.tree.map(jnp.copy, own), "opt": {k: adam_init(v) for k, v in own.items()}}
+        learned |= {"q_scale": one, "c_scale": one, "lr_scale": one, "actor_loss": jnp.float32(0)}
+        learned |= {"visits": jnp.zeros(known.count, jnp.int32), "worse": jnp.int32(0)}
+        return AgentState(hyper, {**learned, "best": {"score": jnp.full(2, jnp.inf), **{k: learned[k] for k in KEPT}}})
+
+    def act(state: AgentState, clock: Clock, carry: Any, step: Step, key: Key, mode: str) -> tuple[Array, Any, dict]:
+        action, region = learner.act(state, step, key, mode)
+        return action, carry, {"region": region} if mode == "explore" else {}
+
+    def observe(state: AgentState, rows: Row, key: Key) -> AgentState:
+        counted = jnp.zeros(known.count, jnp.int32).at[rows.extras["region"]].add((rows.valid & ~rows.last).astype(jnp.int32))
+        return state._replace(learned={**state.learned, "visits": state.learned["visits"] + counted})
+
+    def enter(state: AgentState, sources: Sources, key: Key) -> AgentState:
+        """The units of costs, from what the first policy met."""
+        now = Clock(jnp.int32(0), jnp.int32(0), jnp.int32(0))
+        rows = replay.transitions(1024)(state.hyper, now, sources, key)
+        on = ~rows.terminated
+        c_scale = jnp.maximum((-rows.reward * on).sum() / jnp.maximum(on.sum(), 1), 1e-6)
+        z, u = known.see(rows.obs), known.input(rows.action)
+        q_scale = jnp.abs(learner.start_value(state.learned["critics"][0], z, u)).max()
+        if config.critic == "mlp":
+            q_scale = c_scale / (1 - config.discount) if config.discount < 1 else c_scale * (env.spec.horizon or 1)
+        return state._replace(learned={**state.learned, "c_scale": c_scale, "q_scale": jnp.maximum(q_scale, 1e-6)})
+
+    def update(state: AgentState, clock: Clock, batch: Transitions, key: Key) -> tuple[AgentState, Out]:
+        h, old = state.hyper, state.learned
+        z, u = known.see(batch.obs), known.input(batch.action)
+        y = targets(learner, old, batch)
+        (q_loss, error), grads = jax.value_and_grad(critic_loss, has_aux=True)(old["critics"], learner, old, h, z, u, y)
+        critics, q_opt = adam(old["critics"], grads, old["opt"]["critics"], h["critic_lr"])
+
+        def improve() -> tuple:
+            loss, grads = jax.value_and_grad(actor_loss)(old["actor"], learner, critics, old, z)
+            actor, opt = adam(old["actor"], grads, old["opt"]["actor"], h["actor_lr"] * old["lr_scale"])
+            return actor, opt, loss
+
+        wait = lambda: (old["actor"], old["opt"]["actor"], old["actor_loss"])
+        turn = (clock.updates + 1) % config.policy_delay == 0
+        actor, pi_opt, pi_loss = improve() if config.policy_delay == 1 else jax.lax.cond(turn, improve, wait)
+        aim = old["target"]
+        target = {
+            "actor": polyak(aim["actor"], actor, h["tau_actor"]),
+            "critics": polyak(aim["critics"], critics, h["tau_critic"]),
+        }
+        new = {"actor": actor, "critics": critics, "target": target, "opt": {"actor": pi_opt, "critics": q_opt}}
+        metrics = {"critic/loss": q_loss, "critic/error": error, "actor/loss": pi_loss, **watch(learner, actor, h, z)}
+        return state._replace(learned={**old, **new, "actor_loss": pi_loss}), Out(metrics)
+
+    def on_eval(state: AgentState, report: dict[str, Any], key: Key) -> AgentState:
+        return keep_best(state, report["main"], config.patience) if config.safeguard == "keep_best" else state
+
+    return Agent(
+        "yann",
+        config,
+        {**hyper(config), "discount": config.discount},
+        init,
+        act,
+        stages(config, learner, update if learns else None, enter, observe, env.spec.horizon or 1),
+        envs={"train": batch_of(env, config.n_envs)},
+        buffers={
+            "replay": replay.ring(
+                -(-min(config.capacity, config.episodes * (env.spec.horizon or 1)) // config.n_envs) + 2, config.n_envs
+            )
+        },
+        modes=("explore", "eval", "base"),
+        evals=(
+            Eval(
+                "main",
+                "eval" if "eval" in problem.envs else "train",
+                config.eval_episodes,
+                eval_cycles(config, env.spec.horizon or 1),
+                stages=("warmup", "learn"),
+            ),
+        ),
+        on_eval=on_eval,
+    )
+
+
+KEPT = ("actor", "critics", "target", "opt")  # what a restored best brings back
+
+
+def check(config: Config, horizon: int | None, name: str) -> None:
+    """Raises ValueError for settings that cannot be."""
+    for field in (
+        "episodes",
+        "n_envs",
+        "warmup",
+        "updates",
+        "policy_delay",
+        "batch",
+        "capacity",
+        "eval_every",
+        "eval_episodes",
+    ):
+        if getattr(config, field) < 1:
+            raise ValueError(f"yann: {field} must be at least 1, got {getattr(config, field)}.")
+    if config.n_critics not in (1, 2) or config.width < 1 or config.patience < 1 or config.clone < 0:
+        raise ValueError("yann: n_critics must be 1 or 2, width and patience at least 1, clone at least 0.")
+    if horizon is None:
+        raise ValueError(f"yann: {name} has no time limit; make it with one, since the budget is in episodes.")
+    if config.warmup >= config.episodes * horizon:
+        raise ValueError(f"yann: warmup={config.warmup} leaves nothing of {config.episodes} episodes of {horizon} decisions.")
+    if not 0 < config.discount <= 1:
+        raise ValueError(f"yann: discount must be in (0, 1], got {config.discount}.")
+    if config.trust is not None and config.trust <= 0:
+        raise ValueError(f"yann: trust must be positive, or None for no bound; got {config.trust}.")
+    if config.mode == "bigm" and (config.outside != "zero" or config.law != "mpqp"):
+        raise ValueError("yann: the big-M network gives 0 where no region holds: give law='mpqp' and outside='zero' with it.")
+    if config.clone and config.actor != "mlp":
+        raise ValueError("yann: clone is for actor='mlp'; an actor that starts as the controller has nothing to learn from it.")
+
+
+def eval_cycles(config: Config, horizon: int) -> int:
+    return max(1, config.eval_every * horizon // config.n_envs)
+
+
+def stages(config: Config, learner: Learner, update: Any, enter: Any, observe: Any, horizon: int) -> tuple[Stage, ...]:
+    """Clone, where asked for; warm up; learn, a decision and its updates at a time."""
+    first = -(-config.warmup // config.n_envs)
+    cycles = -(-(config.episodes * horizon - config.warmup) // config.n_envs)
+    acting = Collect("train", 1, "replay", observe=observe)
+    out = [Stage("warmup", 1, (Collect("train", first, "replay", observe=observe),))]
+    if config.clone:
+        out.insert(
+            0, Stage("clone", 1, (Update(config.clone, states_in_box(config.batch * 4, learner.known), cloning(learner)),))
+        )
+    if update is None:
+        return (*out, Stage("learn", cycles, (acting,)))
+    learn = Update(config.updates * config.n_envs, replay.transitions(config.batch), update)
+    return (*out, Stage("learn", cycles, (acting, learn), enter=enter))
+
+
+def states_in_box(count: int, known: Controller) -> Sampler:
+    """Parameters z [B, nz] of all sizes: uniform in the box shrunk by a factor that is log-uniform in [0.01, 1]."""
+
+    def draw(sources: Sources, h: dict[str, Array], clock: Clock, key: Key) -> Array:
+        a, b = jax.random.split(key)
+        z = jax.random.uniform(a, (count, len(known.scale)), minval=jnp.asarray(known.z_low), maxval=jnp.asarray(known.z_high))
+        return z * 10 ** jax.random.uniform(b, (count, 1), minval=-2.0)
+
+    return Sampler(draw, lambda sources, index: index)
+
+
+def cloning(learner: Learner) -> Any:
+    """An update of the actor towards the controller, in shares of the input's range."""
+
+    def loss(actor: Any, z: Array) -> Array:
+        wanted = jnp.clip(learner.known.law(z).u, learner.low, learner.high)
+        return (((learner.raw(actor, z)[0] - wanted) / learner.half) ** 2).mean()
+
+    def update(state: AgentState, clock: Clock, z: Array, key: Key) -> tuple[AgentState, Out]:
+        old = state.learned
+        error, grads = jax.value_and_grad(loss)(old["actor"], z)
+        actor, opt = adam(old["actor"], grads, old["opt"]["actor"], jnp.float32(1e-3))
+        target = {**old["target"], "actor": jax.tree.map(jnp.copy, actor)}
+        new = {**old, "actor": actor, "target": target, "opt": {**old["opt"], "actor": opt}}
+        return state._replace(learned=new), Out({"clone/error": error})
+
+    return update
+
+
+def watch(learner: Learner, actor: Any, h: dict[str, Array], z: Array) -> dict[str, Array]:
+    """What the actor does on a batch: how far it is from the controller, how often at a bound, outside, or held back."""
+    u, _, outside = learner.raw(actor, z)
+    base = learner.known.law(z).u
+    clipped = jnp.clip(u, learner.low, learner.high)
+    out = {
+        "actor/residual": (jnp.abs(u - base) / learner.half).mean(),
+        "actor/saturated": (u != clipped).any(-1).mean(),
+        "actor/outside": outside.mean(),
+    }
+    if learner.config.filter:
+        held = jnp.abs(learner.known.kept(z, clipped, h["margin"]) - clipped) > 1e-6 * learner.half
+        out["actor/filtered"] = held.any(-1).mean()
+    return out
+
+
+def keep_best(state: AgentState, episodes: dict[str, Array], patience: int) -> AgentState:
+    """The best by (episodes with violations, mean cost), which at the first evaluation is the controller itself; restored, with
+    half the actor's step, after ``patience`` evaluations in a row that cost more than 1 + tolerance times as much."""
+    learned = state.learned
+    best = learned["best"]
+    broken = episodes["info/violation"].sum() if "info/violation" in episodes else jnp.float32(0)
+    cost = -episodes["returns"].mean()
+    better = (broken < best["score"][0]) | ((broken == best["score"][0]) & (cost < best["score"][1]))
+    new = {"score": jnp.stack([broken.astype(jnp.float32), cost]), **{k: learned[k] for k in KEPT}}
+    best = jax.tree.map(lambda a, b: jnp.where(better, a, b), new, best)
+    bad = (broken > best["score"][0]) | (cost > best["score"][1] + state.hyper["tolerance"] * jnp.abs(best["score"][1]))
+    worse = jnp.where(bad, learned["worse"] + 1, 0)
+    back = worse >= patience
+    restored = {k: jax.tree.map(lambda a, b: jnp.where(back, a, b), best[k], learned[k]) for k in KEPT}
+    scale = jnp.where(back, 0.5, 1.0) * learned["lr_scale"]
+    return state._replace(learned={**learned, **restored, "best": best, "worse": jnp.where(back, 0, worse), "lr_scale": scale})
