@@ -125,6 +125,8 @@ class Builder:
             return self.scan(args, params)
         if op == "split":
             return self.split(args[0], params)
+        if op == "unstack":
+            return [self.row(args[0], i, params["axis"]) for i in range(len(avals))]
         outs = [self.empty(aval) for aval in avals]
         if len(outs) > 1:
             for out in outs:
@@ -158,12 +160,13 @@ class Builder:
         rows = rows[::-1] if params["reverse"] else rows
         return [*carry, *(self.stack(column) for column in zip(*rows, strict=True))]
 
-    def row(self, x: Value, i: int) -> Value:
-        return self.reshape(self.cut(x, 0, i, i + 1), x.shape[1:])
+    def row(self, x: Value, i: int, axis: int = 0) -> Value:
+        return self.reshape(self.cut(x, axis, i, i + 1), (*x.shape[:axis], *x.shape[axis + 1 :]))
 
-    def stack(self, rows: Sequence[Value]) -> Value:
-        parts = tuple(self.reshape(r, (1, *r.shape)) for r in rows)
-        return self.add("concatenate", parts, (len(rows), *rows[0].shape), rows[0].dtype, {"dimension": 0})
+    def stack(self, rows: Sequence[Value], axis: int = 0) -> Value:
+        before, after = rows[0].shape[:axis], rows[0].shape[axis:]
+        parts = tuple(self.reshape(r, (*before, 1, *after)) for r in rows)
+        return self.add("concatenate", parts, (*before, len(rows), *after), rows[0].dtype, {"dimension": axis})
 
     def split(self, x: Value, params: dict[str, Any]) -> list[Value]:
         ends = np.cumsum([int(n) for n in params["sizes"]])
@@ -192,6 +195,15 @@ class Builder:
             return self.add("min", (self.add("max", (x, low), out.shape, out.dtype), high), out.shape, out.dtype)
         if op == "convert_element_type" and args[0].dtype == out.dtype:
             return args[0]
+        if op == "stack":
+            return self.stack(args, params["axis"])
+        if op == "tile":
+            pairs = tuple(n for pair in zip(params["reps"], args[0].shape, strict=True) for n in pair)
+            axes = {"shape": pairs, "broadcast_dimensions": tuple(range(1, len(pairs), 2))}
+            return self.reshape(self.add("broadcast_in_dim", (args[0],), pairs, out.dtype, axes), out.shape)
+        if op == "scatter-sub":
+            minus = self.add("neg", (args[2],), args[2].shape, args[2].dtype)
+            return self.add("scatter-add", (*args[:2], minus), out.shape, out.dtype, params)
         if op == "gather":
             return self.gather(args[0], args[1], out, params)
         return self.add("add" if op == "add_any" else op, tuple(args), out.shape, out.dtype, params)
@@ -245,8 +257,11 @@ class Builder:
     def _add(self, node: Node) -> Value:
         op, args, out = node.op, node.args, node.out
         same = simplify.same(node)
-        if same is not None:
+        if same is not None and same.shape == out.shape:
             return same
+        if same is not None:
+            axes = tuple(range(len(same.shape)))
+            return self.add("broadcast_in_dim", (same,), out.shape, out.dtype, {"broadcast_dimensions": axes})
         if op == "reshape" and args[0].node is not None and args[0].node.op == "reshape":
             return self.add("reshape", args[0].node.args, out.shape, out.dtype)
         if op == "slice" and args[0].node is not None and args[0].node.op == "concatenate":

@@ -106,8 +106,7 @@ class Writer:
             if node.op == "dot_general":
                 text = self._sum(node, index)
             else:
-                whole = node.out.shape
-                text = self.say.say(node, [self.at(a, index if a.shape == whole else ()) for a in node.args])
+                text = self.say.say(node, [self.at(a, spread(a, index)) for a in node.args])
             self.known[key] = self.temp(c_ops.ctype(node.out.dtype, single=True), text)
         return self.known[key]
 
@@ -184,6 +183,11 @@ class Writer:
         if certain:
             return f"{raw}|{raw}"
         return f"{raw}|{self.temp('int', f'{raw} < 0 ? 0 : {raw} > {limit} ? {limit} : {raw}')}"
+
+
+def spread(value: Value, index: Indices) -> Indices:
+    """Where an element-wise operation reads ``value``: its axes of size 1 are read all along."""
+    return tuple(i if n != 1 else Index() for i, n in zip(index, value.shape, strict=True)) if value.shape else ()
 
 
 def bare(text: str) -> str:

@@ -138,7 +138,7 @@ def windows(node: Node) -> tuple[tuple, tuple]:
 
 def filling(node: Node) -> Any:
     """What a window outside holds, or None where it is moved inside."""
-    if "FILL" not in str(node.params["mode"]).upper() or inside(node):
+    if "FILL" not in str(node.params["mode"]).upper() or (node.op == "gather" and inside(node)):
         return None
     given, out = node.params.get("fill_value"), node.out
     if given is not None:

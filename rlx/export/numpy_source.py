@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import os
 import re
 import textwrap
@@ -16,6 +17,7 @@ from rlx.export import law, numpy_helpers, numpy_ops
 from rlx.export.ir import Program, Value
 
 BATCH = "B"  # the name of the number of rows, in the trace and in the file
+ROOM = 4_000_000  # elements of the largest array on the way
 _SIZE = re.compile(r"[\dB+\-* ,()]*")
 
 
@@ -54,7 +56,7 @@ def _any_batch(found: law.Law, dtype: str) -> Program | None:
         program = law.traced(found, dtype, numpy_ops.SUPPORTED, rows)
         sizes = [n for node in program.nodes for value in (node.out, *node.args) for n in value.shape]
         return program if all(_SIZE.fullmatch(str(n)) for n in sizes) else None
-    except (ValueError, jax.errors.JAXTypeError, ArithmeticError, NotImplementedError):
+    except Exception:  # whatever the law's code makes of a size without a value
         law.traced(found, dtype, numpy_ops.SUPPORTED)  # says what is wrong, where it is the law itself
         return None
 
@@ -67,11 +69,11 @@ def _file(program: Program, many: bool) -> str:
     helpers = numpy_helpers.source(used).replace("  # noqa: B905", "").replace(": Array", "").replace(") -> Array:", "):")
     helpers = helpers.replace(": Any", "").replace(") -> tuple:", "):")
     needs = "import base64\n" + ("import math\n" if "math." in helpers else "") + "\nimport numpy as np\n"
-    whole = "_law(x)" if many else "np.concatenate([_law(x[i : i + 1]) for i in range(len(x))])"
+    rows = max(1, ROOM // _largest(program)) if many else 1
     kind = program.real.name
     parts = [
         f'"""{_about(program)}"""\n\n{needs}',
-        f"OBS, ACTION = {n}, {m}\n",
+        f"OBS, ACTION = {n}, {m}\nROWS = {rows}  # at a time, so that they fit into memory\n",
         constants,
         f"\n{helpers}\n" if helpers else "",
         f'''
@@ -85,11 +87,17 @@ def act(obs):
     if not len(x):
         return np.zeros((0, ACTION), np.{kind})
     with np.errstate(all="ignore"):
-        return {whole}
+        return np.concatenate([_law(x[i : i + ROWS]) for i in range(0, len(x), ROWS)])
 ''',
         f"\ndef _law(obs):\n{textwrap.indent(body, '    ')}\n",
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _largest(program: Program) -> int:
+    """Elements per row of the largest array on the way."""
+    sizes = [[int(eval(str(n), {BATCH: 1})) for n in node.out.shape] for node in program.nodes]
+    return max((math.prod(shape) for shape in sizes), default=1)
 
 
 def _about(program: Program) -> str:

@@ -1,0 +1,254 @@
+"""Whole policies: what leaves the framework acts as they do, stands alone, and what cannot leave is refused."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlx import export
+from rlx.export import c_source, measure
+from rlx.nn import normalize
+from rlx.types import Leaf
+from tests.export import laws
+
+POINTS = 10_000
+
+
+def observations(n: int, count: int = POINTS) -> np.ndarray:
+    return (2 * np.random.default_rng(5).standard_normal((count, n))).astype(np.float32)
+
+
+def sac():
+    return laws.policy("sac", hidden=(64, 64))
+
+
+def td3():
+    return laws.policy("td3", hidden=(64, 64))
+
+
+def ppo():
+    """With observation statistics of a shifted, scaled crowd."""
+    made = laws.policy("ppo", normalize_obs=True)
+    seen = normalize.update(made.state.learned["seen"], 3 + 2 * observations(3, 500), np.ones(500, bool))
+    state = made.state._replace(learned={**made.state.learned, "seen": seen})
+    return dataclasses.replace(made, state=state)
+
+
+def act_of(law):
+    return (lambda x: np.asarray(jax.jit(law.act)(x))) if isinstance(law, export.Law) else (lambda x: law.act(x)[0])
+
+
+EXPORTED = {
+    "sac": sac,
+    "td3": td3,
+    "ppo": ppo,
+    "piecewise": lambda: laws.piecewise(50, 8),
+    "sindy": lambda: export.Law(laws.sindy, 2, "sindy"),
+}
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_all_formats_act_as_the_policy(name, tmp_path):
+    law = EXPORTED[name]()
+    size = law.size if isinstance(law, export.Law) else law.spec.obs.shape[0]
+    x = observations(size)
+    wanted = act_of(law)(x)
+    assert wanted.std() > 0.01
+    assert laws.off(laws.run_c(law, tmp_path, optimise="-O2")(x), wanted) < 1e-6
+    assert laws.off(laws.run_numpy(export.to_numpy(law, tmp_path / "law.py"))(x), wanted) < 1e-6
+    act = export.from_stablehlo(export.to_stablehlo(law, tmp_path / "law.stablehlo"))
+    assert laws.off(act(x), wanted) < 1e-6 and laws.off(act(x[7]), wanted[7]) < 1e-6
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_in_float64_c_agrees_with_numpy(name, tmp_path):
+    law = EXPORTED[name]()
+    size = law.size if isinstance(law, export.Law) else law.spec.obs.shape[0]
+    x = observations(size, 1000).astype(np.float64)
+    act = laws.run_numpy(export.to_numpy(law, tmp_path / "law.py", "float64"))
+    assert laws.off(laws.run_c(law, tmp_path, dtype="float64")(x), act(x)) < 1e-12
+    assert act(x).dtype == np.float64 and laws.off(act(x), act_of(law)(x.astype(np.float32))) < 1e-5
+
+
+def test_many_regions_and_both_ways_of_choosing(tmp_path):
+    """Inside a region and outside all of them, each many times."""
+    law = laws.piecewise(400, 12)
+    x = observations(4, 3000)
+    assert laws.off(laws.run_c(law, tmp_path)(x), act_of(law)(x)) < 1e-6
+
+
+def test_the_numpy_file_needs_numpy_alone(tmp_path):
+    path = export.to_numpy(sac(), tmp_path / "alone.py")
+    tree = ast.parse(path.read_text())
+    imported = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
+    assert imported <= {"base64", "math", "numpy"} and not [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+    assert "observation of 3 numbers" in ast.get_docstring(tree)
+    assert "pickle" not in path.read_text()
+    x = observations(3, 20)
+    np.save(tmp_path / "x.npy", x)
+    program = (
+        "import sys; sys.modules.update(jax=None, jaxlib=None, rlx=None)\n"
+        "import numpy as np, alone; x = np.load('x.npy'); np.save('y.npy', alone.act(x))\n"
+        "assert alone.act(x[0]).shape == (1,) and alone.act(x[:0]).shape == (0, 1) and alone.act(list(x[0])).shape == (1,)\n"
+        "try: alone.act(x[:, :2])\n"
+        "except ValueError as error: assert '(20, 2)' in str(error)\n"
+        "else: raise SystemExit(1)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path)
+    assert laws.off(np.load(tmp_path / "y.npy"), act_of(sac())(x)) < 1e-6
+
+
+def test_the_c_stands_alone(tmp_path):
+    header, source = export.to_c(laws.piecewise(50, 8), tmp_path, "cell")
+    text = source.read_text()
+    assert re.findall(r"#include [<\"](.*)[>\"]", text) == ["math.h", "cell.h"]
+    assert "malloc" not in text
+    for line in text.splitlines():  # nothing outside of functions is written
+        assert line.startswith(("static const ", "static float ", "static int ")) or not line.startswith("static")
+    assert "void cell_act(" in header.read_text() and "#define CELL_OBS 4" in header.read_text()
+    cost = export.cost(laws.piecewise(50, 8))
+    for number in (cost.flops, cost.constants, cost.stack):
+        assert f"{number} " in text
+
+
+def test_the_same_policy_gives_the_same_text(tmp_path):
+    first, second = (c_source.code(laws.piecewise(20, 5)) for _ in range(2))
+    assert (first.header, first.source) == (second.header, second.source)
+
+
+def test_timing(tmp_path):
+    law = laws.piecewise(50, 8)
+    x = observations(4, 200)
+    timing = export.measure_c(law, x, calls=5)
+    assert 0 < timing.median <= timing.worst <= timing.slowest_call and timing.states == 200
+    assert laws.off(timing.actions, act_of(law)(x)) < 1e-6
+    drawn = export.measure_c(sac(), states=50, calls=2, dtype="float64", flags=("-O1",))
+    assert drawn.actions.shape == (50, 1) and drawn.actions.dtype == np.float64
+    assert any("ns" in value for _, value in drawn.rows())
+
+
+def test_states_are_drawn_within_bounds():
+    policy = laws.policy("sac", hidden=(8,))
+    leaf = Leaf((3,), low=np.array([-1.0, 0.0, -np.inf]), high=np.array([1.0, 5.0, np.inf]))
+    spec = dataclasses.replace(policy.spec, obs=leaf)
+    x = measure.draw(type("P", (), {"spec": spec})(), 3, 1000, 0)
+    assert -1 <= x[:, 0].min() < -0.9 and 4.9 < x[:, 1].max() <= 5 and x[:, 2].min() < -2
+
+
+def test_stablehlo_of_a_fixed_batch(tmp_path):
+    path = export.to_stablehlo(td3(), tmp_path / "law", batch=4)
+    act = export.from_stablehlo(path)
+    x = observations(3, 4)
+    assert laws.off(act(x), act_of(td3())(x)) < 1e-6
+    with pytest.raises(ValueError, match="4 rows"):
+        act(x[:3])
+    with pytest.raises(ValueError, match="shape"):
+        act(x[:, :2])
+
+
+def test_a_law_that_wants_a_known_batch(tmp_path):
+    """It cannot be traced for any number of rows: the file goes row by row."""
+
+    def act(x):
+        return jnp.concatenate([jnp.sin(x[i : i + 1]) for i in range(int(x.shape[0]))])
+
+    law, x = export.Law(act, 3), observations(3, 5)
+    path = export.to_numpy(law, tmp_path / "law.py")
+    assert laws.off(laws.run_numpy(path)(x), np.sin(x)) < 1e-6
+    with pytest.raises(ValueError, match="give batch"):
+        export.to_stablehlo(law, tmp_path / "law")
+
+
+# ------------------------------------------------------------------------------------------------------------------ refused
+
+
+def altered(**changes):
+    """A policy whose agent is another."""
+    made = laws.policy("sac", hidden=(8,))
+    return dataclasses.replace(made, agent=dataclasses.replace(made.agent, **changes))
+
+
+def shaped(**changes):
+    made = laws.policy("sac", hidden=(8,))
+    env = made.problem.envs["train"]
+    env = dataclasses.replace(env, spec=dataclasses.replace(env.spec, **changes))
+    return dataclasses.replace(made, problem=dataclasses.replace(made.problem, envs={"train": env}))
+
+
+def acting(fn):
+    """A policy that acts by ``fn(step, key)``."""
+    return altered(act=lambda state, clock, carry, step, key, mode: (fn(step, key), carry, {}))
+
+
+REFUSED = {
+    "memory": (lambda: altered(carry=lambda state, n, context=None: jnp.zeros((n, 7))), r"memory.*\(1, 7\)"),
+    "no eval": (lambda: altered(modes=("explore",)), "no mode 'eval'"),
+    "pixels": (lambda: shaped(obs=Leaf((64, 64, 3), np.uint8)), "one vector of floats"),
+    "dict": (lambda: shaped(obs={"a": Leaf((3,))}), "one vector of floats; that of sac here is dict"),
+    "reward": (lambda: acting(lambda step, key: step.obs[:, :1] + step.reward[:, None]), "depends on its reward"),
+    "first": (lambda: acting(lambda step, key: jnp.where(step.first[:, None], 0.0, step.obs)), "depends on first"),
+    "noise": (lambda: acting(lambda step, key: step.obs + jax.random.normal(key, step.obs.shape)), "random key"),
+    "own key": (lambda: export.Law(lambda x: x + jax.random.normal(jax.random.key(0), x.shape), 3), "draws random numbers"),
+    "shape": (lambda: export.Law(lambda x: x.sum(), 3), r"one action \[W, m\]"),
+    "python": (lambda: export.Law(lambda x: x if x[0, 0] > 0 else -x, 3), "cannot be traced"),
+    "while": (lambda: export.Law(lambda x: jax.lax.while_loop(lambda v: v[0, 0] < 9, lambda v: v + 1, x), 3), "steps"),
+    "unknown": (lambda: export.Law(lambda x: jnp.sort(x, 1), 3), "'sort'.*c_ops.py.*stablehlo"),
+    "nothing": (lambda: 3, "rlx.load.*got int"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_exported_is_refused(case, tmp_path):
+    make, says = REFUSED[case]
+    law = make()
+    for write in (
+        lambda: export.to_numpy(law, tmp_path / "law.py"),
+        lambda: export.to_c(law, tmp_path),
+        lambda: export.cost(law),
+    ):
+        with pytest.raises(ValueError, match=f"(?s){says}"):
+            write()
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_names_types_and_files(tmp_path, monkeypatch):
+    law = export.Law(lambda x: x, 2)
+    for name in ("double", "2law", "a-b", "", "while"):
+        with pytest.raises(ValueError, match="cannot name a C function"):
+            export.to_c(law, tmp_path, name)
+    with pytest.raises(ValueError, match="float32, float64"):
+        export.to_c(law, tmp_path, dtype="float16")
+    with pytest.raises(ValueError, match="float32, float64"):
+        export.to_numpy(law, tmp_path / "law.py", dtype="int32")
+    with pytest.raises(ValueError, match=".py"):
+        export.to_numpy(law, tmp_path / "law.txt")
+    with pytest.raises(ValueError, match="at least 1"):
+        export.to_stablehlo(law, tmp_path / "law", batch=0)
+    with pytest.raises(ValueError, match="no such file"):
+        export.from_stablehlo(tmp_path / "nothing")
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(ValueError, match="holds no StableHLO"):
+        export.from_stablehlo(tmp_path / "text")
+    with pytest.raises(ValueError, match=r"\[S, 2\]"):
+        export.measure_c(law, np.zeros((5, 3)))
+    with pytest.raises(ValueError, match="failed"):
+        export.measure_c(law, states=2, flags=("--no-such-flag",))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(ValueError, match="no C compiler.*install"):
+        export.measure_c(law, states=2)
+
+
+def test_the_example_of_the_page_is_true():
+    page = (Path(__file__).resolve().parent.parent.parent / "docs" / "export.md").read_text()
+    for name in export.__all__:
+        assert name in page
