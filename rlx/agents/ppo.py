@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rlx import replay
 from rlx.agents.offpolicy import vector
@@ -85,6 +86,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+MOST_PACKED = 2**18  # rows whose index leaves 14 random bits of 32
+
+
 class Samples(NamedTuple):
     """One decision each, [B, ...]."""
 
@@ -118,6 +122,17 @@ def kl_weight(weight: Array, kl: Array, goal: Array) -> Array:
     """The next weight of the KL (section 4 of the paper, with RLlib's factors)."""
     factor = jnp.where(kl > 2 * goal, 1.5, jnp.where(kl < 0.5 * goal, 0.5, 1.0))
     return jnp.where(goal > 0, weight * factor, weight)
+
+
+def shuffled(key: Key, n: int) -> Array:
+    """The numbers below ``n`` in random order: one sort of random numbers whose low bits are the index, on CPUs several times
+    as quick as `jax.random.permutation`. Of two with the same high bits the lower comes first, which minibatches do not notice.
+    """
+    if n > MOST_PACKED:
+        return jax.random.permutation(key, n)
+    low = np.uint32((1 << (n - 1).bit_length()) - 1)
+    mixed = jax.random.bits(key, (n,)) & ~low | jnp.arange(n, dtype=jnp.uint32)
+    return (jnp.sort(mixed) & low).astype(jnp.int32)
 
 
 def make(config: Config, problem: Problem) -> Agent:
@@ -225,12 +240,11 @@ def make(config: Config, problem: Problem) -> Agent:
         size = total // config.minibatches
 
         def epoch(carry: tuple, k: Key) -> tuple[tuple, dict]:
-            order = jax.random.permutation(k, total).reshape(config.minibatches, size)
-            return jax.lax.scan(minibatch, carry, order)
+            order = shuffled(k, total).reshape(config.minibatches, size)
+            return jax.lax.scan(minibatch, carry, jax.tree.map(lambda x: x[order], samples))
 
-        def minibatch(carry: tuple, index: Array) -> tuple[tuple, dict]:
+        def minibatch(carry: tuple, part: Samples) -> tuple[tuple, dict]:
             nets, opt, near = carry
-            part = jax.tree.map(lambda x: x[index], samples)
             (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(nets, part, h, beta)
             near = near & (metrics["actor/kl"] <= h["target_kl"])
             new = adam(nets, grads, opt, h["lr"], eps=1e-5, max_norm=config.max_norm)

@@ -343,7 +343,7 @@ class _Runner:
         self._write("train", {k: self._by_member(v) for k, v in means.items()})
         for k, v in tally.counts.items():
             run.counts[k] = run.counts[k] + np.asarray(v)
-        zero = jax.tree.map(jnp.zeros_like, (tally.counts, tally.sums, tally.n))
+        zero = self.program.jit("zero", lambda x: jax.tree.map(jnp.zeros_like, x), (0,))((tally.counts, tally.sums, tally.n))
         run.reports["tally"] = tally._replace(counts=zero[0], sums=zero[1], n=zero[2])
 
     # -------------------------------------------------------------------------------------------------------- checkpoints

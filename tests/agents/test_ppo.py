@@ -218,3 +218,14 @@ def test_the_scale_of_rewards_does_not_matter_where_they_are_normalised():
     one, many = learned(1.0), learned(1000.0)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one["critic"], many["critic"])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one["actor"], many["actor"])
+
+
+@pytest.mark.parametrize("n", [1, 7, 256])
+def test_shuffled_is_a_permutation_and_each_place_is_as_likely(n):
+    keys = jax.random.split(jax.random.key(0), 4_000)
+    drawn = np.asarray(jax.jit(jax.vmap(lambda k: ppo.shuffled(k, n)))(keys))
+    assert (np.sort(drawn, 1) == np.arange(n)).all()
+    if n > 1:
+        for i in (0, n - 1):  # where the first and the last number come to lie
+            places = np.bincount(np.argmax(drawn == i, 1), minlength=n)
+            assert stats.chisquare(places).pvalue > 1e-4
