@@ -88,6 +88,13 @@ def together(parts: list[dict[str, Any]], run_dir: Path) -> dict[str, Any]:
     return values
 
 
+def ranked(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """A ranking of settings as rows of a table."""
+    bounds = [console.bounds(r["iqm"], (r["low"], r["high"])) for r in rows]
+    lost = [f", {r['diverged']} diverged" if r["diverged"] else "" for r in rows]
+    return [(r["setting"], f"{b}  {r['seeds']} seeds{d}") for r, b, d in zip(rows, bounds, lost, strict=True)]
+
+
 def film(policy: Policy, env: Env | HostEnv, run_dir: Path, seed: int) -> Path | None:
     """One episode as a video in ``run_dir``. Without a renderer there is none, and a message says why."""
     key = keys.fold(jax.random.key(seed), "video")

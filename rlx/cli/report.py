@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlx import config
-from rlx.cli import console
+from rlx.cli import console, outputs
 from rlx.train import report
 
 
@@ -34,6 +34,6 @@ def body(argv: list[str]) -> None:
     for row in made["table"]:
         console.table(row["group"], [(k, v) for k, v in row.items() if k != "group"])
     if made["ranking"]:
-        console.table("Ranking", [(r["setting"], console.bounds(r["iqm"], (r["low"], r["high"]))) for r in made["ranking"]])
+        console.table("Ranking", outputs.ranked(made["ranking"]))
     console.table("Report", [("page", made["page"]), *(("picture", path) for path in made["pictures"])])
     console.result({"out": flags.out, **{k: made[k] for k in ("page", "pictures", "runs", "groups")}})

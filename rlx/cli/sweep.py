@@ -13,7 +13,7 @@ import jax
 import tyro
 
 from rlx import config
-from rlx.cli import console
+from rlx.cli import console, outputs
 from rlx.cli.train import RECIPE, given_recipe, parse, train_waves
 from rlx.cli.train import Flags as TrainFlags
 from rlx.cli.train import _flag as flag
@@ -166,7 +166,7 @@ def _finish(run_dir: Path, trials: list[sweeps.Trial], points: list[sweeps.Point
         raise ValueError(f"no trial of {run_dir} ended: see {run_dir / 'trials' / trials[0].name / launch.LOG}.")
     made = report.report([run_dir], run_dir / "report")
     best = made["ranking"][0]
-    console.table("Ranking", [(r["setting"], _words(r)) for r in made["ranking"]])
+    console.table("Ranking", outputs.ranked(made["ranking"]))
     values |= {"settings": len(points), "best": best["setting"], "iqm": best["iqm"], "ci": [best["low"], best["high"]]}
     console.table("Report", [("page", made["page"])])
     if failed:
@@ -174,8 +174,3 @@ def _finish(run_dir: Path, trials: list[sweeps.Trial], points: list[sweeps.Point
             f"{len(failed)} of {len(trials)} trials failed: {', '.join(sorted(failed))}. The same command tries them."
         )
     console.result({**values, "page": made["page"]})
-
-
-def _words(row: dict[str, Any]) -> str:
-    text = f"{console.bounds(row['iqm'], (row['low'], row['high']))}  {row['seeds']} seeds"
-    return text + (f", {row['diverged']} diverged" if row["diverged"] else "")

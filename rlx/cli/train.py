@@ -16,7 +16,7 @@ import tyro
 
 from rlx import agents, config, keys
 from rlx.cli import console, outputs
-from rlx.train import Interrupted, Options, Policy, launch, memory, processes, run
+from rlx.train import Interrupted, Options, Policy, launch, memory, processes, run, sweeps
 from rlx.train import recipe as recipes
 from rlx.train.compilation import compile_seconds
 from rlx.train.evaluate import evaluate
@@ -96,6 +96,8 @@ def body(argv: list[str]) -> None:
             console.result({"run_dir": run_dir, "interrupted": True})
         return
     if processes.chief():
+        if len(settings) > 1:
+            console.table("Ranking", outputs.ranked(sweeps.ranking(sweeps.scores(sweeps.runs(run_dir)))))
         console.result(values)
 
 

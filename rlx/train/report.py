@@ -87,7 +87,7 @@ def report(run_dirs: list[Path], out: Path) -> dict[str, Any]:
     """
     if not run_dirs:
         raise ValueError("report needs at least one run folder.")
-    folders = [f for d in map(Path, run_dirs) for f in (sweeps.folders(d) if (d / sweeps.FILE).is_file() else [d])]
+    folders = [folder for d in run_dirs for folder in sweeps.runs(Path(d))]
     if not folders:
         raise ValueError(f"no trial of {', '.join(map(str, run_dirs))} has ended yet.")
     curves = [c for folder in folders for c in read_run(folder)]

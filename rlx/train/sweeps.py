@@ -185,6 +185,13 @@ def folders(sweep_dir: Path) -> list[Path]:
     return [folder for folder in ended if not (folder / "wave0").is_dir()]
 
 
+def runs(folder: Path) -> list[Path]:
+    """The run folders in ``folder``: those of a sweep that have ended, those of waves, or itself."""
+    if (folder / FILE).is_file():
+        return folders(folder)
+    return sorted(folder.glob("wave[0-9]*"), key=lambda p: int(p.name[4:])) or [folder]
+
+
 def scores(run_dirs: Sequence[Path]) -> dict[str, np.ndarray]:
     """The final mean return of each seed [N], by label of the setting; not finite where a member diverged."""
     found: dict[str, list[float]] = {}

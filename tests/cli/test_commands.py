@@ -235,3 +235,13 @@ def test_report_is_one_page(trained, tmp_path, capsys):
     assert page.parent == tmp_path and text.count("<img") + text.count("<svg") >= 1
     for env in ENVS.values():
         assert env in text
+
+
+def test_a_grid_is_ranked_and_waves_are_reported_together(tmp_path, capsys):
+    more = ["--no-video", "--seeds", "2", "--grid", "agent.actor_lr=1e-3,1e-4", "--waves", "2"]
+    assert main(train_args(ENVS["device"], tmp_path / "run", *more)) == 0
+    out = capsys.readouterr().out
+    assert out.index("Ranking") < out.index("RESULT {") and "actor_lr=0.0001" in out and "2 seeds" in out
+    assert main(["report", str(tmp_path / "run"), "--out", str(tmp_path / "report")]) == 0
+    result = result_of(capsys.readouterr().out)
+    assert result["runs"] == 4 and result["groups"] == 2
