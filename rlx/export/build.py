@@ -123,6 +123,9 @@ class Builder:
             return self.cond(args, params["branches"])
         if op == "scan" and params["length"] <= UNROLLED:
             return self.scan(args, params)
+        if op == "platform_index":
+            on = [names is None or "cpu" in names for names in params["platforms"]]
+            return [self.const(np.int32(on.index(True)))]
         if op == "split":
             return self.split(args[0], params)
         if op == "unstack":
@@ -195,6 +198,8 @@ class Builder:
             return self.add("min", (self.add("max", (x, low), out.shape, out.dtype), high), out.shape, out.dtype)
         if op == "convert_element_type" and args[0].dtype == out.dtype:
             return args[0]
+        if op in ("le_to", "lt_to", "eq_to"):
+            return self.ordered(op[:2], args, out)
         if op == "stack":
             return self.stack(args, params["axis"])
         if op == "tile":
@@ -207,6 +212,18 @@ class Builder:
         if op == "gather":
             return self.gather(args[0], args[1], out, params)
         return self.add("add" if op == "add_any" else op, tuple(args), out.shape, out.dtype, params)
+
+    def ordered(self, op: str, args: list[Value], out: Value) -> Value:
+        """A comparison in which NaN equals itself and is above all else."""
+        plain = self.add(op, tuple(args), out.shape, out.dtype)
+        if not args[0].real:
+            return plain
+        a, b = (self.add("ne", (x, x), x.shape, out.dtype) for x in args)
+        if op == "lt":
+            b = self.add("and", (b, self.add("not", (a,), a.shape, out.dtype)), out.shape, out.dtype)
+        elif op == "eq":
+            b = self.add("and", (a, b), out.shape, out.dtype)
+        return self.add("or", (plain, b), out.shape, out.dtype)
 
     def gather(self, x: Value, index: Value, out: Value, params: dict[str, Any]) -> Value:
         """In its plainest form: an index moves only along axes where it can, and windows of one element lack that axis."""

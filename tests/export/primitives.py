@@ -169,6 +169,9 @@ MOVING: dict[str, Callable] = {
     "set": lambda x: x.at[:, 1].set(jnp.arctan2(x[:, 1], x[:, 0])).at[:, 4].add(2.0).at[:, 2].subtract(x[:, 0]),
     "set_moving": lambda x: jax.vmap(lambda v, i: v.at[i].set(9.0).at[(i + 2) % 9].mul(3.0))(x, ints(x[:, 0])),
     "set_most": lambda x: jax.vmap(lambda v: v.at[jnp.array([1, 1, 5])].max(v[:3]).at[jnp.array([2, 9])].min(0.0))(x),
+    "look_up": lambda x: (
+        jnp.interp(x, jnp.arange(-3.0, 4.0), const(CUBE.reshape(-1)[:7], x)) + jnp.searchsorted(jnp.arange(-3.0, 4.0), x)
+    ),
     "cond": lambda x: lax.cond(x[0, 0] > 0, jnp.sin, lambda v: 2 * v, x),
     "switch": lambda x: lax.switch(ints(x)[0, 0], [jnp.sin, jnp.cos, lambda v: 3 * v], x),
     "scan": lambda x: lax.scan(lambda c, t: (c * 0.5 + t, c), x[:, 0], jnp.tanh(x).T)[1].T,

@@ -43,6 +43,14 @@ def ppo():
     return dataclasses.replace(made, state=state)
 
 
+def yann():
+    """Explicit MPC with residuals that are no longer 0."""
+    made = laws.policy("yann", "rlx:double-integrator")
+    draw = lambda x: x + 0.1 * jax.random.normal(jax.random.key(3), x.shape, x.dtype)
+    moved = jax.tree.map(lambda x: draw(x) if jnp.issubdtype(x.dtype, jnp.floating) else x, made.state.learned["actor"])
+    return dataclasses.replace(made, state=made.state._replace(learned={**made.state.learned, "actor": moved}))
+
+
 def act_of(law):
     return (lambda x: np.asarray(jax.jit(law.act)(x))) if isinstance(law, export.Law) else (lambda x: law.act(x)[0])
 
@@ -51,6 +59,7 @@ EXPORTED = {
     "sac": sac,
     "td3": td3,
     "ppo": ppo,
+    "yann": yann,
     "piecewise": lambda: laws.piecewise(50, 8),
     "sindy": lambda: export.Law(laws.sindy, 2, "sindy"),
 }
