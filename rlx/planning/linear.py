@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
@@ -43,14 +44,14 @@ def jacobians(drift: Callable[..., Any], params: Any, x: np.ndarray, action: np.
     """d drift/dx [n, n], d drift/d action [n, m], d drift/d disturbance [n, l] (``params["disturbance"]``, if there is one), in
     float64 at one point. ``drift(xp, params, x, action)`` is a task's."""
     with jax.enable_x64(True):
-        params = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
-        x, action = np.asarray(x, np.float64), np.asarray(action, np.float64)
-        of = jax.jacfwd(lambda x, a, p: drift(jax.numpy, p, x, a), argnums=(0, 1))
+        wide = lambda tree: jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), tree)
+        params, x, action = wide(params), wide(x), wide(action)
+        of = jax.jit(jax.jacfwd(lambda x, a, p: drift(jnp, p, x, a), argnums=(0, 1)))
         Ac, Bc = of(x, action, params)
         Ec = np.zeros((len(x), 0))
         if isinstance(params, dict) and "disturbance" in params:
-            given = lambda d: drift(jax.numpy, {**params, "disturbance": d}, x, action)
-            Ec = jax.jacfwd(given)(params["disturbance"])
+            given = lambda d: drift(jnp, {**params, "disturbance": d}, x, action)
+            Ec = jax.jit(jax.jacfwd(given))(params["disturbance"])
         return np.array(Ac), np.array(Bc), np.array(Ec)
 
 
