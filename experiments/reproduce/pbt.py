@@ -76,15 +76,16 @@ def draw(runs: dict[str, dict[str, Any]], file: Path) -> None:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
+    thousands = {name: np.array(run["decisions"]) / 1_000 for name, run in runs.items()}
     for (name, run), colour in zip(runs.items(), ("#444444", "#0072b2"), strict=True):
-        left.plot(run["decisions"], run["returns"], color=colour, alpha=0.15, linewidth=0.8)
+        left.plot(thousands[name], run["returns"], color=colour, alpha=0.15, linewidth=0.8)
         middle = [iqm(r[np.isfinite(r)]) for r in run["returns"]]
-        left.plot(run["decisions"], middle, color=colour, linewidth=2, label=f"{name}: IQM")
+        left.plot(thousands[name], middle, color=colour, linewidth=2, label=f"{name}: IQM")
     rates = runs["exchanged"]["rates"]
-    right.plot(np.linspace(0, runs["exchanged"]["decisions"][-1], len(rates)), rates, color="#0072b2", alpha=0.4, linewidth=0.8)
-    left.set(xlabel="decisions of each member", ylabel="evaluation return", title="members and their IQM")
-    right.set(xlabel="decisions of each member", ylabel="learning rate", yscale="log", title="learning rates, exchanged")
-    left.legend()
+    right.plot(np.linspace(0, thousands["exchanged"][-1], len(rates)), rates, color="#0072b2", alpha=0.4, linewidth=0.8)
+    left.set(xlabel="thousand decisions of each member", ylabel="evaluation return", title="members and their IQM")
+    right.set(xlabel="thousand decisions of each member", ylabel="learning rate", yscale="log", title="learning rates")
+    figure.legend(loc="outside lower left", ncols=2)
     figure.savefig(file, dpi=110)
 
 
