@@ -41,8 +41,10 @@ class Config:
     critic: Literal["lqr", "mpqp", "mlp"] = "lqr"  # starts as the regulator's action value, as the program's, or at random
     critic_P: Literal["discounted", "paper"] = "discounted"  # the paper puts the undiscounted cost-to-go into it
     critic_hidden: tuple[int, ...] = (64, 64)
-    critic_scale: Literal["local", "replay"] = "local"  # h in units of the start value at z, which keeps it quiet where costs
-    #                                                     are small; or of the largest that the first policy met
+    critic_input: Literal["deviation", "paper"] = "deviation"  # h sees the input less the controller's, with weights of 0 at
+    #    the start, so that nothing is concluded about inputs that were not tried; or the input itself
+    critic_scale: Literal["local", "replay"] = "local"  # h and errors count in units of the start value at z, so that no state
+    #    drowns another; or of what the first policy met
     n_critics: int = 1  # 2: the larger of two costs counts
     hidden: tuple[int, ...] = (256, 256)  # of the mlp actor and critic
     clone: int = 0  # updates of behaviour cloning of the controller before all else, for the mlp actor
@@ -75,6 +77,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "outside": "zero",
         "critic_P": "paper",
     },
+    "paper_critic": {"critic_P": "paper", "critic_input": "paper", "critic_scale": "replay"},
     "safe": {"trust": 0.25, "filter": True},
     "reactor": {"width": 8, "state_rows": False, "actor_lr": 3e-5, "critic_lr": 3e-4},
     "frozen": {"residual": "none"},

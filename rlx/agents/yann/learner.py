@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from rlx.agents.yann import networks as nets
 from rlx.agents.yann.config import Config
@@ -15,7 +14,12 @@ from rlx.nn import mlp
 from rlx.planning.laws import PiecewiseLaw
 from rlx.types import AgentState, Array, Key, Step
 
-FLOOR = 0.01  # of the largest start value: the least unit of h
+
+class Units(NamedTuple):
+    """In which costs are counted: of the critic's h, and of its errors."""
+
+    h: Array
+    error: Array
 
 
 class Learner:
@@ -25,8 +29,7 @@ class Learner:
         self.config, self.known = config, known
         self.m, self.nz = len(known.half), len(known.scale)
         self.bound = None if config.trust is None else jnp.asarray(2 * config.trust * known.half)
-        W, nz = known.W, self.nz
-        self.V = jnp.asarray(W[:nz, :nz] - W[:nz, nz:] @ np.linalg.solve(W[nz:, nz:], W[nz:, :nz]))  # min over u
+        self.form = nets.Form.of(known.W, self.nz)
         self.low, self.high, self.half = (jnp.asarray(x, jnp.result_type(float)) for x in (known.low, known.high, known.half))
 
     # ------------------------------------------------------------------------------------------------------------- actor
@@ -79,7 +82,8 @@ class Learner:
         c, size = self.config, self.nz + self.m
         if c.critic == "mlp":
             return {"h": mlp.init(key, (size, *c.hidden, 1))}
-        h = {"h": nets.zero_mlp_init(key, (size, *c.critic_hidden, 1), c.init)}
+        unseen = self.m if c.critic_input == "deviation" else 0
+        h = {"h": nets.zero_mlp_init(key, (size, *c.critic_hidden, 1), c.init, unseen)}
         return h if c.critic == "mpqp" else {"q": nets.quadratic_init(self.known.W, self.nz), **h}
 
     def start_value(self, critic: dict[str, Any], z: Array, u: Array) -> Array:
@@ -87,21 +91,30 @@ class Learner:
         if self.config.critic == "mlp":
             return jnp.zeros(z.shape[:-1])
         if self.config.critic == "lqr":
-            return nets.quadratic(critic["q"], self.known.features(z), u / self.half)
+            return nets.quadratic(critic["q"], self.form, self.known.features(z), u / self.half)
         assert self.known.value is not None
         return self.known.cost(z, u) + self.config.discount * self.known.value(self.known.predicted(z, u))
 
-    def q_value(self, critic: dict[str, Any], scale: Array, z: Array, u: Array) -> Array:
-        """Q(z, u) [...]: the expected discounted cost to go."""
-        c, x = self.config, self.known.features(z)
-        if c.critic_scale == "local" and c.critic != "mlp":
-            scale = FLOOR * scale + jnp.einsum("...i,ij,...j->...", x, self.V, x)
-        h = mlp.apply(critic["h"], jnp.concatenate([x, u / self.half], -1), "relu" if c.critic == "mlp" else "tanh")[..., 0]
-        return self.start_value(critic, z, u) + scale * h
+    def units(self, start: Units, z: Array) -> Units:
+        """Of h and of errors at z [...]. Local ones are the regulator's cost to go: all states weigh alike however small their
+        costs, and what is learned where costs are large does not disturb where they are small."""
+        if self.config.critic_scale == "replay" or self.config.critic == "mlp":
+            return start
+        unit = start.error + self.form.value(self.known.features(z))
+        return Units(unit, unit)
 
-    def worst(self, critics: tuple, scale: Array, z: Array, u: Array) -> Array:
+    def q_value(self, critic: dict[str, Any], start: Units, z: Array, u: Array) -> Array:
+        """Q(z, u) [...]: the expected discounted cost to go."""
+        c, x, unit = self.config, self.known.features(z), self.units(start, z).h
+        if c.critic == "mlp":
+            return unit * mlp.apply(critic["h"], jnp.concatenate([x, u / self.half], -1))[..., 0]
+        known = jnp.clip(self.known.law(z).u, self.low, self.high) if c.critic_input == "deviation" else 0.0
+        h = mlp.apply(critic["h"], jnp.concatenate([x, (u - known) / self.half], -1), "tanh")[..., 0]
+        return self.start_value(critic, z, u) + unit * h
+
+    def worst(self, critics: tuple, start: Units, z: Array, u: Array) -> Array:
         """The largest of the critics' costs [...]."""
-        values = [self.q_value(critic, scale, z, u) for critic in critics]
+        values = [self.q_value(critic, start, z, u) for critic in critics]
         return values[0] if len(values) == 1 else jnp.maximum(*values)
 
     # ----------------------------------------------------------------------------------------------------------- behaviour
@@ -117,7 +130,7 @@ class Learner:
         u = jnp.clip(u, self.low, self.high)
         if c.safeguard == "q_gate":
             base = jnp.clip(self.known.law(z).u, self.low, self.high)
-            value = lambda u: self.worst(learned["target"]["critics"], learned["q_scale"], z, u)
+            value = lambda u: self.worst(learned["target"]["critics"], learned["units"], z, u)
             gain = value(base) - value(u)
             u = jnp.where((gain > h["gate"] * jnp.abs(value(base)))[..., None], u, base)
         if mode == "explore":

@@ -28,7 +28,7 @@ from rlx import replay
 from rlx.agents.offpolicy import vector
 from rlx.agents.yann.config import Config
 from rlx.agents.yann.controller import Controller, build
-from rlx.agents.yann.learner import Learner
+from rlx.agents.yann.learner import Learner, Units
 from rlx.config import hyper
 from rlx.envs import batch as batch_of
 from rlx.nn.optim import adam, adam_init, polyak
@@ -63,7 +63,7 @@ def huber(error: Array, delta: Array) -> Array:
 def targets(learner: Learner, learned: dict[str, Any], batch: Transitions) -> Array:
     """y [B]."""
     target, z = learned["target"], learner.known.see(batch.next_obs)
-    ahead = learner.worst(target["critics"], learned["q_scale"], z, learner.inputs(target["actor"], z))
+    ahead = learner.worst(target["critics"], learned["units"], z, learner.inputs(target["actor"], z))
     return jax.lax.stop_gradient(-batch.reward + batch.discount * ahead)
 
 
@@ -71,14 +71,15 @@ def critic_loss(
     critics: tuple, learner: Learner, learned: dict[str, Any], h: dict[str, Array], z: Array, u: Array, y: Array
 ) -> tuple[Array, Array]:
     """Mean over the batch, summed over critics; and the mean absolute error in stage costs."""
-    errors = [(y - learner.q_value(critic, learned["q_scale"], z, u)) / learned["c_scale"] for critic in critics]
+    unit = learner.units(learned["units"], z).error
+    errors = [(y - learner.q_value(critic, learned["units"], z, u)) / unit for critic in critics]
     each = (lambda e: huber(e, h["huber_delta"])) if learner.config.loss == "huber" else (lambda e: e**2)
     return sum(each(e).mean() for e in errors), jnp.abs(errors[0]).mean()  # type: ignore[return-value]
 
 
 def actor_loss(actor: Any, learner: Learner, critics: tuple, learned: dict[str, Any], z: Array) -> Array:
     u = learner.inputs(actor, z)
-    return (learner.q_value(critics[0], learned["q_scale"], z, u) / learned["c_scale"]).mean()
+    return (learner.q_value(critics[0], learned["units"], z, u) / learner.units(learned["units"], z).error).mean()
 
 
 # ------------------------------------------------------------------------------------------------------------------- agent
@@ -88,6 +89,7 @@ def make(config: Config, problem: Problem) -> Agent:
     """The agent for the plant "train" of ``problem``; see `rlx.agents.yann.controller.build` for ``problem.data``."""
     env = problem.envs["train"]
     check(config, env.spec.horizon, env.name)
+    limit = env.spec.horizon or 1
     vector(env.spec, "yann")
     learner = Learner(config, build(config, problem))
     known, learns = learner.known, config.actor == "mlp" or config.residual != "none"
@@ -97,7 +99,7 @@ def make(config: Config, problem: Problem) -> Agent:
         own = {"actor": learner.actor_init(a), "critics": learner.critics_init(c)}
         one = jnp.float32(1)
         learned = {**own, "target": jax.tree.map(jnp.copy, own), "opt": {k: adam_init(v) for k, v in own.items()}}
-        learned |= {"q_scale": one, "c_scale": one, "lr_scale": one, "actor_loss": jnp.float32(0)}
+        learned |= {"units": Units(one, one), "lr_scale": one, "actor_loss": jnp.float32(0)}
         learned |= {"visits": jnp.zeros(known.count, jnp.int32), "worse": jnp.int32(0)}
         return AgentState(hyper, {**learned, "best": {"score": jnp.full(2, jnp.inf), **{k: learned[k] for k in KEPT}}})
 
@@ -110,16 +112,18 @@ def make(config: Config, problem: Problem) -> Agent:
         return state._replace(learned={**state.learned, "visits": state.learned["visits"] + counted})
 
     def enter(state: AgentState, sources: Sources, key: Key) -> AgentState:
-        """The units of costs, from what the first policy met."""
+        """Units of costs, from what the first policy met: nine tenths of the start values, and the mean stage cost."""
         now = Clock(jnp.int32(0), jnp.int32(0), jnp.int32(0))
         rows = replay.transitions(1024)(state.hyper, now, sources, key)
         on = ~rows.terminated
-        c_scale = jnp.maximum((-rows.reward * on).sum() / jnp.maximum(on.sum(), 1), 1e-6)
-        z, u = known.see(rows.obs), known.input(rows.action)
-        q_scale = jnp.abs(learner.start_value(state.learned["critics"][0], z, u)).max()
+        mean = jnp.maximum((-rows.reward * on).sum() / jnp.maximum(on.sum(), 1), 1e-6)
         if config.critic == "mlp":
-            q_scale = c_scale / (1 - config.discount) if config.discount < 1 else c_scale * (env.spec.horizon or 1)
-        return state._replace(learned={**state.learned, "c_scale": c_scale, "q_scale": jnp.maximum(q_scale, 1e-6)})
+            units = Units(mean / (1 - config.discount) if config.discount < 1 else mean * limit, mean)
+        else:
+            z, u = known.see(rows.obs), known.input(rows.action)
+            value = jnp.abs(learner.start_value(state.learned["critics"][0], z, u))
+            units = Units(jnp.maximum(jnp.quantile(value, 0.9), 1e-6), mean)
+        return state._replace(learned={**state.learned, "units": units})
 
     def update(state: AgentState, clock: Clock, batch: Transitions, key: Key) -> tuple[AgentState, Out]:
         h, old = state.hyper, state.learned
@@ -154,12 +158,10 @@ def make(config: Config, problem: Problem) -> Agent:
         {**hyper(config), "discount": config.discount},
         init,
         act,
-        stages(config, learner, update if learns else None, enter, observe, env.spec.horizon or 1),
+        stages(config, learner, update if learns else None, enter, observe, limit),
         envs={"train": batch_of(env, config.n_envs)},
         buffers={
-            "replay": replay.ring(
-                -(-min(config.capacity, config.episodes * (env.spec.horizon or 1)) // config.n_envs) + 2, config.n_envs
-            )
+            "replay": replay.ring(-(-min(config.capacity, config.episodes * (limit)) // config.n_envs) + 2, config.n_envs)
         },
         modes=("explore", "eval", "base"),
         evals=(
@@ -167,7 +169,7 @@ def make(config: Config, problem: Problem) -> Agent:
                 "main",
                 "eval" if "eval" in problem.envs else "train",
                 config.eval_episodes,
-                eval_cycles(config, env.spec.horizon or 1),
+                eval_cycles(config, limit),
                 stages=("warmup", "learn"),
             ),
         ),

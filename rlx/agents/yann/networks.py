@@ -170,29 +170,47 @@ def bigm_output(net: BigM, y3: Array, v: Array) -> Array:
 
 
 def quadratic_init(W: np.ndarray, nz: int) -> Params:
-    """Trainable coefficients of [z; u]'W[z; u]: what can be changed keeps W symmetric and its u-block positive definite."""
-    W = np.asarray(W, np.float64)
+    """Trainable coefficients of [z; u]'W[z; u], as z'Vz + |L'(u + K z)|^2: V and L relative to where they start (so that a step
+    changes each direction by the same share), K as it is. L L' keeps the form convex in u."""
     m = len(W) - nz
-    L = np.linalg.cholesky(W[nz:, nz:] - RIDGE * np.eye(m))
-    parts = {"zz": W[:nz, :nz][np.triu_indices(nz)], "zu": W[:nz, nz:], "uu": L[np.tril_indices(m)]}
-    return {k: jnp.asarray(v) for k, v in parts.items()}
+    zero = {"V": jnp.zeros(nz * (nz + 1) // 2), "L": jnp.zeros(m * (m + 1) // 2)}
+    return zero | {"K": jnp.asarray(np.linalg.solve(W[nz:, nz:], W[nz:, :nz]))}
 
 
-RIDGE = 1e-6
+class Form(NamedTuple):
+    """Where a quadratic starts: constants that its coefficients are relative to."""
+
+    root: Array  # [nz, nz] R with V = R'R
+    L: Array  # [m, m] lower
+
+    @staticmethod
+    def of(W: np.ndarray, nz: int) -> Form:
+        W = np.asarray(W, np.float64)
+        value, vectors = np.linalg.eigh(W[:nz, :nz] - W[:nz, nz:] @ np.linalg.solve(W[nz:, nz:], W[nz:, :nz]))
+        root = np.sqrt(np.maximum(value, 0.0))[:, None] * vectors.T  # V may be singular, where set-points are parameters
+        return Form(*map(jnp.asarray, (root, np.linalg.cholesky(W[nz:, nz:]))))
+
+    def value(self, z: Array) -> Array:
+        """z'Vz [...] of the start: the least of the action value over u."""
+        return (jnp.einsum("ij,...j->...i", self.root, z, precision="highest") ** 2).sum(-1)
 
 
-def quadratic(params: Params, z: Array, u: Array) -> Array:
+def quadratic(params: Params, form: Form, z: Array, u: Array) -> Array:
     """[z; u]'W[z; u] [...]."""
     nz, m = z.shape[-1], u.shape[-1]
-    zz = jnp.zeros((nz, nz)).at[np.triu_indices(nz)].set(params["zz"])
-    zz = zz + zz.T - jnp.diag(jnp.diag(zz))
-    L = jnp.zeros((m, m)).at[np.tril_indices(m)].set(params["uu"])
-    Lu = u @ L
-    return ((z @ zz + 2 * u @ params["zu"].T) * z).sum(-1) + (Lu**2).sum(-1) + RIDGE * (u**2).sum(-1)
+    dot = lambda M, x: jnp.einsum("ij,...j->...i", M, x, precision="highest")
+    off = jnp.zeros((nz, nz)).at[np.triu_indices(nz)].set(params["V"])
+    e = dot(form.root, z)
+    a = dot((form.L + form.L @ jnp.zeros((m, m)).at[np.tril_indices(m)].set(params["L"])).T, u + dot(params["K"], z))
+    return (e**2).sum(-1) + (e * dot((off + off.T) / 2, e)).sum(-1) + (a**2).sum(-1) + RIDGE * (u**2).sum(-1)
 
 
-def zero_mlp_init(key: Key, sizes: Sequence[int], init: str) -> list[Params]:
-    """A tanh network with output 0 at the start, see `residual_init`; what `rlx.nn.mlp.apply` takes."""
+RIDGE = 1e-9  # of u alone: what keeps the form strictly convex, whatever is learned
+
+
+def zero_mlp_init(key: Key, sizes: Sequence[int], init: str, unseen: int = 0) -> list[Params]:
+    """A tanh network with output 0 at the start, see `residual_init`; what `rlx.nn.mlp.apply` takes. It does not see the last
+    ``unseen`` inputs until they have been shown to matter: their weights are 0 too."""
     layers: list[Params] = []
     for i, (n, m) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
         k, last = jax.random.fold_in(key, i), i == len(sizes) - 2
@@ -203,6 +221,7 @@ def zero_mlp_init(key: Key, sizes: Sequence[int], init: str) -> list[Params]:
         else:  # the second layer cancels the pairs, whatever follows
             w, b = (_alike(k, (1, n, m))[0] if i == 1 else _small(k, (n, m))), jnp.zeros(m)
         layers.append({"w": w, "b": b})
+    layers[0]["w"] = layers[0]["w"].at[sizes[0] - unseen :].set(0.0)
     return layers
 
 
