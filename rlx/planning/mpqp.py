@@ -148,9 +148,10 @@ class _Search:
         flat = norm < 1e-10
         if (b[flat] < -1e-9).any():
             return False
-        index = np.concatenate([self.usable[~flat], np.full(len(self.bounds[1]), -1)])
-        A = np.concatenate([A[~flat] / norm[~flat, None], self.bounds[0]])
-        b = np.concatenate([b[~flat] / norm[~flat], self.bounds[1]])
+        some = ~flat & (b < np.abs(A).sum(1))  # the others hold in the whole box
+        index = np.concatenate([self.usable[some], np.full(len(self.bounds[1]), -1)])
+        A = np.concatenate([A[some] / norm[some, None], self.bounds[0]])
+        b = np.concatenate([b[some] / norm[some], self.bounds[1]])
         ball = largest_ball(A, b)
         if ball.radius <= FLAT:
             return False

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.spatial import HalfspaceIntersection, QhullError
 
+CORNERS = 6  # dimensions up to which corners are fewer than linear programs
 FLAT = 1e-7  # a region whose largest ball is smaller has no inside
 
 
@@ -59,7 +60,8 @@ def distinct(A: np.ndarray, b: np.ndarray, tolerance: float = 1e-9) -> np.ndarra
 def facets(A: np.ndarray, b: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Indices of the rows that are not redundant: those that touch the polytope in a facet. ``inside`` lies in its inside.
 
-    The polytope's corners come from Qhull, as facets of the dual's convex hull; a row counts whose corners span a facet.
+    In few dimensions the polytope's corners come from Qhull, as facets of the dual's convex hull, and a row counts whose corners
+    span a facet; in many, where there are too many corners, each row is tried by a linear program.
     """
     rows = distinct(A, b)
     A, b = A[rows], b[rows]
@@ -68,6 +70,8 @@ def facets(A: np.ndarray, b: np.ndarray, inside: np.ndarray) -> np.ndarray:
         high, low = np.flatnonzero(A[:, 0] > 0), np.flatnonzero(A[:, 0] < 0)
         ends = [high[np.argmin(b[high] / A[high, 0])], low[np.argmax(b[low] / A[low, 0])]]
         return np.sort(rows[ends])
+    if d > CORNERS:
+        return rows[_facets_by_programs(A, b)]
     try:
         hull = HalfspaceIntersection(np.concatenate([A, -b[:, None]], 1), inside)
     except QhullError:
