@@ -100,7 +100,7 @@ def make(config: Config, problem: Problem) -> Agent:
         one = jnp.float32(1)
         learned = {**own, "target": jax.tree.map(jnp.copy, own), "opt": {k: adam_init(v) for k, v in own.items()}}
         learned |= {"units": Units(one, one), "lr_scale": one, "actor_loss": jnp.float32(0)}
-        learned |= {"visits": jnp.zeros(known.count, jnp.int32), "worse": jnp.int32(0)}
+        learned |= {"visits": jnp.zeros(known.count, jnp.int32), "violations": jnp.int32(0), "worse": jnp.int32(0)}
         return AgentState(hyper, {**learned, "best": {"score": jnp.full(2, jnp.inf), **{k: learned[k] for k in KEPT}}})
 
     def act(state: AgentState, clock: Clock, carry: Any, step: Step, key: Key, mode: str) -> tuple[Array, Any, dict]:
@@ -109,7 +109,9 @@ def make(config: Config, problem: Problem) -> Agent:
 
     def observe(state: AgentState, rows: Row, key: Key) -> AgentState:
         counted = jnp.zeros(known.count, jnp.int32).at[rows.extras["region"]].add((rows.valid & ~rows.last).astype(jnp.int32))
-        return state._replace(learned={**state.learned, "visits": state.learned["visits"] + counted})
+        broken = (rows.valid & rows.info.get("violation", False)).sum(dtype=jnp.int32)
+        old = state.learned
+        return state._replace(learned={**old, "visits": old["visits"] + counted, "violations": old["violations"] + broken})
 
     def enter(state: AgentState, sources: Sources, key: Key) -> AgentState:
         """Units of costs, from what the first policy met: nine tenths of the start values, and the mean stage cost."""
