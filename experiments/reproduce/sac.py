@@ -1,6 +1,6 @@
 """SAC on one environment of each kind: trains, and writes what it reached as small files beside this script.
 
-    python experiments/reproduce/sac.py                      # all, about ten minutes on 2 cores
+    python experiments/reproduce/sac.py                      # all, about a quarter of an hour on 2 cores
     python experiments/reproduce/sac.py --only rlx:pendulum
     python experiments/reproduce/sac.py --preset debug       # the same path at toy size
 
@@ -23,7 +23,7 @@ RUNS: dict[str, list[str]] = {
     "rlx:pendulum": ["--agent.env-steps", "6000", "--agent.eval-every", "500", *FAST],
     "dmc:walker-walk": ["--repeat", "2", "--agent.env-steps", "16000", "--agent.eval-every", "2000"],
     "gym:HalfCheetah-v5": ["--agent.env-steps", "14000", "--agent.eval-every", "2000"],
-    "brax:inverted_pendulum": ["--agent.env-steps", "6000", "--agent.eval-every", "1000", "--agent.discount", "0.98", *FAST],
+    "brax:inverted_pendulum": ["--agent.env-steps", "10000", "--agent.eval-every", "500", *FAST],
     "mjx:cartpole-swingup": ["--repeat", "8", "--agent.env-steps", "5000", "--agent.eval-every", "1000", *FAST],
 }
 
