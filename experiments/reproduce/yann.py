@@ -1,0 +1,328 @@
+"""YANN-RL's two cases and what the paper leaves out: all baselines through one loop, ten seeds as one program each.
+
+    python experiments/reproduce/yann.py                          # everything, about an hour on 2 cores
+    python experiments/reproduce/yann.py --part pendulum --only yann ddpg
+    python experiments/reproduce/yann.py --preset debug           # the same path at toy size
+
+Parts: `pendulum` and `reactor` are the paper's cases (section 5; the reactor is one of its kind, see `rlx:t2-reactor`), `cubic`
+a plant on which the linear model misleads, `tracking` the three process plants with set-points, `unknown` the way from data of
+an unknown plant to C code, `starts` the controller's costs from single starts. Costs are of whole episodes, undiscounted, over
+64 test starts that training never sees and that are the same for all. Results: `results/yann-PART.json` and `.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from rlx import agents, config, envs, export, keys
+from rlx.agents.yann.controller import build
+from rlx.agents.yann.learner import Learner
+from rlx.planning.linear import identify
+from rlx.train import Options, run
+from rlx.train.evaluate import evaluate
+from rlx.train.policy import Policy
+from rlx.train.population import members
+from rlx.train.recipe import versions
+from rlx.train.spread import Spread
+from rlx.train.stats import interval
+from rlx.types import Agent, AgentState, Problem
+
+# name -> presets that stack, and changes on top
+VARIANTS: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "ddpg": (["ddpg"], {}),
+    "frozen MPC": (["frozen"], {}),
+    "clipped LQR": (["lqr"], {}),
+    "yann": ([], {}),
+    "yann, no safeguard": ([], {"safeguard": "none"}),
+    "paper": (["paper"], {}),
+    "paper, its critic": (["paper", "paper_critic"], {}),
+    "shared residual": ([], {"residual": "shared"}),
+    "random critic": ([], {"critic": "mlp"}),
+    "random actor": ([], {"actor": "mlp", "explore_sigma": 0.1}),
+    "cloned ddpg": (["ddpg_cloned"], {}),
+    "sigma 0.05": ([], {"explore_sigma": 0.05}),
+    "mp-QP critic": ([], {"critic": "mpqp"}),
+    "twin critics": ([], {"n_critics": 2}),
+    "safe": (["safe"], {}),
+}
+CASES: dict[str, tuple[str, list[str], dict[str, Any]]] = {
+    "pendulum": ("rlx:upright-pendulum", [], {"outside": "zero"}),
+    "reactor": ("rlx:t2-reactor", ["reactor"], {}),
+}
+TRACKING = {"rlx:cstr": {}, "rlx:four-tank": {"state_rows": False}, "rlx:extraction-column": {"state_rows": False}}
+CUBIC = {"explore_sigma": 0.1, "eval_every": 2}
+DEBUG = {"episodes": 2, "warmup": 32, "eval_every": 1, "eval_episodes": 4}
+
+
+# ---------------------------------------------------------------------------------------------------------------- training
+
+
+def configured(presets: list[str], changes: dict[str, Any]) -> Any:
+    return config.replace(config.apply(agents.config("yann"), agents.presets("yann"), presets), changes)
+
+
+def train(agent: Agent, problem: Problem, seeds: int, tests: int) -> dict[str, Any]:
+    """All seeds as one program; costs of the first policy, the last and the best at evaluations, on the test starts."""
+    curve: list[dict[str, Any]] = []
+    who, begun = members([(seed, {}) for seed in range(seeds)]), time.perf_counter()
+    first = jax.vmap(lambda k: agent.init(k, {n: jnp.float32(v) for n, v in agent.hyper.items()}))(who.keys)
+    state = run(agent, problem, who, options=Options(progress=False), on_report=curve.append)
+    seconds = time.perf_counter() - begun
+    kept = state.agent._replace(learned=state.best["learned"])
+    test = lambda s: tested(agent, problem, s, seeds, tests)
+    out = {"initial": test(first), "last": test(state.agent), "best": test(kept)}
+    broken = np.asarray(state.agent.learned["violations"])
+    lines = [[int(np.mean(x["env_steps"])), *(round(-float(v), 4) for v in np.atleast_1d(x["return_mean"]))] for x in curve]
+    found = {k: summary(v) for k, v in out.items()} | {"violations_in_training": broken.tolist(), "train_s": round(seconds, 1)}
+    return {**found, "curve": lines, "state": state}
+
+
+def tested(agent: Agent, problem: Problem, state: AgentState, seeds: int, tests: int) -> tuple[np.ndarray, np.ndarray]:
+    """Costs [M, E] and whether limits were violated [M, E], from the same starts for all members."""
+    spread = Spread.of(range(seeds), seeds)
+    here = spread.places(np.arange(seeds))[spread.own]
+    roots = jnp.stack([keys.fold(jax.random.key(2**31 - 1), "test starts")] * seeds)
+    state, roots = spread.put(jax.tree.map(lambda x: x[here], (state, roots)))
+    found = evaluate(agent, problem, state, roots, len(agent.stages) - 1, 0, tests, spread)
+    broken = found.get("info/violation", np.zeros_like(found["returns"]))
+    return -spread.members(found["returns"]), spread.members(broken) > 0
+
+
+def summary(found: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
+    """Mean over starts and its 95% interval over seeds."""
+    costs, broken = found
+    each = costs.mean(1)
+    low, high = interval(each[:, None]) if len(each) > 1 else (each[0], each[0])
+    numbers = {"cost": each.mean(), "low": low, "high": high, "violating": broken.mean()}
+    return {**{k: round(float(v), 4) for k, v in numbers.items()}, "seeds": [round(float(v), 4) for v in each]}
+
+
+# ------------------------------------------------------------------------------------------------------------------- parts
+
+
+def case(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """One of the paper's cases with all variants."""
+    env, base, changes = CASES[name]
+    problem = Problem({"train": envs.make(env)})
+    rows: dict[str, Any] = {}
+    for variant, (presets, more) in VARIANTS.items():
+        if args.only and variant not in args.only:
+            continue
+        chosen = configured([*base, *presets], {**changes, **more, **args.size})
+        found = train(agents.make("yann", chosen, problem), problem, args.seeds, args.tests)
+        rows[variant] = {k: v for k, v in found.items() if k != "state"}
+        say(name, variant, rows[variant])
+    draw_curves(name, rows, args.results / f"yann-{name}.png")
+    return {"env": env, "variants": rows}
+
+
+def tracking(args: argparse.Namespace) -> dict[str, Any]:
+    """Set-points, measurement noise: frozen controller, YANN with a little exploration, DDPG."""
+    out: dict[str, Any] = {}
+    for env, changes in TRACKING.items():
+        problem = Problem({"train": envs.make(env, schedule="random")})
+        for variant, presets, more in (
+            ("frozen MPC", ["frozen"], {}),
+            ("yann", [], {"explore_sigma": 0.02}),
+            ("ddpg", ["ddpg"], {}),
+        ):
+            chosen = configured(presets, {**changes, **more, **args.size})
+            found = train(agents.make("yann", chosen, problem), problem, args.seeds, args.tests)
+            out[f"{env} {variant}"] = {k: v for k, v in found.items() if k != "state"}
+            say(env, variant, found)
+    return {"variants": out}
+
+
+def cubic(args: argparse.Namespace) -> dict[str, Any]:
+    """Discounted costs from 13 starts: the linear law, the optimum by dynamic programming, and what learning makes of it."""
+    env = envs.make("rlx:cubic", time_limit=100)
+    problem = Problem({"train": env})
+    agent = agents.make("yann", configured([], {**CUBIC, **args.size}), problem)
+    found = train(agent, problem, args.seeds, args.tests)
+    state, learner = found["state"], Learner(agent.config, build(agent.config, problem))
+    law = lambda x: learner.known.law(x).u
+    kept = state.best["learned"]["actor"]
+    costs = [cubic_cost(lambda x, m=m: learner.inputs(jax.tree.map(lambda p: p[m], kept), x)) for m in range(args.seeds)]
+    linear, best = cubic_cost(law), cubic_optimum()
+    closed = [(linear - c) / (linear - best) for c in costs]
+    low, high = interval(np.array(closed)[:, None]) if len(closed) > 1 else (closed[0], closed[0])
+    row = {k: v for k, v in found.items() if k != "state"}
+    draw_curves("cubic", {"yann": row}, args.results / "yann-cubic.png")
+    share = {"closed": float(np.mean(closed)), "closed_low": float(low), "closed_high": float(high), "closed_seeds": closed}
+    closed_words = f"{share['closed']:.0%} of the gap closed"
+    print(f"cubic: linear law {linear:.3f}, optimum {best:.3f}, learned {np.mean(costs):.3f}; {closed_words}", flush=True)
+    return {"linear": linear, "optimum": best, "learned": costs, **share, "training": row}
+
+
+def cubic_cost(policy: Callable[[Any], Any], c3: float = -4.0, discount: float = 0.99, steps: int = 200) -> float:
+    """Mean discounted cost from 13 starts in [-1.2, 1.2]."""
+
+    def once(x: Any, k: Any) -> tuple[Any, Any]:
+        u = jnp.clip(policy(x), -5.0, 5.0)
+        return jnp.clip(x + 0.1 * (x + c3 * x**3 + u), -2.0, 2.0), discount**k * (x**2 + u**2)[:, 0]
+
+    return float(jax.lax.scan(once, jnp.linspace(-1.2, 1.2, 13)[:, None], jnp.arange(steps))[1].sum(0).mean())
+
+
+def cubic_optimum(c3: float = -4.0, discount: float = 0.99) -> float:
+    """The same of the best policy, by dynamic programming on a grid."""
+    x, u = np.linspace(-2, 2, 401), np.linspace(-5, 5, 401)
+    ahead = np.clip(x[:, None] + 0.1 * (x[:, None] + c3 * x[:, None] ** 3 + u), -2, 2)
+    stage, value = x[:, None] ** 2 + u**2, np.zeros_like(x)
+    for _ in range(1000):
+        new = (stage + discount * np.interp(ahead, x, value)).min(1)
+        if np.abs(new - value).max() < 1e-8:
+            break
+        value = new
+    return float(np.interp(np.linspace(-1.2, 1.2, 13), x, value).mean())
+
+
+def starts(args: argparse.Namespace) -> dict[str, Any]:
+    """The pendulum's controller from single angles at rest, where its law is 0 outside its domain and where it is not."""
+    out: dict[str, Any] = {}
+    env = envs.make("rlx:upright-pendulum")
+    for outside in ("zero", "nearest"):
+        learner = Learner(c := configured(["frozen"], {"outside": outside}), build(c, Problem({"train": env})))
+        for angle in (0.1, 0.2, 0.3, 0.35, 0.4, 0.45):
+            state, step = env.reset({**env.params, "spread": 0.0}, jax.random.key(0))
+            x = jnp.array([angle, 0.0], jnp.float32)
+            state = state._replace(x=state.x._replace(x=x))
+
+            def once(carry: Any, _: Any, learner: Learner = learner) -> tuple[Any, Any]:
+                state, obs = carry
+                u = jnp.clip(learner.known.law(learner.known.see(obs)).u, learner.low, learner.high)
+                state, step = env.step(env.params, state, learner.known.action(u), jax.random.key(0))
+                return (state, step.obs), step.reward
+
+            rewards = jax.lax.scan(once, (state, env.spec.task.observe(jnp, env.params, state.x)), None, 200)[1]
+            out[f"{outside} {angle}"] = round(-float(rewards.sum()), 4)
+    print("starts:", out)
+    return {"costs": out}
+
+
+def unknown(args: argparse.Namespace) -> dict[str, Any]:
+    """Data of an unknown plant -> linear model -> mp-QP -> YANN -> C code, on the reactor."""
+    env = envs.make("rlx:t2-reactor")
+    x, u, after = random_data(env, episodes=8 if args.preset == "debug" else 40)
+    model = identify(x, u, after)
+    base = configured(["reactor"], {**args.size})
+    problem = Problem({"train": env}, {"model": {"A": model.A, "B": model.B}})
+    agent = agents.make("yann", base, problem)
+    found = train(agent, problem, args.seeds, args.tests)
+    true = build(base, Problem({"train": env})).model
+    shown = jax.tree.map(lambda leaf: leaf[0], found["state"].agent._replace(learned=found["state"].best["learned"]))
+    policy = Policy(agent, shown, problem, len(agent.stages) - 1)
+    folder = args.results / "c" if args.preset == "debug" else Path(args.run_dir) / "c"
+    folder.mkdir(parents=True, exist_ok=True)
+    header, source = export.to_c(policy, folder, "reactor")
+    timing = export.measure_c(policy)
+    row = {k: v for k, v in found.items() if k != "state"}
+    say("unknown", "yann", row)
+    return {
+        "rows": len(x),
+        "model_error": float(np.abs(model.A - true.A).max()),
+        "training": row,
+        "c_lines": len(source.read_text().splitlines()),
+        "c_median_ns": 1e9 * timing.median,
+        "c_worst_ns": 1e9 * timing.worst,
+    }
+
+
+def random_data(env: Any, episodes: int) -> tuple[np.ndarray, ...]:
+    """Deviations of states, inputs and next states, near the operating point, under random inputs held for three decisions."""
+    control = env.spec.task.control
+    step = jax.jit(jax.vmap(env.step, (None, 0, 0, 0)))
+    roots = jax.random.split(jax.random.key(7), episodes)
+    state, _ = jax.vmap(env.reset, (None, 0))(env.params, roots)
+    rng = np.random.default_rng(7)
+    rows: list[tuple] = []
+    for t in range(30):
+        if t % 3 == 0:
+            action = rng.uniform(-0.3, 0.3, (episodes, len(control.u)))
+        before = np.asarray(state.x.x, np.float64)
+        state, _ = step(env.params, state, jnp.asarray(action, jnp.float32), roots)
+        u = (action + 1) / 2 * (control.u_high - control.u_low) + control.u_low - control.u
+        rows.append((before - control.x, u, np.asarray(state.x.x, np.float64) - control.x))
+    return tuple(np.concatenate(part) for part in zip(*rows, strict=True))
+
+
+# ------------------------------------------------------------------------------------------------------------------ output
+
+
+def say(case: str, variant: str, found: dict[str, Any]) -> None:
+    first, last, best = (found[k] for k in ("initial", "last", "best"))
+    broken = found["violations_in_training"]
+    words = [f"{case:22} {variant:20} initial {first['cost']:10.3f}"]
+    words += [f"last {last['cost']:10.3f} [{last['low']:.3f}, {last['high']:.3f}]", f"best {best['cost']:10.3f}"]
+    words += [f"violations in training {sum(broken)} in {sum(b > 0 for b in broken)} of {len(broken)} seeds"]
+    print("   ".join([*words, f"{found['train_s']:.0f} s"]), flush=True)
+
+
+def draw_curves(title: str, rows: dict[str, Any], file: Path) -> None:
+    """Evaluation cost over decisions, mean and range over seeds, on a logarithmic axis; crosses where seeds broke limits."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for i, (name, row) in enumerate(rows.items()):
+        curve = np.array(row["curve"])
+        steps, costs = curve[:, 0] / max(1, len(row["violations_in_training"])), np.maximum(curve[:, 1:], 1e-3)
+        broken = sum(v > 0 for v in row["violations_in_training"])
+        label = f"{name}{f' ({broken} seeds violated)' if broken else ''}"
+        axes.plot(steps, costs.mean(1), color=f"C{i % 10}", ls="-" if i < 10 else "--", label=label)
+        axes.fill_between(steps, costs.min(1), costs.max(1), color=f"C{i % 10}", alpha=0.1, lw=0)
+    axes.set(yscale="log", xlabel="decisions", ylabel="cost of an episode", title=title)
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.grid(alpha=0.3)
+    figure.savefig(file, dpi=130)
+
+
+PARTS = {
+    "starts": starts,
+    "cubic": cubic,
+    "pendulum": lambda args: case("pendulum", args),
+    "reactor": lambda args: case("reactor", args),
+    "unknown": unknown,
+    "tracking": tracking,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=[*PARTS, "all"], default="all")
+    parser.add_argument("--only", nargs="*", choices=list(VARIANTS), help="variants of the paper's cases")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--preset", choices=["debug", "full"], default="full")
+    parser.add_argument("--run-dir", default="runs/yann", help="where what is too large for results goes")
+    args = parser.parse_args()
+    debug = args.preset == "debug"
+    if args.seeds < 1:
+        parser.error(f"--seeds must be at least 1, got {args.seeds}")
+    args.size, args.tests = (DEBUG, 4) if debug else ({}, 64)
+    args.seeds = min(args.seeds, 2) if debug else args.seeds
+    if debug and not args.only:
+        args.only = ["yann", "ddpg"]
+    args.results = Path(args.run_dir) / "results" if debug else Path(__file__).parent / "results"
+    args.results.mkdir(parents=True, exist_ok=True)
+    said: dict[str, Any] = {"results": str(args.results)}
+    for part in PARTS if args.part == "all" else [args.part]:
+        begun = time.perf_counter()
+        found = PARTS[part](args)
+        seconds = round(time.perf_counter() - begun, 1)
+        record = {"seeds": args.seeds, "tests": args.tests, "wall_s": seconds, **found, "versions": versions()}
+        (args.results / f"yann-{part}.json").write_text(json.dumps(record, indent=1) + "\n")
+        said[f"{part}_s"] = seconds
+    print("RESULT " + json.dumps(said))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
