@@ -45,7 +45,7 @@ VARIANTS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "yann": ([], {}),
     "yann, no safeguard": ([], {"safeguard": "none"}),
     "paper": (["paper"], {}),
-    "paper, its critic": (["paper", "paper_critic"], {}),
+    "paper, our critic": (["paper"], {"critic_P": "discounted", "critic_input": "deviation", "critic_scale": "local"}),
     "shared residual": ([], {"residual": "shared"}),
     "random critic": ([], {"critic": "mlp"}),
     "random actor": ([], {"actor": "mlp", "explore_sigma": 0.1}),
