@@ -15,8 +15,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -24,11 +26,11 @@ import numpy as np
 from scipy.optimize import linprog, nnls
 
 from rlx.planning.mpc import Program
-from rlx.planning.polytopes import FLAT, extent, facets, largest_ball
+from rlx.planning.polytopes import FLAT, distinct, extent, facets, largest_ball
 
 Method = Literal["auto", "combinatorial", "graph"]
 Set = tuple[int, ...]
-_FORMAT = 1  # of the files; a new number forgets the old ones
+_FORMAT = 2  # of the files; a new number forgets the old ones
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,11 @@ class _Search:
     def __init__(self, program: Program):
         Th, th = _unit(program.Th, program.th)
         low, high = extent(Th, th)
-        self.program, self.middle, self.scale = program, (low + high) / 2, (high - low) / 2
+        self.middle, self.scale = (low + high) / 2, (high - low) / 2
         if self.scale.min() <= 0:
             raise ValueError("the set of parameters is flat: some parameter has one value only.")
+        self.size, self.kept = len(program.G), _distinct_rows(program, self.scale)
+        self.program = program = replace(program, **{name: getattr(program, name)[self.kept] for name in ("G", "w", "S")})
         norm = np.linalg.norm(program.G, axis=1)
         empty = norm < 1e-12  # rows that no input can change only bound z
         self.bounds = _unit(
@@ -263,7 +267,7 @@ class _Search:
             r=np.zeros((len(sets), v)),
             A=np.zeros((len(sets), q, nz)),
             b=np.full((len(sets), q), np.inf),
-            active=np.zeros((len(sets), len(self.G)), bool),
+            active=np.zeros((len(sets), self.size), bool),
             centre=np.array([self.middle + self.scale * self.found[a][3] for a in sets]),
             scale=self.scale,
         )
@@ -271,7 +275,7 @@ class _Search:
             _, A, b, _ = self.found[a]
             out.A[i, : len(b)] = A / self.scale
             out.b[i, : len(b)] = b + (A / self.scale) @ self.middle
-            out.active[i, list(a)] = True
+            out.active[i, self.kept[list(a)]] = True
             rows = self.conditions(np.array([a], int).reshape(1, len(a)))[0][0]
             multiplier = rows[list(a)]
             slope, const = multiplier[:, 1:] / self.scale, multiplier[:, 0]
@@ -279,6 +283,14 @@ class _Search:
             out.K[i] = self.unlimited - 0.5 * self.HG[:, list(a)] @ slope
             out.r[i] = -0.5 * self.HG[:, list(a)] @ const
         return out
+
+
+def _distinct_rows(program: Program, scale: np.ndarray) -> np.ndarray:
+    """Indices of the rows that are not another one, or its multiple, with a looser bound: such rows would only give regions
+    twice."""
+    norm = np.linalg.norm(program.G, axis=1)
+    norm = np.where(norm < 1e-12, 1.0, norm)
+    return distinct(np.concatenate([program.G, program.S * scale], 1) / norm[:, None], program.w / norm)
 
 
 def _unit(A: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -336,7 +348,15 @@ def _read(file: Path) -> Regions | None:
     try:
         with np.load(file, allow_pickle=False) as kept:
             return Regions(**{field.name: kept[field.name] for field in fields(Regions)})
-    except (OSError, KeyError, ValueError, EOFError):  # not there, or damaged: it is computed anew
+    except (
+        OSError,
+        KeyError,
+        ValueError,
+        EOFError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ):  # not there, or damaged: it is computed anew
         return None
 
 

@@ -21,7 +21,7 @@ def largest_ball(A: np.ndarray, b: np.ndarray) -> Ball:
     """The Chebyshev centre: the linear program max r, A z + r <= b.
 
     Raises:
-        ValueError: the polytope is unbounded.
+        ValueError: there are balls of any size.
     """
     d = A.shape[1]
     rows = np.concatenate([A, np.linalg.norm(A, axis=1, keepdims=True)], 1)
@@ -60,8 +60,8 @@ def distinct(A: np.ndarray, b: np.ndarray, tolerance: float = 1e-9) -> np.ndarra
 def facets(A: np.ndarray, b: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Indices of the rows that are not redundant: those that touch the polytope in a facet. ``inside`` lies in its inside.
 
-    In few dimensions the polytope's corners come from Qhull, as facets of the dual's convex hull, and a row counts whose corners
-    span a facet; in many, where there are too many corners, each row is tried by a linear program.
+    In few dimensions the polytope's corners come from Qhull, as facets of the dual's convex hull, and a row counts whose
+    corners span a facet; in many, where there are too many corners, each row is tried by a linear program.
     """
     rows = distinct(A, b)
     A, b = A[rows], b[rows]
