@@ -269,17 +269,18 @@ def say(case: str, variant: str, found: dict[str, Any]) -> None:
 
 
 def draw_curves(title: str, rows: dict[str, Any], file: Path) -> None:
-    """Evaluation cost over decisions, mean and range over seeds, on a logarithmic axis; crosses where seeds broke limits."""
+    """Evaluation cost over decisions, mean and range over seeds (each with starts of its own); the legend says how many broke limits."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     for i, (name, row) in enumerate(rows.items()):
         curve = np.array(row["curve"])
-        steps, costs = curve[:, 0] / max(1, len(row["violations_in_training"])), np.maximum(curve[:, 1:], 1e-3)
+        steps, costs = curve[:, 0], curve[:, 1:]
         broken = sum(v > 0 for v in row["violations_in_training"])
         label = f"{name}{f' ({broken} seeds violated)' if broken else ''}"
         axes.plot(steps, costs.mean(1), color=f"C{i % 10}", ls="-" if i < 10 else "--", label=label)
         axes.fill_between(steps, costs.min(1), costs.max(1), color=f"C{i % 10}", alpha=0.1, lw=0)
-    axes.set(yscale="log", xlabel="decisions", ylabel="cost of an episode", title=title)
+    wide = max(np.max(r["curve"][-1][1:]) for r in rows.values()) > 100 * min(np.min(r["curve"][-1][1:]) for r in rows.values())
+    axes.set(yscale="log" if wide else "linear", xlabel="decisions", ylabel="cost of an episode", title=title)
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.grid(alpha=0.3)
     figure.savefig(file, dpi=130)
