@@ -269,7 +269,7 @@ def say(case: str, variant: str, found: dict[str, Any]) -> None:
 
 
 def draw_curves(title: str, rows: dict[str, Any], file: Path) -> None:
-    """Evaluation cost over decisions, mean and range over seeds (each with starts of its own); the legend says how many broke limits."""
+    """Evaluation cost over decisions: mean and range over seeds, each with starts of its own; how many seeds broke limits."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     for i, (name, row) in enumerate(rows.items()):
