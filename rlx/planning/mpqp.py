@@ -143,7 +143,7 @@ class _Search:
         rows, good = self.conditions(np.array(sets, int).reshape(len(sets), k))
         self.dependent = {a for a, ok in zip(sets, good, strict=True) if not ok}
         reach = rows[..., 0] + np.abs(rows[..., 1:]).sum(-1)  # the most that each row can be in the box
-        some = good & (reach[:, self.usable].min(1, initial=np.inf) > 0)
+        some = good & (reach[:, self.usable].min(1, initial=np.inf) > -1e-9)  # 0 where a row only just holds everywhere
         return [sets[i] for i in np.flatnonzero(some).tolist() if self._keep(sets[i], rows[i])]
 
     def _keep(self, active: Set, rows: np.ndarray) -> bool:
