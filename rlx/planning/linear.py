@@ -125,7 +125,8 @@ def riccati(
     equation of (sqrt(discount) A, sqrt(discount) B).
 
     Raises:
-        ValueError: R is not positive definite, Q not positive semi-definite, or no input can stabilise the plant.
+        ValueError: weights are not finite, R not positive definite, Q not positive semi-definite, or no input can stabilise the
+            plant.
     """
     _weights(Q, R)
     root = np.sqrt(discount)
@@ -139,6 +140,8 @@ def riccati(
 
 
 def _weights(Q: np.ndarray, R: np.ndarray) -> None:
+    if not (np.isfinite(Q).all() and np.isfinite(R).all()):
+        raise ValueError("the weights Q and R must be finite.")
     if np.linalg.eigvalsh((R + R.T) / 2).min() < 1e-10:
         raise ValueError("R must be positive definite (least eigenvalue 1e-10): every input needs a price.")
     if np.linalg.eigvalsh((Q + Q.T) / 2).min() < -1e-9 * max(1.0, np.abs(Q).max()):
@@ -161,17 +164,22 @@ def gain(W: np.ndarray, n: int) -> np.ndarray:
 
 
 def target(model: Linear, outputs: np.ndarray) -> Target:
-    """Where the plant rests with outputs y = C s = r under a disturbance d; with fewer inputs than outputs as near as can be
-    (least squares), with more the smallest input.
+    """Where the plant rests with outputs y = C s = r under a disturbance d; with fewer inputs than outputs as near to that as
+    can be (least squares), with more the smallest state and input.
 
     Raises:
-        ValueError: no input holds the set-points, such as at an integrator's output that cannot rest.
+        ValueError: no input holds the set-points, such as at an integrator's output that cannot rest, or the disturbance.
     """
     n, m = model.B.shape
     k, d = len(outputs), model.E.shape[1]
-    hold = np.block([[np.eye(n) - model.A, -model.B], [outputs, np.zeros((k, m))]])
-    wanted = np.block([[np.zeros((n, k)), model.E], [np.eye(k), np.zeros((k, d))]])
-    rest = np.linalg.lstsq(hold, wanted, rcond=None)[0]
-    if np.abs((hold @ rest - wanted)[:n]).max(initial=0.0) > 1e-6 * max(1.0, np.abs(wanted).max()):
+    still = np.concatenate([np.eye(n) - model.A, -model.B], 1)
+    pushed = np.concatenate([np.zeros((n, k)), model.E], 1)
+    seen = np.concatenate([outputs, np.zeros((k, m))], 1)
+    wanted = np.concatenate([np.eye(k), np.zeros((k, d))], 1)
+    rest = np.linalg.lstsq(still, pushed, rcond=None)[0]
+    free = scipy.linalg.null_space(still)  # where else it rests
+    rest = rest + free @ np.linalg.lstsq(seen @ free, wanted - seen @ rest, rcond=None)[0]
+    off = np.abs(still @ rest - pushed).max(initial=0.0) / max(1.0, np.abs(pushed).max(initial=0.0))
+    if off > 1e-6 or (k <= m and np.abs(seen @ rest - wanted).max(initial=0.0) > 1e-6):
         raise ValueError("the plant cannot rest at these set-points: I - A and B leave a direction that drifts.")
     return Target(rest[:n], rest[n:])

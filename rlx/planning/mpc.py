@@ -209,7 +209,9 @@ def _rest(control: Control, model: Linear, lay: Layout) -> tuple[np.ndarray, np.
     """Where z asks the plant to rest: states [n, nz] and inputs [m, nz]; 0 where it is held at its operating point."""
     if not (lay.k or lay.d):
         return np.zeros((lay.n, lay.size)), np.zeros((len(control.u), lay.size))
-    return lay.rest(target(model, _outputs(control, lay.n)))
+    outputs = _outputs(control, lay.n)
+    found, given = target(model, outputs), 0 if lay.k else len(outputs)  # set-points that are not in z are 0
+    return lay.rest(Target(found.S[:, given:], found.U[:, given:]))
 
 
 class CostToGo(NamedTuple):
@@ -280,17 +282,11 @@ def _stack(rows: list[tuple[Signal, np.ndarray]], v: int, nz: int) -> tuple[np.n
 def _softened(
     H: np.ndarray, F: np.ndarray, G: np.ndarray, w: np.ndarray, S: np.ndarray, hard: int, price: float
 ) -> tuple[np.ndarray, ...]:
-    """One more variable, the largest violation of the rows from ``hard`` on: every z with admissible inputs has a solution."""
+    """One more variable, the largest violation of the rows from ``hard`` on: every z with admissible inputs has a solution. It
+    is not below 0 at any optimum, so no row has to say so."""
     if price <= 0:
         raise ValueError(f"soft={price}: the price of violations must be positive.")
     v = len(H)
     slack = np.where(np.arange(len(G)) < hard, 0.0, -1.0)[:, None]
     H = np.block([[H, np.zeros((v, 1))], [np.zeros((1, v)), np.full((1, 1), price)]])
-    G = np.block([[G, slack], [np.zeros((1, v)), -np.ones((1, 1))]])
-    return (
-        H,
-        np.concatenate([F, np.zeros((1, F.shape[1]))]),
-        G,
-        np.append(w, 0.0),
-        np.concatenate([S, np.zeros((1, S.shape[1]))]),
-    )
+    return H, np.concatenate([F, np.zeros((1, F.shape[1]))]), np.concatenate([G, slack], 1), w, S
