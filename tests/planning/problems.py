@@ -108,7 +108,7 @@ def draws(program: mpc.Program, count: int, seed: int = 0) -> np.ndarray:
 
 def inside(program: mpc.Program, regions: mpqp.Regions, count: int, seed: int = 0) -> np.ndarray:
     """Parameters [count, nz] that have a solution, by the regions' own account."""
-    z = draws(program, 6 * count, seed)
+    z = draws(program, 20 * count, seed)
     z = z[regions.locate(z) >= 0][:count]
     assert len(z) == count
     return z

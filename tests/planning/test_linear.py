@@ -272,11 +272,25 @@ def test_targets_are_where_the_plant_rests():
         np.testing.assert_allclose(C @ s, z[:k], atol=1e-9)
 
 
+def test_targets_with_fewer_inputs_than_outputs_are_as_near_as_can_be():
+    _, model = random_plant(4, 3, 1)
+    model = model._replace(E=np.array([[0.1], [0.0], [-0.2]]))
+    found = lin.target(model, np.eye(3))
+    z = np.array([0.3, -0.2, 0.1, 0.7])
+    s, u = found.S @ z, found.U @ z
+    np.testing.assert_allclose(model.A @ s + model.B @ u + model.E @ z[3:], s, atol=1e-9)
+    for v in u + np.array([[-1e-3], [1e-3]]):
+        other = np.linalg.solve(np.eye(3) - model.A, model.B @ v + model.E @ z[3:])
+        assert ((s - z[:3]) ** 2).sum() < ((other - z[:3]) ** 2).sum()
+
+
 def test_targets_that_cannot_be_held():
     integrator = linear([[1, 1], [0, 1]], [0.5, 1])
     found = lin.target(integrator, np.array([[1.0, 0.0]]))
     np.testing.assert_allclose(found.S, [[1], [0]], atol=1e-12)
     np.testing.assert_allclose(found.U, [[0]], atol=1e-12)
+    with pytest.raises(ValueError, match="cannot rest"):
+        lin.target(integrator, np.array([[0.0, 1.0]]))  # a speed
     drifting = linear(np.eye(2), [1.0, 0.0], [0.0, 1.0])  # a disturbance that no input answers
     with pytest.raises(ValueError, match="cannot rest"):
         lin.target(drifting, np.array([[1.0, 0.0]]))
