@@ -39,21 +39,22 @@ from rlx.types import Agent, AgentState, Problem
 
 # name -> presets that stack, and changes on top
 VARIANTS: dict[str, tuple[list[str], dict[str, Any]]] = {
-    "ddpg": (["ddpg"], {}),
+    "yann": ([], {}),
     "frozen MPC": (["frozen"], {}),
     "clipped LQR": (["lqr"], {}),
-    "yann": ([], {}),
-    "yann, no safeguard": ([], {"safeguard": "none"}),
     "paper": (["paper"], {}),
     "paper, our critic": (["paper"], {"critic_P": "discounted", "critic_input": "deviation", "critic_scale": "local"}),
     "shared residual": ([], {"residual": "shared"}),
-    "random critic": ([], {"critic": "mlp"}),
-    "random actor": ([], {"actor": "mlp", "explore_sigma": 0.1}),
-    "cloned ddpg": (["ddpg_cloned"], {}),
+    "no safeguard": ([], {"safeguard": "none"}),
+    "sigma 0.02": ([], {"explore_sigma": 0.02}),
     "sigma 0.05": ([], {"explore_sigma": 0.05}),
     "mp-QP critic": ([], {"critic": "mpqp"}),
     "twin critics": ([], {"n_critics": 2}),
     "safe": (["safe"], {}),
+    "random critic": ([], {"critic": "mlp"}),
+    "random actor": ([], {"actor": "mlp", "explore_sigma": 0.1}),
+    "ddpg": (["ddpg"], {}),
+    "cloned ddpg": (["ddpg_cloned"], {}),
 }
 CASES: dict[str, tuple[str, list[str], dict[str, Any]]] = {
     "pendulum": ("rlx:upright-pendulum", [], {"outside": "zero"}),
@@ -75,7 +76,7 @@ def train(agent: Agent, problem: Problem, seeds: int, tests: int) -> dict[str, A
     """All seeds as one program; costs of the first policy, the last and the best at evaluations, on the test starts."""
     curve: list[dict[str, Any]] = []
     who, begun = members([(seed, {}) for seed in range(seeds)]), time.perf_counter()
-    first = jax.vmap(lambda k: agent.init(k, {n: jnp.float32(v) for n, v in agent.hyper.items()}))(who.keys)
+    first = jax.vmap(lambda k: agent.init(keys.fold(k, "init"), {n: jnp.float32(v) for n, v in agent.hyper.items()}))(who.keys)
     state = run(agent, problem, who, options=Options(progress=False), on_report=curve.append)
     seconds = time.perf_counter() - begun
     kept = state.agent._replace(learned=state.best["learned"])
@@ -111,36 +112,48 @@ def summary(found: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
 
 
 def case(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """One of the paper's cases with all variants."""
+    """One of the paper's cases with all variants, or with those named; what the file has of the others stays."""
     env, base, changes = CASES[name]
     problem = Problem({"train": envs.make(env)})
-    rows: dict[str, Any] = {}
+    rows: dict[str, Any] = known(args, name).get("variants", {})
     for variant, (presets, more) in VARIANTS.items():
         if args.only and variant not in args.only:
             continue
         chosen = configured([*base, *presets], {**changes, **more, **args.size})
         found = train(agents.make("yann", chosen, problem), problem, args.seeds, args.tests)
         rows[variant] = {k: v for k, v in found.items() if k != "state"}
+        rows = {k: rows[k] for k in VARIANTS if k in rows}
         say(name, variant, rows[variant])
-    draw_curves(name, rows, args.results / f"yann-{name}.png")
+        keep(args, name, {"env": env, "variants": rows})
+        draw_curves(name, rows, args.results / f"yann-{name}.png")
     return {"env": env, "variants": rows}
 
 
+def known(args: argparse.Namespace, part: str) -> dict[str, Any]:
+    """What the file of a part holds, if it is of as many seeds and test starts."""
+    file = args.results / f"yann-{part}.json"
+    found = json.loads(file.read_text()) if file.exists() else {}
+    return found if (found.get("seeds"), found.get("tests")) == (args.seeds, args.tests) else {}
+
+
+def keep(args: argparse.Namespace, part: str, found: dict[str, Any]) -> None:
+    record = {"seeds": args.seeds, "tests": args.tests, **found, "versions": versions()}
+    (args.results / f"yann-{part}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
 def tracking(args: argparse.Namespace) -> dict[str, Any]:
-    """Set-points, measurement noise: frozen controller, YANN with a little exploration, DDPG."""
-    out: dict[str, Any] = {}
+    """Set-points and measurement noise: the frozen controller, YANN with a little exploration, DDPG."""
+    rows: dict[str, Any] = known(args, "tracking").get("variants", {})
     for env, changes in TRACKING.items():
         problem = Problem({"train": envs.make(env, schedule="random")})
-        for variant, presets, more in (
-            ("frozen MPC", ["frozen"], {}),
-            ("yann", [], {"explore_sigma": 0.02}),
-            ("ddpg", ["ddpg"], {}),
-        ):
+        for variant in args.only or ("frozen MPC", "sigma 0.02", "ddpg"):
+            presets, more = VARIANTS[variant]
             chosen = configured(presets, {**changes, **more, **args.size})
             found = train(agents.make("yann", chosen, problem), problem, args.seeds, args.tests)
-            out[f"{env} {variant}"] = {k: v for k, v in found.items() if k != "state"}
+            rows[f"{env} {variant}"] = {k: v for k, v in found.items() if k != "state"}
             say(env, variant, found)
-    return {"variants": out}
+            keep(args, "tracking", {"variants": rows})
+    return {"variants": rows}
 
 
 def cubic(args: argparse.Namespace) -> dict[str, Any]:
@@ -318,8 +331,7 @@ def main() -> int:
         begun = time.perf_counter()
         found = PARTS[part](args)
         seconds = round(time.perf_counter() - begun, 1)
-        record = {"seeds": args.seeds, "tests": args.tests, "wall_s": seconds, **found, "versions": versions()}
-        (args.results / f"yann-{part}.json").write_text(json.dumps(record, indent=1) + "\n")
+        keep(args, part, found)
         said[f"{part}_s"] = seconds
     print("RESULT " + json.dumps(said))
     return 0
