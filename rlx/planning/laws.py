@@ -7,6 +7,8 @@ operating point (`rlx.planning.mpc`). Rows are selected at the highest precision
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -80,18 +82,48 @@ class PiecewiseLaw:
 
     def slacks(self, z: Array) -> Array:
         """How far z is inside each region [..., p]: the least of b - A z over its rows."""
+        room = _room(self.rows, self.bounds, _entries(z, self.bounds.ndim))
         if self.pick is None:
-            return _room(self.rows, self.bounds, z).min(-1)
-        room = _room(self.rows, self.bounds, z)
+            return room.min(-1)
         return jnp.concatenate([room, -room[..., ::-1]], -1)[..., self.pick].min(-1)  # ~j counts from the end
 
     def locate(self, z: Array) -> tuple[Array, Array]:
         """The region int32 [...] that rules z, and whether z is outside all of them."""
+        score, region = self._search(z) if _many(z) else self._compare(z)
+        return region, ~((score > 0) & jnp.isfinite(z).all(-1))
+
+    def _score(self, slack: Array, region: Array) -> Array:
+        """Largest for the region that rules: 1 or more where z is inside, the more the earlier; else the slack, below 0."""
+        return jnp.where(slack >= -self.tolerance, (self.regions - region).astype(slack.dtype), slack)
+
+    def _compare(self, z: Array) -> tuple[Array, Array]:
+        """The highest score [...] and its region, of all scores at once: what one state wants, and what becomes short C."""
         slack = jax.lax.stop_gradient(self.slacks(jax.lax.stop_gradient(z)))
-        inside = slack >= -self.tolerance
-        any_inside = inside.any(-1)
-        region = jnp.where(any_inside, jnp.argmax(inside, -1), jnp.argmax(slack, -1))
-        return region.astype(jnp.int32), ~any_inside
+        score = self._score(slack, jnp.arange(self.regions))
+        return score.max(-1), jnp.argmax(score, -1).astype(jnp.int32)
+
+    def _search(self, z: Array) -> tuple[Array, Array]:
+        """The same from region to region: no more than the best so far is kept, and states lie side by side in memory."""
+        rows, bounds = self.rows, self.bounds
+        if self.pick is not None:  # what a region's rows are, again
+            rows, bounds = (jnp.concatenate([x, -x[::-1]])[self.pick] for x in (rows, bounds))
+        rows, bounds, entries = jax.lax.stop_gradient((rows, bounds, _entries(z, 0)))
+        least = jnp.full(z.shape[:-1], -jnp.inf, jnp.result_type(rows, z))
+        short = min(1.0, 32 / rows[0].size)  # longer programs are no faster, and compiling them takes its time
+
+        def narrow(slack: Array, side: tuple[Array, Array]) -> tuple[Array, None]:
+            return jnp.minimum(slack, _room(*side, entries)), None
+
+        def look(best: tuple[Array, Array], one: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], None]:
+            i, rows, bounds = one
+            slack, _ = jax.lax.scan(narrow, -least, (rows, bounds), unroll=max(1, int(short * len(bounds))))
+            score = self._score(slack, i)
+            up = score > best[0]
+            return (jnp.where(up, score, best[0]), jnp.where(up, i, best[1])), None
+
+        regions = (jnp.arange(self.regions, dtype=jnp.int32), rows, bounds)
+        nothing = (least, jnp.zeros(least.shape, jnp.int32))
+        return jax.lax.scan(look, nothing, regions, unroll=4 if least.size >= 4096 and short == 1 else 1)[0]
 
     def affine(self, z: Array, region: Array) -> Array:
         """K_i z + r_i [..., m], not clipped."""
@@ -102,8 +134,8 @@ class PiecewiseLaw:
         return Move(self.bounded(self.affine(z, region), outside), region, outside)
 
     def bounded(self, u: Array, outside: Array) -> Array:
-        """``u`` as it is inside; outside clipped, or 0."""
-        there = jnp.zeros_like(u) if self.outside == "zero" else jnp.clip(u, self.low, self.high)
+        """``u`` as it is inside; outside clipped, or 0. What is not a number stays so."""
+        there = 0 * u if self.outside == "zero" else jnp.clip(u, self.low, self.high)
         return jnp.where(outside[..., None], there, u)
 
 
@@ -244,13 +276,23 @@ def piecewise_value(regions: Regions, program: Program, law: PiecewiseLaw) -> Pi
     return PiecewiseValue(law, *map(_single, (M, c, d)))
 
 
-def _room(rows: Array, bounds: Array, z: Array) -> Array:
-    """bounds - rows z, [..., *bounds.shape]: term by term, which a compiler joins with the minimum that follows, and which no
+def _room(rows: Array, bounds: Array, z: Sequence[Array]) -> Array:
+    """bounds - rows z, of the entries of z: term by term, which a compiler joins with the minimum that follows, and which no
     device computes in fewer bits."""
-    z = z.reshape(*z.shape[:-1], *[1] * bounds.ndim, z.shape[-1])
-    for k in range(rows.shape[-1]):
-        bounds = bounds - rows[..., k] * z[..., k]
+    for k, entry in enumerate(z):
+        bounds = bounds - rows[..., k] * entry
     return bounds
+
+
+def _entries(z: Array, axes: int) -> list[Array]:
+    """Of z [..., nz], each [..., 1, ..] with so many axes more."""
+    return [z[..., k].reshape(*z.shape[:-1], *[1] * axes) for k in range(z.shape[-1])]
+
+
+def _many(z: Array) -> bool:
+    """Whether z are several parameters, so many that is known."""
+    sizes = z.shape[:-1]
+    return all(isinstance(n, int) for n in sizes) and math.prod(sizes) > 1
 
 
 def _single(x: np.ndarray) -> Array:
