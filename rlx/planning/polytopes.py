@@ -22,13 +22,17 @@ def largest_ball(A: np.ndarray, b: np.ndarray) -> Ball:
 
     Raises:
         ValueError: there are balls of any size.
+        RuntimeError: no solver of linear programs copes with the numbers.
     """
     d = A.shape[1]
     rows = np.concatenate([A, np.linalg.norm(A, axis=1, keepdims=True)], 1)
-    found = linprog(np.append(np.zeros(d), -1.0), rows, b, bounds=[(None, None)] * (d + 1), method="highs")
-    if found.status == 3 or found.x is None:
-        raise ValueError("a polytope here is unbounded: give finite bounds of all parameters.")
-    return Ball(found.x[:d], float(found.x[d]))
+    for method in ("highs", "highs-ds", "highs-ipm"):  # the first now and then gives up where another does not
+        found = linprog(np.append(np.zeros(d), -1.0), rows, b, bounds=[(None, None)] * (d + 1), method=method)
+        if found.status == 0:
+            return Ball(found.x[:d], float(found.x[d]))
+        if found.status == 3:
+            raise ValueError("a polytope here is unbounded: give finite bounds of all parameters.")
+    raise RuntimeError(f"the largest ball within {len(A)} rows in {d} dimensions was not found: {found.message}")
 
 
 def extent(A: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -71,11 +75,11 @@ def facets(A: np.ndarray, b: np.ndarray, inside: np.ndarray) -> np.ndarray:
         ends = [high[np.argmin(b[high] / A[high, 0])], low[np.argmax(b[low] / A[low, 0])]]
         return np.sort(rows[ends])
     if d > CORNERS:
-        return rows[_facets_by_programs(A, b)]
+        return rows[_facets_by_programs(A, b, inside)]
     try:
         hull = HalfspaceIntersection(np.concatenate([A, -b[:, None]], 1), inside)
     except QhullError:
-        return rows[_facets_by_programs(A, b)]
+        return rows[_facets_by_programs(A, b, inside)]
     corners = hull.intersections[np.isfinite(hull.intersections).all(1)]
     on = np.abs(corners @ A.T - b) < 1e-8 * np.maximum(1.0, np.abs(b))  # [corners, rows]
     keep = [i for i in np.flatnonzero(on.sum(0) >= d) if _spans(corners[on[:, i]], d - 1)]
@@ -87,10 +91,18 @@ def _spans(points: np.ndarray, dimension: int) -> bool:
     return len(size) >= dimension and bool(size[dimension - 1] > FLAT)
 
 
-def _facets_by_programs(A: np.ndarray, b: np.ndarray) -> list[int]:
-    """The same by a linear program for each row: relaxed by 1, does it let more in?"""
+def _facets_by_programs(A: np.ndarray, b: np.ndarray, inside: np.ndarray) -> list[int]:
+    """The same by a linear program for each row: relaxed by 1, does it let more in? No need to ask where a ray from the inside
+    leaves by this row and stays within all others for a while."""
+    rays = np.concatenate([A, np.random.default_rng(0).standard_normal((1024, A.shape[1]))])
+    speed = rays @ A.T
+    met = np.where(speed > 1e-12, (b - A @ inside) / np.maximum(speed, 1e-12), np.inf)
+    first = met.argmin(1)
+    two = np.sort(met, 1)[:, :2]
+    beyond = (two[:, 1] - two[:, 0]) * speed[np.arange(len(rays)), first]
+    sure = set(first[beyond > 10 * FLAT].tolist())
     keep = list(range(len(A)))
-    for i in range(len(A)):
+    for i in sorted(set(keep) - sure):
         relaxed = b[keep].copy()
         relaxed[keep.index(i)] += 1
         found = linprog(-A[i], A[keep], relaxed, bounds=[(None, None)] * A.shape[1], method="highs")
