@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -393,6 +394,7 @@ class Agent:
     evals: tuple[Eval, ...] = ()
     modes: tuple[str, ...] = ("explore", "eval")
     on_eval: Callable[[AgentState, dict[str, Array], Key], AgentState] = keep
+    report: Callable[[AgentState, Path], list[Path]] | None = None  # on the host, after training: files written into a folder
 
 
 # ---------------------------------------------------------------------------------------------------------------- runner

@@ -1,4 +1,4 @@
-"""What commands leave in a run folder besides checkpoints: the result, the learning curve, a video."""
+"""What commands leave in a run folder besides checkpoints: the result, the learning curve, the method's own report, a video."""
 
 from __future__ import annotations
 
@@ -104,6 +104,17 @@ def film(policy: Policy, env: Env | HostEnv, run_dir: Path, seed: int) -> Path |
         message = console.words(error).strip().splitlines() or [type(error).__name__]
         print(f"no video: {message[0]}", file=sys.stderr)
         return None
+
+
+def reports(policy: Policy, run_dir: Path) -> list[Path]:
+    """What the method itself has to say of the policy (`rlx.types.Agent.report`). Where it fails, a message says why."""
+    if policy.agent.report is None:
+        return []
+    try:
+        return policy.agent.report(policy.state, run_dir)
+    except Exception as error:  # what was learned is kept by then, and worth more
+        print(f"no report: {console.words(error) or type(error).__name__}", file=sys.stderr)
+        return []
 
 
 def _progress(done: int, of: int) -> None:

@@ -227,6 +227,7 @@ def finish(
         "compile_s": round(compile_s, 3),
         "memory_bytes": memory.peak(),
         "curve": outputs.curve(run_dir),
+        "report": outputs.reports(policy, run_dir),
         "video": outputs.film(policy, problem.envs["train"], run_dir, recipe.seed) if flags.video else None,
     }
     outputs.write_result(run_dir, values, each)
@@ -258,4 +259,5 @@ def _result_rows(values: dict[str, Any], which: str) -> list[tuple[str, str]]:
         ("wall-clock time", f"{values['wall_s'] or 0:.1f} s (this process spent {values['compile_s']:.1f} s on compiling)")
     ]
     rows += [(name, str(values[name])) for name in ("curve", "video") if values[name]]
+    rows += [("report", ", ".join(map(str, values["report"])))] if values["report"] else []
     return [*rows, ("all in", str(values["run_dir"]))]

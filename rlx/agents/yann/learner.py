@@ -49,11 +49,16 @@ class Learner:
         if self.known.bigm is not None:
             return self._raw_bigm(actor, z, x)
         move = self.known.law(z)
-        g = nets.residual(actor, c.residual, x, move.region, self.known.count, self.m)
-        g = nets.bounded(g if c.residual == "paper" else g * self.half, self.bound)
+        g = self.residual(actor, z, move.region)
         if c.outside == "zero" and isinstance(self.known.law, PiecewiseLaw):
             g = jnp.where(move.outside[..., None], 0.0, g)
         return move.u + g, move.region, move.outside
+
+    def residual(self, actor: Any, z: Array, region: Array) -> Array:
+        """What is added to the law of ``region`` [...] at z: [..., m]."""
+        kind, x = self.config.residual, self.known.features(z)
+        g = nets.residual(actor, kind, x, region, self.known.count, self.m)
+        return nets.bounded(g if kind == "paper" else g * self.half, self.bound)
 
     def _raw_bigm(self, actor: Any, z: Array, x: Array) -> tuple[Array, Array, Array]:
         c, law = self.config, self.known.law

@@ -29,6 +29,7 @@ from rlx.agents.offpolicy import vector
 from rlx.agents.yann.config import Config
 from rlx.agents.yann.controller import Controller, build
 from rlx.agents.yann.learner import Learner, Units
+from rlx.agents.yann.report import Report
 from rlx.config import hyper
 from rlx.envs import batch as batch_of
 from rlx.nn.optim import adam, adam_init, polyak
@@ -176,6 +177,7 @@ def make(config: Config, problem: Problem) -> Agent:
             ),
         ),
         on_eval=on_eval,
+        report=Report(learner, env),
     )
 
 
