@@ -216,21 +216,21 @@ def compress(regions: Regions, tolerance: float = 1e-6, signs: bool = True) -> t
     """Each hyperplane once: rows [q, nz], bounds [q], and which bound each region [p, q_i], ``~j`` where negated (``signs``
     False: rows are merged that are equal, not those that are opposite). The last row is none, for padding."""
     unit = np.concatenate([regions.A * regions.scale, np.where(np.isfinite(regions.b), regions.b, 0.0)[..., None]], -1)
-    kept: list[np.ndarray] = []
+    kept, count = np.zeros((np.isfinite(regions.b).sum() + 1, unit.shape[-1])), 0
     pick = np.full(regions.b.shape, -1)
     for i, j in np.argwhere(np.isfinite(regions.b)):
         row = unit[i, j]
         for sign in (1, -1) if signs else (1,):
-            same = [k for k, other in enumerate(kept) if np.abs(other - sign * row).max() <= tolerance]
-            if same:
+            same = np.flatnonzero(np.abs(kept[:count] - sign * row).max(1) <= tolerance)
+            if len(same):
                 pick[i, j] = same[0] if sign > 0 else ~same[0]
                 break
         else:
-            kept.append(row)
-            pick[i, j] = len(kept) - 1
-    rows = np.array([*kept, np.zeros(unit.shape[-1])])
+            kept[count], pick[i, j] = row, count
+            count += 1
+    rows = kept[: count + 1]
     rows[-1, -1] = FAR
-    pick[~np.isfinite(regions.b)] = len(kept)
+    pick[~np.isfinite(regions.b)] = count
     return rows[:, :-1] / regions.scale, rows[:, -1], pick
 
 
