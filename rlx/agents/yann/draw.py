@@ -241,8 +241,9 @@ def draw_runs(ax: Any, runs: Runs, axes: tuple[int, int], centre: np.ndarray, wh
 
 
 def draw_costs(ax: Any, lines: Sequence[Mapping[str, Any]], label: str = "", colour: str = AFTER) -> None:
-    """What evaluations while training cost, from the lines of a run's metrics: the mean, the middle half of the episodes, a red
-    cross with the share of episodes where limits were violated; dashed: the controller, which the first evaluation sees."""
+    """What evaluations while training cost, from a run's metrics: means, with red crosses and shares where episodes
+    violated limits; dashed: the controller, which the first evaluation sees. All see the same starts, so the band is the 95%
+    interval of the difference to the controller on each start."""
     evals = [line for line in lines if line.get("kind", "eval") == "eval" and line.get("eval", "main") == "main"]
     if not evals:
         raise ValueError("these metrics hold no evaluation yet.")
@@ -250,8 +251,9 @@ def draw_costs(ax: Any, lines: Sequence[Mapping[str, Any]], label: str = "", col
     costs = [-np.asarray(line["returns"], float).ravel() for line in evals]
     mean = np.array([c.mean() for c in costs])
     broken = np.array([np.mean(line.get("info/violation_mean", 0.0)) for line in evals])
-    quartiles = np.array([np.percentile(c, (25, 75)) for c in costs])
-    ax.fill_between(x, *quartiles.T, color=colour, alpha=0.15, linewidth=0)
+    off = [c - costs[0] if c.shape == costs[0].shape else c for c in costs]
+    band = np.array([1.96 * d.std() / np.sqrt(d.size) for d in off])
+    ax.fill_between(x, mean - band, mean + band, color=colour, alpha=0.15, linewidth=0)
     ax.plot(x, mean, color=colour, marker="o", markersize=3.5, label=label or None, zorder=3)
     ax.axhline(mean[0], color=BEFORE, linestyle="--", linewidth=1, zorder=2)
     for place, cost, share in zip(x, mean, broken, strict=True):
