@@ -164,7 +164,7 @@ def given_model(problem: Problem, env: Env | HostEnv, control: Control) -> Linea
     given = problem.data.get("model")
     if given is not None:
         n = len(control.x)
-        model = checked(Linear(given["A"], given["B"], given.get("E", np.zeros((n, 0)))), "problem.data['model']")
+        model = checked(Linear(given["A"], given["B"], given.get("E", np.zeros((len(given["A"]), 0)))), "problem.data['model']")
         if model.B.shape != (n, len(control.u)):
             raise ValueError(
                 f"problem.data['model'] has B {model.B.shape}; {env.name} has {n} states, {len(control.u)} inputs."

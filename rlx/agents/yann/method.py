@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from rlx import replay
 from rlx.agents.offpolicy import vector
 from rlx.agents.yann.config import Config
-from rlx.agents.yann.controller import Controller, build
+from rlx.agents.yann.controller import Controller, build, control_of
 from rlx.agents.yann.learner import Learner, Units
 from rlx.agents.yann.report import Report
 from rlx.config import hyper
@@ -89,6 +89,7 @@ def actor_loss(actor: Any, learner: Learner, critics: tuple, learned: dict[str, 
 def make(config: Config, problem: Problem) -> Agent:
     """The agent for the plant "train" of ``problem``; see `rlx.agents.yann.controller.build` for ``problem.data``."""
     env = problem.envs["train"]
+    control_of(env)
     check(config, env.spec.horizon, env.name)
     limit = env.spec.horizon or 1
     vector(env.spec, "yann")
@@ -290,7 +291,8 @@ def keep_best(state: AgentState, episodes: dict[str, Array], patience: int) -> A
     better = (broken < best["score"][0]) | ((broken == best["score"][0]) & (cost < best["score"][1]))
     new = {"score": jnp.stack([broken.astype(jnp.float32), cost]), **{k: learned[k] for k in KEPT}}
     best = jax.tree.map(lambda a, b: jnp.where(better, a, b), new, best)
-    bad = (broken > best["score"][0]) | (cost > best["score"][1] + state.hyper["tolerance"] * jnp.abs(best["score"][1]))
+    enough = cost <= best["score"][1] + state.hyper["tolerance"] * jnp.abs(best["score"][1])  # NaN is not
+    bad = (broken > best["score"][0]) | ~enough
     worse = jnp.where(bad, learned["worse"] + 1, 0)
     back = worse >= patience
     restored = {k: jax.tree.map(lambda a, b: jnp.where(back, a, b), best[k], learned[k]) for k in KEPT}
