@@ -154,7 +154,7 @@ def _shade(
     centre = np.array([signals_z[axes[0]].centre, signals_z[axes[1]].centre])
     if span is None:
         known, at = it.learner.known, signals_u[output].centre
-        most = max(float(np.abs(value).max()), 1e-9)
+        most = max(float(np.abs(value).max()), 0.01 * known.half[output])
         span = (-most, most) if colour == "change" else (known.low[output] + at, known.high[output] + at)
     x, y = (z[:, list(axes)] + centre).T
     corners = Triangulation(x, y, triangles)
@@ -306,12 +306,14 @@ def _planes(figure: Any, panels: Any, it: Trained, before: Runs, after: Runs, ax
     shades = draw_regions(panels[0], it, colour="input", learned=False, runs=before, **options)
     draw_regions(panels[1], it, colour="input", runs=after, **options)
     change = draw_regions(panels[2], it, colour="change", **options)
-    for panel, title in zip(
-        panels, (_said("controller", before), _said("learned", after), "what learning changed"), strict=True
-    ):
+    same = change is None or not np.any(change.get_array())
+    changed = "nothing changed: the controller was the best" if same else "what learning changed"
+    for panel, title in zip(panels, (_said("controller", before), _said("learned", after), changed), strict=True):
         panel.set_title(title, fontsize="medium")
-    figure.colorbar(shades, ax=list(panels[:2]), label=str(u[0]), pad=0.01)
-    figure.colorbar(change, ax=panels[2], label=f"change of {u[0]}", pad=0.02)
+    bars = (shades, list(panels[:2]), str(u[0]), 0.01), (change, panels[2], f"change of {u[0]}", 0.02)
+    for shade, ax, label, pad in bars:
+        if shade is not None:  # no region on the plane
+            figure.colorbar(shade, ax=ax, label=label, pad=pad)
 
 
 def _curves(panels: Any, it: Trained, before: Runs, after: Runs) -> None:

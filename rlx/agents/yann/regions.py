@@ -193,7 +193,7 @@ def row_names(learner: Learner) -> list[str]:
 def table(policy: Any, seed: int = 0) -> list[dict[str, Any]]:
     """One dict per region of the law of ``policy`` (one for all, where the law has no regions):
 
-    ``region``, ``law`` in words, ``K`` [m, nz] and ``r`` [m]; ``active`` rows of the program; ``visits`` while training;
+    ``region``, ``law`` in words, ``K`` [m, nz] and ``r`` [m]; ``active`` rows of the program; ``visits`` until then;
     ``residual_mean`` and ``residual_max``, what learning changed at points all over the region; ``jump``, the largest one of
     the learned policy seen at a facet, and ``jump_to``, the region behind (None: no other is). Changes and jumps are of each
     input, [m], in its unit and within its bounds.
@@ -295,6 +295,11 @@ def markdown(
         worse = [f"{r.cost.mean():.4g} ({int(r.violated.any(0).sum())} with violations)" for r in runs]
         count = len(runs[0].cost)
         lines += ["", f"Mean cost over the same {count} starts: the controller {worse[0]}, the learned policy {worse[1]}."]
+    if not np.any([row["residual_max"] for row in rows]):
+        lines += [
+            "",
+            "Learning changed nothing yet, or what it changed was no better at evaluations than the controller itself.",
+        ]
     shown = rows if len(rows) <= most else sorted(rows, key=lambda row: -row["visits"])[:most]
     lines += [] if shown is rows else ["", f"The {most} regions that were visited most, of {len(rows)}:"]
     head = ("region", "law of the controller", "active rows", "visits", "change, mean", "change, max", "jump", "to")
