@@ -36,24 +36,17 @@ def train(changes: dict[str, Any], seeds: int, every: int, breed: bool, folder: 
     """Trains one population in ``folder``; what it did."""
     problem = Problem({"train": make(ENV, repeat=REPEAT)})
     agent = agents.make("ppo", None, problem, **changes)
-    seen: list[np.ndarray] = []
-    choose = tournament(0.25)
-
-    def exchange(hypers: dict, scores: Any, key: Any) -> tuple:
-        index, new = choose(hypers, scores, key)
-        seen.append(np.asarray(new["lr"]))
-        return index, new
-
     begun = time.perf_counter()
     shutil.rmtree(folder, ignore_errors=True)
-    more = {"exchange": exchange, "every": every} if breed else {}
+    more: dict[str, Any] = {"exchange": tournament(0.25), "every": every} if breed else {}
     found = population(agent, problem, seeds, {"lr": RATES}, folder, options=Options(progress=False), **more)
-    lines = [x for x in logging.read(folder) if x["kind"] == "eval"]
-    start = np.repeat(RATES, seeds)
+    said = logging.read(folder)
+    lines = [x for x in said if x["kind"] == "eval"]
+    rates = [np.repeat(RATES, seeds), *(x["hyper/lr"] for x in said if x.get("event") == "exchange")]
     return {
         "decisions": [int(np.max(x["env_steps"])) for x in lines],
         "returns": np.array([np.array(x["return_mean"], float) for x in lines]),  # [K, M]
-        "rates": np.array([start, *seen]),  # [exchanges + 1, M]
+        "rates": np.array(rates),  # [exchanges + 1, M]
         "left": np.asarray(found.state.agent.hyper["lr"]),
         "wall_s": time.perf_counter() - begun,
     }
