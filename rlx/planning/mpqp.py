@@ -1,7 +1,7 @@
 """Multi-parametric quadratic programs solved once for all parameters: an affine law on each of finitely many regions.
 
-For an active set ``a`` (rows that hold with equality) the optimality conditions are linear (YANN spec; Bemporad et al. 2002,
-"The explicit linear quadratic regulator for constrained systems", Automatica 38, theorem 2):
+For an active set ``a`` (rows that hold with equality) the optimality conditions are linear (Bemporad et al. 2002, "The explicit
+linear quadratic regulator for constrained systems", Automatica 38, theorem 2):
 
     lambda(z) = -T (w_a + S_a z + G_a H^-1 F z),  T = (1/2 G_a H^-1 G_a')^-1        U(z) = -H^-1 F z - 1/2 H^-1 G_a' lambda(z)
     region    = {z : G_i U(z) <= w_i + S_i z for i not in a;  lambda(z) >= 0;  Th z <= th}

@@ -164,9 +164,7 @@ def make(config: Config, problem: Problem) -> Agent:
         act,
         stages(config, learner, update if learns else None, enter, observe, limit),
         envs={"train": batch_of(env, config.n_envs)},
-        buffers={
-            "replay": replay.ring(-(-min(config.capacity, config.episodes * (limit)) // config.n_envs) + 2, config.n_envs)
-        },
+        buffers={"replay": replay.ring(-(-min(config.capacity, config.episodes * limit) // config.n_envs) + 2, config.n_envs)},
         modes=("explore", "eval", "base"),
         evals=(
             Eval(

@@ -31,28 +31,17 @@ def residual_init(key: Key, kind: Residual, init: str, regions: int, features: i
     nets = {"block": regions, "paper": 1, "shared": 1}[kind]
     wide = width * outputs * regions if kind == "paper" else width
     keys = jax.random.split(key, 3)
-    first, second = ((nets, features, wide), (nets, wide, wide))
+    first, second = (nets, features, wide), (nets, wide, wide)
     if init == "paired":
-        params = {
-            "wa": _opposite(keys[0], first),
-            "wb": _alike(keys[1], second),
-            "head": _small(keys[2], (nets, wide, outputs)),
-        }
+        bias = _opposite(jax.random.fold_in(keys[0], 1), (nets, 1, wide))[:, 0]
+        params = {"wa": _opposite(keys[0], first), "ba": bias, "wb": _alike(keys[1], second)}
+        head = _small(keys[2], (nets, wide, outputs))
     else:
-        params = {
-            "wa": _orthogonal(keys[0], first),
-            "wb": _orthogonal(keys[1], second),
-            "head": jnp.zeros((nets, wide, outputs)),
-        }
-    params |= {
-        "ba": _opposite(jax.random.fold_in(keys[0], 1), (nets, 1, wide))[:, 0] if init == "paired" else jnp.zeros((nets, wide))
-    }
-    if kind == "paper":  # no head: a region's units are summed
-        del params["head"]
-        params["wb"] = params["wb"] if init == "paired" else jnp.zeros(second)
-    else:
-        params["bb"] = jnp.zeros((nets, wide))
-    return params
+        params = {"wa": _orthogonal(keys[0], first), "ba": jnp.zeros((nets, wide)), "wb": _orthogonal(keys[1], second)}
+        head = jnp.zeros((nets, wide, outputs))
+    if kind == "paper":  # no head, so that the second layer is the last: a region's units are summed
+        return params if init == "paired" else {**params, "wb": jnp.zeros(second)}
+    return {**params, "bb": jnp.zeros((nets, wide)), "head": head}
 
 
 def residual(params: Params, kind: Residual, x: Array, region: Array, regions: int, outputs: int) -> Array:
