@@ -83,7 +83,7 @@ def amount(agent: Agent, phase: Phase) -> tuple[int, int]:
 
 def budget(agent: Agent, stage: Stage) -> tuple[int, int]:
     """(slots, updates) of a whole stage."""
-    sizes = [(a * (stage.cycles // p.every) for a in amount(agent, p)) for p in stage.phases]
+    sizes = [[a * (stage.cycles // p.every) for a in amount(agent, p)] for p in stage.phases]
     slots, updates = zip(*sizes, strict=True) if sizes else ((0,), (0,))
     return sum(slots), sum(updates)
 

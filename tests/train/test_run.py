@@ -12,7 +12,9 @@ from rlx.envs import make
 from rlx.train import Diverged, Options, run
 from rlx.train.memory import needs
 from rlx.train.plan import plan
+from rlx.train.program import budget, clock_at
 from rlx.types import Collect, Host, Members, Problem, Stage
+from tests.dummies import AGENTS
 from tests.train.toys import QUIET, toy
 
 
@@ -23,6 +25,15 @@ def test_counts_and_clock_come_out_right():
     # 24 slots per stream: episodes of 5 decisions and 6 rows, so 4 rows were last and not acted on
     assert state.counts["env_steps"] == 2 * 20 and state.counts["eval_steps"] == 3 * 2 * 5
     assert state.counts["model_steps"] == 0 and state.cycle == 6
+
+
+def test_the_clock_counts_each_phase_by_its_own_turns():
+    agent = AGENTS["sindy_rl"](Problem({"train": make("rlx:pendulum")}))
+    seed, dyna = agent.stages[:2]
+    assert budget(agent, seed) == (20 * 2, 0)
+    assert budget(agent, dyna) == (6 * 2 * 2, 2 * 4)  # real slots in every second of 4 cycles, two updates in each
+    clock = clock_at(agent, 2, 0, 0)
+    assert (clock.slots, clock.updates) == (40 + 24, 8)
 
 
 def test_nan_stops_the_run_and_names_metric_update_and_checkpoint(tmp_path):
