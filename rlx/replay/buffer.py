@@ -100,14 +100,14 @@ class Replay:
 
     def evict(self, state: ReplayState, keep: int | Array) -> ReplayState:
         """Removes whole trajectories, oldest first, until each stream has at most ``keep`` rows (padding counts) in those
-        left. The newest one stays, whatever its length: it may still go on. Removed rows are marked invalid."""
+        left. The newest one stays, of which the newest ``keep`` rows if it is longer. Removed rows are marked invalid."""
         meta = jax.tree.map(jnp.asarray, state.meta)
         order = rows_in_order(meta)
         i = jnp.arange(order.shape[0])[:, None]
         begins = has(meta.flags[order], FIRST) & (i < meta.size)
         start = jax.lax.cummax(jnp.where(begins, i, 0), axis=0)  # where each row's trajectory began
         newest = jnp.where(begins, i, 0).max(0)
-        stay = (meta.size - start <= keep) | (start == newest)
+        stay = (meta.size - start <= keep) | ((start == newest) & (meta.size - i <= keep))
         flags = meta.flags.at[order].set(put(meta.flags[order], VALID, has(meta.flags[order], VALID) & stay))
         return state._replace(meta=state.meta._replace(flags=flags))
 

@@ -311,7 +311,7 @@ def better(run: RunState, score: np.ndarray) -> dict[str, Any]:
     new, old = new_best(run, score), run.best
     if not old:
         return new
-    wins = new["score"] > old["score"]
+    wins = new["score"] >= old["score"]  # of equals the latest, which may have learned more besides
     pick = lambda a, b: jnp.where(wins.reshape(wins.shape + (1,) * (a.ndim - wins.ndim)), a, b)
     return {
         "score": np.where(wins, new["score"], old["score"]),

@@ -87,8 +87,30 @@ def test_evict_removes_whole_oldest_trajectories():
     assert drawn_pairs(state)[0] == allowed
     kept = {(int(e.obs["code"][0, 0]), len(e.reward)) for e in buffer.export(state)}
     assert kept == {(0, 5), (1, 5)}  # the tail of stream 1, row 20, belongs to its last episode; that of stream 0 stands alone
-    small = drawn_pairs(buffer.evict(state, 1))[0]
-    assert small == {(w, t) for w, t in allowed if t >= (15, 16)[w]}  # the newest trajectory stays
+    small = drawn_pairs(buffer.evict(state, 4))[0]
+    assert small == {(w, t) for w, t in allowed if t >= 16}  # of stream 0's newest trajectory, 15 to 19, the newest 4 rows
+
+
+@pytest.mark.parametrize(
+    ("lengths", "left"),
+    [((4, 3, 3, 2), [3, 3, 2]), ((4, 3, 3, 2, 7), [2, 7]), ((12,), [10]), ((2, 12), [10]), ((5, 5), [5, 5])],
+)
+def test_evict_to_ten_rows(lengths, left):
+    buffer = replay.ring(64, 1)
+    yes, no, zero = np.bool_(True), np.bool_(False), np.float32(0)
+
+    def row(i, first, last):
+        return Row(np.float32(i), zero, np.bool_(last), no, np.bool_(first), {}, np.zeros(1, np.float32), {}, yes)
+
+    state, i = buffer.init(row(0, True, False)), 0
+    for n in lengths:
+        episode = [row(i + k, k == 0, k == n - 1) for k in range(n)]
+        i += n
+        state = buffer.add(state, jax.tree.map(lambda *xs: np.stack(xs)[:, None], *episode))
+        state = buffer.evict(state, 10)
+    kept = buffer.export(state)
+    assert [len(e.reward) for e in kept] == left
+    assert kept[-1].obs[-1] == i - 1  # the newest row is always there
 
 
 def test_export_gives_the_episodes_back():
