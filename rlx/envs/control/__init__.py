@@ -21,6 +21,8 @@ _MODULES = {
     "cstr": "rlx.envs.control.cstr",
     "four-tank": "rlx.envs.control.tanks",
     "extraction-column": "rlx.envs.control.column",
+    "ks22": "rlx.envs.control.ks22",
+    "burgers": "rlx.envs.control.burgers",
 }
 
 
