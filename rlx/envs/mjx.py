@@ -16,7 +16,7 @@ import numpy as np
 from rlx.envs import tasks
 from rlx.envs.registry import positive, unknown
 from rlx.envs.tasks.base import MujocoTask
-from rlx.types import Array, Env, Key, Leaf, PyTree, Spec, Step, Task
+from rlx.types import Array, Env, Key, Leaf, PyTree, Spec, Step
 
 _KINEMATIC = {"qpos", "qvel", "ctrl", "xpos", "xmat", "xipos", "geom_xpos"}
 
@@ -113,8 +113,7 @@ def _own(name: str, task: MujocoTask, repeat: int, time_limit: int | None, impl:
         return state, arrive(state, total, False)
 
     size = jax.eval_shape(lambda k: reset({"model": model}, k)[1].obs, jax.random.key(0)).shape
-    contract = Task(observe=task.observe, reward=task.reward)
-    spec = Spec(Leaf(size), Leaf((native.nu,), low=-1, high=1), {}, limit, repeat, contract)
+    spec = Spec(Leaf(size), Leaf((native.nu,), low=-1, high=1), {}, limit, repeat, task.contract)
     return Env(f"mjx:{name}", spec, {"model": model}, reset, step, _renderer(native), starts="pool")
 
 

@@ -21,7 +21,7 @@ from rlx.envs import tasks
 from rlx.envs.registry import cores, positive, unknown
 from rlx.envs.tasks.base import MujocoTask
 from rlx.keys import HostKey
-from rlx.types import HostEnv, Leaf, PyTree, Spec, Step, Task
+from rlx.types import HostEnv, Leaf, PyTree, Spec, Step
 
 _quiet = threading.Lock()
 LIGHT = 25e-6  # s per control step, below which one thread is faster than two
@@ -57,8 +57,7 @@ def make(name: str, *, repeat: int = 1, time_limit: int | None = None, threads: 
     control_steps = min(limit * repeat, task.horizon(model)) if time_limit is None else limit * repeat
     sim = _Sim(task, model, repeat, control_steps)
     size = sim.observation_size
-    contract = Task(observe=task.observe, reward=task.reward)
-    spec = Spec(Leaf((size,)), Leaf((model.nu,), low=-1, high=1), {}, limit, repeat, contract)
+    spec = Spec(Leaf((size,)), Leaf((model.nu,), low=-1, high=1), {}, limit, repeat, task.contract)
     workers = threads or sim.threads()
     return HostEnv(f"dmc:{name}", spec, lambda n, ends: MujocoVec(f"dmc:{name}", spec, n, ends, sim, workers))
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx.envs.control.base import disc, plant, rod
-from rlx.envs.tasks.base import tolerance
+from rlx.envs.tasks.cartpole import VIEW, score
 from rlx.types import Env, Leaf, Task
 
 DT = 0.01  # s, Runge-Kutta of fourth order
@@ -78,12 +78,8 @@ def observe(xp: Any, p: Any, x: Any) -> Any:
 
 
 def reward(xp: Any, p: Any, x: Any, action: Any, new: Any) -> Any:
-    """Product of upright, centred, little force and slow, each within [0, 1]."""
-    upright = (xp.cos(new[..., 1]) + 1) / 2
-    centred = (1 + tolerance(xp, new[..., 0], margin=2)) / 2
-    calm = (4 + tolerance(xp, action[..., 0], margin=1, shape="quadratic", at_margin=0)) / 5
-    slow = (1 + tolerance(xp, new[..., 3], margin=5)) / 2
-    return upright * centred * calm * slow
+    """dm_control's: upright, centred, little force and slow."""
+    return score(xp, observe(xp, p, new), action)
 
 
 def start(p: Any, key: Any) -> Any:
@@ -105,7 +101,7 @@ def make(repeat: int = 1, time_limit: int | None = None) -> Env:
     """Observation [5], one action (force), 1000 control steps of 10 ms, reward in [0, 1] per step."""
     return plant(
         "rlx:cartpole-swingup",
-        task=Task(observe, reward, drift=drift),
+        task=Task(observe, reward, drift=drift, score=score, **VIEW),
         obs=Leaf((5,)),
         actions=1,
         params=dict(PARAMS),

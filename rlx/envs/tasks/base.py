@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+
+from rlx.types import Task
 
 XX, XZ, ZZ = 0, 2, 8  # entries of a rotation matrix in MuJoCo's row-major order
 
@@ -38,6 +40,11 @@ class MujocoTask:
     goal: tuple[int, ...] | None = None
     camera: str | int = 0
     show_goal: Callable[[Any, np.ndarray], None] | None = None  # puts the goal into a model, for pictures
+    view: Mapping[str, Any] = field(default_factory=dict)  # what observations alone tell: score, project, box, names
+
+    @property
+    def contract(self) -> Task:
+        return Task(observe=self.observe, reward=self.reward, **self.view)
 
     def model(self) -> Any:
         """The task's MJCF model, from the installed dm_control."""

@@ -16,12 +16,27 @@ def observe(xp: Any, c: Any, p: Any) -> Any:
     return columns(xp, p.qpos[..., 0], p.xmat[..., POLE, ZZ], p.xmat[..., POLE, XZ], p.qvel)
 
 
-def smooth(xp: Any, c: Any, p: Any) -> Any:
-    upright = (p.xmat[..., POLE, ZZ] + 1) / 2
-    centred = (1 + tolerance(xp, p.qpos[..., 0], margin=2)) / 2
-    calm = (4 + tolerance(xp, p.ctrl[..., 0], margin=1, shape="quadratic", at_margin=0)) / 5
-    slow = (1 + tolerance(xp, p.qvel[..., 1], margin=5)) / 2
+def score(xp: Any, obs: Any, action: Any) -> Any:
+    """The smooth reward of arriving at ``obs`` [..., 5]: upright, centred, little force and slow, each within [0, 1]."""
+    upright = (obs[..., 1] + 1) / 2
+    centred = (1 + tolerance(xp, obs[..., 0], margin=2)) / 2
+    calm = (4 + tolerance(xp, action[..., 0], margin=1, shape="quadratic", at_margin=0)) / 5
+    slow = (1 + tolerance(xp, obs[..., 4], margin=5)) / 2
     return upright * calm * slow * centred
+
+
+def smooth(xp: Any, c: Any, p: Any) -> Any:
+    return score(xp, observe(xp, c, p), p.ctrl)
+
+
+def project(xp: Any, obs: Any) -> Any:
+    """Cosine and sine back on their circle."""
+    turned = obs[..., 1:3]
+    return xp.concatenate([obs[..., :1], turned / xp.sqrt((turned**2).sum(-1, keepdims=True)), obs[..., 3:]], -1)
+
+
+_FAR = np.array([5.0, 1.1, 1.1, 10.0, 10.0])
+VIEW: dict[str, Any] = {"project": project, "box": (-_FAR, _FAR), "names": ("x", "cos", "sin", "v", "w", "u")}
 
 
 def sparse(xp: Any, c: Any, p: Any) -> Any:
@@ -41,7 +56,8 @@ def upright(xp: Any, c: Any, u: Any, z: Any) -> Any:
 
 def _task(init: Any, reward: Any) -> MujocoTask:
     fields = ("qpos", "qvel", "xmat", "ctrl")
-    return MujocoTask("cartpole", fields, observe, reward, init, lambda model: (2, 4), time_limit=10.0)
+    view = {**VIEW, "score": score if reward is smooth else None}
+    return MujocoTask("cartpole", fields, observe, reward, init, lambda model: (2, 4), time_limit=10.0, view=view)
 
 
 TASKS = {
