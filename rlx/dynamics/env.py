@@ -1,0 +1,124 @@
+"""Learned dynamics as a device environment: ``as_env(model, ...)`` is an `rlx.types.Env` like any other.
+
+All that is learned enters through ``params``, traced: a refit recompiles nothing. What may go wrong with a learned model is
+caught here: leaving the box where it was learned, and numbers that are not finite, end the episode.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlx.types import Array, Env, Key, Leaf, PyTree, Spec, Step
+
+Exit = Literal["terminate", "truncate", "penalty"]
+
+
+class Prediction(NamedTuple):
+    """What a model says of one step of one stream."""
+
+    obs: Array  # [n], on arrival
+    reward: Array  # []
+    spread: Array  # []: how uncertain the model is of obs, in its units; 0 where it cannot say
+
+
+class Model(Protocol):
+    """Any learned dynamics, as pure functions of one stream. ``params`` is what was learned."""
+
+    def begin(self, params: PyTree, key: Key) -> PyTree:
+        """Drawn once per episode, such as the member that rules it; () for nothing."""
+        ...
+
+    def predict(self, params: PyTree, episode: PyTree, obs: Array, action: Array, key: Key) -> Prediction:
+        """``obs`` [n], ``action`` [m] within [-1, 1]."""
+        ...
+
+
+class Imagined(NamedTuple):
+    """State of one stream."""
+
+    obs: Array  # [n]
+    t: Array  # int32, decisions in this episode
+    episode: PyTree
+
+
+def as_env(
+    model: Model,
+    params: PyTree,
+    starts: Array,
+    *,
+    actions: int,
+    horizon: int,
+    low: Array | None = None,
+    high: Array | None = None,
+    exit: Exit = "terminate",
+    exit_reward: Array | float = 0.0,
+    name: str = "model",
+) -> Env:
+    """The environment that ``model`` imagines.
+
+    ``params``: of the model. ``starts`` [S, n]: episodes begin at one of them. ``low`` and ``high`` [n]: an observation at or
+    beyond them ends the episode, as one that is not finite does, of which nothing is passed on: the last good one stands in its
+    place.
+
+    ``exit`` says how it ends there: ``"terminate"`` with a value of 0 (which pays where rewards are negative), ``"truncate"``
+    with the value of where it ended, ``"penalty"`` terminated with ``exit_reward`` added. Episodes are truncated after
+    ``horizon`` decisions.
+
+    The environment's params are ``{"model", "starts", "low", "high", "exit_reward"}``, all traced. Its info ``exit`` counts.
+
+    Raises:
+        ValueError: an unknown ``exit``, or shapes that do not fit together.
+    """
+    starts = jnp.asarray(starts, jnp.float32)
+    if starts.ndim != 2 or not len(starts):
+        raise ValueError(f"as_env: starts must be [S, n] with S >= 1, got {list(starts.shape)}.")
+    if exit not in ("terminate", "truncate", "penalty"):
+        raise ValueError(f"as_env: exit={exit!r} is unknown; give 'terminate', 'truncate' or 'penalty'.")
+    n = starts.shape[1]
+    bounds = {"low": -np.inf if low is None else low, "high": np.inf if high is None else high}
+    for side, value in bounds.items():
+        if np.shape(value) not in ((), (n,)):
+            raise ValueError(f"as_env: {side} must have shape [{n}], as the observations; got {list(np.shape(value))}.")
+    box = {k: jnp.broadcast_to(jnp.asarray(v, jnp.float32), (n,)) for k, v in bounds.items()}
+    traced = {"model": params, "starts": starts, **box, "exit_reward": jnp.float32(exit_reward)}
+
+    def reset(params: PyTree, key: Key) -> tuple[Imagined, Step]:
+        which, drawn = jax.random.split(key)
+        obs = params["starts"][jax.random.randint(which, (), 0, params["starts"].shape[0])]
+        no = jnp.bool_(False)
+        state = Imagined(obs, jnp.int32(0), model.begin(params["model"], drawn))
+        return state, Step(obs, jnp.float32(0), no, no, jnp.bool_(True), {"exit": no})
+
+    def step(params: PyTree, state: Imagined, action: Array, key: Key) -> tuple[Imagined, Step]:
+        action = jnp.clip(action, -1.0, 1.0)
+        said = model.predict(params["model"], state.episode, state.obs, action, key)
+        new = said.obs
+        sound = jnp.isfinite(new).all() & jnp.isfinite(said.reward)
+        out = ~sound | (new <= params["low"]).any() | (new >= params["high"]).any()
+        obs = jnp.where(sound, jnp.clip(new, params["low"], params["high"]), state.obs)
+        reward = jnp.where(sound, said.reward, 0.0) + jnp.where(out & (exit == "penalty"), params["exit_reward"], 0.0)
+        late = state.t + 1 >= horizon
+        over = out & (exit != "truncate")
+        state = Imagined(obs, state.t + 1, state.episode)
+        return state, Step(obs, reward.astype(jnp.float32), over, (late | out) & ~over, jnp.bool_(False), {"exit": out})
+
+    spec = Spec(Leaf((n,)), Leaf((actions,), low=-1, high=1), {"exit": Leaf((), bool, reduce="any")}, horizon)
+    return Env(name, spec, traced, reset, step, starts="pool")
+
+
+class penalised(NamedTuple):  # noqa: N801 - reads as the function it is used as
+    """``model`` with the reward less ``params["caution"]`` times the spread: a price for uncertainty, or where negative a
+    reward for exploring. ``params`` are then ``{"model", "caution"}``."""
+
+    model: Model
+
+    def begin(self, params: PyTree, key: Key) -> PyTree:
+        return self.model.begin(params["model"], key)
+
+    def predict(self, params: PyTree, episode: PyTree, obs: Array, action: Array, key: Key) -> Prediction:
+        said = self.model.predict(params["model"], episode, obs, action, key)
+        return said._replace(reward=said.reward - params["caution"] * said.spread)

@@ -1,0 +1,174 @@
+"""Dictionaries, ensembles and their words, against numbers by hand."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlx.dynamics import sparse
+from rlx.dynamics.sparse import Dictionary, SparseModel, affine, equations, fit, poly
+
+
+def test_the_order_of_terms():
+    z = np.array([2.0, 3.0, 5.0, 7.0])
+    assert affine(2, 2, 2)(z).tolist() == [2, 3, 4, 6, 9, 5, 7, 10, 14, 15, 21, 20, 28, 30, 42, 45, 63]
+    assert poly(2, 2, bias=True, interact=False)(z[:2]).tolist() == [1, 2, 3, 4, 9]
+    assert affine(2, 1, 2, interact=False, tensor=False).names(["x", "v", "u"]) == ["x", "v", "x^2", "v^2", "u"]
+    assert poly(2, 3, bias=True).names(["a", "b"])[:7] == ["1", "a", "b", "a^2", "a b", "b^2", "a^3"]
+    np.testing.assert_array_equal(poly(2, 2).exponents, [[1, 0], [0, 1], [2, 0], [1, 1], [0, 2]])
+
+
+@pytest.mark.parametrize(
+    ("library", "size"),
+    [
+        (affine(5, 1, 2), 41),
+        (affine(5, 1, 1, interact=False, tensor=False), 6),
+        (affine(8, 2, 2, interact=False), 50),
+        (affine(2, 1, 3, tensor=False), 10),
+        (affine(10, 3, 2, tensor=False), 68),
+        (affine(8, 4, 2, tensor=False), 48),
+        (affine(12, 4, 2, tensor=False), 94),
+        (poly(5, 3), 55),
+        (poly(8, 3), 164),
+        (poly(10, 2, bias=True), 66),
+    ],
+)
+def test_sizes(library, size):
+    assert len(library) == size == math.prod(library.exponents.shape[:1])
+
+
+def test_exponents_say_the_same_and_gradients_at_zero_are_finite():
+    library = affine(3, 2, 3)
+    z = np.random.default_rng(0).normal(size=(4, 5))
+    by_powers = np.prod(z[:, None, :] ** library.exponents, -1)
+    np.testing.assert_allclose(library(z), by_powers, rtol=1e-12)
+    np.testing.assert_allclose(library(jnp.asarray(z)), by_powers, rtol=2e-5)
+    assert jnp.isfinite(jax.jacfwd(library)(jnp.zeros(5))).all() and jnp.isfinite(jax.jacrev(library)(jnp.zeros(5))).all()
+
+
+def test_what_is_no_dictionary():
+    for wrong in (lambda: poly(2, 0), lambda: affine(0, 1, 2), lambda: Dictionary(2, ()), lambda: Dictionary(1, ((1,),))):
+        with pytest.raises(ValueError, match="dictionary|none of the"):
+            wrong()
+    with pytest.raises(ValueError, match="3 names"):
+        poly(2, 1).names(["a", "b", "c"])
+    with pytest.raises(ValueError, match="2 variables, got 3"):
+        poly(2, 1)(np.zeros(3))
+
+
+def model_of(members, library=None, how="median"):
+    members = np.asarray(members, np.float32)
+    coef = sparse.aggregated(members, how)
+    return SparseModel(jnp.asarray(members), jnp.asarray(coef), library or poly(1, members.shape[-1]))
+
+
+def test_variance_is_that_of_the_predictions():
+    model = model_of([[[1, 0, 0.5]], [[1.2, 0, 0.5]], [[0.8, 0.1, 0.5]]], poly(3, 1))
+    theta = np.array([1.0, 2.0, 4.0])
+    np.testing.assert_allclose(model.variance(jnp.asarray(theta)), [0.0088888889], rtol=1e-6)
+    np.testing.assert_allclose(theta @ model.covariance[0] @ theta, 0.0088888889, rtol=1e-6)
+    np.testing.assert_allclose(np.var([1 + 2, 1.2 + 2, 0.8 + 0.2 + 2]), 0.0088888889, rtol=1e-6)
+
+
+def test_median_mean_and_one_member():
+    members = [[[1.0, 0.0]], [[3.0, 0.0]], [[4.0, 5.0]], [[10.0, 7.0]]]
+    z = jnp.array([1.0])
+    np.testing.assert_allclose(model_of(members).coef, [[3.5, 2.5]])  # of four: the mean of the middle two
+    np.testing.assert_allclose(model_of(members, how="mean").coef, [[4.5, 3.0]])
+    np.testing.assert_allclose(model_of(members)(z), [6.0])
+    np.testing.assert_allclose(model_of(members).member(2)(z), [9.0])
+    np.testing.assert_allclose(model_of(members).each(z)[:, 0], [1, 3, 9, 17])
+    with pytest.raises(ValueError, match="'median' or 'mean'"):
+        sparse.aggregated(np.zeros((2, 1, 1)), "mode")
+
+
+WORDS = model_of([[[1.0, 0, -0.25, 0, 0], [0, 0, 0, 0, 0]]] * 2, poly(2, 2))
+
+
+def test_equations_as_text_and_latex():
+    assert equations(WORDS, ["x", "v"]) == "x' = x - 0.25 x^2\nv' = 0"
+    assert equations(WORDS, ["x", "v"], ["a", "bb"]) == "a  = x - 0.25 x^2\nbb = 0"
+    assert "x_{k+1} &= x - 0.25 \\, x^{2}" in equations(WORDS, ["x", "v"], fmt="latex")
+    spread = model_of([[[1.0, 0]], [[1.5, 0]], [[2.0, 0]]])
+    assert equations(spread, ["x"], deviations=True) == "x' = (1.5 +- 0.4) x"
+    for wrong, words in ((dict(fmt="xml"), "latex"), (dict(names=["x"]), "names"), (dict(targets=["a"]), "outputs")):
+        with pytest.raises(ValueError, match=words):
+            equations(WORDS, **wrong)
+    with pytest.raises(ValueError, match="identifiers"):
+        equations(WORDS, ["x 1", "v"], fmt="c")
+
+
+def test_equations_as_programs(tmp_path):
+    rng = np.random.default_rng(0)
+    model = model_of(rng.normal(size=(1, 3, 9)) * (rng.random((1, 3, 9)) < 0.6), poly(3, 2))
+    z = rng.normal(size=3)
+    wanted = np.asarray(model.coef, np.float64) @ poly(3, 2)(z)
+    scope = {}
+    exec(equations(model, ["a", "b", "c"], fmt="python"), scope)
+    np.testing.assert_allclose(scope["model"](*z), wanted, rtol=1e-12)
+    main = f"""#include <stdio.h>
+{equations(model, ["a", "b", "c"], fmt="c")}
+int main(void)
+{{
+    double out[3];
+    model({", ".join(map(repr, z.tolist()))}, out);
+    printf("%.17g %.17g %.17g", out[0], out[1], out[2]);
+}}
+"""
+    (tmp_path / "a.c").write_text(main)
+    subprocess.run(["cc", "-Wall", "-Werror", tmp_path / "a.c", "-o", tmp_path / "a"], check=True)
+    out = subprocess.run([tmp_path / "a"], capture_output=True, text=True, check=True).stdout
+    np.testing.assert_allclose(np.array(out.split(), float), wanted, rtol=1e-12)
+
+
+def test_saved_as_data(tmp_path):
+    path = sparse.save(WORDS, tmp_path / "model.npz")
+    again = sparse.load(path)
+    assert again.library == WORDS.library and equations(again) == equations(WORDS)
+    np.testing.assert_array_equal(again.members, WORDS.members)
+    with pytest.raises(ValueError, match="no such file"):
+        sparse.load(tmp_path / "other.npz")
+    np.savez(tmp_path / "odd.npz", members=np.array([object()], object), coef=0, library="x")
+    with pytest.raises(ValueError, match="no sparse model"):
+        sparse.load(tmp_path / "odd.npz")
+    (tmp_path / "dump.pkl").write_bytes(b"\x80\x04N.")
+    with pytest.raises(ValueError, match="loading them runs code"):
+        sparse.load(tmp_path / "dump.pkl")
+
+
+def test_fits_that_cannot_be():
+    rng = np.random.default_rng(0)
+    x, library = rng.normal(size=(50, 2)), poly(2, 2)
+    how = dict(alpha=1e-3, threshold=0.1, rng=rng)
+    fit(library, x, x, **how)
+    bad = x.copy()
+    bad[7, 1] = np.nan
+    for args, words in (
+        ((library, x[:4], x[:4]), "4 rows are too few for 5 terms"),
+        ((library, bad, x), "not finite, the first in row 7"),
+        ((library, x, x[:, 0]), r"targets \[N, q\]"),
+        ((library, x[:, :1], x), r"inputs \[N, 2\]"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            fit(*args, **how)
+    with pytest.raises(ValueError, match="leaves no term for speed, whose coefficients reach 1"):
+        fit(library, x, x, alpha=1e-3, threshold=3.0, rng=rng, names=("speed", "place"))
+    for wrong in (dict(alpha=-1), dict(bag=2.0), dict(drop=5), dict(members=0)):
+        with pytest.raises(ValueError, match="fit needs"):
+            fit(library, x, x, **{**how, **wrong})
+
+
+def test_an_ensemble_finds_the_terms():
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, (400, 2))
+    y = np.stack([x[:, 0] * x[:, 1], 2 * x[:, 0] - 0.5 * x[:, 1] ** 2], 1) + 0.01 * rng.normal(size=(400, 2))
+    model = fit(poly(2, 3), x, y, alpha=1e-4, threshold=0.1, rng=np.random.default_rng(1))
+    np.testing.assert_array_equal(np.asarray(model.coef) != 0, [[0, 0, 0, 1, 0, *[0] * 4], [1, 0, 0, 0, 1, *[0] * 4]])
+    assert (np.asarray(model.members) == 0).all(1).any(1).all()  # each member was refused a term
+    same = fit(poly(2, 3), x, y, alpha=1e-4, threshold=0.1, rng=np.random.default_rng(1))
+    np.testing.assert_array_equal(model.members, same.members)
