@@ -10,7 +10,13 @@ from typing import Any
 from rlx import config as configs
 from rlx.types import Agent, Problem
 
-_MODULES = {"sac": "rlx.agents.sac", "td3": "rlx.agents.td3", "ppo": "rlx.agents.ppo", "yann": "rlx.agents.yann"}
+_MODULES = {
+    "sac": "rlx.agents.sac",
+    "td3": "rlx.agents.td3",
+    "ppo": "rlx.agents.ppo",
+    "yann": "rlx.agents.yann",
+    "sindy_rl": "rlx.agents.sindy_rl",
+}
 
 
 def list() -> builtins.list[str]:

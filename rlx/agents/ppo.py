@@ -55,6 +55,7 @@ class Config:
     value_clip: bool = False  # clip the change of values too
     max_norm: float = 0.5  # of gradients
     lr: float = traced(3e-4, "Adam's step size.")
+    lr_decay: float = traced(0.0, "Share of the step size that is gone at the end, linearly.")
     discount: float = traced(0.99, "Discount per decision.")
     gae_lambda: float = traced(0.95, "Lambda of the advantages.")
     clip: float = traced(0.2, "How far the probability ratio may move.")
@@ -173,8 +174,8 @@ def make(config: Config, problem: Problem) -> Agent:
 
     def act(state: AgentState, clock: Clock, carry: Any, step: Step, key: Key, mode: str) -> tuple[Array, Any, dict]:
         mean, log_std = distribution(state.learned, see(state.learned, step.obs))
-        if mode == "eval":
-            return jnp.clip(mean, -1.0, 1.0), carry, {}
+        if mode != "explore":
+            return mean if mode == "mean" else jnp.clip(mean, -1.0, 1.0), carry, {}
         raw = mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape)
         return jnp.clip(raw, -1.0, 1.0), carry, {"raw": raw, "log_prob": normal_log_prob(raw, mean, log_std)}
 
@@ -236,6 +237,7 @@ def make(config: Config, problem: Problem) -> Agent:
         h = state.hyper
         samples, goal = prepare(state, rows)
         beta = h["kl_coef"] * state.learned["kl_scale"]
+        lr = h["lr"] * (1 - h["lr_decay"] * clock.updates / config.cycles)
         names = ("actor", "critic", "log_std")
         size = total // config.minibatches
 
@@ -247,7 +249,7 @@ def make(config: Config, problem: Problem) -> Agent:
             nets, opt, near = carry
             (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(nets, part, h, beta)
             near = near & (metrics["actor/kl"] <= h["target_kl"])
-            new = adam(nets, grads, opt, h["lr"], eps=1e-5, max_norm=config.max_norm)
+            new = adam(nets, grads, opt, lr, eps=1e-5, max_norm=config.max_norm)
             nets, opt = jax.tree.map(lambda a, b: jnp.where(near, a, b), new, (nets, opt))
             return (nets, opt, near), metrics
 
@@ -274,5 +276,6 @@ def make(config: Config, problem: Problem) -> Agent:
         (learn,),
         envs={"train": batch_of(problem.envs["train"], config.n_envs)},
         buffers={"rollout": replay.ring(config.steps + 2, config.n_envs)},
+        modes=("explore", "eval", "mean"),
         evals=(Eval("main", which, config.eval_episodes, every),),
     )

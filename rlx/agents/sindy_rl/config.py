@@ -1,0 +1,168 @@
+"""Settings of SINDy-RL, and of the comparisons that are presets of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rlx.agents import ppo
+from rlx.config import traced
+
+
+def _ppo() -> ppo.Config:
+    """PPO as it improves the policy inside the model: 2 500 rounds of 4 000 imagined decisions."""
+    return ppo.Config(
+        env_steps=10_000_000,
+        n_envs=40,
+        steps=100,
+        epochs=30,
+        minibatches=32,
+        state_std=True,
+        normalize_obs=False,
+        value_coef=1.0,
+        kl_coef=0.2,
+        kl_goal=0.01,
+        lr_decay=1.0,
+        log_std=0.0,
+    )
+
+
+@dataclass(frozen=True)
+class Library:
+    """A dictionary of monomials, and how sparse a model of its terms is."""
+
+    degree: int = 2
+    interact: bool = True  # products of different variables
+    bias: bool = False  # a constant term
+    alpha: float = 5e-5  # ridge
+    threshold: float = 7e-3  # least coefficient, in the units of the data
+
+
+@dataclass(frozen=True)
+class Config:
+    """SINDy-RL: sparse dynamics, rewards and policies that can be read, from little data."""
+
+    # the data
+    seed_steps: int = 8_000  # real decisions at random, before the first fit
+    seed_episode: int = 1_000  # decisions after which these are begun anew
+    refit_every: int = 10  # rounds of PPO between refits; 0: the first model stays
+    collect: int = 500  # real decisions of the policy without noise, before each refit
+    online: int = 8_000  # so many of them are kept, in whole trajectories
+    n_envs: int = 1  # real streams side by side
+    # the model
+    dynamics: Library = Library()
+    tensor: bool = True  # the dynamics have products of states and inputs
+    reward: Literal["auto", "task", "sparse"] = "auto"  # the environment's own formula, or learned; auto: where it has none
+    rewards: Library = Library(degree=2, interact=False, alpha=1e-5, threshold=5e-2)  # where it is learned
+    reward_input: bool = False  # a learned reward sees the action too
+    reward_pairing: Literal["next", "current"] = "next"  # it is of the observation arrived at (the paper), or left (its code)
+    members: int = 20  # of the ensemble
+    bag: float = 0.6  # share of the rows that each is fitted to, drawn with replacement
+    drop: int = 1  # terms that each may not use, at random
+    aggregate: Literal["median", "mean", "sample"] = "median"  # of the members; sample: each episode is ruled by one
+    unbias: bool = False  # the last regression is without the ridge
+    backend: Literal["rlx", "pysindy"] = "rlx"  # who does the regressions
+    modes: int = 0  # leading principal components of the observations that stand for them; 0: the observations themselves
+    guard: float = 10.0  # a refit whose error over 20 steps is so many times the old model's is not taken; 0: any is
+    # the imagined environment
+    horizon: int = 0  # decisions per imagined episode; 0: as the real one
+    box: tuple[float, ...] = ()  # largest observations where the model is trusted; (): the environment's, or the data's
+    starts: Literal["starts", "rows"] = "starts"  # imagined episodes begin where real ones did, or anywhere in the data
+    exit: Literal["penalty", "terminate", "truncate"] = "penalty"  # beyond the box; penalty: the least reward for ever
+    project: bool = True  # predictions are projected as the environment says (cosine and sine on their circle)
+    caution: float = traced(0.0, "Price of the model's uncertainty, in reward per standard deviation; below 0 a bonus.")
+    # the policy
+    ppo: ppo.Config = dataclasses.field(default_factory=_ppo)
+    names: tuple[str, ...] = ()  # of the observations, then of the actions, for the equations; (): the environment's
+    # the policy as a polynomial
+    distil: bool = True
+    policy_degree: int = 3
+    policy_bias: bool = False
+    policy_aggregate: Literal["median", "mean"] = "median"  # the mean shrinks each term by the share of members that drop it
+    distil_steps: int = 5_000  # imagined decisions
+    distil_length: int = 500  # of each run of them
+    distil_starts: float = 0.25  # standard deviation of the noise on the states that these begin with
+    distil_noise: float = 0.1  # and of the noise on the states that it is fitted to
+    distil_clip: float = 5.0  # largest target, in ranges of the action
+    # evaluation
+    eval_every: int = 50  # rounds of PPO between evaluations on the real environment
+    eval_episodes: int = 5
+
+
+SWIMMER_BOX = (3.1416, 1.7453, 1.7453, 10.0, 10.0, 10.0, 10.0, 10.0)
+PRESETS: dict[str, dict[str, Any]] = {
+    "debug": {
+        "seed_steps": 400,
+        "seed_episode": 100,
+        "refit_every": 2,
+        "collect": 60,
+        "online": 200,
+        "members": 5,
+        "ppo.env_steps": 2_048,
+        "ppo.n_envs": 8,
+        "ppo.steps": 32,
+        "ppo.epochs": 2,
+        "ppo.minibatches": 4,
+        "ppo.hidden": (32,),
+        "horizon": 100,
+        "distil_steps": 400,
+        "distil_length": 50,
+        "eval_every": 4,
+        "eval_episodes": 2,
+    },
+    # as the authors' runs were: RLlib's clamp keeps the critic almost untrained, which is theirs, not PPO's
+    "paper": {
+        "ppo.error_bound": 0.2,
+        "ppo.n_envs": 2,
+        "ppo.steps": 2_000,
+        "guard": 0.0,
+        "exit": "terminate",
+        "policy_aggregate": "mean",
+    },
+    "linear": {
+        "dynamics.degree": 1,
+        "dynamics.interact": False,
+        "tensor": False,
+        "dynamics.alpha": 0.0,
+        "dynamics.threshold": 0.0,
+        "drop": 0,
+    },
+    "no_refit": {"refit_every": 0},
+    "swimmer": {
+        "seed_steps": 12_000,
+        "seed_episode": 100,
+        "refit_every": 5,
+        "collect": 1_000,
+        "online": 12_000,
+        "dynamics.interact": False,
+        "dynamics.alpha": 0.5,
+        "dynamics.threshold": 2e-2,
+        "box": SWIMMER_BOX,
+        "names": ("angle", "joint1", "joint2", "vx", "vy", "rate", "rate1", "rate2", "u1", "u2"),
+        "ppo.env_steps": 5_000_000,
+        "distil_steps": 10_000,
+        "distil_length": 200,
+        "distil_starts": 0.2,
+    },
+    "ks22": {
+        "modes": 12,
+        "seed_steps": 8_000,
+        "seed_episode": 400,
+        "refit_every": 25,
+        "collect": 400,
+        "online": 4_000,
+        "tensor": False,
+        "dynamics.alpha": 1e-3,
+        "dynamics.threshold": 1e-3,
+        "rewards.interact": True,
+        "rewards.bias": True,
+        "rewards.alpha": 1e-5,
+        "rewards.threshold": 1e-4,
+        "reward_input": True,
+        "starts": "rows",
+        "ppo.env_steps": 5_000_000,
+        "policy_degree": 2,
+        "policy_bias": True,
+    },
+}

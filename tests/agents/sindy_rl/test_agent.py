@@ -1,0 +1,118 @@
+"""The whole loop on small budgets: counts, stages, resuming, and what it leaves to read."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rlx.envs
+from rlx import agents
+from rlx.agents.sindy_rl.report import markdown, models
+from rlx.config import apply, replace
+from rlx.dynamics.sparse import equations
+from rlx.train import Options, run
+from rlx.types import Members, Problem
+
+QUIET = Options(progress=False)
+SMALL = {"seed_steps": 200, "seed_episode": 50, "collect": 20, "refit_every": 2, "online": 60, "members": 5, "horizon": 40}
+SMALL |= {"ppo.env_steps": 768, "ppo.n_envs": 4, "ppo.steps": 32, "ppo.epochs": 2, "ppo.minibatches": 2, "ppo.hidden": (8,)}
+SMALL |= {"distil_steps": 80, "distil_length": 20, "eval_every": 6, "eval_episodes": 2}
+
+
+def made(**more):
+    problem = Problem({"train": rlx.envs.make("rlx:cartpole-swingup", time_limit=60)})
+    return agents.make("sindy_rl", None, problem, **{**SMALL, **more}), problem
+
+
+@pytest.fixture(scope="module")
+def trained():
+    agent, problem = made()
+    return agent, run(agent, problem, jax.random.key(0), options=QUIET)
+
+
+def test_real_and_imagined_steps_are_counted_apart(trained):
+    """Four random episodes of 50, then 20 before each of three refits; six rounds of 4 x 32 imagined."""
+    agent, state = trained
+    assert [s.name for s in agent.stages] == ["seed", "fit", "dyna", "distil"]
+    assert state.counts["env_steps"] == 200 + 3 * 20
+    assert state.counts["updates"] == 6 and 700 < state.counts["model_steps"] <= 768
+    assert state.agent.learned["fits"].tolist() == [4, 4]
+
+
+def test_the_model_the_starts_and_the_policy_are_there(trained):
+    _, state = trained
+    learned = state.agent.learned
+    assert set(models(state.agent)) == {"dynamics", "policy"}  # the reward is known
+    world = learned["world"]
+    assert world["starts"].shape == (256, 5) and np.abs(world["starts"][:, 1] + 1).max() < 0.01  # hanging
+    assert len(np.unique(np.asarray(world["starts"][:, 0]))) <= 7  # those of real episodes
+    assert world["exit_reward"] == 0 and world["high"].tolist() == pytest.approx([5, 1.1, 1.1, 10, 10])
+
+
+def test_the_sparse_policy_acts_as_its_equation(trained):
+    agent, state = trained
+    env = rlx.envs.batch(rlx.envs.make("rlx:cartpole-swingup"), 3)
+    _, step = env.reset(env.params, jax.random.key(5))
+    action, _, _ = agent.act(state.agent, None, (), step, jax.random.key(0), "sparse")
+    scope = {}
+    policy = models(state.agent)["policy"]
+    exec(equations(policy, ["x", "c", "s", "v", "w"], ["u"], fmt="python"), scope)
+    said = [scope["model"](*map(float, obs)) for obs in step.obs]
+    np.testing.assert_allclose(action[:, 0], np.clip(said, -1, 1), rtol=1e-4, atol=1e-5)
+
+
+def test_the_page_says_what_was_found(trained, tmp_path):
+    agent, state = trained
+    page = markdown(state.agent, ("x", "cos", "sin", "v", "w", "u"))
+    assert "## Dynamics" in page and "x'" in page and "+-" in page and "## Policy" in page and "u = " in page
+    page, drawn = agent.report(state.agent, tmp_path)
+    assert page.name == "equations.md" and drawn.read_bytes().startswith(b"\x89PNG")
+
+
+def test_it_resumes_to_the_same_bits(trained, tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop(line):
+        raise Stop
+
+    agent, problem = made()
+    with pytest.raises(Stop):
+        run(agent, problem, jax.random.key(0), tmp_path, options=Options(progress=False, checkpoint_cycles=2), on_report=stop)
+    again = run(agent, problem, jax.random.key(0), tmp_path, options=Options(progress=False, checkpoint_cycles=2))
+    jax.tree.map(np.testing.assert_array_equal, again.agent.learned, trained[1].agent.learned)
+
+
+def test_members_are_their_solo_runs(trained):
+    agent, problem = made(distil=False)
+    keys = jnp.stack([jax.random.key(0), jax.random.key(1)])
+    both = run(agent, problem, Members(keys), options=QUIET)
+    mine = jax.tree.map(lambda x: x[0], both.agent.learned["world"]["model"]["model"]["dynamics"])
+    np.testing.assert_allclose(mine.coef, trained[1].agent.learned["world"]["model"]["model"]["dynamics"].coef, atol=1e-4)
+
+
+def test_modes_stand_for_many_observations():
+    """64 probes of a field, seen as 4 principal components: policy, model and reward live in these."""
+    problem = Problem({"train": rlx.envs.make("rlx:ks22", time_limit=50)})
+    config = apply(agents.config("sindy_rl"), agents.presets("sindy_rl"), ["ks22"])
+    changes = {**SMALL, "modes": 4, "starts": "rows", "distil": False}
+    agent = agents.make("sindy_rl", replace(config, changes), problem)
+    state = run(agent, problem, jax.random.key(0), options=QUIET)
+    found = models(state.agent)
+    assert found["dynamics"].library.variables == 8 and found["reward"].library.variables == 8
+    assert state.agent.learned["world"]["starts"].shape == (256, 4) and state.agent.learned["world"]["exit_reward"] < 0
+
+
+def test_what_cannot_be():
+    for settings, words in (
+        ({"seed_steps": 1}, "seed_steps must be at least 2"),
+        ({"modes": 9}, "modes=9 of 5"),
+        ({"reward": "task", "modes": 3}, "can score observations"),
+        ({"collect": 1, "n_envs": 2}, "streams together"),
+        ({"ppo.minibatches": 7}, "do not divide"),
+        ({"dynamics.degree": 0}, "degree of at least 1"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            made(**settings)
