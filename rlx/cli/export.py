@@ -23,6 +23,7 @@ class Flags:
     dtype: Literal["float32", "float64"] = "float32"  # what numpy and C compute in
     name: str = "policy"  # of the files, and in C of the function NAME_act
     out: str = ""  # folder; the run folder's "export" if not given
+    mode: str = "eval"  # how the agent acts; sindy_rl has "sparse", its policy as a polynomial
     which: Literal["best", "last"] = "best"  # the best by evaluation return while training, or the last
     member: int = 0  # of a run with several: seeds first, then settings
     measure: bool = False  # with --format c: compile it here and time single decisions
@@ -43,8 +44,9 @@ def body(argv: list[str]) -> None:
     if flags.format == "stablehlo" and flags.dtype != "float32":
         config.stop("--format stablehlo keeps the float32 of the trained policy: leave --dtype away")
     policy = load(flags.run_dir, flags.which, flags.member)
+    law = export.law_of(policy, flags.mode)
     folder = Path(flags.out) if flags.out else Path(flags.run_dir) / "export"
-    files, difference = write(policy, flags, folder)
+    files, difference = write(policy, law, flags, folder)
     rows = [
         ("run", f"{flags.run_dir} ({flags.which}, after cycle {policy.cycle})"),
         ("shapes", f"obs {list(policy.spec.obs.shape)} -> action {list(policy.spec.action.shape)}"),
@@ -60,28 +62,28 @@ def body(argv: list[str]) -> None:
     if difference is not None:
         rows.append(("largest difference", f"{difference:.1e} from the policy in JAX, on 1,000 states"))
     if flags.format == "c":
-        found = export.cost(policy, flags.dtype)
+        found = export.cost(law, flags.dtype)
         rows += found.rows()
         values |= vars(found)
     if flags.measure:
-        timing = export.measure_c(policy, dtype=flags.dtype)
+        timing = export.measure_c(law, dtype=flags.dtype)
         rows += timing.rows()
         values |= {"median_ns": timing.median, "worst_ns": timing.worst, "slowest_call_ns": timing.slowest_call}
     console.table(f"exported as {flags.format}", rows)
     console.result(values)
 
 
-def write(policy: Any, flags: Flags, folder: Path) -> tuple[list[Path], float | None]:
+def write(policy: Any, law: export.Law, flags: Flags, folder: Path) -> tuple[list[Path], float | None]:
     """The files; and how far their actions are from the policy's, where they can be run here."""
     if flags.format == "c":
-        return list(export.to_c(policy, folder, flags.name, flags.dtype)), None
+        return list(export.to_c(law, folder, flags.name, flags.dtype)), None
     path = folder / f"{flags.name}{ENDS[flags.format]}"
     if flags.format == "stablehlo":
-        act = export.from_stablehlo(export.to_stablehlo(policy, path))
+        act = export.from_stablehlo(export.to_stablehlo(law, path))
     else:
-        export.to_numpy(policy, path, flags.dtype)
+        export.to_numpy(law, path, flags.dtype)
         scope: dict[str, Any] = {}
         exec(path.read_text(), scope)
         act = scope["act"]
     obs = np.random.default_rng(0).standard_normal((1_000, *policy.spec.obs.shape)).astype(np.float32)
-    return [path], float(np.abs(act(obs) - policy.act(obs)[0]).max())
+    return [path], float(np.abs(act(obs) - policy.act(obs, mode=flags.mode)[0]).max())

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 from rlx.export.c_source import to_c
 from rlx.export.cost import Cost, cost
-from rlx.export.law import Law
+from rlx.export.law import Law, law_of
 from rlx.export.measure import Timing, measure_c
 from rlx.export.numpy_source import to_numpy
 from rlx.export.stablehlo import from_stablehlo, to_stablehlo
 
-__all__ = ["Cost", "Law", "Timing", "cost", "from_stablehlo", "measure_c", "to_c", "to_numpy", "to_stablehlo"]
+__all__ = ["Cost", "Law", "Timing", "cost", "from_stablehlo", "law_of", "measure_c", "to_c", "to_numpy", "to_stablehlo"]

@@ -24,8 +24,8 @@ class Law:
     dtype: Any = np.float32
 
 
-def law_of(policy: Any) -> Law:
-    """The deterministic law (mode "eval") of an `rlx.train.Policy`; a `Law` is given back as it is.
+def law_of(policy: Any, mode: str = "eval") -> Law:
+    """The deterministic law of an `rlx.train.Policy` in ``mode``; a `Law` is given back as it is.
 
     Raises:
         ValueError: observations or actions are not vectors of floats, the policy carries memory from decision to decision,
@@ -40,13 +40,13 @@ def law_of(policy: Any) -> Law:
         if not isinstance(leaf, Leaf) or len(leaf.shape) != 1 or np.dtype(leaf.dtype).kind != "f":
             said = f"shape {leaf.shape} of {np.dtype(leaf.dtype)}" if isinstance(leaf, Leaf) else f"{type(leaf).__name__}"
             raise ValueError(f"export needs an {what} that is one vector of floats; that of {name} here is {said}.")
-    if "eval" not in policy.agent.modes:
-        raise ValueError(f"{name} has no mode 'eval', it cannot act without drawing; it has {', '.join(policy.agent.modes)}.")
+    if mode not in policy.agent.modes:
+        raise ValueError(f"{name} has no mode {mode!r}; it has {', '.join(policy.agent.modes)}.")
     memory = jax.tree.leaves(policy.carry(1))
     if memory:
         shapes = ", ".join(str(np.shape(x)) for x in memory)
         raise ValueError(f"{name} carries memory from decision to decision ({shapes}); only laws without memory are exported.")
-    act = policy.actor("eval")
+    act = policy.actor(mode)
 
     def full(obs: Array, reward: Array, terminated: Array, truncated: Array, first: Array, key: Any) -> Array:
         return act(policy.carry(obs.shape[0]), Step(obs, reward, terminated, truncated, first, {}), key)[0]
@@ -69,7 +69,7 @@ def _reads_only_obs(law: Law, full: Callable[..., Array]) -> None:
         "terminated": flag,
         "truncated": flag,
         "first": flag,
-        "a random key, so it is not deterministic in mode 'eval'": key,
+        "a random key: it draws its actions": key,
     }
     program = build.program(full, tuple(inputs.values()), law.name, "float32", supported=())
     read = {id(a) for node in program.nodes for a in node.args} | {id(program.action)}
