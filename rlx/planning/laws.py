@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -19,9 +18,10 @@ import numpy as np
 from rlx.planning.linear import Linear
 from rlx.planning.mpc import Program, action_value_of_z, cost_to_go
 from rlx.planning.mpqp import Regions
+from rlx.planning.search import FAR, Tree, entries, room, settle, tree
 from rlx.types import Array, Control
 
-FAR = np.float32(1e30)  # the bound of a row that is none; finite, so that 0 * z stays exact and C needs no infinity
+MANY = 500  # regions: with more a search tree is worth its while
 Outside = Literal["nearest", "zero"]
 
 
@@ -64,6 +64,9 @@ class PiecewiseLaw:
 
     Where compressed, ``rows`` [q, nz] and ``bounds`` [q] hold each hyperplane once, and ``pick`` [p, q_i] says which of them
     bound region i: row j by j, negated by ``~j``.
+
+    With a ``tree`` of these very regions few of them are looked at, and all only for those z that it leaves open, as it does
+    outside. The answers are the same.
     """
 
     K: Array  # [p, m, nz]
@@ -75,55 +78,101 @@ class PiecewiseLaw:
     pick: Any = None  # int32
     tolerance: float = _static(1e-6)
     outside: Outside = _static("nearest")
+    tree: Tree | None = None
 
     @property
     def regions(self) -> int:
         return self.K.shape[0]
 
+    @property
+    def facets(self) -> int:
+        """Rows of a region, padding among them."""
+        return (self.bounds if self.pick is None else self.pick).shape[1]
+
     def slacks(self, z: Array) -> Array:
         """How far z is inside each region [..., p]: the least of b - A z over its rows."""
-        room = _room(self.rows, self.bounds, _entries(z, self.bounds.ndim))
+        slack = room(self.rows, self.bounds, entries(z, self.bounds.ndim))
         if self.pick is None:
-            return room.min(-1)
-        return jnp.concatenate([room, -room[..., ::-1]], -1)[..., self.pick].min(-1)  # ~j counts from the end
+            return slack.min(-1)
+        return jnp.concatenate([slack, -slack[..., ::-1]], -1)[..., self.pick].min(-1)  # ~j counts from the end
 
     def locate(self, z: Array) -> tuple[Array, Array]:
         """The region int32 [...] that rules z, and whether z is outside all of them."""
-        score, region = self._search(z) if _many(z) else self._compare(z)
+        law, z = jax.lax.stop_gradient((self, z))
+        if _many(z):
+            score, region = law._search(z) if self.tree is None else law._descend_many(z)
+        elif self.tree is None or z.ndim > 1:  # also what is exported: C computes both sides of a choice, a tree saves nothing
+            score, region = law._compare(z)
+        else:
+            score, region = law._descend(z)
         return region, ~((score > 0) & jnp.isfinite(z).all(-1))
 
     def _score(self, slack: Array, region: Array) -> Array:
         """Largest for the region that rules: 1 or more where z is inside, the more the earlier; else the slack, below 0."""
         return jnp.where(slack >= -self.tolerance, (self.regions - region).astype(slack.dtype), slack)
 
+    def _higher(self, best: tuple[Array, Array], slack: Array, region: Array) -> tuple[Array, Array]:
+        """Of two scores and their regions the higher, or else the former."""
+        score = self._score(slack, region)
+        up = score > best[0]
+        return jnp.where(up, score, best[0]), jnp.where(up, region, best[1])
+
     def _compare(self, z: Array) -> tuple[Array, Array]:
         """The highest score [...] and its region, of all scores at once: what one state wants, and what becomes short C."""
-        slack = jax.lax.stop_gradient(self.slacks(jax.lax.stop_gradient(z)))
-        score = self._score(slack, jnp.arange(self.regions))
+        score = self._score(self.slacks(z), jnp.arange(self.regions))
         return score.max(-1), jnp.argmax(score, -1).astype(jnp.int32)
 
     def _search(self, z: Array) -> tuple[Array, Array]:
         """The same from region to region: no more than the best so far is kept, and states lie side by side in memory."""
-        rows, bounds = self.rows, self.bounds
-        if self.pick is not None:  # what a region's rows are, again
-            rows, bounds = (jnp.concatenate([x, -x[::-1]])[self.pick] for x in (rows, bounds))
-        rows, bounds, entries = jax.lax.stop_gradient((rows, bounds, _entries(z, 0)))
+        rows, bounds = self._sides(slice(None))
+        parts = entries(z, 0)
         least = jnp.full(z.shape[:-1], -jnp.inf, jnp.result_type(rows, z))
         short = min(1.0, 32 / rows[0].size)  # longer programs are no faster, and compiling them takes its time
 
         def narrow(slack: Array, side: tuple[Array, Array]) -> tuple[Array, None]:
-            return jnp.minimum(slack, _room(*side, entries)), None
+            return jnp.minimum(slack, room(*side, parts)), None
 
         def look(best: tuple[Array, Array], one: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], None]:
             i, rows, bounds = one
             slack, _ = jax.lax.scan(narrow, -least, (rows, bounds), unroll=max(1, int(short * len(bounds))))
-            score = self._score(slack, i)
-            up = score > best[0]
-            return (jnp.where(up, score, best[0]), jnp.where(up, i, best[1])), None
+            return self._higher(best, slack, i), None
 
         regions = (jnp.arange(self.regions, dtype=jnp.int32), rows, bounds)
         nothing = (least, jnp.zeros(least.shape, jnp.int32))
         return jax.lax.scan(look, nothing, regions, unroll=4 if least.size >= 4096 and short == 1 else 1)[0]
+
+    def _sides(self, region: Any, row: Any = slice(None)) -> tuple[Array, Array]:
+        """Rows [..., q_i, nz] and bounds [..., q_i] of regions; or a ``row`` of each."""
+        if self.pick is None:
+            return self.rows[region, row], self.bounds[region, row]
+        both = (jnp.concatenate([x, -x[::-1]]) for x in (self.rows, self.bounds))
+        rows, bounds = (x[self.pick[region, row]] for x in both)
+        return rows, bounds
+
+    def _descend(self, z: Array) -> tuple[Array, Array]:
+        """By the tree, or by comparing all where that leaves z [nz] open."""
+        assert self.tree is not None
+        few, sure = self.tree.candidates(z)
+        score = self._score(room(*self._sides(few), entries(z, 2)).min(-1), few)
+        region = jnp.take_along_axis(few, jnp.argmax(score, -1)[..., None], -1)[..., 0]
+        score = jnp.where(sure, score.max(-1), -jnp.inf)
+        return jax.lax.cond(score > 0, lambda: (score, region), lambda: self._compare(z))
+
+    def _descend_many(self, z: Array) -> tuple[Array, Array]:
+        """By the tree, and then from region to region for those that it leaves open."""
+        assert self.tree is not None
+        flat = z.reshape(-1, z.shape[-1])
+        few, sure = self.tree.candidates(flat)
+        parts, least = entries(flat, 0), jnp.full(len(flat), -jnp.inf, jnp.result_type(self.rows, z))
+
+        def look(best: tuple[Array, Array], region: Array) -> tuple[tuple[Array, Array], None]:
+            narrow = lambda slack, row: (jnp.minimum(slack, room(*self._sides(region, row), parts)), None)
+            slack, _ = jax.lax.scan(narrow, -least, jnp.arange(self.facets))
+            return self._higher(best, slack, region), None
+
+        (score, region), _ = jax.lax.scan(look, (least, few[:, 0]), few.T)
+        score, region = settle(self._search, flat, (score, region), ~(sure & (score > 0)))
+        return score.reshape(z.shape[:-1]), region.reshape(z.shape[:-1])
 
     def affine(self, z: Array, region: Array) -> Array:
         """K_i z + r_i [..., m], not clipped."""
@@ -198,9 +247,20 @@ def regulator(control: Control, model: Linear, discount: float = 1.0, clipped: b
 
 
 def piecewise(
-    regions: Regions, program: Program, outside: Outside = "nearest", tolerance: float = 1e-6, compressed: bool = False
+    regions: Regions,
+    program: Program,
+    outside: Outside = "nearest",
+    tolerance: float = 1e-6,
+    compressed: bool = False,
+    many: int = MANY,
 ) -> PiecewiseLaw:
-    """The first move of the solved program, in float32 where JAX computes in that."""
+    """The first move of the solved program, in float32 where JAX computes in that.
+
+    Args:
+        tolerance: by which z may violate the rows of a region, in parts of the parameters' half-widths.
+        compressed: each hyperplane is kept once.
+        many: with more regions than that the law has a search tree, which takes the host seconds (`rlx.planning.search`).
+    """
     m = program.m
     rows, bounds, pick = regions.A, np.where(np.isfinite(regions.b), regions.b, FAR), None
     if compressed:
@@ -209,7 +269,8 @@ def piecewise(
     K, r, rows, bounds, low, high = map(
         _single, (regions.K[:, :m], regions.r[:, :m], rows, bounds, program.u_low, program.u_high)
     )
-    return PiecewiseLaw(K, r, rows, bounds, low, high, pick, tolerance, outside)
+    found = tree(regions, tolerance) if len(regions.K) > many else None
+    return PiecewiseLaw(K, r, rows, bounds, low, high, pick, tolerance, outside, found)
 
 
 def compress(regions: Regions, tolerance: float = 1e-6, signs: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -274,19 +335,6 @@ def piecewise_value(regions: Regions, program: Program, law: PiecewiseLaw) -> Pi
     c = 2 * np.einsum("pvn,vw,pw->pn", K, H, r) + 2 * r @ F
     d = np.einsum("pv,vw,pw->p", r, H, r)
     return PiecewiseValue(law, *map(_single, (M, c, d)))
-
-
-def _room(rows: Array, bounds: Array, z: Sequence[Array]) -> Array:
-    """bounds - rows z, of the entries of z: term by term, which a compiler joins with the minimum that follows, and which no
-    device computes in fewer bits."""
-    for k, entry in enumerate(z):
-        bounds = bounds - rows[..., k] * entry
-    return bounds
-
-
-def _entries(z: Array, axes: int) -> list[Array]:
-    """Of z [..., nz], each [..., 1, ..] with so many axes more."""
-    return [z[..., k].reshape(*z.shape[:-1], *[1] * axes) for k in range(z.shape[-1])]
 
 
 def _many(z: Array) -> bool:

@@ -1,4 +1,7 @@
-"""Polytopes {z : A z <= b} in few dimensions: their largest ball, their facets. Float64 numpy; rows of ``A`` have unit norm."""
+"""Polytopes {z : A z <= b} in few dimensions: their largest ball, their facets, their corners and how far these reach.
+
+Float64 numpy; rows of ``A`` have unit norm.
+"""
 
 from __future__ import annotations
 
@@ -74,16 +77,38 @@ def facets(A: np.ndarray, b: np.ndarray, inside: np.ndarray) -> np.ndarray:
         high, low = np.flatnonzero(A[:, 0] > 0), np.flatnonzero(A[:, 0] < 0)
         ends = [high[np.argmin(b[high] / A[high, 0])], low[np.argmax(b[low] / A[low, 0])]]
         return np.sort(rows[ends])
-    if d > CORNERS:
+    found = corners(A, b, inside)
+    if found is None:
         return rows[_facets_by_programs(A, b, inside)]
-    try:
-        hull = HalfspaceIntersection(np.concatenate([A, -b[:, None]], 1), inside)
-    except QhullError:
-        return rows[_facets_by_programs(A, b, inside)]
-    corners = hull.intersections[np.isfinite(hull.intersections).all(1)]
-    on = np.abs(corners @ A.T - b) < 1e-8 * np.maximum(1.0, np.abs(b))  # [corners, rows]
-    keep = [i for i in np.flatnonzero(on.sum(0) >= d) if _spans(corners[on[:, i]], d - 1)]
+    on = np.abs(found @ A.T - b) < 1e-8 * np.maximum(1.0, np.abs(b))  # [corners, rows]
+    keep = [i for i in np.flatnonzero(on.sum(0) >= d) if _spans(found[on[:, i]], d - 1)]
     return rows[keep]
+
+
+def corners(A: np.ndarray, b: np.ndarray, inside: np.ndarray) -> np.ndarray | None:
+    """The corners [c, d] of a bounded polytope, some perhaps twice, by Qhull; ``inside`` lies in its inside. None where Qhull
+    gives up, and beyond `CORNERS` dimensions, where they are too many."""
+    if A.shape[1] > CORNERS:
+        return None
+    if A.shape[1] == 1:
+        a = A[:, 0]
+        return np.array([[(b[a < 0] / a[a < 0]).max()], [(b[a > 0] / a[a > 0]).min()]])
+    try:
+        found = HalfspaceIntersection(np.concatenate([A, -b[:, None]], 1), inside).intersections
+    except QhullError:
+        return None
+    return found[np.isfinite(found).all(1)]
+
+
+def reach(A: np.ndarray, b: np.ndarray, inside: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """How far a bounded polytope reaches [k]: the largest of each of ``directions`` [k, d] times z. At its corners, or, where
+    those are not known, by a linear program each; inf where no solver copes with it."""
+    found = corners(A, b, inside)
+    if found is not None and len(found):
+        return (directions @ found.T).max(1)
+    free = [(None, None)] * A.shape[1]
+    solved = [linprog(-way, A, b, bounds=free, method="highs") for way in directions]
+    return np.array([-one.fun if one.status == 0 else np.inf for one in solved])
 
 
 def _spans(points: np.ndarray, dimension: int) -> bool:
