@@ -32,6 +32,7 @@ class Config:
     outside: Literal["nearest", "zero"] = "nearest"  # what it does where the program has no solution; the paper's does nothing
     mode: Literal["gated", "bigm"] = "gated"  # how a region is chosen; bigm: the paper's network, layer by layer
     compress: bool = False  # each hyperplane once, instead of once per region
+    merge: bool = False  # regions with the same first move become one, where together they are convex
     # what learns
     actor: Literal["law", "mlp"] = "law"  # mlp: a plain network, which starts at random
     residual: Residual = "block"  # a net per region; the paper's, dense over regions; one for all; none
@@ -61,6 +62,7 @@ class Config:
     explore_sigma: float = traced(0.0, "Standard deviation of exploration noise, as a share of the input's range.")
     huber_delta: float = traced(10.0, "Where the critic's loss becomes linear, in mean stage costs.")
     tolerance: float = traced(0.05, "keep_best: how much worse than the best, relatively, an evaluation may be.")
+    certainty: float = traced(0.0, "keep_best: standard errors over starts by which a gain must be above 0 to count.")
     gate: float = traced(0.0, "q_gate: predicted gain, relative to the cost, below which the controller acts.")
     margin: float = traced(0.0, "filter: distance kept from the box's border, as a share of its half-width.")
 

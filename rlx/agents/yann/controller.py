@@ -13,6 +13,7 @@ from rlx.agents.yann.config import Config
 from rlx.agents.yann.networks import BigM, bigm_init
 from rlx.planning import laws, mpc
 from rlx.planning.linear import Linear, checked, linearise
+from rlx.planning.merge import merged
 from rlx.planning.mpqp import Regions, solve
 from rlx.types import Array, Control, Env, HostEnv, Problem
 
@@ -138,6 +139,9 @@ def build(config: Config, problem: Problem) -> Controller:
     regions = solve(program)
     explicit = laws.piecewise(regions, program, config.outside, compressed=config.compress)
     value = laws.piecewise_value(regions, program, explicit)
+    if config.merge:  # the value is of all moves, and keeps its regions
+        regions = merged(regions, program.m)
+        explicit = laws.piecewise(regions, program, config.outside, compressed=config.compress)
     law: laws.BaseLaw = explicit
     if config.law != "mpqp":
         law = laws.quadratic(program) if config.law == "qp" else laws.regulator(control, model)

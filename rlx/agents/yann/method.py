@@ -103,7 +103,9 @@ def make(config: Config, problem: Problem) -> Agent:
         learned = {**own, "target": jax.tree.map(jnp.copy, own), "opt": {k: adam_init(v) for k, v in own.items()}}
         learned |= {"units": Units(one, one), "lr_scale": one, "actor_loss": jnp.float32(0)}
         learned |= {"visits": jnp.zeros(known.count, jnp.int32), "violations": jnp.int32(0), "worse": jnp.int32(0)}
-        return AgentState(hyper, {**learned, "best": {"score": jnp.full(2, jnp.inf), **{k: learned[k] for k in KEPT}}})
+        none = jnp.full(config.eval_episodes, jnp.inf)
+        best = {"score": jnp.full(2, jnp.inf), "broken": none, "costs": none, **{k: learned[k] for k in KEPT}}
+        return AgentState(hyper, {**learned, "best": best})
 
     def act(state: AgentState, clock: Clock, carry: Any, step: Step, key: Key, mode: str) -> tuple[Array, Any, dict]:
         action, region = learner.act(state, step, key, mode)
@@ -281,18 +283,33 @@ def watch(learner: Learner, actor: Any, h: dict[str, Array], z: Array) -> dict[s
 
 def keep_best(state: AgentState, episodes: dict[str, Array], patience: int) -> AgentState:
     """The best by (episodes with violations, mean cost), which at the first evaluation is the controller itself; restored, with
-    half the actor's step, after ``patience`` evaluations in a row that cost more than 1 + tolerance times as much."""
-    learned = state.learned
-    best = learned["best"]
-    broken = episodes["info/violation"].sum() if "info/violation" in episodes else jnp.float32(0)
-    cost = -episodes["returns"].mean()
-    better = (broken < best["score"][0]) | ((broken == best["score"][0]) & (cost < best["score"][1]))
-    new = {"score": jnp.stack([broken.astype(jnp.float32), cost]), **{k: learned[k] for k in KEPT}}
+    half the actor's step, after ``patience`` evaluations in a row that cost more than 1 + tolerance times as much.
+
+    Evaluations begin at the same starts, ``returns`` [E], so they are compared start by start. What takes the best one's place
+    has surely fewer violations, or no more and surely lower costs (`surely_less`): the least of many evaluations would else be
+    one that had luck with these starts.
+    """
+    learned, h = state.learned, state.hyper
+    best, costs = learned["best"], -episodes["returns"]
+    broken = episodes.get("info/violation", jnp.zeros_like(costs)).astype(costs.dtype)
+    score = jnp.stack([broken.sum(), costs.mean()])
+    safer = surely_less(broken, best["broken"], h["certainty"])
+    cheaper = surely_less(costs, best["costs"], h["certainty"])
+    better = ~jnp.isfinite(best["score"]).all() | safer | ((score[0] <= best["score"][0]) & cheaper)
+    new = {"score": score, "broken": broken, "costs": costs, **{k: learned[k] for k in KEPT}}
     best = jax.tree.map(lambda a, b: jnp.where(better, a, b), new, best)
-    enough = cost <= best["score"][1] + state.hyper["tolerance"] * jnp.abs(best["score"][1])  # NaN is not
-    bad = (broken > best["score"][0]) | ~enough
+    enough = score[1] <= best["score"][1] + h["tolerance"] * jnp.abs(best["score"][1])  # NaN is not
+    bad = (score[0] > best["score"][0]) | ~enough
     worse = jnp.where(bad, learned["worse"] + 1, 0)
     back = worse >= patience
     restored = {k: jax.tree.map(lambda a, b: jnp.where(back, a, b), best[k], learned[k]) for k in KEPT}
     scale = jnp.where(back, 0.5, 1.0) * learned["lr_scale"]
     return state._replace(learned={**learned, **restored, "best": best, "worse": jnp.where(back, 0, worse), "lr_scale": scale})
+
+
+def surely_less(new: Array, old: Array, certainty: Array) -> Array:
+    """Whether ``new`` [E] is less than ``old`` on average: by more than ``certainty`` standard errors of paired differences, by
+    anything where that is 0 or there is one pair. Where one pair of many differs, it is by one standard error."""
+    gain = old - new
+    error = jnp.sqrt(((gain - gain.mean()) ** 2).sum() / max(len(gain) - 1, 1) / len(gain))
+    return gain.mean() > (1 + 1e-4) * certainty * error  # at rounding, not more

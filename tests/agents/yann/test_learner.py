@@ -249,7 +249,9 @@ def test_the_actor_does_not_wind_up_at_a_bound():
 def fresh(tag: float, tolerance: float = 0.05) -> AgentState:
     kept = {k: {"w": jnp.float32(tag)} for k in method.KEPT}
     more = {"worse": jnp.int32(0), "lr_scale": jnp.float32(1), "units": ONE, "visits": jnp.zeros(3)}
-    return AgentState({"tolerance": jnp.float32(tolerance)}, {**kept, **more, "best": {"score": jnp.full(2, jnp.inf), **kept}})
+    none = jnp.full(4, jnp.inf)
+    best = {"score": jnp.full(2, jnp.inf), "broken": none, "costs": none, **kept}
+    return AgentState({"tolerance": jnp.float32(tolerance), "certainty": jnp.float32(0)}, {**kept, **more, "best": best})
 
 
 def seen(cost: float, violations: int = 0):
