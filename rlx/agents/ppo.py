@@ -30,7 +30,7 @@ from rlx.config import hyper, traced
 from rlx.envs import batch as batch_of
 from rlx.nn import mlp, normalize
 from rlx.nn.distributions import normal_entropy, normal_kl, normal_log_prob
-from rlx.nn.optim import adam, adam_init
+from rlx.nn.optim import adam, adam_init, packing
 from rlx.nn.returns import gae, running_returns
 from rlx.replay import Sequences
 from rlx.types import Agent, AgentState, Array, Clock, Collect, Eval, Key, Out, Problem, Row, Stage, Step, Update
@@ -238,27 +238,29 @@ def make(config: Config, problem: Problem) -> Agent:
         samples, goal = prepare(state, rows)
         beta = h["kl_coef"] * state.learned["kl_scale"]
         lr = h["lr"] * (1 - h["lr_decay"] * clock.updates / config.cycles)
-        names = ("actor", "critic", "log_std")
         size = total // config.minibatches
+        nets = {name: state.learned[name] for name in ("actor", "critic", "log_std")}
+        pack, unpack = packing(nets)
 
         def epoch(carry: tuple, k: Key) -> tuple[tuple, dict]:
             order = shuffled(k, total).reshape(config.minibatches, size)
             return jax.lax.scan(minibatch, carry, jax.tree.map(lambda x: x[order], samples))
 
         def minibatch(carry: tuple, part: Samples) -> tuple[tuple, dict]:
-            nets, opt, near = carry
-            (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(nets, part, h, beta)
+            packed, opt, near = carry
+            (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(unpack(packed), part, h, beta)
             near = near & (metrics["actor/kl"] <= h["target_kl"])
-            new = adam(nets, grads, opt, lr, eps=1e-5, max_norm=config.max_norm)
-            nets, opt = jax.tree.map(lambda a, b: jnp.where(near, a, b), new, (nets, opt))
-            return (nets, opt, near), metrics
+            new = adam(packed, pack(grads), opt, lr, eps=1e-5, max_norm=config.max_norm)
+            packed, opt = jax.tree.map(lambda a, b: jnp.where(near, a, b), new, (packed, opt))
+            return (packed, opt, near), metrics
 
-        nets = {name: state.learned[name] for name in names}
-        carry = (nets, state.learned["opt"], jnp.bool_(True))
-        (nets, opt, _), metrics = jax.lax.scan(epoch, carry, jax.random.split(key, config.epochs))
+        opt = state.learned["opt"]
+        carry = (pack(nets), opt._replace(mu=pack(opt.mu), nu=pack(opt.nu)), jnp.bool_(True))
+        (packed, opt, _), metrics = jax.lax.scan(epoch, carry, jax.random.split(key, config.epochs))
+        new = {**unpack(packed), "opt": opt._replace(mu=unpack(opt.mu), nu=unpack(opt.nu))}
         kl_scale = kl_weight(state.learned["kl_scale"], metrics["actor/kl"][-1].mean(), h["kl_goal"])
         metrics = {k: v.mean() for k, v in metrics.items()} | {"critic/return": goal}
-        return state._replace(learned={**state.learned, **nets, "opt": opt, "kl_scale": kl_scale}), Out(metrics)
+        return state._replace(learned={**state.learned, **new, "kl_scale": kl_scale}), Out(metrics)
 
     sampler = replay.newest(config.steps + 1, source="rollout")
     learn = Stage("learn", config.cycles, (

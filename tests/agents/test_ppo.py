@@ -13,7 +13,7 @@ from scipy import stats
 import rlx.envs
 from rlx import agents
 from rlx.agents import ppo
-from rlx.nn import normalize
+from rlx.nn import normalize, optim
 from rlx.replay import Index, Sequences
 from rlx.types import Clock, Problem, Row
 
@@ -167,6 +167,18 @@ def test_steps_stop_at_the_target_kl():
 
     assert steps() == 2
     assert steps(target_kl=1e-5) == 1
+
+
+def test_packed_parameters_step_as_the_tree_does():
+    rng = np.random.default_rng(0)
+    draw = lambda: jax.tree.map(lambda n: jnp.float32(rng.normal(size=n)), {"b": [7], "a": {"w": (5, 3)}, "c": 1})
+    tree, grads = draw(), draw()
+    pack, unpack = optim.packing(tree, most=7)
+    assert jax.tree.map(jnp.shape, pack(tree)) == ((8,), [(5, 3)])  # the small ones as one vector, the matrix as it is
+    jax.tree.map(np.testing.assert_array_equal, unpack(pack(tree)), tree)
+    step = lambda p, g: optim.adam(p, g, optim.adam_init(p), jnp.float32(0.1), max_norm=0.5)[0]
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6)
+    jax.tree.map(close, unpack(step(pack(tree), pack(grads))), step(tree, grads))
 
 
 def test_value_error_by_hand():
