@@ -1,6 +1,7 @@
 """Learned dynamics, and how any of them becomes an environment.
 
-`sparse` fits readable ones, `as_env` makes a device environment of a `Model`, `penalised` pays for its uncertainty.
+`sparse` fits readable ones and `ensemble` networks, `as_env` makes a device environment of a `Model`, `penalised` pays for its
+uncertainty.
 """
 
 from __future__ import annotations

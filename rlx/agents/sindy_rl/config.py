@@ -40,6 +40,21 @@ class Library:
 
 
 @dataclass(frozen=True)
+class Network:
+    """Networks that stand in place of the sparse dynamics, and how each member is fitted."""
+
+    hidden: tuple[int, ...] = (64, 64)
+    activation: str = "tanh"
+    normalize: bool = False  # inputs to mean 0 and standard deviation 1
+    lr: float = 1e-3
+    max_norm: float = 1.0  # of gradients
+    batch: int = 500
+    epochs: int = 50  # passes at most
+    patience: int = 1  # passes in a row with an error on the rows held out above its least, after which it ends
+    holdout: float = 0.2  # share of a member's rows that it does not learn from
+
+
+@dataclass(frozen=True)
 class Config:
     """SINDy-RL: sparse dynamics, rewards and policies that can be read, from little data."""
 
@@ -51,6 +66,8 @@ class Config:
     online: int = 8_000  # so many of them are kept, in whole trajectories
     n_envs: int = 1  # real streams side by side
     # the model
+    model: Literal["sparse", "mlp"] = "sparse"  # the dynamics: equations, or networks (a learned reward stays sparse)
+    network: Network = Network()
     dynamics: Library = Library()
     tensor: bool = True  # the dynamics have products of states and inputs
     reward: Literal["auto", "task", "sparse"] = "auto"  # the environment's own formula, or learned; auto: where it has none
@@ -58,9 +75,9 @@ class Config:
     reward_input: bool = False  # a learned reward sees the action too
     reward_pairing: Literal["next", "current"] = "next"  # it is of the observation arrived at (the paper), or left (its code)
     members: int = 20  # of the ensemble
-    bag: float = 0.6  # share of the rows that each is fitted to, drawn with replacement
+    bag: float = 0.6  # share of the rows that each is fitted to, drawn with replacement (for networks without)
     drop: int = 1  # terms that each may not use, at random
-    aggregate: Literal["median", "mean", "sample"] = "median"  # of the members; sample: each episode is ruled by one
+    aggregate: Literal["median", "mean", "sample"] = "median"  # of the members (networks: the mean); sample: one per episode
     unbias: bool = False  # the last regression is without the ridge
     backend: Literal["rlx", "pysindy"] = "rlx"  # who does the regressions
     modes: int = 0  # leading principal components of the observations that stand for them; 0: the observations themselves
@@ -73,13 +90,16 @@ class Config:
     project: bool = True  # predictions are projected as the environment says (cosine and sine on their circle)
     caution: float = traced(0.0, "Price of the model's uncertainty, in reward per standard deviation; below 0 a bonus.")
     # the policy
+    improve: Literal["ppo", "gradient"] = "ppo"  # inside the model; gradient: that of short runs, through the model
+    lookahead: int = 32  # decisions of these runs
     ppo: ppo.Config = dataclasses.field(default_factory=_ppo)
     names: tuple[str, ...] = ()  # of the observations, then of the actions, for the equations; (): the environment's
     # the policy as a polynomial
     distil: bool = True
     policy_degree: int = 3
     policy_bias: bool = False
-    policy_aggregate: Literal["median", "mean"] = "median"  # the mean shrinks each term by the share of members that drop it
+    policy_aggregate: Literal["median", "mean"] = "mean"
+    policy_drop: int = 0  # terms that each member may not use; they shrink the mean
     distil_steps: int = 5_000  # imagined decisions
     distil_length: int = 500  # of each run of them
     distil_starts: float = 0.25  # standard deviation of the noise on the states that these begin with
@@ -118,7 +138,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ppo.steps": 2_000,
         "guard": 0.0,
         "exit": "terminate",
-        "policy_aggregate": "mean",
+        "policy_drop": 1,
     },
     "linear": {
         "dynamics.degree": 1,
@@ -129,6 +149,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "drop": 0,
     },
     "no_refit": {"refit_every": 0},
+    # the paper's comparison "Dyna-NN", which forgets nothing: 62 refits
+    "dyna_nn": {
+        "model": "mlp",
+        "members": 5,
+        "seed_steps": 8_000,
+        "refit_every": 40,
+        "collect": 1_000,
+        "online": 62_000,
+    },
+    "gradient": {"improve": "gradient", "ppo.lr": 1e-3, "ppo.minibatches": 16},
     "swimmer": {
         "seed_steps": 12_000,
         "seed_episode": 100,

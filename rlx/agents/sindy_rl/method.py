@@ -11,7 +11,8 @@ Learning", arXiv:2403.09110).
     the policy as a polynomial: a sparse regression of the network's mean, on states visited in the model and around them
 
 What is learned is a pytree of coefficients that enters the imagined environment traced. A refit that fails, or predicts the
-data far worse than the model before it, is not taken. Models are fitted in float64 on the host.
+data far worse than the model before it, is not taken. Sparse models are fitted in float64 on the host; networks may stand in
+the place of the dynamics, for comparison, and a refit of these goes on from where they are.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from rlx.agents import ppo
 from rlx.agents.offpolicy import at_random, vector
 from rlx.agents.sindy_rl.config import Config
 from rlx.agents.sindy_rl.distil import Teacher, blank_policy, distilled
+from rlx.agents.sindy_rl.gradient import improver
 from rlx.agents.sindy_rl.report import Report
 from rlx.agents.sindy_rl.world import Rows, World, box_of, known_of, names_of, transitions
 from rlx.config import hyper
@@ -99,6 +101,10 @@ def make(config: Config, problem: Problem) -> Agent:
         world = state.learned["world"]
         return {**world, "model": {"model": world["model"]["model"], "caution": state.hyper["caution"]}}
 
+    improve = (
+        as_policy(model_round.update) if config.improve == "ppo" else improver(config, learner, imagined, policy_of, imagine)
+    )
+
     def episodes(learned: dict[str, Any], sources: dict[str, Any]) -> list[Any]:
         kept = [e for k in ("seed", "online") if k in sources for e in replay.export(sources[k])]
         return [e._replace(obs=np.asarray(encoded(learned, e.obs))) for e in kept]
@@ -145,7 +151,7 @@ def make(config: Config, problem: Problem) -> Agent:
         stages(config, first_fit, refit, distil, replace(
             model_collect, env="model", params=imagine, counts="model",
             observe=as_policy(model_collect.observe) if model_collect.observe else None,
-        ), replace(model_round, update=as_policy(model_round.update))),
+        ), replace(model_round, update=improve)),
         envs={"train": streams, "model": model_streams},
         buffers={
             "seed": replay.ring(seed_rows(config), config.n_envs),
@@ -221,7 +227,7 @@ def refitted(
     what is wrong with it is raised."""
     error = lambda models: world.error(models, rows, np.random.default_rng(0))
     try:
-        new = world.fitted(rows, rng, names)
+        new = world.fitted(rows, rng, names, None if first else old)
     except ValueError:
         if first:
             raise

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx.agents.sindy_rl.world import World
+from rlx.dynamics.ensemble import Ensemble
 from rlx.dynamics.sparse import SparseModel, equations
 from rlx.envs import batch, begin, rollout
 from rlx.types import AgentState, Env, HostEnv
@@ -19,22 +20,26 @@ from rlx.types import AgentState, Env, HostEnv
 RUNS = 16  # imagined and real, in the picture
 
 
-def models(state: AgentState, member: int | None = None) -> dict[str, SparseModel]:
-    """What was learned, by name: ``"dynamics"``, ``"reward"`` where that is learned, and ``"policy"`` once it is distilled."""
+def models(state: AgentState, member: int | None = None) -> dict[str, Any]:
+    """What was learned, by name: ``"dynamics"`` (a `SparseModel`, or an `Ensemble` of networks), ``"reward"`` where that is
+    learned, and ``"policy"`` once it is distilled."""
     learned = state.learned
     out = {**learned["world"]["model"]["model"], "policy": learned["sparse"]}
     if member is not None:
         out = jax.tree.map(lambda x: x[member], out)
-    return {k: v for k, v in out.items() if np.any(v.coef)}
+    return {k: v for k, v in out.items() if isinstance(v, Ensemble) or np.any(v.coef)}
 
 
 def markdown(state: AgentState, names: tuple[str, ...]) -> str:
     """The equations as a page: aggregate coefficients with their standard deviation over the members."""
-    found, n = models(state), models(state)["dynamics"].coef.shape[0]
+    found, n = models(state), state.learned["world"]["low"].shape[-1]
     observed, acting = list(names[:n]), list(names[n:])
     fits, taken = (int(x) for x in np.asarray(state.learned["fits"]))
     lines = ["# What was found", ""]
-    lines += [f"Coefficients are those of the ensemble's aggregate +- their standard deviation over {_members(found)} members."]
+    read = [model for model in found.values() if isinstance(model, SparseModel)]
+    if read:
+        members = len(read[0].members)
+        lines += [f"Coefficients are those of the ensemble's aggregate +- their standard deviation over {members} members."]
     lines += [
         f"{fits} fits, {fits - taken} of them not taken; error after 20 steps {float(state.learned['error']):.3g} standard "
     ]
@@ -43,6 +48,9 @@ def markdown(state: AgentState, names: tuple[str, ...]) -> str:
         if kind not in found:
             continue
         model = found[kind]
+        if isinstance(model, Ensemble):
+            lines += ["", f"## {title}", "", _networks(model)]
+            continue
         variables = [*observed, *acting] if model.library.variables == len(names) else observed
         targets = {"dynamics": None, "reward": ["r"], "policy": acting}[kind]
         variables = [f"{v}'" for v in variables[:n]] + variables[n:] if kind == "reward" else variables
@@ -53,8 +61,11 @@ def markdown(state: AgentState, names: tuple[str, ...]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _members(found: dict[str, SparseModel]) -> int:
-    return int(found["dynamics"].members.shape[0])
+def _networks(model: Ensemble) -> str:
+    shape = "-".join(str(n) for n in model.sizes)
+    return (
+        f"There are no equations: these are {model.count} networks {shape} ({model.activation}), {model.parameters} parameters."
+    )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""The model that the policy learns in: sparse dynamics, a reward that is known or sparse too, and how they are fitted."""
+"""The model that the policy learns in: dynamics that are sparse or networks, a reward that is known or sparse, and how they are
+fitted."""
 
 from __future__ import annotations
 
@@ -11,15 +12,77 @@ import numpy as np
 
 from rlx.agents.sindy_rl.config import Config
 from rlx.agents.sindy_rl.config import Library as Settings
-from rlx.dynamics import Prediction
-from rlx.dynamics.sparse import SparseModel, affine, fit, poly
+from rlx.dynamics import Prediction, ensemble, sparse
+from rlx.dynamics.ensemble import Ensemble
+from rlx.dynamics.sparse import Dictionary, SparseModel, affine, poly
 from rlx.types import Array, Key, PyTree, Row, Spec
 
 HORIZON = 20  # decisions over which models are compared
 
 
+class Sparse(NamedTuple):
+    """How one target is learned by sparse regressions; `Networks` answers to the same calls."""
+
+    config: Config
+    library: Dictionary
+    settings: Settings
+    outputs: int
+
+    def blank(self) -> SparseModel:
+        """The model before the first fit."""
+        members = jnp.zeros((self.config.members, self.outputs, len(self.library)))
+        return SparseModel(members, members[0], self.library)
+
+    def fitted(self, inputs: Array, targets: Array, rng: np.random.Generator, names: Sequence[str], old: Any) -> SparseModel:
+        """From rows [N, ...]; ``names`` are those of the targets. ``old`` makes no difference: a regression has no memory.
+        Raises ValueError as `rlx.dynamics.sparse.fit` does."""
+        c, own = self.config, self.settings
+        how: dict[str, Any] = {"rng": rng, "members": c.members, "bag": c.bag, "unbias": c.unbias, "backend": c.backend}
+        how["aggregate"] = "median" if c.aggregate == "sample" else c.aggregate
+        levels: dict[str, Any] = {"alpha": own.alpha, "threshold": own.threshold, "drop": min(c.drop, len(self.library) - 1)}
+        return sparse.fit(self.library, inputs, targets, names=names, **levels, **how)
+
+    def says(self, model: SparseModel) -> Callable[[np.ndarray], np.ndarray]:
+        """The model as a function of float64 on the host."""
+        coef = np.asarray(model.coef, np.float64)
+        return lambda z: model.library(z) @ coef.T
+
+
+class Networks(NamedTuple):
+    """How the dynamics are learned by networks."""
+
+    config: Config
+    inputs: int
+    outputs: int
+
+    def blank(self) -> Ensemble:
+        return self.drawn(jax.random.key(0))
+
+    def drawn(self, key: Key) -> Ensemble:
+        own = self.config.network
+        return ensemble.init(key, self.config.members, (self.inputs, *own.hidden, self.outputs), own.activation)
+
+    def fitted(self, inputs: Array, targets: Array, rng: np.random.Generator, names: Sequence[str], old: Any) -> Ensemble:
+        """From the weights of ``old``, or where that is None from new ones. Raises ValueError as `rlx.dynamics.ensemble.fit`
+        does."""
+        c, own = self.config, self.config.network
+        start, learn = jax.random.split(jax.random.key(int(rng.integers(2**31))))
+        fields = ("normalize", "lr", "max_norm", "batch", "epochs", "patience", "holdout")
+        how: dict[str, Any] = {k: getattr(own, k) for k in fields}
+        how["capacity"] = c.seed_steps + c.online + c.n_envs * (c.seed_episode + 2)  # whole episodes may be a little more
+        model = self.drawn(start) if old is None else old
+        return ensemble.fit(model, inputs, targets, learn, share=c.bag, **how).model
+
+    def says(self, model: Ensemble) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda z: np.asarray(_mean(model, z.astype(np.float32)), np.float64)
+
+
+_mean = jax.jit(Ensemble.__call__)
+
+
 class World(NamedTuple):
-    """`rlx.dynamics.Model` with params ``{"dynamics": SparseModel, "reward": SparseModel | None}``."""
+    """`rlx.dynamics.Model` with params ``{"dynamics": SparseModel | Ensemble, "reward": SparseModel}``, the latter where it is
+    learned."""
 
     config: Config
     observations: int
@@ -33,65 +96,63 @@ class World(NamedTuple):
     def predict(self, params: PyTree, episode: PyTree, obs: Array, action: Array, key: Key) -> Prediction:
         z = jnp.concatenate([obs, action])
         dynamics = params["dynamics"]
-        chosen = dynamics.member(episode) if self.config.aggregate == "sample" else dynamics
-        new = self.projected(chosen(z))
+        every = dynamics.each(z)
+        new = self.projected(every[episode] if self.config.aggregate == "sample" else dynamics(z))
         if self.score is not None:
             reward = self.score(jnp, new, action)
         else:
             reward = params["reward"](jnp.concatenate([new, action]) if self.config.reward_input else new)[0]
-        return Prediction(new, reward, jnp.sqrt(dynamics.variance(z).sum()))
+        variance = every.var(0).sum()
+        spread = jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)  # with a gradient at 0 too
+        return Prediction(new, reward, spread)
 
     def projected(self, obs: Array) -> Array:
         xp: Any = np if isinstance(obs, np.ndarray) else jnp
         return obs if self.project is None else self.project(xp, obs)
 
     @property
-    def libraries(self) -> dict[str, Any]:
-        c = self.config
-        seen = self.observations + (self.actions if c.reward_input else 0)
-        out = {"dynamics": affine(self.observations, self.actions, c.dynamics.degree, c.dynamics.interact, c.tensor)}
-        return out if self.score else {**out, "reward": poly(seen, c.rewards.degree, c.rewards.bias, c.rewards.interact)}
-
-    def blank(self) -> dict[str, SparseModel]:
-        """Models before the first fit."""
-        size = {"dynamics": self.observations, "reward": 1}
-        zeros = lambda k, d: SparseModel(jnp.zeros((self.config.members, size[k], len(d))), jnp.zeros((size[k], len(d))), d)
-        return {k: zeros(k, d) for k, d in self.libraries.items()}
-
-    def fitted(self, rows: Rows, rng: np.random.Generator, names: Sequence[str]) -> dict[str, SparseModel]:
-        """All models from scratch. Raises ValueError as `rlx.dynamics.sparse.fit` does."""
-        c = self.config
-        how: dict[str, Any] = {"rng": rng, "members": c.members, "bag": c.bag, "unbias": c.unbias, "backend": c.backend}
-        how["aggregate"] = "median" if c.aggregate == "sample" else c.aggregate
-        settings: dict[str, Settings] = {"dynamics": c.dynamics, "reward": c.rewards}
-        seen = rows.new if c.reward_pairing == "next" else rows.obs
-        data = {
-            "dynamics": (np.concatenate([rows.obs, rows.action], 1), rows.new, names),
-            "reward": (np.concatenate([seen, rows.action], 1) if c.reward_input else seen, rows.reward[:, None], ("reward",)),
-        }
-        out = {}
-        for kind, library in self.libraries.items():
-            inputs, targets, called = data[kind]
-            own = settings[kind]
-            levels: dict[str, Any] = {"alpha": own.alpha, "threshold": own.threshold, "drop": min(c.drop, len(library) - 1)}
-            out[kind] = fit(library, inputs, targets, names=called, **levels, **how)
+    def parts(self) -> dict[str, Any]:
+        """How each model is learned."""
+        c, n, m = self.config, self.observations, self.actions
+        if c.model == "mlp":
+            out: dict[str, Any] = {"dynamics": Networks(c, n + m, n)}
+        else:
+            out = {"dynamics": Sparse(c, affine(n, m, c.dynamics.degree, c.dynamics.interact, c.tensor), c.dynamics, n)}
+        if self.score is None:
+            library = poly(n + m if c.reward_input else n, c.rewards.degree, c.rewards.bias, c.rewards.interact)
+            out["reward"] = Sparse(c, library, c.rewards, 1)
         return out
 
-    def error(self, models: dict[str, SparseModel], rows: Rows, rng: np.random.Generator, runs: int = 256) -> float:
+    def blank(self) -> dict[str, Any]:
+        """Models before the first fit."""
+        return {k: part.blank() for k, part in self.parts.items()}
+
+    def fitted(
+        self, rows: Rows, rng: np.random.Generator, names: Sequence[str], old: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """All models: sparse ones from scratch, networks from those of ``old`` where it is given. Raises ValueError as the fits
+        do."""
+        seen = rows.new if self.config.reward_pairing == "next" else rows.obs
+        arrived = np.concatenate([seen, rows.action], 1) if self.config.reward_input else seen
+        data = {
+            "dynamics": (np.concatenate([rows.obs, rows.action], 1), rows.new, rng, names),
+            "reward": (arrived, rows.reward[:, None], rng, ("reward",)),
+        }
+        return {k: part.fitted(*data[k], None if old is None else old[k]) for k, part in self.parts.items()}
+
+    def error(self, models: dict[str, Any], rows: Rows, rng: np.random.Generator, runs: int = 256) -> float:
         """Root mean square of the error after `HORIZON` decisions from recorded states, in standard deviations of the data; inf
-        where it is not finite. float64, on the host."""
+        where it is not finite. On the host."""
         begin = np.flatnonzero(rows.follows(HORIZON))
         if not len(begin):
             begin, steps = np.arange(len(rows.obs)), 1
         else:
             steps = HORIZON
         begin = begin[rng.integers(len(begin), size=min(runs, len(begin)))]
-        dynamics = models["dynamics"]
-        coef, x = np.asarray(dynamics.coef, np.float64), rows.obs[begin]
+        says, x = self.parts["dynamics"].says(models["dynamics"]), rows.obs[begin]
         with np.errstate(all="ignore"):
             for t in range(steps):
-                z = np.concatenate([x, rows.action[begin + t]], 1)
-                x = self.projected(dynamics.library(z) @ coef.T)
+                x = self.projected(says(np.concatenate([x, rows.action[begin + t]], 1)))
             off = (x - rows.new[begin + steps - 1]) / (rows.new.std(0) + 1e-12)
             size = float(np.sqrt(np.mean(off**2)))
         return size if np.isfinite(size) else np.inf

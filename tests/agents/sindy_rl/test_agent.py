@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import rlx.envs
-from rlx import agents
+from rlx import agents, export
 from rlx.agents.sindy_rl.report import markdown, models
 from rlx.config import apply, replace
 from rlx.dynamics.sparse import equations
-from rlx.train import Options, run
+from rlx.train import Options, Policy, run
 from rlx.types import Members, Problem
 
 QUIET = Options(progress=False)
@@ -61,6 +61,18 @@ def test_the_sparse_policy_acts_as_its_equation(trained):
     exec(equations(policy, ["x", "c", "s", "v", "w"], ["u"], fmt="python"), scope)
     said = [scope["model"](*map(float, obs)) for obs in step.obs]
     np.testing.assert_allclose(action[:, 0], np.clip(said, -1, 1), rtol=1e-4, atol=1e-5)
+
+
+def test_the_sparse_policy_leaves_as_a_file(trained, tmp_path):
+    agent, state = trained
+    policy = Policy(agent, state.agent, made()[1], len(agent.stages) - 1)
+    export.to_numpy(export.law_of(policy, "sparse"), tmp_path / "swingup.py")
+    scope = {}
+    exec((tmp_path / "swingup.py").read_text(), scope)
+    obs = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
+    np.testing.assert_allclose(scope["act"](obs), policy.act(obs, mode="sparse")[0], rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="no mode 'spares'"):
+        export.law_of(policy, "spares")
 
 
 def test_the_page_says_what_was_found(trained, tmp_path):
