@@ -10,10 +10,10 @@ Contestants take turns; the shortest and the median of the rounds are kept, rati
 faster. All models are of the same rows, and the contestants of `surrogate` evaluate the same coefficients.
 
 - refit: pysindy's `EnsembleOptimizer` of `STLSQ`, told all that rlx is told; evaluating the dictionary counts on both sides.
-- surrogate: rlx is `rlx.envs.rollout` of the environment as the agent uses it (dictionary, projection, reward, the spread of
-  the members, box, restarts, rows). Numpy has all of that but the spread and restarts; pysindy predicts one stream per call.
+- surrogate: rlx is `rlx.envs.rollout` of the environment as the agent uses it: dictionary, projection, reward, box, restarts,
+  rows, and the spread of the members, which numpy leaves out; pysindy predicts a single stream, call by call.
 - dyna: seconds of the compiled phases of a cycle, and of the host's; `products` are the matrix products of an update alone.
-- policy: single decisions, as `rlx.export.measure_c` has them; the network has two hidden layers of 64.
+- policy: single decisions, as `rlx.export.measure_c` has them, whose clock ticks in some 10 ns; two hidden layers of 64.
 
 `pip install -c constraints.txt -e '.[sindy]'` first.
 """
@@ -42,7 +42,7 @@ import numpy as np
 from rlx import agents, config, export, replay
 from rlx.agents.sindy_rl.distil import CLOCK, step_at
 from rlx.agents.sindy_rl.world import transitions
-from rlx.dynamics.sparse import Dictionary, SparseModel, fit
+from rlx.dynamics.sparse import SparseModel, fit
 from rlx.envs import batch, begin, make, rollout
 from rlx.train import Options, run
 from rlx.train import state as states
@@ -125,9 +125,8 @@ def refit_part(begun: Begun, rounds: int) -> dict[str, Any]:
     theirs = lambda: peer_fit(library(inputs), targets, settings.members, 0.6)
     np.random.seed(0)
     took = alternate({"rlx": ours, "pysindy": theirs}, rounds)
-    error = lambda coef: float(
-        np.sqrt((((library(inputs) @ np.asarray(coef, float).T - targets) / targets.std(0)) ** 2).mean())
-    )
+    off = lambda coef: (library(inputs) @ np.asarray(coef, float).T - targets) / targets.std(0)
+    error = lambda coef: float(np.sqrt((off(coef) ** 2).mean()))
     found = {"rlx": np.asarray(ours().coef), "pysindy": theirs().coef_}
     out: dict[str, Any] = {"rows": len(inputs), "terms": len(library), "members": settings.members}
     out |= {f"{name}_{k}": v for name, t in took.items() for k, v in t.items()}
@@ -140,7 +139,7 @@ def refit_part(begun: Begun, rounds: int) -> dict[str, Any]:
 
 
 def imagined(begun: Begun, start: np.ndarray, actions: np.ndarray) -> Callable[[], Any]:
-    """Observations [T, W, 5] of rlx, from ``start`` [W, 5] by ``actions`` [T, W, 1]."""
+    """Observations [T, W, 5] of rlx, from ``start`` [W, 5] on by ``actions`` [T, W, 1]."""
     vec = batch(begun.agent.envs["model"].env, len(start))
     loop = begin(vec, begun.world, jnp.int32(0), jax.random.key(0))
     loop = loop._replace(env=loop.env._replace(env=loop.env.env._replace(obs=jnp.asarray(start))))
@@ -149,13 +148,9 @@ def imagined(begun: Begun, start: np.ndarray, actions: np.ndarray) -> Callable[[
     @jax.jit
     def roll(params: Any, loop: Any, actions: Array) -> Any:
         policy: Any = lambda t, step, key: (actions[t], t + 1, {})
-        return rollout(vec, params, policy, loop, jax.random.key(1), len(actions))[:2]
+        return rollout(vec, params, policy, loop, jax.random.key(1), len(actions))[1]
 
-    def call() -> Any:
-        loop_after, rows = jax.block_until_ready(roll(begun.world, loop, given))
-        return np.concatenate([rows.obs[1:], loop_after.step.obs[None]])
-
-    return call
+    return lambda: jax.block_until_ready(roll(begun.world, loop, given)).obs
 
 
 def by_numpy(begun: Begun, start: np.ndarray, actions: np.ndarray) -> Callable[[], Any]:
@@ -168,7 +163,8 @@ def by_numpy(begun: Begun, start: np.ndarray, actions: np.ndarray) -> Callable[[
     def call() -> Any:
         x = start
         for t, u in enumerate(actions):
-            obs[t] = x = task.project(np, model.library(np.concatenate([x, u], 1)) @ coef)
+            obs[t] = x
+            x = task.project(np, model.library(np.concatenate([x, u], 1)) @ coef)
             reward[t] = task.score(np, x, u)
             out[t] = ((x <= low) | (x >= high)).any(1)
             x = np.where(out[t, :, None], start, x)
@@ -192,11 +188,14 @@ def by_pysindy(begun: Begun, start: np.ndarray, actions: np.ndarray) -> Callable
     low, high = world["low"], world["high"]
 
     def call() -> Any:
-        x, seen = start.astype(float), []
+        x = start.astype(float)
+        obs, reward, out = [], [], []
         for u in actions[:, 0].astype(float):
+            obs.append(x)
             x = task.project(np, np.asarray(model.predict(x, u=u[None])))
-            seen.append((x, task.score(np, x, u[None]), ((x <= low) | (x >= high)).any(1)))
-        return np.stack([x for x, _, _ in seen])
+            reward.append(task.score(np, x, u[None]))
+            out.append(((x <= low) | (x >= high)).any(1))
+        return np.stack(obs)
 
     return call
 
@@ -214,9 +213,9 @@ def surrogate_part(begun: Begun, rounds: int, debug: bool) -> dict[str, Any]:
         "pysindy_1": (by_pysindy, 1, few),
     }
     calls = {name: how(begun, start[:w], actions[:steps, :w]) for name, (how, w, steps) in runs.items()}
-    first = calls[f"rlx_{wide}"]()
-    for name, call in calls.items():
-        np.testing.assert_allclose(call()[:20], first[:20, : runs[name][1]], atol=1e-3, err_msg=name)  # the same model
+    first = np.asarray(calls[f"rlx_{wide}"]())[:20]
+    for name, call in calls.items():  # one model, one run
+        np.testing.assert_allclose(np.asarray(call())[:20], first[:, : runs[name][1]], atol=1e-3, err_msg=name)
     took = alternate(calls, rounds)
     out: dict[str, Any] = {}
     for name, (_, width, steps) in runs.items():
@@ -296,32 +295,22 @@ def dyna_part(begun: Begun, rounds: int) -> dict[str, Any]:
 # ----------------------------------------------------------------------------------------------------------------- policy
 
 
-def kept(model: SparseModel) -> SparseModel:
-    """Without the terms whose coefficients are all 0."""
-    on = np.asarray(model.coef).any(0)
-    terms = tuple(term for term, use in zip(model.library.factors, on, strict=True) if use)
-    return SparseModel(model.members[..., on], model.coef[:, on], Dictionary(model.library.variables, terms))
-
-
 def policy_part(begun: Begun, debug: bool) -> dict[str, Any]:
-    """After some cycles in the first model."""
+    """After some cycles in the first model. `distil_s` includes compiling the runs of the policy."""
     agent, state = begun.agent, begun.run
     cycles(begun, 1 if debug else 30)
     distil = agent.stages[-1].phases[0].fn
     started = time.perf_counter()
-    full = distil(state.agent, state.sources, jax.random.key(0))[0].learned["sparse"]
+    sparse = distil(state.agent, state.sources, jax.random.key(0))[0].learned["sparse"]
     seconds = time.perf_counter() - started
     act = lambda obs: agent.act(state.agent, CLOCK, (), step_at(obs), jax.random.key(0), "eval")[0]
-    clipped = lambda model: lambda obs: jnp.clip(model(obs), -1.0, 1.0)
-    actor, (few, n) = state.agent.learned["actor"], (kept(full), begun.targets.shape[1])
-    laws = {"network": act, "polynomial": clipped(few), "polynomial_all_terms": clipped(full)}
+    laws = {"network": act, "polynomial": lambda obs: jnp.clip(sparse(obs), -1.0, 1.0)}
     obs = begun.targets[np.random.default_rng(0).permutation(len(begun.targets))[: 20 if debug else 2_000]].astype(np.float32)
-    timed = {name: export.measure_c(export.Law(law, n), obs, calls=5 if debug else 50) for name, law in laws.items()}
-    away = timed["polynomial"].actions - timed["network"].actions
-    out: dict[str, Any] = {f"{name}_ns": timing.median for name, timing in timed.items()}
-    out |= {"network_coefficients": sum(x.size for x in jax.tree.leaves(actor)), "polynomial_coefficients": full.terms}
-    out |= {"terms": full.coef.size, "distil_s": seconds, "error": float(np.sqrt((away**2).mean()))}
-    return out | {"ratio_network": timed["network"].median / timed["polynomial"].median}
+    ns = {k: export.measure_c(export.Law(law, obs.shape[1]), obs, calls=5 if debug else 50).median for k, law in laws.items()}
+    size = sum(x.size for x in jax.tree.leaves(state.agent.learned["actor"]))
+    out: dict[str, Any] = {f"{name}_ns": time for name, time in ns.items()} | {"network_coefficients": size}
+    out |= {"polynomial_terms": sparse.coef.size, "polynomial_coefficients": sparse.terms, "distil_s": seconds}
+    return out | {"ratio_network": ns["network"] / max(ns["polynomial"], 1)}
 
 
 # ------------------------------------------------------------------------------------------------------------------- main
@@ -333,8 +322,14 @@ def machine() -> dict[str, Any]:
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     found = {"cores": os.cpu_count(), "processor": (names or [platform.machine()])[0], "device": jax.devices()[0].device_kind}
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {**found, "load": os.getloadavg()[0], "python": platform.python_version(), **versions}
+    return {**found, "load": os.getloadavg()[0], "python": platform.python_version(), **{k: version(k) for k in PACKAGES}}
+
+
+def version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def rounded(x: Any) -> Any:

@@ -62,6 +62,7 @@ CASES: dict[str, tuple[str, list[str], dict[str, Any]]] = {
 }
 TRACKING = {"rlx:cstr": {}, "rlx:four-tank": {"state_rows": False}, "rlx:extraction-column": {"state_rows": False}}
 CUBIC = {"explore_sigma": 0.1, "eval_every": 2}
+FEW = 7  # variants whose ranges can be told apart in one picture
 DEBUG = {"episodes": 2, "warmup": 32, "eval_every": 1, "eval_episodes": 4}
 
 
@@ -282,7 +283,8 @@ def say(case: str, variant: str, found: dict[str, Any]) -> None:
 
 
 def draw_curves(title: str, rows: dict[str, Any], file: Path) -> None:
-    """Evaluation cost over decisions: mean and range over seeds, each with starts of its own; how many seeds broke limits."""
+    """Evaluation cost over decisions: mean and, of few variants, range over seeds, each with starts of its own; how many seeds
+    broke limits."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     for i, (name, row) in enumerate(rows.items()):
@@ -291,7 +293,8 @@ def draw_curves(title: str, rows: dict[str, Any], file: Path) -> None:
         broken = sum(v > 0 for v in row["violations_in_training"])
         label = f"{name}{f' ({broken} seeds violated)' if broken else ''}"
         axes.plot(steps, costs.mean(1), color=f"C{i % 10}", ls="-" if i < 10 else "--", label=label)
-        axes.fill_between(steps, costs.min(1), costs.max(1), color=f"C{i % 10}", alpha=0.1, lw=0)
+        if len(rows) <= FEW:
+            axes.fill_between(steps, costs.min(1), costs.max(1), color=f"C{i % 10}", alpha=0.1, lw=0)
     costs = np.concatenate([np.ravel(np.array(row["curve"])[:, 1:]) for row in rows.values()])
     wide = costs.max() > 50 * costs.min() > 0
     axes.set(yscale="log" if wide else "linear", xlabel="decisions", ylabel="cost of an episode", title=title)
