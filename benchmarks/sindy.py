@@ -142,8 +142,9 @@ def imagined(begun: Begun, start: np.ndarray, actions: np.ndarray) -> Callable[[
     """Observations [T, W, 5] of rlx, from ``start`` [W, 5] on by ``actions`` [T, W, 1]."""
     vec = batch(begun.agent.envs["model"].env, len(start))
     loop = begin(vec, begun.world, jnp.int32(0), jax.random.key(0))
-    loop = loop._replace(env=loop.env._replace(env=loop.env.env._replace(obs=jnp.asarray(start))))
-    given = jnp.asarray(actions)
+    given, at = jnp.asarray(actions), jnp.asarray(start)
+    state = loop.env._replace(env=loop.env.env._replace(obs=at))
+    loop = loop._replace(env=state, step=loop.step._replace(obs=at))
 
     @jax.jit
     def roll(params: Any, loop: Any, actions: Array) -> Any:

@@ -132,7 +132,7 @@ def test_an_agent_s_state_keeps_its_form():
     """Of one run and of members side by side."""
     agent = make("double-integrator", law="lqr", residual="shared", eval_episodes=5)
     hyper = {k: jnp.float32(v) for k, v in agent.hyper.items()}
-    assert agent.hyper["certainty"] == 1.0
+    assert agent.hyper["certainty"] == 0.0
     form = jax.eval_shape(agent.init, jax.random.key(0), hyper)
     assert form.learned["best"]["costs"].shape == (5,)
     report = {"main": {"returns": jnp.zeros(5), "lengths": jnp.zeros(5, jnp.int32), "info/violation": jnp.zeros(5, bool)}}
