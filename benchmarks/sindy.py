@@ -1,6 +1,6 @@
 """SINDy-RL on cart-pole swing-up: refitting, imagining, one iteration, and the policy that is left.
 
-    python benchmarks/sindy.py                    # all parts, some five minutes
+    python benchmarks/sindy.py                    # all parts, two to five minutes
     python benchmarks/sindy.py --part refit       # 20 members from 8 000 random rows, against pysindy
     python benchmarks/sindy.py --part surrogate   # imagined steps, against pysindy's predict and vectorised numpy
     python benchmarks/sindy.py --part dyna        # a round of PPO in the model, and a refit every 10, as the agent runs them

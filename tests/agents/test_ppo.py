@@ -171,7 +171,8 @@ def test_steps_stop_at_the_target_kl():
 
 def test_packed_parameters_step_as_the_tree_does():
     rng = np.random.default_rng(0)
-    draw = lambda: jax.tree.map(lambda n: jnp.float32(rng.normal(size=n)), {"b": [7], "a": {"w": (5, 3)}, "c": 1})
+    some = lambda *shape: jnp.float32(rng.normal(size=shape))
+    draw = lambda: {"b": [some(7)], "a": {"w": some(5, 3)}, "c": some()}
     tree, grads = draw(), draw()
     pack, unpack = optim.packing(tree, most=7)
     assert jax.tree.map(jnp.shape, pack(tree)) == ((8,), [(5, 3)])  # the small ones as one vector, the matrix as it is
