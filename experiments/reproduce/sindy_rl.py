@@ -6,8 +6,9 @@ equation, and the quality of models.
     python experiments/reproduce/sindy_rl.py --part quality                     # a minute
     python experiments/reproduce/sindy_rl.py --preset debug                     # the same path at toy size
 
-All seeds of a variant are one program. Results: `results/sindy-<part>.json`; what a file holds of other variants stays. Real
-steps of training and of evaluation are counted apart. "Running best" is what the paper draws: the largest evaluation so far.
+All seeds of a variant are one program; `XLA_FLAGS=--xla_force_host_platform_device_count=2` spreads them over two cores.
+Results: `results/sindy-<part>.json`; what a file holds of other variants stays. Real steps of training and of evaluation are
+counted apart. "Running best" is what the paper draws: the largest evaluation so far.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,11 @@ from rlx import agents, config, envs
 from rlx.agents.sindy_rl.world import transitions
 from rlx.dynamics.sparse import affine, equations, fit, poly
 from rlx.envs import batch, begin, rollout
-from rlx.train import Options, run, tournament
+from rlx.train import Options, logging, run, tournament
 from rlx.train.population import members
 from rlx.train.recipe import versions
 from rlx.train.stats import interval, iqm
-from rlx.types import Env, HostEnv, Problem
+from rlx.types import Env, HostEnv, Members, Problem
 
 SOLVED = 800.0
 # name -> agent, environment, presets that stack, changes on top
@@ -50,9 +50,11 @@ SWINGUP: dict[str, tuple[str, str, list[str], dict[str, Any]]] = {
     "caution": ("sindy_rl", "dmc:cartpole-swingup", [], {"caution": 0.5}),
     "curiosity": ("sindy_rl", "dmc:cartpole-swingup", [], {"caution": -0.5}),
     "gradient": ("sindy_rl", "dmc:cartpole-swingup", ["gradient"], {}),
-    "ppo, real": ("ppo", "rlx:cartpole-swingup", [], {"env_steps": 5_000_000, "eval_every": 100_000, "eval_episodes": 5}),
+    "ppo, real": ("ppo", "rlx:cartpole-swingup", [], {"env_steps": 2_000_000, "eval_every": 40_000, "eval_episodes": 5}),
     "sac, real": ("sac", "dmc:cartpole-swingup", ["quickstart"], {}),
 }
+SWIMMER = ("bred", "left alone", "ppo, real, bred")
+KS22 = ("sindy_rl", "ppo, real", "ppo, real, 10 x")
 BUDGET = {"ppo.env_steps": 2_000_000, "eval_every": 20}
 
 
@@ -71,18 +73,18 @@ def ppo_like_inside() -> dict[str, Any]:
     return own | {k: getattr(inside, k) for k in ("value_coef", "kl_coef", "kl_goal", "lr", "lr_decay", "log_std", "hidden")}
 
 
-def train(agent: Any, problem: Problem, seeds: int, **more: Any) -> tuple[dict[str, Any], Any]:
-    """All seeds as one program: evaluation returns over real steps, by name of the evaluation."""
-    lines: list[dict[str, Any]] = []
-    begun = time.perf_counter()
-    who = replace(members([(seed, {}) for seed in range(seeds)]), **more)
-    state = run(agent, problem, who, options=Options(progress=False), on_report=lines.append)
+def train(agent: Any, problem: Problem, seeds: int, folder: Path, who: Members | None = None) -> tuple[dict[str, Any], Any]:
+    """All seeds as one program: evaluation returns over real steps, by name of the evaluation. A run in ``folder`` that was cut
+    short goes on from its last checkpoint."""
+    who = members([(seed, {}) for seed in range(seeds)]) if who is None else who
+    state = run(agent, problem, who, folder, options=Options(progress=False))
     curves: dict[str, Any] = {}
-    for line in lines:
+    lines = logging.read(folder)
+    for line in (line for line in lines if line["kind"] == "eval"):
         point = [float(np.mean(line["env_steps"])), *np.round(np.atleast_1d(np.array(line["return_mean"], float)), 1).tolist()]
         curves.setdefault(line["eval"], []).append(point)
     counts = {k: int(np.mean(v)) for k, v in state.counts.items()}
-    return {"curves": curves, "counts": counts, "train_s": round(time.perf_counter() - begun, 1)}, state
+    return {"curves": curves, "counts": counts, "train_s": round(lines[-1]["wall_s"], 1)}, state
 
 
 def figures(found: dict[str, Any]) -> dict[str, Any]:
@@ -108,11 +110,13 @@ def swingup(args: argparse.Namespace) -> dict[str, Any]:
         if args.only and variant not in args.only:
             continue
         repeat = {"repeat": 8} if name == "sac" else {}
-        problem = Problem({"train": envs.make(env, **repeat)})
+        # the same equations, compiled: evaluations are far more steps than training
+        evaluation = {"eval": envs.make("rlx:cartpole-swingup")} if name == "sindy_rl" else {}
+        problem = Problem({"train": envs.make(env, **repeat), **evaluation})
         own = {**BUDGET, **changes} if name == "sindy_rl" else {**ppo_like_inside(), **changes} if name == "ppo" else changes
         if args.debug:
             presets, own = [*presets, "debug"], {k: v for k, v in changes.items() if name == "sindy_rl"}
-        found, state = train(made(name, presets, own, problem), problem, args.seeds)
+        found, state = train(made(name, presets, own, problem), problem, args.seeds, place(args, "swingup", variant))
         if name == "sindy_rl":
             world = state.agent.learned["world"]["model"]["model"]["dynamics"]
             found["terms"] = [int(np.count_nonzero(c)) for c in np.asarray(world.coef)] if hasattr(world, "coef") else None
@@ -127,36 +131,51 @@ def swingup(args: argparse.Namespace) -> dict[str, Any]:
     return {"variants": rows}
 
 
+RATES = (1e-6, 5e-6, 1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 5e-3)
+FAR = (0.9, 0.95, 0.99, 0.999, 0.9999, 1.0)
+FAR_ONES = ("ppo.discount", "ppo.gae_lambda")
+BRED = {"ppo.lr": RATES, **dict.fromkeys(FAR_ONES, FAR)}
+
+
 def swimmer(args: argparse.Namespace) -> dict[str, Any]:
-    """Population-based training on Gymnasium's swimmer, and the same members left alone."""
-    problem = Problem({"train": envs.make("gym:Swimmer-v5")})
-    out = {}
-    for name, every in (("exchanged", 50), ("left alone", 0)):
-        changes = {"ppo.env_steps": 1_200_000, "eval_every": 50, "distil": False} if not args.debug else {}
-        agent = made("sindy_rl", ["swimmer", *(["debug"] if args.debug else [])], changes, problem)
-        more = {"exchange": tournament(0.25), "every": 2 if args.debug else every} if every else {}
-        found, _ = train(agent, problem, args.seeds, **more)
-        out[name] = {**found, **figures(found)}
-        keep(args, "swimmer", out)
-        print(f"swimmer {name} {json.dumps(out[name]['final'])} best {json.dumps(out[name]['best'])}", flush=True)
-    return out
+    """Gymnasium's swimmer, with population-based training, with the same members left alone, and with PPO bred on the real one
+    for ten times the real steps."""
+    problem, rows = Problem({"train": envs.make("gym:Swimmer-v5")}), known(args, "swimmer").get("variants", {})
+    rng, debug = np.random.default_rng(0), ["debug"] if args.debug else []
+    drawn = [{k: float(rng.choice(v)) for k, v in BRED.items()} for _ in range(args.seeds)]
+    inside = {} if args.debug else {"ppo.env_steps": 1_200_000, "eval_every": 50, "distil": False}
+    own = {} if args.debug else {**ppo_like_inside(), "env_steps": 720_000, "eval_every": 40_000, "eval_episodes": 5}
+    bred = made("sindy_rl", ["swimmer", *debug], inside, problem)
+    for name, (agent, every) in zip(SWIMMER, ((bred, 50), (bred, 0), (made("ppo", debug, own, problem), 10)), strict=True):
+        if args.only and name not in args.only:
+            continue
+        cut = (lambda k: k.removeprefix("ppo.")) if agent.name == "ppo" else str
+        breed = tournament(0.25, (0.8, 1.2), redraw={cut(k): v for k, v in BRED.items()}, most={cut(k): 1.0 for k in FAR_ONES})
+        who = [(seed, {cut(k): v for k, v in setting.items()}) for seed, setting in enumerate(drawn)]
+        mine = members(who, breed if every else None, 2 if args.debug else every or 1)
+        found, _ = train(agent, problem, args.seeds, place(args, "swimmer", name), mine)
+        rows[name] = {**found, **figures(found)}
+        keep(args, "swimmer", {"variants": rows})
+        print(f"swimmer {name:16} final {json.dumps(rows[name]['final'])} best {json.dumps(rows[name]['best'])}", flush=True)
+    return {"variants": rows}
 
 
 def ks22(args: argparse.Namespace) -> dict[str, Any]:
-    """KS-22, which stands in for the paper's flows: SINDy-RL and PPO at equal real steps."""
-    problem = Problem({"train": envs.make("rlx:ks22")})
-    changes = {"ppo.env_steps": 1_000_000, "eval_every": 25, "distil": False} if not args.debug else {"modes": 4}
-    agent = made("sindy_rl", ["ks22", *(["debug"] if args.debug else [])], changes, problem)
-    found, _ = train(agent, problem, args.seeds)
-    out = {"sindy_rl": {**found, **figures(found)}}
-    keep(args, "ks22", out)
-    steps = max(found["counts"]["env_steps"], 4_000)
-    own = {**ppo_like_inside(), "n_envs": 8, "steps": 250, "minibatches": 16, "env_steps": steps, "eval_every": 4_000}
-    found, _ = train(made("ppo", [], {**own, "eval_episodes": 5, "normalize_obs": True}, problem), problem, args.seeds)
-    out["ppo, real"] = {**found, **figures(found)}
-    for name, row in out.items():
-        print(f"ks22 {name} final {json.dumps(row['final'])} best {json.dumps(row['best'])}", flush=True)
-    return out
+    """KS-22, which stands in for the paper's flows: SINDy-RL and PPO at equal real steps, and PPO at ten times as many."""
+    problem, rows = Problem({"train": envs.make("rlx:ks22")}), known(args, "ks22").get("variants", {})
+    inside = {"modes": 4} if args.debug else {"ppo.env_steps": 1_000_000, "eval_every": 25, "distil": False}
+    agent = made("sindy_rl", ["ks22", *(["debug"] if args.debug else [])], inside, problem)
+    own = {**ppo_like_inside(), "n_envs": 8, "steps": 125, "minibatches": 8, "eval_every": 4_000, "eval_episodes": 5}
+    peer = lambda steps: made("ppo", [], {**own, "normalize_obs": True, "normalize_reward": True, "env_steps": steps}, problem)
+    steps = agent.config.seed_steps + agent.config.collect * (agent.config.ppo.cycles // agent.config.refit_every)
+    for name, make in zip(KS22, (lambda: agent, lambda: peer(steps), lambda: peer(10 * steps)), strict=True):
+        if args.only and name not in args.only:
+            continue
+        found, _ = train(make(), problem, args.seeds, place(args, "ks22", name))
+        rows[name] = {**found, **figures(found)}
+        keep(args, "ks22", {"variants": rows})
+        print(f"ks22 {name:16} final {json.dumps(rows[name]['final'])} best {json.dumps(rows[name]['best'])}", flush=True)
+    return {"variants": rows}
 
 
 # ----------------------------------------------------------------------------------------------------------------- models
@@ -248,6 +267,11 @@ def horizons(model: Any, x: np.ndarray, a: np.ndarray, limit: float = 0.5) -> li
 # ------------------------------------------------------------------------------------------------------------------ output
 
 
+def place(args: argparse.Namespace, part: str, variant: str) -> Path:
+    """The run folder of all seeds of a variant."""
+    return args.run_dir / part / variant.replace(", ", "-").replace(" ", "-")
+
+
 def known(args: argparse.Namespace, part: str) -> dict[str, Any]:
     """What the file of a part holds, if it is of as many seeds."""
     file = args.results / f"sindy-{part}.json"
@@ -287,17 +311,20 @@ PARTS = {"quality": quality, "swingup": swingup, "swimmer": swimmer, "ks22": ks2
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=[*PARTS, "all"], default="all")
-    parser.add_argument("--only", nargs="*", choices=list(SWINGUP), help="variants of the swing-up")
+    parser.add_argument(
+        "--only", nargs="*", choices=list(dict.fromkeys([*SWINGUP, *SWIMMER, *KS22])), help="variants of a part"
+    )
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--preset", choices=["debug", "full"], default="full")
-    parser.add_argument("--run-dir", default="runs/sindy_rl", help="where results go with --preset debug")
+    parser.add_argument("--run-dir", default="runs/sindy_rl_reproduce", help="of all runs, which go on where they were stopped")
     args = parser.parse_args()
     args.debug = args.preset == "debug"
     if args.seeds < 1:
         parser.error(f"--seeds must be at least 1, got {args.seeds}")
     if args.debug:
-        args.seeds, args.only = min(args.seeds, 2), args.only or ["sindy_rl", "ppo, real"]
-    args.results = Path(args.run_dir) / "results" if args.debug else Path(__file__).parent / "results"
+        args.seeds, args.only = min(args.seeds, 2), args.only or ["sindy_rl", "ppo, real", *SWIMMER]
+    args.run_dir = Path(args.run_dir) / ("debug" if args.debug else f"{args.seeds}-seeds")
+    args.results = args.run_dir / "results" if args.debug else Path(__file__).parent / "results"
     args.results.mkdir(parents=True, exist_ok=True)
     said: dict[str, Any] = {"results": str(args.results)}
     for part in PARTS if args.part == "all" else [args.part]:

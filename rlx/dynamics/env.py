@@ -22,7 +22,6 @@ class Prediction(NamedTuple):
 
     obs: Array  # [n], on arrival
     reward: Array  # []
-    spread: Array  # []: how uncertain the model is of obs, in its units; 0 where it cannot say
 
 
 class Model(Protocol):
@@ -34,6 +33,10 @@ class Model(Protocol):
 
     def predict(self, params: PyTree, episode: PyTree, obs: Array, action: Array, key: Key) -> Prediction:
         """``obs`` [n], ``action`` [m] within [-1, 1]."""
+        ...
+
+    def spread(self, params: PyTree, obs: Array, action: Array) -> Array:
+        """[]: how uncertain it is of what it predicts, in units of the observations; 0 where it cannot say."""
         ...
 
 
@@ -112,7 +115,8 @@ def as_env(
 
 class penalised(NamedTuple):  # noqa: N801 - reads as the function it is used as
     """``model`` with the reward less ``params["caution"]`` times the spread: a price for uncertainty, or where negative a
-    reward for exploring. ``params`` are then ``{"model", "caution"}``."""
+    reward for exploring. ``params`` are then ``{"model", "caution"}``. At 0 the spread is not computed, unless members of a
+    population share the program."""
 
     model: Model
 
@@ -120,5 +124,9 @@ class penalised(NamedTuple):  # noqa: N801 - reads as the function it is used as
         return self.model.begin(params["model"], key)
 
     def predict(self, params: PyTree, episode: PyTree, obs: Array, action: Array, key: Key) -> Prediction:
-        said = self.model.predict(params["model"], episode, obs, action, key)
-        return said._replace(reward=said.reward - params["caution"] * said.spread)
+        said, caution = self.model.predict(params["model"], episode, obs, action, key), params["caution"]
+        price = lambda: caution * self.spread(params, obs, action)
+        return said._replace(reward=said.reward - jax.lax.cond(caution != 0, price, lambda: jnp.zeros_like(caution)))
+
+    def spread(self, params: PyTree, obs: Array, action: Array) -> Array:
+        return self.model.spread(params["model"], obs, action)

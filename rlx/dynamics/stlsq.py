@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 ITERATIONS = 20
+BLOCK = 256  # rows
 
 
 def solve(gram: np.ndarray, moment: np.ndarray, mask: np.ndarray, ridge: np.ndarray | float) -> np.ndarray:
@@ -83,7 +84,15 @@ def dropped(rng: np.random.Generator, terms: int, count: int, members: int) -> n
 def moments(theta: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Theta' W Theta [E, d, d] and Theta' W Y [E, q, d] for theta [N, d], targets [N, q], weights [E, N]: all that a fit needs
     of the rows. Drawing a row twice is the weight 2."""
-    both = np.concatenate([theta, targets], 1)
-    d = theta.shape[1]
-    out = np.stack([both[w > 0].T @ (theta[w > 0] * w[w > 0][:, None]) for w in weights])
-    return out[:, :d], out[:, d:]
+    columns, weights = np.ascontiguousarray(np.concatenate([theta, targets], 1).T), weights.astype(np.float64)
+    d, q = theta.shape[1], targets.shape[1]
+    i, j = np.triu_indices(d)
+    k, term = (x.ravel() for x in np.indices((q, d)))
+    left, right = np.r_[i, d + k], np.r_[j, term]  # products of two columns, each of which is needed once
+    sums = np.zeros((len(weights), len(left)))
+    for begin in range(0, len(theta), BLOCK):  # so that the products stay in the processor's cache
+        x = columns[:, begin : begin + BLOCK]
+        sums += weights[:, begin : begin + BLOCK] @ (x[left] * x[right]).T
+    gram = np.empty((len(weights), d, d))
+    gram[:, i, j] = gram[:, j, i] = sums[:, : len(i)]
+    return gram, sums[:, len(i) :].reshape(-1, q, d)

@@ -204,23 +204,36 @@ def pmap(agent: Agent, problem: Problem, keys: Key, run_dir: str | os.PathLike |
     return state
 
 
-def tournament(fraction: float = 0.25, factors: Sequence[float] = (0.8, 1.25), only: Sequence[str] | None = None) -> Exchange:
+def tournament(
+    fraction: float = 0.25,
+    factors: Sequence[float] = (0.8, 1.25),
+    only: Sequence[str] | None = None,
+    redraw: Mapping[str, Sequence[float]] | None = None,
+    chance: float = 0.25,
+    most: Mapping[str, float] | None = None,
+) -> Exchange:
     """Truncation selection for population-based training (Jaderberg et al. 2017, arXiv:1711.09846, section 4): the worst
     ``fraction`` goes on from members drawn from the best one, with traced values multiplied by one of ``factors`` each.
 
-    ``only``: names of the values that move; None: those in which members differ.
+    ``only``: names of the values that move; None: those in which members differ. ``redraw``: values by name, one of which a
+    loser takes with probability ``chance`` in place of a factor. ``most``: the largest that a value may become, such as 1 for
+    a discount.
 
     Raises:
-        ValueError: a fraction outside (0, 0.5], or no factors.
+        ValueError: a fraction outside (0, 0.5], no factors, or a chance outside [0, 1].
     """
-    if not 0 < fraction <= 0.5 or not len(factors):
-        raise ValueError(f"tournament(fraction={fraction}, factors={factors}): a fraction in (0, 0.5], and some factors.")
+    if not 0 < fraction <= 0.5 or not len(factors) or not 0 <= chance <= 1:
+        raise ValueError(
+            f"tournament(fraction={fraction}, factors={factors}, chance={chance}): a fraction in (0, 0.5], some factors, and a "
+            "probability."
+        )
 
     def exchange(hypers: dict[str, Array], scores: Array, key: Key) -> tuple[Array, dict[str, Array]]:
         count = len(scores)
         cut = max(1, int(fraction * count))
         order = np.argsort(-np.asarray(scores), kind="stable")
         a, b = jax.random.split(key)
+        c = jax.random.fold_in(key, 1)
         best = order[:cut][np.asarray(jax.random.randint(a, (count,), 0, cut))]
         losers = np.zeros(count, bool)
         losers[order[count - cut :]] = True
@@ -228,10 +241,17 @@ def tournament(fraction: float = 0.25, factors: Sequence[float] = (0.8, 1.25), o
         index = np.where(losers, best, np.arange(count))
         which = jax.random.randint(b, (len(hypers), count), 0, len(factors))
         scale = np.asarray(factors, np.float32)[np.asarray(which)]
+        drawn = np.asarray(jax.random.uniform(c, (len(hypers), 2, count)))
         out = {}
         for k, (name, values) in enumerate(sorted(hypers.items())):
             moves = name in only if only is not None else bool(np.ptp(values) > 0)
-            out[name] = np.where(losers & moves, values[index] * scale[k], values[index])
+            moved = values[index] * scale[k]
+            if redraw and name in redraw:
+                choices = np.asarray(redraw[name], np.float32)
+                anew = choices[np.minimum((drawn[k, 0] * len(choices)).astype(int), len(choices) - 1)]
+                moved = np.where(drawn[k, 1] < chance, anew, moved)
+            moved = np.minimum(moved, (most or {}).get(name, np.inf))
+            out[name] = np.where(losers & moves, moved, values[index])
         return index, out
 
     return exchange

@@ -23,7 +23,10 @@ class Double(NamedTuple):
 
     def predict(self, params, episode, obs, action, key):
         new = params * obs + action + episode
-        return Prediction(jnp.where(new > 50, jnp.nan, new), -obs.sum(), jnp.abs(obs).sum())
+        return Prediction(jnp.where(new > 50, jnp.nan, new), -obs.sum())
+
+    def spread(self, params, obs, action):
+        return jnp.abs(obs).sum()
 
 
 def made(gain=2.0, members=1, start=1.0, horizon=5, low=-8.0, high=8.0, **how):

@@ -179,7 +179,13 @@ def test_tournament_moves_the_worst_to_the_best():
         0.5,
         0.5,
     ]
-    for wrong in ({"fraction": 0.0}, {"fraction": 0.6}, {"factors": ()}):
+    drawn = tournament(0.5, (2.0,), redraw={"lr": [7.0]}, chance=1.0)(hypers, np.arange(4.0), jax.random.key(1))
+    assert drawn[1]["lr"].tolist() == [7.0, 7.0, 3.0, 4.0]
+    drawn = tournament(0.5, (2.0,), redraw={"lr": [7.0]}, chance=0.0, most={"lr": 5.0})(
+        hypers, np.arange(4.0), jax.random.key(1)
+    )
+    assert drawn[1]["lr"].tolist() == [5.0, 5.0, 3.0, 4.0]
+    for wrong in ({"fraction": 0.0}, {"fraction": 0.6}, {"factors": ()}, {"chance": 1.5}):
         with pytest.raises(ValueError, match="tournament"):
             tournament(**wrong)
 

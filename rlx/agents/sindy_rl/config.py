@@ -100,7 +100,8 @@ class Config:
     policy_bias: bool = False
     policy_aggregate: Literal["median", "mean"] = "mean"
     policy_drop: int = 0  # terms that each member may not use; they shrink the mean
-    distil_steps: int = 5_000  # imagined decisions
+    distil_rounds: int = 5  # of running the polynomial in the model, and learning from the network what it should have done
+    distil_steps: int = 5_000  # imagined decisions of each
     distil_length: int = 500  # of each run of them
     distil_starts: float = 0.25  # standard deviation of the noise on the states that these begin with
     distil_noise: float = 0.1  # and of the noise on the states that it is fitted to
@@ -139,6 +140,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "guard": 0.0,
         "exit": "terminate",
         "policy_drop": 1,
+        "distil_rounds": 1,
     },
     "linear": {
         "dynamics.degree": 1,

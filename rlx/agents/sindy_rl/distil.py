@@ -3,13 +3,17 @@ states that it visits in the model and around them.
 
 The neighbourhood is what holds the polynomial where the network's own trajectories would never teach it. Ridge and threshold
 are chosen among 25 pairs by the error of the clipped action.
+
+Beyond the paper, the polynomial is then run in the model itself, and the network says what it should have done there (Ross,
+Gordon and Bagnell 2011, "A reduction of imitation learning and structured prediction to no-regret online learning",
+arXiv:1011.0686). Of all rounds the polynomial with the largest return in the model is kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +23,7 @@ from rlx.agents.sindy_rl.config import Config
 from rlx.dynamics import stlsq
 from rlx.dynamics.sparse import Dictionary, SparseModel, aggregated, poly
 from rlx.envs import batch, begin, rollout
-from rlx.types import Agent, AgentState, Array, Clock, Env, Key, PyTree, Step
+from rlx.types import Agent, AgentState, Array, Clock, Env, Key, PyTree, Row, Step
 
 LEVELS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)  # of ridge and threshold
 COPIES = 2  # of each state, with noise
@@ -31,30 +35,46 @@ def blank_policy(config: Config, observations: int, actions: int) -> SparseModel
     return SparseModel(zeros, zeros[0], library)
 
 
-class Teacher(NamedTuple):
-    """The policy to be put into words, and the model that it is run in."""
-
-    learner: Agent  # acts in the modes "eval" and "mean" (not clipped)
-    state: AgentState  # its own
-    imagined: Env
-    params: PyTree  # of that environment
-    project: Callable[[np.ndarray], np.ndarray]  # of observations
-
-    def act(self, step: Step, mode: str) -> Array:
-        return self.learner.act(self.state, CLOCK, (), step, jax.random.key(0), mode)[0]
-
-
-def distilled(config: Config, teacher: Teacher, key: Key) -> SparseModel:
-    """The polynomial of the teacher's policy."""
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    states = visited(config, teacher, key, rng)
-    near = np.concatenate([states] * COPIES)
-    near = near + config.distil_noise * rng.standard_normal(near.shape)
-    mean = jax.jit(lambda obs: teacher.act(step_at(obs), "mean"))
+def distiller(
+    config: Config, learner: Agent, imagined: Env, project: Callable[[np.ndarray], np.ndarray]
+) -> Callable[[AgentState, PyTree, Key], SparseModel]:
+    """(state of ``learner``, params of ``imagined``, key) -> the polynomial of its policy. ``project``: of observations."""
+    runs = batch(imagined, -(-config.distil_steps // config.distil_length))
+    library = poly(imagined.spec.obs.shape[0], config.policy_degree, config.policy_bias)
     limit = config.distil_clip
-    wanted = lambda obs: np.clip(np.asarray(mean(jnp.asarray(obs, jnp.float32)), np.float64), -limit, limit)
-    library = poly(states.shape[1], config.policy_degree, config.policy_bias)
-    return regressed(library, (near, wanted(near)), (states, wanted(states)), config, rng)
+    act = lambda state, step, mode: learner.act(state, CLOCK, (), step, jax.random.key(0), mode)[0]
+
+    def run(params: PyTree, key: Key, act: Callable[[Step], Array]) -> Row:
+        policy: Any = lambda carry, step, now: (act(step), carry, {})
+        return rollout(runs, params, policy, begin(runs, params, (), key), key, config.distil_length)[1]
+
+    mean = jax.jit(lambda state, obs: act(state, step_at(obs), "mean"))
+    network = jax.jit(lambda state, params, key: run(params, key, lambda step: act(state, step, "eval")))
+    student = jax.jit(lambda model, params, key: run(params, key, lambda step: jnp.clip(model(step.obs), -1.0, 1.0)))
+
+    def distilled(state: AgentState, params: PyTree, key: Key) -> SparseModel:
+        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+        known = np.asarray(params["starts"])
+        starts = project(known + config.distil_starts * rng.standard_normal(known.shape))
+        params = {**params, "starts": jnp.asarray(starts, jnp.float32)}
+        wanted = lambda obs: np.clip(np.asarray(mean(state, jnp.asarray(obs, jnp.float32)), np.float64), -limit, limit)
+        states = observed(network(state, params, key))
+        found: list[tuple[float, SparseModel]] = []
+        for _ in range(config.distil_rounds):
+            near = np.concatenate([states] * COPIES)
+            near = near + config.distil_noise * rng.standard_normal(near.shape)
+            model = regressed(library, (near, wanted(near)), (states, wanted(states)), config, rng)
+            rows = student(model, params, key)
+            found.append((float(rows.reward.sum()), model))
+            states = np.concatenate([states, observed(rows)])
+        return max(found, key=lambda pair: pair[0])[1]
+
+    return distilled
+
+
+def observed(rows: Row) -> np.ndarray:
+    """All observations [N, n] of rows [T, W, ...]."""
+    return np.asarray(rows.obs, np.float64).reshape(-1, rows.obs.shape[-1])
 
 
 def regressed(
@@ -83,16 +103,3 @@ def step_at(obs: Any) -> Step:
     """As if the interaction stood there."""
     no = jnp.zeros(obs.shape[:-1], bool)
     return Step(obs, jnp.zeros(obs.shape[:-1]), no, no, no, {})
-
-
-def visited(config: Config, teacher: Teacher, key: Key, rng: np.random.Generator) -> np.ndarray:
-    """States [about distil_steps, n] of runs of the policy without noise in the model, from starts with noise."""
-    runs = -(-config.distil_steps // config.distil_length)
-    vec = batch(teacher.imagined, runs)
-    starts = np.asarray(teacher.params["starts"])
-    starts = teacher.project(starts + config.distil_starts * rng.standard_normal(starts.shape)).astype(np.float32)
-    params = {**teacher.params, "starts": jnp.asarray(starts)}
-    policy: Any = lambda carry, step, now: (teacher.act(step, "eval"), carry, {})
-    roll = lambda params, key: rollout(vec, params, policy, begin(vec, params, (), key), key, config.distil_length)[1]
-    rows = jax.jit(roll)(params, key)
-    return np.asarray(rows.obs, np.float64).reshape(-1, starts.shape[1])

@@ -29,7 +29,7 @@ from rlx import replay
 from rlx.agents import ppo
 from rlx.agents.offpolicy import at_random, vector
 from rlx.agents.sindy_rl.config import Config
-from rlx.agents.sindy_rl.distil import Teacher, blank_policy, distilled
+from rlx.agents.sindy_rl.distil import blank_policy, distiller
 from rlx.agents.sindy_rl.gradient import improver
 from rlx.agents.sindy_rl.report import Report
 from rlx.agents.sindy_rl.world import Rows, World, box_of, known_of, names_of, transitions
@@ -135,10 +135,10 @@ def make(config: Config, problem: Problem) -> Agent:
         return state._replace(learned={**learned, "world": params, "fits": fits, "error": np.float32(error)}), sources
 
     def distil(state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
-        teacher = Teacher(learner, policy_of(state), imagined, imagine(state, sources), world.projected)
-        found = distilled(config, teacher, key)
+        found = distilled(policy_of(state), imagine(state, sources), key)
         return state._replace(learned={**state.learned, "sparse": found}), sources
 
+    distilled = distiller(config, learner, imagined, world.projected)
     online = replay.ring(-(-config.online // config.n_envs) + -(-config.collect // config.n_envs) + 3, config.n_envs)
     streams = batch(problem.envs["train"], config.n_envs)
     model_streams = batch(imagined, config.ppo.n_envs)
@@ -191,6 +191,7 @@ def check(config: Config, limit: int | None, observations: int) -> None:
         "eval_every": 1,
         "eval_episodes": 1,
         "policy_degree": 1,
+        "distil_rounds": 1,
     }
     least |= {"collect": 1, "online": 2, "distil_steps": 1, "distil_length": 1, "refit_every": 0, "horizon": 0, "modes": 0}
     for name, bound in least.items():

@@ -96,15 +96,16 @@ class World(NamedTuple):
     def predict(self, params: PyTree, episode: PyTree, obs: Array, action: Array, key: Key) -> Prediction:
         z = jnp.concatenate([obs, action])
         dynamics = params["dynamics"]
-        every = dynamics.each(z)
-        new = self.projected(every[episode] if self.config.aggregate == "sample" else dynamics(z))
+        new = self.projected(dynamics.each(z)[episode] if self.config.aggregate == "sample" else dynamics(z))
         if self.score is not None:
             reward = self.score(jnp, new, action)
         else:
             reward = params["reward"](jnp.concatenate([new, action]) if self.config.reward_input else new)[0]
-        variance = every.var(0).sum()
-        spread = jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)  # with a gradient at 0 too
-        return Prediction(new, reward, spread)
+        return Prediction(new, reward)
+
+    def spread(self, params: PyTree, obs: Array, action: Array) -> Array:
+        variance = params["dynamics"].each(jnp.concatenate([obs, action])).var(0).sum()
+        return jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)  # with a gradient at 0 too
 
     def projected(self, obs: Array) -> Array:
         xp: Any = np if isinstance(obs, np.ndarray) else jnp

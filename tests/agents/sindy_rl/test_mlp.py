@@ -55,7 +55,7 @@ def test_networks_predict_and_the_reward_is_still_an_equation(fitted):
     np.testing.assert_allclose(said.obs, every.mean(0), atol=1e-6)
     np.testing.assert_allclose(said.obs, 0.9 * 0.2 + 0.1 * 0.5, atol=0.03)
     np.testing.assert_allclose(said.reward, 2 * every.mean(0)[0] ** 2, rtol=0.01)
-    np.testing.assert_allclose(said.spread, every.std(), rtol=1e-3)
+    np.testing.assert_allclose(WORLD.spread(found, z[:1], z[1:]), every.std(), rtol=1e-3)
 
 
 def test_one_network_may_rule_an_episode(fitted):
@@ -71,7 +71,7 @@ def test_where_all_agree_uncertainty_has_a_gradient(fitted):
     """The root of 0 has none."""
     one = jax.tree.map(lambda x: jnp.repeat(x[:1], 2, 0), fitted[0]["dynamics"].layers)
     alike = {**fitted[0], "dynamics": dataclasses.replace(fitted[0]["dynamics"], layers=one)}
-    spread = lambda x: WORLD.predict(alike, (), x, jnp.ones(1), jax.random.key(0)).spread
+    spread = lambda x: WORLD.spread(alike, x, jnp.ones(1))
     assert spread(jnp.ones(1)) == 0 and jax.grad(spread)(jnp.ones(1)).tolist() == [0.0]
 
 
