@@ -18,6 +18,7 @@ _ROOMS = {
     "mjx": ("rlx.envs.mjx", "the same tasks on a device"),
     "brax": ("rlx.envs.brax", "brax.envs on a device"),
     "gym": ("rlx.envs.gym", "any Gymnasium id"),
+    "hydrogym": ("rlx.envs.hydrogym", "HydroGym's JAX flow, where that is installed"),
 }
 _own: dict[str, Callable[..., Env | HostEnv]] = {}
 
