@@ -19,6 +19,8 @@ from rlx.train.logging import read as read_metrics
 from rlx.train.policy import Policy
 from rlx.types import Env, HostEnv
 
+SCREEN = 60  # lines
+
 
 def interval(returns: np.ndarray, resamples: int = 2_000) -> tuple[float, float]:
     """95% bootstrap interval of the mean over episodes."""
@@ -115,6 +117,14 @@ def reports(policy: Policy, run_dir: Path) -> list[Path]:
     except Exception as error:  # what was learned is kept by then, and worth more
         print(f"no report: {console.words(error) or type(error).__name__}", file=sys.stderr)
         return []
+
+
+def read_out(pages: list[Path]) -> None:
+    """Prints the pages of a report that fit on a screen."""
+    for page in pages:
+        text = page.read_text(encoding="utf-8") if page.suffix == ".md" else ""
+        if text and text.count("\n") <= SCREEN:
+            print(f"\n{text}", end="", flush=True)
 
 
 def _progress(done: int, of: int) -> None:

@@ -231,6 +231,7 @@ def finish(
         "video": outputs.film(policy, problem.envs["train"], run_dir, recipe.seed) if flags.video else None,
     }
     outputs.write_result(run_dir, values, each)
+    outputs.read_out(values["report"])
     console.table("Result", _result_rows(values, which))
     return values
 

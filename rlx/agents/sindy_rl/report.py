@@ -13,7 +13,7 @@ import numpy as np
 
 from rlx.agents.sindy_rl.world import World
 from rlx.dynamics.ensemble import Ensemble
-from rlx.dynamics.sparse import SparseModel, equations
+from rlx.dynamics.sparse import equations
 from rlx.envs import batch, begin, rollout
 from rlx.types import AgentState, Env, HostEnv
 
@@ -31,19 +31,13 @@ def models(state: AgentState, member: int | None = None) -> dict[str, Any]:
 
 
 def markdown(state: AgentState, names: tuple[str, ...]) -> str:
-    """The equations as a page: aggregate coefficients with their standard deviation over the members."""
+    """The equations as a page: the aggregate's, and again with the standard deviation of each coefficient over the members."""
     found, n = models(state), state.learned["world"]["low"].shape[-1]
     observed, acting = list(names[:n]), list(names[n:])
     fits, taken = (int(x) for x in np.asarray(state.learned["fits"]))
-    lines = ["# What was found", ""]
-    read = [model for model in found.values() if isinstance(model, SparseModel)]
-    if read:
-        members = len(read[0].members)
-        lines += [f"Coefficients are those of the ensemble's aggregate +- their standard deviation over {members} members."]
-    lines += [
-        f"{fits} fits, {fits - taken} of them not taken; error after 20 steps {float(state.learned['error']):.3g} standard "
-    ]
-    lines[-1] += "deviations of the data."
+    error = f"{float(state.learned['error']):.3g} standard deviations of the data"
+    lines = ["# What was found", "", f"{fits} fits, {fits - taken} of them not taken; error after 20 steps {error}."]
+    unsure: list[str] = []
     for kind, title in (("dynamics", "Dynamics, one decision on"), ("reward", "Reward"), ("policy", "Policy")):
         if kind not in found:
             continue
@@ -54,10 +48,12 @@ def markdown(state: AgentState, names: tuple[str, ...]) -> str:
         variables = [*observed, *acting] if model.library.variables == len(names) else observed
         targets = {"dynamics": None, "reward": ["r"], "policy": acting}[kind]
         variables = [f"{v}'" for v in variables[:n]] + variables[n:] if kind == "reward" else variables
-        lines += ["", f"## {title}", "", f"{model.terms} of {model.coef.size} coefficients are not 0.", "", "```"]
-        lines += [equations(model, variables, targets, deviations=True), "```"]
-        if kind == "policy":
-            lines += ["", "The action is this, clipped to [-1, 1]."]
+        lines += ["", f"## {title}", "", "```", equations(model, variables, targets), "```", ""]
+        lines += [f"{model.terms} of {model.coef.size} coefficients are not 0."]
+        lines[-1] += " The action is this, clipped to [-1, 1]." if kind == "policy" else ""
+        unsure += [equations(model, variables, targets, deviations=True)]
+    if unsure:
+        lines += ["", "## Standard deviations over the members", "", "```", *unsure, "```"]
     return "\n".join(lines) + "\n"
 
 

@@ -119,11 +119,11 @@ def test_the_page_says_that_there_are_no_equations(trained):
     names = ("x", "cos", "sin", "v", "w", "u")
     page = markdown(state, names)
     assert f"There are no equations: these are 5 networks 6-16-5 (tanh), {5 * (7 * 16 + 17 * 5)} parameters." in page
-    assert "## Dynamics" in page and "Coefficients" not in page and "## Policy" not in page
+    assert "## Dynamics" in page and "Standard deviations" not in page and "## Policy" not in page
     policy = state.learned["sparse"]
     state = state._replace(learned={**state.learned, "sparse": jax.tree.map(lambda x: x + 0.5, policy)})
     page = markdown(state, names)
-    assert "There are no equations" in page and "over 5 members" in page and "u = " in page
+    assert "There are no equations" in page and "## Standard deviations over the members" in page and "u = " in page
 
 
 def test_an_unknown_activation_is_named():
