@@ -12,7 +12,7 @@ faster. All models are of the same rows, and the contestants of `surrogate` eval
 - refit: pysindy's `EnsembleOptimizer` of `STLSQ`, told all that rlx is told; evaluating the dictionary counts on both sides.
   Each with as many threads as it takes, and with one ("_1"); the ratio is against the better of pysindy's.
 - surrogate: rlx is `rlx.envs.rollout` of the environment as the agent uses it: dictionary, projection, reward, box, restarts,
-  rows, and the spread of the members, which numpy leaves out; pysindy predicts a single stream, call by call.
+  rows (and where `caution` is not 0 the members' spread); pysindy predicts a single stream, call by call.
 - dyna: seconds of the compiled phases of a cycle, and of the host's; `products` are the matrix products of an update alone.
 - policy: single decisions, as `rlx.export.measure_c` has them, whose clock ticks in some 10 ns; two hidden layers of 64.
 

@@ -88,14 +88,15 @@ def train(agent: Any, problem: Problem, seeds: int, folder: Path, who: Members |
 
 
 def figures(found: dict[str, Any]) -> dict[str, Any]:
-    """IQM with intervals of the last evaluation and of the running best; real steps until an evaluation reaches `SOLVED`."""
+    """IQM with intervals of the last policy and of the running best; real steps until an evaluation reaches `SOLVED`."""
     curve = np.array(found["curves"]["main"], float)
     steps, returns = curve[:, 0], curve[:, 1:]
     best = np.maximum.accumulate(np.nan_to_num(returns, nan=-np.inf), 0)
     reached = [float(steps[np.argmax(r >= SOLVED)]) if (r >= SOLVED).any() else None for r in best.T]
     middle = np.median([np.inf if x is None else x for x in reached])
     out: dict[str, Any] = {"real_steps_to_800": reached, "median_steps_to_800": None if np.isinf(middle) else float(middle)}
-    for name, scores in (("final", returns[-1]), ("best", best[-1])):
+    last = returns[np.argmax(steps == steps[-1])]  # before SINDy-RL goes back to its best policy to distil it
+    for name, scores in (("final", last), ("best", best[-1])):
         low, high = interval(scores[:, None]) if len(scores) > 1 else (scores[0], scores[0])
         out[name] = {"iqm": round(iqm(scores), 1), "low": round(float(low), 1), "high": round(float(high), 1)}
     if "sparse" in found["curves"]:
@@ -103,20 +104,26 @@ def figures(found: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+def contest(args: argparse.Namespace, variant: str, **more: Any) -> tuple[Any, Problem]:
+    """A variant of the swing-up, with ``more`` changes: agent and problem."""
+    name, env, presets, changes = SWINGUP[variant]
+    repeat = {"repeat": 8} if name == "sac" else {}
+    # the same equations, compiled: evaluations are far more steps than training
+    evaluation = {"eval": envs.make("rlx:cartpole-swingup")} if name == "sindy_rl" else {}
+    problem = Problem({"train": envs.make(env, **repeat), **evaluation})
+    own = {**BUDGET, **changes} if name == "sindy_rl" else {**ppo_like_inside(), **changes} if name == "ppo" else changes
+    if args.debug:
+        presets, own = [*presets, "debug"], {k: v for k, v in changes.items() if name == "sindy_rl"}
+    return made(name, presets, {**own, **more}, problem), problem
+
+
 def swingup(args: argparse.Namespace) -> dict[str, Any]:
     """The paper's first case and all that it is compared with."""
     rows: dict[str, Any] = known(args, "swingup").get("variants", {})
-    for variant, (name, env, presets, changes) in SWINGUP.items():
+    for variant, (name, env, _, _) in SWINGUP.items():
         if args.only and variant not in args.only:
             continue
-        repeat = {"repeat": 8} if name == "sac" else {}
-        # the same equations, compiled: evaluations are far more steps than training
-        evaluation = {"eval": envs.make("rlx:cartpole-swingup")} if name == "sindy_rl" else {}
-        problem = Problem({"train": envs.make(env, **repeat), **evaluation})
-        own = {**BUDGET, **changes} if name == "sindy_rl" else {**ppo_like_inside(), **changes} if name == "ppo" else changes
-        if args.debug:
-            presets, own = [*presets, "debug"], {k: v for k, v in changes.items() if name == "sindy_rl"}
-        found, state = train(made(name, presets, own, problem), problem, args.seeds, place(args, "swingup", variant))
+        found, state = train(*contest(args, variant), args.seeds, place(args, "swingup", variant))
         if name == "sindy_rl":
             world = state.agent.learned["world"]["model"]["model"]["dynamics"]
             found["terms"] = [int(np.count_nonzero(c)) for c in np.asarray(world.coef)] if hasattr(world, "coef") else None
@@ -129,6 +136,42 @@ def swingup(args: argparse.Namespace) -> dict[str, Any]:
         shown = {k: rows[variant][k] for k in ("final", "best", "median_steps_to_800", "train_s")}
         print(f"swingup {variant:20} {json.dumps(shown)}", flush=True)
     return {"variants": rows}
+
+
+POLYNOMIALS: dict[str, dict[str, Any]] = {
+    "corrected, 5 rounds": {},
+    "one round, as the paper": {"distil_rounds": 1},
+    "one round without noise": {"distil_rounds": 1, "distil_noise": 0.0},
+    "one round, a term dropped": {"distil_rounds": 1, "policy_drop": 1},
+}
+
+
+def policy(args: argparse.Namespace) -> dict[str, Any]:
+    """The policies of the swing-up as polynomials; and how the ensemble's spread near the upright state falls from the first
+    model ("no refit") to the last."""
+    runs = {k: train(*contest(args, k), args.seeds, place(args, "swingup", k))[1] for k in ("sindy_rl", "no refit")}
+    trained, out = runs["sindy_rl"], {}
+    for name, changes in POLYNOMIALS.items():
+        lines: list[dict[str, Any]] = []
+        agent, problem = contest(args, "sindy_rl", **changes)
+        who = members([(seed, {}) for seed in range(args.seeds)])
+        how: dict[str, Any] = {"options": Options(progress=False), "stages": ["distil"], "on_report": lines.append}
+        state = run(agent, problem, who, init_from=trained.agent, **how)
+        returns = {line["eval"]: np.round(np.array(line["return_mean"], float), 1).tolist() for line in lines}
+        coef = np.asarray(state.agent.learned["sparse"].coef)
+        out[name] = {"polynomial": returns["sparse"], "network": returns["main"], "terms": [int((c != 0).sum()) for c in coef]}
+        share = np.array(returns["sparse"]) / np.array(returns["main"])
+        out[name] |= {"median_share": float(np.median(share)), "least_share": float(share.min())}
+        keep(args, "policy", {"variants": out})
+        print(f"policy {name:28} {json.dumps(out[name])}", flush=True)
+    rng = np.random.default_rng(0)
+    angle, speed = 0.1 * rng.standard_normal(1_000), 0.3 * rng.standard_normal((1_000, 2))
+    z = np.stack([0.1 * rng.standard_normal(1_000), np.cos(angle), np.sin(angle), *speed.T, rng.uniform(-1, 1, 1_000)], 1)
+    for name, state in runs.items():
+        model = state.agent.learned["world"]["model"]["model"]["dynamics"]
+        variance = jax.vmap(lambda m: m.variance(jnp.asarray(z, jnp.float32)).sum(1).mean())(model)
+        out[f"variance near upright, {name}"] = np.asarray(variance, float).tolist()
+    return {"variants": out}
 
 
 RATES = (1e-6, 5e-6, 1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 5e-3)
@@ -305,7 +348,7 @@ def draw(rows: dict[str, Any], file: Path) -> None:
     figure.savefig(file, dpi=130)
 
 
-PARTS = {"quality": quality, "swingup": swingup, "swimmer": swimmer, "ks22": ks22}
+PARTS = {"quality": quality, "swingup": swingup, "policy": policy, "swimmer": swimmer, "ks22": ks22}
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import rlx
-from rlx.cli import main
+from rlx.cli import main, outputs
 from rlx.types import Step
 
 ENVS = {"device": "rlx:pendulum", "host": "gym:Pendulum-v1"}
@@ -88,6 +88,15 @@ def test_plan_comes_before_and_result_after(tmp_path, capsys):
     out = capsys.readouterr().out
     assert 0 <= out.index("Plan") < out.index("memory replay") < out.index("Result") < out.index("RESULT {")
     assert result_of(out)["seed"] == 3
+
+
+def test_short_pages_of_a_report_are_read_out(tmp_path, capsys):
+    short, long, drawn = tmp_path / "equations.md", tmp_path / "regions.md", tmp_path / "portrait.png"
+    short.write_text("x' = 2 x\n")
+    long.write_text("row\n" * (outputs.SCREEN + 1))
+    drawn.write_bytes(b"\x89PNG")
+    outputs.read_out([short, long, drawn])
+    assert capsys.readouterr().out == "\nx' = 2 x\n"
 
 
 def test_members_are_several_seeds(tmp_path, capsys):
