@@ -95,7 +95,7 @@ def figures(found: dict[str, Any]) -> dict[str, Any]:
     reached = [float(steps[np.argmax(r >= SOLVED)]) if (r >= SOLVED).any() else None for r in best.T]
     middle = np.median([np.inf if x is None else x for x in reached])
     out: dict[str, Any] = {"real_steps_to_800": reached, "median_steps_to_800": None if np.isinf(middle) else float(middle)}
-    last = returns[np.argmax(steps == steps[-1])]  # before SINDy-RL goes back to its best policy to distil it
+    last = returns[-2 if "sparse" in found["curves"] else -1]  # what is distilled is the best policy, evaluated once more
     for name, scores in (("final", last), ("best", best[-1])):
         low, high = interval(scores[:, None]) if len(scores) > 1 else (scores[0], scores[0])
         out[name] = {"iqm": round(iqm(scores), 1), "low": round(float(low), 1), "high": round(float(high), 1)}
