@@ -53,7 +53,7 @@ SWINGUP: dict[str, tuple[str, str, list[str], dict[str, Any]]] = {
     "ppo, real": ("ppo", "rlx:cartpole-swingup", [], {"env_steps": 2_000_000, "eval_every": 40_000, "eval_episodes": 5}),
     "sac, real": ("sac", "dmc:cartpole-swingup", ["quickstart"], {}),
 }
-SWIMMER = ("bred", "left alone", "ppo, real, bred")
+SWIMMER = ("far-sighted", "bred", "left alone", "ppo, real, bred")
 KS22 = ("sindy_rl", "ppo, real", "ppo, real, 10 x")
 BUDGET = {"ppo.env_steps": 2_000_000, "eval_every": 20}
 
@@ -181,20 +181,22 @@ BRED = {"ppo.lr": RATES, **dict.fromkeys(FAR_ONES, FAR)}
 
 
 def swimmer(args: argparse.Namespace) -> dict[str, Any]:
-    """Gymnasium's swimmer, with population-based training, with the same members left alone, and with PPO bred on the real one
-    for ten times the real steps."""
+    """Gymnasium's swimmer: ten seeds of the preset, with population-based training, with the same members left alone, and with
+    PPO bred on the real one for ten times the real steps."""
     problem, rows = Problem({"train": envs.make("gym:Swimmer-v5")}), known(args, "swimmer").get("variants", {})
     rng, debug = np.random.default_rng(0), ["debug"] if args.debug else []
     drawn = [{k: float(rng.choice(v)) for k, v in BRED.items()} for _ in range(args.seeds)]
-    inside = {} if args.debug else {"ppo.env_steps": 1_200_000, "eval_every": 50, "distil": False}
+    inside = {} if args.debug else {"ppo.env_steps": 1_200_000, "eval_every": 25, "distil": False}
     own = {} if args.debug else {**ppo_like_inside(), "env_steps": 720_000, "eval_every": 40_000, "eval_episodes": 5}
     bred = made("sindy_rl", ["swimmer", *debug], inside, problem)
-    for name, (agent, every) in zip(SWIMMER, ((bred, 50), (bred, 0), (made("ppo", debug, own, problem), 10)), strict=True):
+    real = made("ppo", debug, own, problem)
+    for name, (agent, every) in zip(SWIMMER, ((bred, 0), (bred, 50), (bred, 0), (real, 10)), strict=True):
         if args.only and name not in args.only:
             continue
         cut = (lambda k: k.removeprefix("ppo.")) if agent.name == "ppo" else str
         breed = tournament(0.25, (0.8, 1.2), redraw={cut(k): v for k, v in BRED.items()}, most={cut(k): 1.0 for k in FAR_ONES})
-        who = [(seed, {cut(k): v for k, v in setting.items()}) for seed, setting in enumerate(drawn)]
+        given = [{} for _ in drawn] if name == SWIMMER[0] else drawn
+        who = [(seed, {cut(k): v for k, v in setting.items()}) for seed, setting in enumerate(given)]
         mine = members(who, breed if every else None, 2 if args.debug else every or 1)
         found, _ = train(agent, problem, args.seeds, place(args, "swimmer", name), mine)
         rows[name] = {**found, **figures(found)}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from rlx.train.logging import read as read_metrics
 from rlx.train.policy import Policy
 from rlx.types import Env, HostEnv
 
-SCREEN = 60  # lines
+SCREEN = 60  # rows
 
 
 def interval(returns: np.ndarray, resamples: int = 2_000) -> tuple[float, float]:
@@ -120,11 +122,15 @@ def reports(policy: Policy, run_dir: Path) -> list[Path]:
 
 
 def read_out(pages: list[Path]) -> None:
-    """Prints the pages of a report that fit on a screen."""
+    """Prints the first sections of a report's pages, as many as fit on a screen, and where the rest is."""
+    width = shutil.get_terminal_size().columns
     for page in pages:
-        text = page.read_text(encoding="utf-8") if page.suffix == ".md" else ""
-        if text and text.count("\n") <= SCREEN:
-            print(f"\n{text}", end="", flush=True)
+        sections = re.split(r"^(?=## )", page.read_text(encoding="utf-8"), flags=re.M) if page.suffix == ".md" else []
+        rows = [sum(max(1, -(-len(line) // width)) for line in section.splitlines()) for section in sections]
+        shown = int(np.sum(np.cumsum(rows) <= SCREEN))
+        if shown:
+            more = f"More in {page}\n" if shown < len(sections) else ""
+            print("\n" + "".join(sections[:shown]) + more, end="", flush=True)
 
 
 def _progress(done: int, of: int) -> None:

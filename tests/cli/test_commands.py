@@ -90,13 +90,16 @@ def test_plan_comes_before_and_result_after(tmp_path, capsys):
     assert result_of(out)["seed"] == 3
 
 
-def test_short_pages_of_a_report_are_read_out(tmp_path, capsys):
-    short, long, drawn = tmp_path / "equations.md", tmp_path / "regions.md", tmp_path / "portrait.png"
+def test_the_first_sections_of_a_report_are_read_out(tmp_path, capsys, monkeypatch):
+    """As many as fit on a screen, long lines counted as the rows that they take."""
+    monkeypatch.setenv("COLUMNS", "80")
+    short, mixed, long, drawn = (tmp_path / k for k in ("equations.md", "policy.md", "regions.md", "portrait.png"))
     short.write_text("x' = 2 x\n")
+    mixed.write_text("# Found\n## Dynamics\nx' = 2 x\n## Policy\n" + "u" * 80 * outputs.SCREEN + "\n")
     long.write_text("row\n" * (outputs.SCREEN + 1))
     drawn.write_bytes(b"\x89PNG")
-    outputs.read_out([short, long, drawn])
-    assert capsys.readouterr().out == "\nx' = 2 x\n"
+    outputs.read_out([short, mixed, long, drawn])
+    assert capsys.readouterr().out == f"\nx' = 2 x\n\n# Found\n## Dynamics\nx' = 2 x\nMore in {mixed}\n"
 
 
 def test_members_are_several_seeds(tmp_path, capsys):

@@ -86,7 +86,7 @@ class Config:
     horizon: int = 0  # decisions per imagined episode; 0: as the real one
     box: tuple[float, ...] = ()  # largest observations where the model is trusted; (): the environment's, or the data's
     starts: Literal["starts", "rows"] = "starts"  # imagined episodes begin where real ones did, or anywhere in the data
-    exit: Literal["penalty", "terminate", "truncate"] = "penalty"  # beyond the box; penalty: the least reward for ever
+    exit: Literal["penalty", "terminate", "truncate"] = "penalty"  # beyond the box; penalty: the least reward to the end
     project: bool = True  # predictions are projected as the environment says (cosine and sine on their circle)
     caution: float = traced(0.0, "Price of the model's uncertainty, in reward per standard deviation; below 0 a bonus.")
     # the policy
@@ -173,8 +173,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "dynamics.alpha": 0.5,
         "dynamics.threshold": 2e-2,
         "box": SWIMMER_BOX,
+        "exit": "terminate",  # the least reward to the end would outweigh all that swimming earns
         "names": ("angle", "joint1", "joint2", "vx", "vy", "rate", "rate1", "rate2", "u1", "u2"),
         "ppo.env_steps": 5_000_000,
+        "ppo.lr_decay": 0.0,
+        "ppo.discount": 0.9999,  # a stroke pays many decisions later
+        "ppo.gae_lambda": 0.99,
         "distil_steps": 10_000,
         "distil_length": 200,
         "distil_starts": 0.2,

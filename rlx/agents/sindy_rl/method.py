@@ -49,12 +49,13 @@ def make(config: Config, problem: Problem) -> Agent:
     n = config.modes or seen
     names = names_of(config, spec, n, m)
     world, box = World(config, n, m, *known_of(config, spec)), box_of(config, spec, n)
+    horizon = config.horizon or spec.horizon or 1_000
     imagined = as_env(
         penalised(world),
         {"model": world.blank(), "caution": jnp.float32(0)},
         jnp.zeros((STARTS, n)),
         actions=m,
-        horizon=config.horizon or spec.horizon or 1_000,
+        horizon=horizon,
         low=np.full(n, -FAR) if box is None else box[0],
         high=np.full(n, FAR) if box is None else box[1],
         exit=config.exit,
@@ -127,7 +128,7 @@ def make(config: Config, problem: Problem) -> Agent:
         rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
         rows = transitions(data, old["low"], old["high"])
         new, error, taken = refitted(world, old["model"]["model"], rows, rng, names, first)
-        least = min(0.0, float(rows.reward.min())) / (1 - min(float(state.hyper["ppo.discount"]), 0.9999))
+        least = min(0.0, float(rows.reward.min())) * np.sum(float(state.hyper["ppo.discount"]) ** np.arange(horizon))
         bank = np.stack([e.obs[0] for e in data]) if config.starts == "starts" else rows.obs
         bank = bank[rng.integers(len(bank), size=STARTS)].astype(np.float32)
         params = {**old, "model": {**old["model"], "model": new}, "starts": bank, "exit_reward": np.float32(least)}

@@ -156,7 +156,7 @@ class World(NamedTuple):
                 x = self.projected(says(np.concatenate([x, rows.action[begin + t]], 1)))
             off = (x - rows.new[begin + steps - 1]) / (rows.new.std(0) + 1e-12)
             size = float(np.sqrt(np.mean(off**2)))
-        return size if np.isfinite(size) else np.inf
+        return size if size < np.finfo(np.float32).max else np.inf
 
 
 class Rows(NamedTuple):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import rlx.envs
-from rlx import agents, export
+from rlx import agents, export, replay
 from rlx.agents.sindy_rl.report import markdown, models
 from rlx.config import apply, replace
 from rlx.dynamics.sparse import equations
@@ -109,12 +109,14 @@ def test_modes_stand_for_many_observations():
     """64 probes of a field, seen as 4 principal components: policy, model and reward live in these."""
     problem = Problem({"train": rlx.envs.make("rlx:ks22", time_limit=50)})
     config = apply(agents.config("sindy_rl"), agents.presets("sindy_rl"), ["ks22"])
-    changes = {**SMALL, "modes": 4, "starts": "rows", "distil": False}
+    changes = {**SMALL, "modes": 4, "starts": "rows", "distil": False, "ppo.discount": 1.0}
     agent = agents.make("sindy_rl", replace(config, changes), problem)
     state = run(agent, problem, jax.random.key(0), options=QUIET)
     found = models(state.agent)
     assert found["dynamics"].library.variables == 8 and found["reward"].library.variables == 8
-    assert state.agent.learned["world"]["starts"].shape == (256, 4) and state.agent.learned["world"]["exit_reward"] < 0
+    assert state.agent.learned["world"]["starts"].shape == (256, 4)
+    rewards = np.concatenate([e.reward[1:] for k in ("seed", "online") for e in replay.export(state.sources[k])])
+    assert state.agent.learned["world"]["exit_reward"] == pytest.approx(40 * rewards.min(), rel=1e-5)  # not discounted
 
 
 def test_what_cannot_be():
