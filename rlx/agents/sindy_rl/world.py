@@ -18,6 +18,7 @@ from rlx.dynamics.sparse import Dictionary, SparseModel, affine, poly
 from rlx.types import Array, Key, PyTree, Row, Spec
 
 HORIZON = 20  # decisions over which models are compared
+LARGEST = float(np.finfo(np.float32).max)
 
 
 class Sparse(NamedTuple):
@@ -156,7 +157,7 @@ class World(NamedTuple):
                 x = self.projected(says(np.concatenate([x, rows.action[begin + t]], 1)))
             off = (x - rows.new[begin + steps - 1]) / (rows.new.std(0) + 1e-12)
             size = float(np.sqrt(np.mean(off**2)))
-        return size if size < np.finfo(np.float32).max else np.inf
+        return size if size < LARGEST else np.inf
 
 
 class Rows(NamedTuple):

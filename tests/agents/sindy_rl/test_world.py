@@ -128,10 +128,12 @@ def test_a_model_that_is_far_worse_is_not_taken():
         refitted(empty, good, rows, np.random.default_rng(0), ("x",), first=True)
 
 
-def test_an_error_that_is_not_finite_is_infinite():
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("factor", [1e3, 1e30])  # over 20 steps: beyond float32, and beyond float64
+def test_an_error_that_is_not_finite_is_infinite(factor):
     rows = transitions(rows_of(line(60)))
     models = SMALL.fitted(rows, np.random.default_rng(0), ("x",))
-    wild = {"dynamics": jax.tree.map(lambda x: x * 1e30, models["dynamics"])}
+    wild = {"dynamics": jax.tree.map(lambda x: x * factor, models["dynamics"])}
     assert SMALL.error(wild, rows, np.random.default_rng(0)) == np.inf
 
 
