@@ -49,13 +49,12 @@ def make(config: Config, problem: Problem) -> Agent:
     n = config.modes or seen
     names = names_of(config, spec, n, m)
     world, box = World(config, n, m, *known_of(config, spec)), box_of(config, spec, n)
-    horizon = config.horizon or spec.horizon or 1_000
     imagined = as_env(
         penalised(world),
         {"model": world.blank(), "caution": jnp.float32(0)},
         jnp.zeros((STARTS, n)),
         actions=m,
-        horizon=horizon,
+        horizon=config.horizon or spec.horizon or 1_000,
         low=np.full(n, -FAR) if box is None else box[0],
         high=np.full(n, FAR) if box is None else box[1],
         exit=config.exit,
@@ -128,7 +127,8 @@ def make(config: Config, problem: Problem) -> Agent:
         rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
         rows = transitions(data, old["low"], old["high"])
         new, error, taken = refitted(world, old["model"]["model"], rows, rng, names, first)
-        least = min(0.0, float(rows.reward.min())) * np.sum(float(state.hyper["ppo.discount"]) ** np.arange(horizon))
+        weights = float(state.hyper["ppo.discount"]) ** np.arange(imagined.spec.horizon or 1)  # to the end of an episode
+        least = min(0.0, float(rows.reward.min())) * weights.sum()
         bank = np.stack([e.obs[0] for e in data]) if config.starts == "starts" else rows.obs
         bank = bank[rng.integers(len(bank), size=STARTS)].astype(np.float32)
         params = {**old, "model": {**old["model"], "model": new}, "starts": bank, "exit_reward": np.float32(least)}
