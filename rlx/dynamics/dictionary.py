@@ -41,6 +41,12 @@ class Dictionary:
         """P, int [d, v]."""
         return np.array([[term.count(i) for i in range(self.variables)] for term in self.factors])
 
+    @cached_property
+    def products(self) -> np.ndarray:
+        """Which products theta_i theta_j are the same monomial: int [d, d], the same number where they are."""
+        powers = self.exponents[:, None] + self.exponents
+        return np.unique(powers.reshape(-1, self.variables), axis=0, return_inverse=True)[1].reshape(powers.shape[:2])
+
     def __call__(self, z: Array) -> Array:
         """theta(z) [..., d] for z [..., v], numpy or JAX as it comes."""
         if z.shape[-1] != self.variables:

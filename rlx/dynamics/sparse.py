@@ -113,7 +113,7 @@ def fit(
     count = len(inputs)
     weights = stlsq.bags(rng, count, max(1, int(bag * count)), members) if bag else np.ones((members, count))
     mask = stlsq.dropped(rng, len(library), drop, members)
-    gram, moment = stlsq.moments(theta, targets, weights)
+    gram, moment = stlsq.moments(theta, targets, weights, library.products)
     if backend == "pysindy":
         found = _pysindy(theta, targets, weights, mask, alpha, threshold, iterations, unbias)
     else:

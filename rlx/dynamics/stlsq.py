@@ -81,18 +81,24 @@ def dropped(rng: np.random.Generator, terms: int, count: int, members: int) -> n
     return mask
 
 
-def moments(theta: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def moments(
+    theta: np.ndarray, targets: np.ndarray, weights: np.ndarray, products: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Theta' W Theta [E, d, d] and Theta' W Y [E, q, d] for theta [N, d], targets [N, q], weights [E, N]: all that a fit needs
-    of the rows. Drawing a row twice is the weight 2."""
+    of the rows. Drawing a row twice is the weight 2. ``products`` [d, d] has equal numbers where products of two columns are
+    equal, as `Dictionary.products`; without it only those are known to be that are the same two columns in another order.
+    """
     columns, weights = np.ascontiguousarray(np.concatenate([theta, targets], 1).T), weights.astype(np.float64)
     d, q = theta.shape[1], targets.shape[1]
-    i, j = np.triu_indices(d)
+    if products is None:
+        index = np.arange(d)
+        products = np.minimum.outer(index, index) * d + np.maximum.outer(index, index)
+    _, first, which = np.unique(products, return_index=True, return_inverse=True)
+    i, j = np.divmod(first, d)
     k, term = (x.ravel() for x in np.indices((q, d)))
     left, right = np.r_[i, d + k], np.r_[j, term]  # products of two columns, each of which is needed once
     sums = np.zeros((len(weights), len(left)))
     for begin in range(0, len(theta), BLOCK):  # so that the products stay in the processor's cache
         x = columns[:, begin : begin + BLOCK]
         sums += weights[:, begin : begin + BLOCK] @ (x[left] * x[right]).T
-    gram = np.empty((len(weights), d, d))
-    gram[:, i, j] = gram[:, j, i] = sums[:, : len(i)]
-    return gram, sums[:, len(i) :].reshape(-1, q, d)
+    return sums[:, which.reshape(d, d)], sums[:, len(i) :].reshape(-1, q, d)

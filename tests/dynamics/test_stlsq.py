@@ -87,6 +87,25 @@ def test_a_bag_is_a_weight():
         np.testing.assert_allclose(moment[e], y[rows[e]].T @ theta[rows[e]], rtol=1e-9)
 
 
+@pytest.mark.parametrize("library", [affine(2, 1, 2), poly(3, 3, bias=True), poly(4, 2, interact=False)])
+def test_products_that_are_one_monomial_are_summed_once(library):
+    rng = np.random.default_rng(4)
+    theta, y = library(rng.normal(size=(600, library.variables))), rng.normal(size=(600, 2))
+    weights = stlsq.bags(rng, 600, 400, 3)
+    gram, moment = stlsq.moments(theta, y, weights, library.products)
+    for e in range(3):
+        np.testing.assert_allclose(gram[e], (theta.T * weights[e]) @ theta, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(moment[e], (y.T * weights[e]) @ theta, rtol=1e-9, atol=1e-9)
+
+
+def test_products_of_terms_by_hand():
+    # x, y, u, x u, y u: x * y u and y * x u are one, u * x u is another
+    products = affine(2, 1, 1).products
+    assert products[0, 4] == products[1, 3] == products[4, 0] and products[2, 3] != products[0, 4]
+    assert len(np.unique(products)) == 14  # of 15
+    assert len(np.unique(affine(5, 1, 2).products)) == 371  # of 861
+
+
 def test_dropping_is_of_so_many_terms_each():
     mask = stlsq.dropped(np.random.default_rng(0), 9, 2, 200)
     assert (mask.sum(1) == 7).all()

@@ -86,7 +86,7 @@ def regressed(
     theta, members = library(states), config.members
     weights = stlsq.bags(rng, len(theta), max(1, int(config.bag * len(theta))), members)
     mask = stlsq.dropped(rng, len(library), min(config.policy_drop, len(library) - 1), members)
-    gram, moment = stlsq.moments(theta, wanted, weights)
+    gram, moment = stlsq.moments(theta, wanted, weights, library.products)
     pairs = np.array(list(product(LEVELS, LEVELS)))[:, :, None, None]  # [25, 2, 1, 1]
     found = stlsq.stlsq(gram[:, None], moment, pairs[:, 0], pairs[:, 1], mask[:, None], unbias=config.unbias)
     middle = aggregated(np.moveaxis(found, 1, 0), config.policy_aggregate)  # [25, m, d]
