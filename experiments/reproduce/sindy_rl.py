@@ -53,7 +53,8 @@ SWINGUP: dict[str, tuple[str, str, list[str], dict[str, Any]]] = {
     "ppo, real": ("ppo", "rlx:cartpole-swingup", [], {"env_steps": 2_000_000, "eval_every": 40_000, "eval_episodes": 5}),
     "sac, real": ("sac", "dmc:cartpole-swingup", ["quickstart"], {}),
 }
-SWIMMER = ("far-sighted", "bred", "left alone", "ppo, real, bred")
+SWIMMER = ("sindy_rl", "bred", "left alone", "whole episodes", "whole episodes, bred", "ppo, real, bred")
+WHOLE = {"starts": "starts", "horizon": 0, "ppo.discount": 0.9999}  # imagined from where real ones begin to where they end
 KS22 = ("sindy_rl", "ppo, real", "ppo, real, 10 x")
 BUDGET = {"ppo.env_steps": 2_000_000, "eval_every": 20}
 
@@ -181,27 +182,28 @@ BRED = {"ppo.lr": RATES, **dict.fromkeys(FAR_ONES, FAR)}
 
 
 def swimmer(args: argparse.Namespace) -> dict[str, Any]:
-    """Gymnasium's swimmer: ten seeds of the preset, with population-based training, with the same members left alone, and with
-    PPO bred on the real one for ten times the real steps."""
+    """Gymnasium's swimmer: ten seeds of the preset, with population-based training, with the same members left alone, the first
+    two with imagined episodes as long as real ones, and PPO bred on the real one for ten times the real steps."""
     problem, rows = Problem({"train": envs.make("gym:Swimmer-v5")}), known(args, "swimmer").get("variants", {})
     rng, debug = np.random.default_rng(0), ["debug"] if args.debug else []
     drawn = [{k: float(rng.choice(v)) for k, v in BRED.items()} for _ in range(args.seeds)]
     inside = {} if args.debug else {"ppo.env_steps": 1_200_000, "eval_every": 25, "distil": False}
     own = {} if args.debug else {**ppo_like_inside(), "env_steps": 720_000, "eval_every": 40_000, "eval_episodes": 5}
-    bred = made("sindy_rl", ["swimmer", *debug], inside, problem)
+    short, whole = (made("sindy_rl", ["swimmer", *debug], {**inside, **more}, problem) for more in ({}, WHOLE))
     real = made("ppo", debug, own, problem)
-    for name, (agent, every) in zip(SWIMMER, ((bred, 0), (bred, 50), (bred, 0), (real, 10)), strict=True):
+    plan = ((short, 0), (short, 50), (short, 0), (whole, 0), (whole, 50), (real, 10))
+    for name, (agent, every) in zip(SWIMMER, plan, strict=True):
         if args.only and name not in args.only:
             continue
         cut = (lambda k: k.removeprefix("ppo.")) if agent.name == "ppo" else str
         breed = tournament(0.25, (0.8, 1.2), redraw={cut(k): v for k, v in BRED.items()}, most={cut(k): 1.0 for k in FAR_ONES})
-        given = [{} for _ in drawn] if name == SWIMMER[0] else drawn
+        given = drawn if every or name == "left alone" else [{} for _ in drawn]
         who = [(seed, {cut(k): v for k, v in setting.items()}) for seed, setting in enumerate(given)]
         mine = members(who, breed if every else None, 2 if args.debug else every or 1)
         found, state = train(agent, problem, args.seeds, place(args, "swimmer", name), mine)
         rows[name] = {**found, **figures(found), **({} if agent.name == "ppo" else {"imagined": imagined(agent, state)})}
-        keep(args, "swimmer", {"variants": rows})
-        print(f"swimmer {name:16} final {json.dumps(rows[name]['final'])} best {json.dumps(rows[name]['best'])}", flush=True)
+        keep(args, "swimmer", {"variants": {k: rows[k] for k in SWIMMER if k in rows}})
+        print(f"swimmer {name:20} final {json.dumps(rows[name]['final'])} best {json.dumps(rows[name]['best'])}", flush=True)
     return {"variants": rows}
 
 

@@ -127,7 +127,7 @@ def make(config: Config, problem: Problem) -> Agent:
         rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
         rows = transitions(data, old["low"], old["high"])
         new, error, taken = refitted(world, old["model"]["model"], rows, rng, names, first)
-        weights = float(state.hyper["ppo.discount"]) ** np.arange(imagined.spec.horizon or 1)  # to the end of an episode
+        weights = float(state.hyper["ppo.discount"]) ** np.arange(spec.horizon or imagined.spec.horizon)
         least = min(0.0, float(rows.reward.min())) * weights.sum()
         bank = np.stack([e.obs[0] for e in data]) if config.starts == "starts" else rows.obs
         bank = bank[rng.integers(len(bank), size=STARTS)].astype(np.float32)
