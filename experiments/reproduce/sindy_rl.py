@@ -144,6 +144,8 @@ POLYNOMIALS: dict[str, dict[str, Any]] = {
     "one round, as the paper": {"distil_rounds": 1},
     "one round without noise": {"distil_rounds": 1, "distil_noise": 0.0},
     "one round, a term dropped": {"distil_rounds": 1, "policy_drop": 1},
+    "one round, states of the data": {"distil_rounds": 1, "distil_states": "rows"},
+    "one round, states anywhere": {"distil_rounds": 1, "distil_states": "box"},
 }
 
 
@@ -371,9 +373,7 @@ PARTS = {"quality": quality, "swingup": swingup, "policy": policy, "swimmer": sw
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=[*PARTS, "all"], default="all")
-    parser.add_argument(
-        "--only", nargs="*", choices=list(dict.fromkeys([*SWINGUP, *SWIMMER, *KS22])), help="variants of a part"
-    )
+    parser.add_argument("--only", nargs="*", choices=sorted({*SWINGUP, *SWIMMER, *KS22}), help="variants of a part")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--preset", choices=["debug", "full"], default="full")
     parser.add_argument("--run-dir", default="runs/sindy_rl_reproduce", help="of all runs, which go on where they were stopped")

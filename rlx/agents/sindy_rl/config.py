@@ -76,6 +76,7 @@ class Config:
     reward_pairing: Literal["next", "current"] = "next"  # it is of the observation arrived at (the paper), or left (its code)
     members: int = 20  # of the ensemble
     bag: float = 0.6  # share of the rows that each is fitted to, drawn with replacement (for networks without)
+    bag_frozen: bool = False  # of the rows of the first fit, in later ones too (as the paper's code does)
     drop: int = 1  # terms that each may not use, at random
     aggregate: Literal["median", "mean", "sample"] = "median"  # of the members (networks: the mean); sample: one per episode
     unbias: bool = False  # the last regression is without the ridge
@@ -101,6 +102,7 @@ class Config:
     policy_aggregate: Literal["median", "mean"] = "mean"
     policy_drop: int = 0  # terms that each member may not use; they shrink the mean
     distil_rounds: int = 5  # of running the polynomial in the model, and learning from the network what it should have done
+    distil_states: Literal["runs", "rows", "box"] = "runs"  # of the first: the network's in the model, the data's, or anywhere
     distil_steps: int = 5_000  # imagined decisions of each
     distil_length: int = 500  # of each run of them
     distil_starts: float = 0.25  # standard deviation of the noise on the states that these begin with
@@ -141,6 +143,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ppo.steps": 2_000,
         "guard": 0.0,
         "exit": "terminate",
+        "bag_frozen": True,
         "policy_drop": 1,
         "distil_rounds": 1,
     },

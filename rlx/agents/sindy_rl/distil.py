@@ -37,8 +37,9 @@ def blank_policy(config: Config, observations: int, actions: int) -> SparseModel
 
 def distiller(
     config: Config, learner: Agent, imagined: Env, project: Callable[[np.ndarray], np.ndarray]
-) -> Callable[[AgentState, PyTree, Key], SparseModel]:
-    """(state of ``learner``, params of ``imagined``, key) -> the polynomial of its policy. ``project``: of observations."""
+) -> Callable[[AgentState, PyTree, np.ndarray, Key], SparseModel]:
+    """(state of ``learner``, params of ``imagined``, observations [N, n] of the data, key) -> the polynomial of its policy.
+    ``project``: of observations."""
     runs = batch(imagined, -(-config.distil_steps // config.distil_length))
     library = poly(imagined.spec.obs.shape[0], config.policy_degree, config.policy_bias)
     limit = config.distil_clip
@@ -52,13 +53,19 @@ def distiller(
     network = jax.jit(lambda state, params, key: run(params, key, lambda step: act(state, step, "eval")))
     student = jax.jit(lambda model, params, key: run(params, key, lambda step: jnp.clip(model(step.obs), -1.0, 1.0)))
 
-    def distilled(state: AgentState, params: PyTree, key: Key) -> SparseModel:
+    def distilled(state: AgentState, params: PyTree, data: np.ndarray, key: Key) -> SparseModel:
         rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
         known = np.asarray(params["starts"])
         starts = project(known + config.distil_starts * rng.standard_normal(known.shape))
         params = {**params, "starts": jnp.asarray(starts, jnp.float32)}
         wanted = lambda obs: np.clip(np.asarray(mean(state, jnp.asarray(obs, jnp.float32)), np.float64), -limit, limit)
-        states = observed(network(state, params, key))
+        size, low, high = config.distil_steps, np.asarray(params["low"]), np.asarray(params["high"])
+        drawn: dict[str, Callable[[], np.ndarray]] = {
+            "runs": lambda: observed(network(state, params, key)),
+            "rows": lambda: data[rng.integers(len(data), size=size)],
+            "box": lambda: project(rng.uniform(low, high, (size, len(low)))),
+        }
+        states = drawn[config.distil_states]()
         found: list[tuple[float, SparseModel]] = []
         for _ in range(config.distil_rounds):
             near = np.concatenate([states] * COPIES)

@@ -36,7 +36,7 @@ from rlx.agents.sindy_rl.world import Rows, World, box_of, known_of, names_of, t
 from rlx.config import hyper
 from rlx.dynamics import as_env, penalised
 from rlx.envs import batch
-from rlx.types import Agent, AgentState, Array, Collect, Eval, Host, Key, Problem, Sources, Stage, Step, Update
+from rlx.types import Agent, AgentState, Array, Collect, Env, Eval, Host, Key, Problem, Sources, Stage, Step, Update
 
 STARTS = 256  # states in the bank that imagined episodes begin from
 FAR = 1e6  # bounds before the data are seen
@@ -49,16 +49,8 @@ def make(config: Config, problem: Problem) -> Agent:
     n = config.modes or seen
     names = names_of(config, spec, n, m)
     world, box = World(config, n, m, *known_of(config, spec)), box_of(config, spec, n)
-    imagined = as_env(
-        penalised(world),
-        {"model": world.blank(), "caution": jnp.float32(0)},
-        jnp.zeros((STARTS, n)),
-        actions=m,
-        horizon=config.horizon or spec.horizon or 1_000,
-        low=np.full(n, -FAR) if box is None else box[0],
-        high=np.full(n, FAR) if box is None else box[1],
-        exit=config.exit,
-    )
+    whole = spec.horizon or config.horizon  # decisions of a real episode
+    imagined, lasting = (imagination(world, box, horizon) for horizon in (config.horizon or whole, whole))
     learner = ppo.make(config.ppo, Problem({"train": imagined}))
     model_round, = (p for p in learner.stages[0].phases if isinstance(p, Update))  # fmt: skip
     model_collect = next(p for p in learner.stages[0].phases if isinstance(p, Collect))
@@ -127,7 +119,7 @@ def make(config: Config, problem: Problem) -> Agent:
         rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
         rows = transitions(data, old["low"], old["high"])
         new, error, taken = refitted(world, old["model"]["model"], rows, rng, names, first)
-        weights = float(state.hyper["ppo.discount"]) ** np.arange(spec.horizon or imagined.spec.horizon)
+        weights = float(state.hyper["ppo.discount"]) ** np.arange(whole)  # to the end of an episode
         least = min(0.0, float(rows.reward.min())) * weights.sum()
         bank = np.stack([e.obs[0] for e in data]) if config.starts == "starts" else rows.obs
         bank = bank[rng.integers(len(bank), size=STARTS)].astype(np.float32)
@@ -136,10 +128,11 @@ def make(config: Config, problem: Problem) -> Agent:
         return state._replace(learned={**learned, "world": params, "fits": fits, "error": np.float32(error)}), sources
 
     def distil(state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
-        found = distilled(policy_of(state), imagine(state, sources), key)
+        data = np.concatenate([e.obs for e in episodes(state.learned, sources)])
+        found = distilled(policy_of(state), imagine(state, sources), data, key)
         return state._replace(learned={**state.learned, "sparse": found}), sources
 
-    distilled = distiller(config, learner, imagined, world.projected)
+    distilled = distiller(config, learner, lasting, world.projected)
     online = replay.ring(-(-config.online // config.n_envs) + -(-config.collect // config.n_envs) + 3, config.n_envs)
     streams = batch(problem.envs["train"], config.n_envs)
     model_streams = batch(imagined, config.ppo.n_envs)
@@ -162,8 +155,17 @@ def make(config: Config, problem: Problem) -> Agent:
         modes=("explore", "eval", "mean", "random", "sparse"),
         evals=evaluations(config, "eval" if "eval" in problem.envs else "train"),
         on_eval=keep_best,
-        report=Report(world, names, imagined, problem.envs["train"], act, encoded),
+        report=Report(world, names, lasting, problem.envs["train"], act, encoded),
     )  # fmt: skip
+
+
+def imagination(world: World, box: tuple[np.ndarray, np.ndarray] | None, horizon: int) -> Env:
+    """The environment that a model before its first fit imagines; where there is no ``box`` the data will name one."""
+    config, n = world.config, world.observations
+    low, high = (np.full(n, -FAR), np.full(n, FAR)) if box is None else box
+    params, starts = {"model": world.blank(), "caution": jnp.float32(0)}, jnp.zeros((STARTS, n))
+    how: dict[str, Any] = {"actions": world.actions, "horizon": horizon, "low": low, "high": high, "exit": config.exit}
+    return as_env(penalised(world), params, starts, **how)
 
 
 KEPT = ("actor", "critic", "log_std", "seen", "world")  # what belongs to a policy

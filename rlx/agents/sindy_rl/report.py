@@ -81,11 +81,12 @@ class Report:
         drawn.write_bytes(self.picture(state))
         return [page, drawn]
 
-    def runs(self, state: AgentState, real: bool, steps: int, count: int = RUNS) -> tuple[np.ndarray, np.ndarray]:
-        """Observations [T, W, n] of the policy without noise, and which of them are of first episodes [T, W]."""
-        env: Env | HostEnv = self.env if real else self.imagined
-        vec = batch(env, count, ends="stop")
-        params = env.params if real else state.learned["world"]
+    def runs(self, state: AgentState, steps: int, starts: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Observations [T, W, n] of the policy without noise, and which of them are of first episodes [T, W]: of the real
+        environment, or from some of ``starts`` [S, n] in the model."""
+        env: Env | HostEnv = self.env if starts is None else self.imagined
+        vec = batch(env, RUNS, ends="stop")
+        params = env.params if starts is None else {**state.learned["world"], "starts": jnp.asarray(starts)}
         key, clock = jax.random.key(0), None
         act = lambda carry, step, now: self.act(state, clock, carry, step, now, "eval")
         if env.host:
@@ -106,7 +107,8 @@ class Report:
         from matplotlib.figure import Figure
 
         steps = min(self.env.spec.horizon or 1_000, 1_000)
-        both = {"model": self.runs(state, False, steps), "truth": self.runs(state, True, steps)}
+        truth = self.runs(state, steps)
+        both = {"model": self.runs(state, steps, starts=truth[0][0]), "truth": truth}
         first, second = plane(both["truth"][0], self.names)
         figure = Figure(figsize=(10, 7), layout="constrained")
         FigureCanvasAgg(figure)

@@ -83,6 +83,14 @@ def test_the_page_says_what_was_found(trained, tmp_path):
     assert page.name == "equations.md" and drawn.read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_portrait_is_of_runs_as_long_as_real_ones_from_where_they_began(trained):
+    agent, state = trained
+    starts = np.array([[0.1, 1, 0, 0, 0], [0.2, -1, 0, 0, 0]], np.float32)
+    obs, valid = agent.report.runs(state.agent, 60, starts=starts)
+    assert np.isin(obs[0], starts).all()
+    assert valid[:60].sum(0).max() == 60  # imagined episodes of learning end after 40
+
+
 def test_it_resumes_to_the_same_bits(trained, tmp_path):
     class Stop(Exception):
         pass
@@ -116,7 +124,7 @@ def test_modes_stand_for_many_observations():
     assert found["dynamics"].library.variables == 8 and found["reward"].library.variables == 8
     assert state.agent.learned["world"]["starts"].shape == (256, 4)
     rewards = np.concatenate([e.reward[1:] for k in ("seed", "online") for e in replay.export(state.sources[k])])
-    assert state.agent.learned["world"]["exit_reward"] == pytest.approx(40 * rewards.min(), rel=1e-5)  # not discounted
+    assert state.agent.learned["world"]["exit_reward"] == pytest.approx(50 * rewards.min(), rel=1e-5)  # a real episode
 
 
 def test_what_cannot_be():

@@ -13,6 +13,7 @@ from rlx.agents.sindy_rl.distil import regressed
 from rlx.agents.sindy_rl.method import around, principal, refitted
 from rlx.agents.sindy_rl.world import World, box_of, names_of, transitions
 from rlx.config import replace
+from rlx.dynamics import stlsq
 from rlx.dynamics.sparse import poly
 from rlx.envs.tasks import cartpole
 from rlx.replay import from_episodes
@@ -126,6 +127,15 @@ def test_a_model_that_is_far_worse_is_not_taken():
     assert refitted(empty, good, rows, np.random.default_rng(0), ("x",), first=False)[0] is good
     with pytest.raises(ValueError, match="leaves no term for x"):
         refitted(empty, good, rows, np.random.default_rng(0), ("x",), first=True)
+
+
+@pytest.mark.parametrize(("frozen", "size"), [(False, 120), (True, 60)])
+def test_a_bag_is_a_share_of_the_rows_or_of_those_of_the_first_fit(frozen, size, monkeypatch):
+    drawn, real = [], stlsq.bags
+    monkeypatch.setattr(stlsq, "bags", lambda rng, rows, size, members: drawn.append(size) or real(rng, rows, size, members))
+    world = SMALL._replace(config=replace(SMALL.config, {"bag_frozen": frozen, "seed_steps": 100}))
+    world.fitted(transitions(rows_of(line(200))), np.random.default_rng(0), ("x",))
+    assert drawn == [size]
 
 
 @pytest.mark.filterwarnings("error")
