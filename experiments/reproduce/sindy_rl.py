@@ -178,9 +178,8 @@ def policy(args: argparse.Namespace) -> dict[str, Any]:
 
 
 RATES = (1e-6, 5e-6, 1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 5e-3)
-FAR = (0.9, 0.95, 0.99, 0.999, 0.9999, 1.0)
 FAR_ONES = ("ppo.discount", "ppo.gae_lambda")
-BRED = {"ppo.lr": RATES, **dict.fromkeys(FAR_ONES, FAR)}
+BRED = {"ppo.lr": RATES, **dict.fromkeys(FAR_ONES, (0.9, 0.95, 0.99, 0.999, 0.9999, 1.0))}
 
 
 def swimmer(args: argparse.Namespace) -> dict[str, Any]:
@@ -204,7 +203,8 @@ def swimmer(args: argparse.Namespace) -> dict[str, Any]:
         mine = members(who, breed if every else None, 2 if args.debug else every or 1)
         found, state = train(agent, problem, args.seeds, place(args, "swimmer", name), mine)
         rows[name] = {**found, **figures(found), **({} if agent.name == "ppo" else {"imagined": imagined(agent, state)})}
-        keep(args, "swimmer", {"variants": {k: rows[k] for k in SWIMMER if k in rows}})
+        rows = {k: rows[k] for k in SWIMMER if k in rows}
+        keep(args, "swimmer", {"variants": rows})
         print(f"swimmer {name:20} final {json.dumps(rows[name]['final'])} best {json.dumps(rows[name]['best'])}", flush=True)
     return {"variants": rows}
 
