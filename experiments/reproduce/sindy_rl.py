@@ -144,7 +144,6 @@ POLYNOMIALS: dict[str, dict[str, Any]] = {
     "one round, as the paper": {"distil_rounds": 1},
     "one round without noise": {"distil_rounds": 1, "distil_noise": 0.0},
     "one round, a term dropped": {"distil_rounds": 1, "policy_drop": 1},
-    "one round, states of the data": {"distil_rounds": 1, "distil_states": "rows"},
     "one round, states anywhere": {"distil_rounds": 1, "distil_states": "box"},
 }
 

@@ -37,9 +37,9 @@ def blank_policy(config: Config, observations: int, actions: int) -> SparseModel
 
 def distiller(
     config: Config, learner: Agent, imagined: Env, project: Callable[[np.ndarray], np.ndarray]
-) -> Callable[[AgentState, PyTree, np.ndarray, Key], SparseModel]:
-    """(state of ``learner``, params of ``imagined``, observations [N, n] of the data, key) -> the polynomial of its policy.
-    ``project``: of observations."""
+) -> Callable[[AgentState, PyTree, Callable[[], np.ndarray], Key], SparseModel]:
+    """(state of ``learner``, params of ``imagined``, what gives the observations [N, n] of the data, key) -> the polynomial of
+    its policy. ``project``: of observations."""
     runs = batch(imagined, -(-config.distil_steps // config.distil_length))
     library = poly(imagined.spec.obs.shape[0], config.policy_degree, config.policy_bias)
     limit = config.distil_clip
@@ -53,7 +53,7 @@ def distiller(
     network = jax.jit(lambda state, params, key: run(params, key, lambda step: act(state, step, "eval")))
     student = jax.jit(lambda model, params, key: run(params, key, lambda step: jnp.clip(model(step.obs), -1.0, 1.0)))
 
-    def distilled(state: AgentState, params: PyTree, data: np.ndarray, key: Key) -> SparseModel:
+    def distilled(state: AgentState, params: PyTree, data: Callable[[], np.ndarray], key: Key) -> SparseModel:
         rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
         known = np.asarray(params["starts"])
         starts = project(known + config.distil_starts * rng.standard_normal(known.shape))
@@ -62,7 +62,7 @@ def distiller(
         size, low, high = config.distil_steps, np.asarray(params["low"]), np.asarray(params["high"])
         drawn: dict[str, Callable[[], np.ndarray]] = {
             "runs": lambda: observed(network(state, params, key)),
-            "rows": lambda: data[rng.integers(len(data), size=size)],
+            "rows": lambda: rng.choice(data(), size),
             "box": lambda: project(rng.uniform(low, high, (size, len(low)))),
         }
         states = drawn[config.distil_states]()

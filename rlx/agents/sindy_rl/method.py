@@ -128,7 +128,7 @@ def make(config: Config, problem: Problem) -> Agent:
         return state._replace(learned={**learned, "world": params, "fits": fits, "error": np.float32(error)}), sources
 
     def distil(state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
-        data = np.concatenate([e.obs for e in episodes(state.learned, sources)])
+        data = lambda: transitions(episodes(state.learned, sources)).obs
         found = distilled(policy_of(state), imagine(state, sources), data, key)
         return state._replace(learned={**state.learned, "sparse": found}), sources
 

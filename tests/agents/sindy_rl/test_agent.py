@@ -63,6 +63,15 @@ def test_the_sparse_policy_acts_as_its_equation(trained):
     np.testing.assert_allclose(action[:, 0], np.clip(said, -1, 1), rtol=1e-4, atol=1e-5)
 
 
+def test_a_trained_policy_is_distilled_anew_without_its_data(trained):
+    agent, problem = made(distil_rounds=1)
+    state = run(agent, problem, jax.random.key(1), options=QUIET, stages=["distil"], init_from=trained[1].agent)
+    assert np.any(np.asarray(state.agent.learned["sparse"].coef))
+    agent, problem = made(distil_states="rows")
+    with pytest.raises(ValueError, match="no transitions"):
+        run(agent, problem, jax.random.key(1), options=QUIET, stages=["distil"], init_from=trained[1].agent)
+
+
 def test_the_sparse_policy_leaves_as_a_file(trained, tmp_path):
     agent, state = trained
     policy = Policy(agent, state.agent, made()[1], len(agent.stages) - 1)

@@ -32,7 +32,6 @@ class Falling:
         return jnp.float32(0)
 
 
-NO_DATA = np.zeros((0, 1))
 ENV = as_env(Falling(), (), np.zeros((1, 1)), actions=1, horizon=200, low=np.array([-4.0]), high=np.array([4.0]))
 
 
@@ -53,7 +52,7 @@ def test_the_network_corrects_what_the_polynomial_visits(monkeypatch):
 
     monkeypatch.setattr(distil, "regressed", regressed)
     found = distil.distiller(replace(TOY, distil_rounds=3), SimpleNamespace(act=switching), ENV, lambda x: x)
-    model = found(None, ENV.params, NO_DATA, jax.random.key(0))
+    model = found(None, ENV.params, None, jax.random.key(0))
     assert model.coef.tolist() == [[-5.0, 0.0, 0.0]]
     assert [len(states) for states, _ in seen] == [800, 1_600, 2_400]
     x, run = 0.0, []
@@ -68,7 +67,7 @@ def test_the_network_corrects_what_the_polynomial_visits(monkeypatch):
 
 def test_a_polynomial_takes_the_place_of_a_network():
     found = distil.distiller(TOY, SimpleNamespace(act=switching), ENV, lambda x: x)
-    model = found(None, ENV.params, NO_DATA, jax.random.key(0))
+    model = found(None, ENV.params, None, jax.random.key(0))
     x = 0.0
     for _ in range(100):
         x = 1.06 * x + 0.1 * np.clip(model.library(np.array([x])) @ np.asarray(model.coef, float).T, -1, 1)[0] + 0.02
@@ -81,7 +80,7 @@ def test_it_may_be_fitted_to_other_states_than_those_of_runs(states, low, high, 
     real = distil.regressed
     monkeypatch.setattr(distil, "regressed", lambda *args: seen.append(args[2][0]) or real(*args))
     config = replace(TOY, distil_states=states, distil_rounds=1)
-    data = np.linspace(2.0, 3.0, 50)[:, None]
+    data = lambda: np.linspace(2.0, 3.0, 50)[:, None]
     distil.distiller(config, SimpleNamespace(act=switching), ENV, lambda x: x)(None, ENV.params, data, jax.random.key(0))
     assert seen[0].shape == (800, 1) and low <= seen[0].min() and seen[0].max() <= high
     assert np.ptp(seen[0]) > 0.9 * (high - low)
