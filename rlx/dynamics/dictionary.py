@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import combinations_with_replacement
 from typing import Any
 
@@ -76,6 +76,7 @@ class Dictionary:
         return [text or "1" for text in said]
 
 
+@cache  # one object for each, so that its exponents and products are found once, not at every refit
 def poly(variables: int, degree: int, bias: bool = False, interact: bool = True) -> Dictionary:
     """All monomials up to a total ``degree`` by degree, then by variable; or, without ``interact``, pure powers alone.
 
@@ -87,6 +88,7 @@ def poly(variables: int, degree: int, bias: bool = False, interact: bool = True)
     return Dictionary(variables, (*constant, *_monomials(range(variables), degree, interact)))
 
 
+@cache
 def affine(states: int, inputs: int, degree: int, interact: bool = True, tensor: bool = True) -> Dictionary:
     """Affine in the inputs: monomials of the states, the inputs, and with ``tensor`` each product of one of either. The
     variables are z = [states, inputs]; there is no constant.
