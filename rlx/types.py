@@ -56,7 +56,7 @@ class Row(NamedTuple):
     truncated: Array
     first: Array
     info: dict[str, Array]
-    action: PyTree  # in [-1, 1]; 0 where last
+    action: PyTree  # as Spec.action: floats in [-1, 1], or the number of a choice; 0 where last
     extras: dict[str, Array]  # from ``act``: log-probabilities, z, ...
     valid: Array  # bool: False for padding, such as rows after the end of a stopped stream
 
@@ -77,6 +77,15 @@ class Leaf:
     low: float | np.ndarray = -np.inf
     high: float | np.ndarray = np.inf
     reduce: Literal["any", "sum", "max", "mean", "last"] = "last"
+
+    @property
+    def choices(self) -> int | None:
+        """How many values there are where the leaf is one of finitely many: a single integer between finite bounds. Else None.
+        An action that is one of n choices is ``Leaf((), np.int32, low=0, high=n - 1)``."""
+        if self.shape != () or not np.issubdtype(self.dtype, np.integer):
+            return None
+        low, high = float(self.low), float(self.high)
+        return int(high) - int(low) + 1 if np.isfinite(low) and np.isfinite(high) else None
 
     def zeros(self, *lead: int) -> np.ndarray:
         return np.zeros((*lead, *self.shape), self.dtype)
@@ -136,14 +145,20 @@ class Task:
 
 @dataclass(frozen=True)
 class Spec:
-    """What an environment promises. ``horizon`` is in decisions (None: no limit); one decision is ``repeat`` sim steps."""
+    """What an environment promises. ``horizon`` is in decisions (None: no limit); one decision is ``repeat`` sim steps.
+
+    ``action`` is one of two kinds: floats in [-1, 1], which the environment clips and rescales; or one of n choices
+    (``action.choices``), int32 from 0 on, which it takes as it is. ``native_action`` says what they stand for in the
+    environment's own units: a leaf of the same shape whose ``low`` and ``high`` (``low``) are those of -1 and 1 (of choice 0).
+    """
 
     obs: PyTree  # of Leaf
-    action: Leaf  # always within [-1, 1]; the environment clips and rescales
+    action: Leaf
     info: dict[str, Leaf] = field(default_factory=dict)
     horizon: int | None = None
     repeat: int = 1
     task: Task = Task()
+    native_action: Leaf | None = None  # None: the units are those of ``action``
 
 
 class Clock(NamedTuple):

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rlx import config, envs, keys
 from rlx.cli import console, outputs
+from rlx.envs import actions
 from rlx.envs.base import batch, begin, rollout
 from rlx.replay import datasets
 from rlx.replay.buffer import Replay
@@ -116,5 +116,4 @@ def collect(policy: Policy | None, env: Env | HostEnv, steps: int, streams: int,
 
 def _random(vec: Any) -> Any:
     """A policy that acts uniformly at random."""
-    shape = (vec.n, *vec.spec.action.shape)
-    return lambda carry, step, key: (jax.random.uniform(key, shape, jnp.float32, -1, 1), carry, {})
+    return lambda carry, step, key: (actions.sample(vec.spec, key, vec.n), carry, {})

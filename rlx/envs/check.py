@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlx.envs import actions
 from rlx.envs.base import batch, begin, rollout
 from rlx.types import Env, HostEnv, Leaf, Row
 
@@ -74,8 +75,7 @@ def _policy(env: Env | HostEnv) -> Any:
     def random(carry: Any, step: Any, key: Any) -> Any:
         if env.host:
             key = jax.random.wrap_key_data(key)
-        action = jax.random.uniform(key, (step.reward.shape[0], *env.spec.action.shape), minval=-1, maxval=1)
-        return action, carry, {}
+        return actions.sample(env.spec, key, step.reward.shape[0]), carry, {}
 
     return jax.jit(random) if env.host else random
 
@@ -100,8 +100,18 @@ def _leaves(env: Env | HostEnv, rows: Row, faults: list[str]) -> None:
                 faults.append(f"{name} has values that are not finite. Look for divisions by zero and diverging physics.")
             elif (x < leaf.low - 1e-4).any() or (x > leaf.high + 1e-4).any():
                 faults.append(f"{name} leaves its bounds: seen {x.min():.4g} to {x.max():.4g}. Widen low and high, or clip.")
-    if env.spec.action.shape and (np.any(env.spec.action.low != -1) or np.any(env.spec.action.high != 1)):
-        faults.append("Spec.action must be -1 to 1: rescale to the plant's own range inside step.")
+    _action_leaf(env.spec.action, faults)
+
+
+def _action_leaf(action: Leaf, faults: list[str]) -> None:
+    if np.issubdtype(action.dtype, np.integer):
+        if action.choices is None or np.dtype(action.dtype) != np.int32 or action.low != 0:
+            faults.append(
+                f"Spec.action is {action}. One of n choices is Leaf((), np.int32, low=0, high=n - 1); "
+                "rlx takes no other integers."
+            )
+    elif np.dtype(action.dtype) != np.float32 or np.any(action.low != -1) or np.any(action.high != 1):
+        faults.append("Spec.action must be float32 from -1 to 1: rescale to the plant's own range inside step.")
 
 
 def _flags(env: Env | HostEnv, rows: Row, faults: list[str]) -> None:
@@ -128,7 +138,9 @@ def _flags(env: Env | HostEnv, rows: Row, faults: list[str]) -> None:
 
 
 def _bounds(env: Env | HostEnv, faults: list[str]) -> None:
-    """Actions outside [-1, 1] must act like those at the border."""
+    """Float actions outside [-1, 1] must act like those at the border."""
+    if env.spec.action.choices is not None:
+        return
     vec, key, outcomes = batch(env, 1), jax.random.key(0), []
 
     def roll(key: Any, size: Any) -> Row:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from rlx.envs.actions import to_native
 from rlx.envs.registry import cores, positive, unknown
 from rlx.keys import HostKey
 from rlx.types import HostEnv, Leaf, PyTree, Spec, Step
@@ -63,7 +64,8 @@ def make(
     ``vectorize`` steps the streams by Gymnasium's own vector environments instead of rlx's threads: ``"sync"``, ``"async"`` (a
     process per stream) or ``"native"`` (the id's own batched environment). These cannot be saved, see `rlx.envs.gym_vector`.
 
-    Observation dicts are flattened in sorted order; floats become float32, uint8 stays. Box actions are rescaled from [-1, 1].
+    Observation dicts are flattened in sorted order; floats become float32, uint8 stays. Box actions are rescaled from [-1, 1];
+    the n choices of a Discrete space are counted from 0 (see `rlx.types.Leaf.choices`).
 
     Raises:
         ValueError: unknown id, missing package, or spaces that rlx does not take.
@@ -81,21 +83,20 @@ def make(
     build = lambda: gymnasium.make(name, **options)
     example = build()
     horizon = example.spec.max_episode_steps if example.spec else None
-    action = example.action_space
-    if not isinstance(action, gymnasium.spaces.Box) or not np.isfinite([*action.low.flat, *action.high.flat]).all():
-        raise ValueError(f"gym:{name} has actions {action}; rlx takes bounded Box actions.")
+    action, native = _action_leaves(name, example.action_space)
     _, info = _seeded_reset(example, 0)
-    _, _, _, _, later = example.step(action.sample() * 0)
+    _, _, _, _, later = example.step(to_native(Spec(Leaf(), action, native_action=native), action.zeros()))
     flags = [k for k in _FLAGS if k in {**info, **later}]
     obs = _obs_leaf(example.observation_space)
     if name.startswith("Meta-World"):
         obs = replace(obs, low=-np.inf, high=np.inf)  # its observations leave the space that it declares
     spec = Spec(
         obs=obs,
-        action=Leaf(action.shape, low=-1, high=1),
+        action=action,
         info={k: Leaf((), reduce="any") for k in flags},
         horizon=None if horizon is None else -(-horizon // repeat),
         repeat=repeat,
+        native_action=native,
     )
     example.close()
     if vectorize is None:
@@ -108,6 +109,20 @@ def make(
         )
     vector = lambda n: gymnasium.make_vec(name, n, vectorization_mode=MODES[vectorize], **options)
     return HostEnv(f"gym:{name}", spec, lambda n, ends: GymVectorVec(f"gym:{name}", spec, n, ends, lambda: vector(n)))
+
+
+def _action_leaves(name: str, space: Any) -> tuple[Leaf, Leaf]:
+    """`Spec.action` and `Spec.native_action` of an action space."""
+    import gymnasium
+
+    spaces = gymnasium.spaces
+    if isinstance(space, spaces.Discrete):
+        n, start = int(space.n), int(space.start)
+        return Leaf((), np.int32, 0, n - 1), Leaf((), space.dtype, start, start + n - 1)
+    if isinstance(space, spaces.Box) and space.is_bounded("both"):
+        return Leaf(space.shape, low=-1, high=1), Leaf(space.shape, space.dtype, space.low, space.high)
+    kind = "unbounded Box" if isinstance(space, spaces.Box) else type(space).__name__
+    raise ValueError(f"gym:{name} has actions {space}; rlx takes bounded Box and Discrete actions, no {kind}.")
 
 
 def _obs_leaf(space: Any) -> Leaf:
@@ -186,11 +201,6 @@ class GymVec:
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self.threads or min(self.n, cores()))
 
-    @cached_property
-    def _scale(self) -> tuple[np.ndarray, np.ndarray]:
-        box = self._envs[0].action_space
-        return (box.high + box.low) / 2, (box.high - box.low) / 2
-
     def _each(self, fn: Callable[[int], None]) -> None:
         """``fn`` for all streams, in chunks on the threads."""
         if self.n == 1:
@@ -210,17 +220,16 @@ class GymVec:
         no = np.bool_(False)
         return Episode(seed, [], Step(_flat(obs, self.spec.obs), np.float32(0), no, no, np.bool_(True), flags))
 
-    def _move(self, i: int, episode: Episode, action: np.ndarray) -> None:
-        middle, half = self._scale
-        real = (middle + half * np.clip(action, -1, 1)).astype(middle.dtype)
+    def _move(self, i: int, episode: Episode, action: np.ndarray, native: np.ndarray) -> None:
+        """``native``: the action in the environment's own units."""
         reward, flags = 0.0, dict.fromkeys(self.spec.info, np.float32(0))
         for _ in range(self.spec.repeat):
-            obs, r, terminated, truncated, info = self._envs[i].step(real)
+            obs, r, terminated, truncated, info = self._envs[i].step(native)
             reward += float(r)
             flags = {k: max(v, np.float32(info.get(k, 0))) for k, v in flags.items()}
             if terminated or truncated:
                 break
-        episode.actions.append(np.array(action, np.float32))
+        episode.actions.append(np.array(action, self.spec.action.dtype))
         ended = np.bool_(terminated), np.bool_(truncated and not terminated)
         episode.step = Step(_flat(obs, self.spec.obs), np.float32(reward), *ended, np.bool_(False), flags)
 
@@ -236,9 +245,11 @@ class GymVec:
         return state, self._stack(state)
 
     def step(self, params: PyTree, state: list[Episode], action: np.ndarray, key: HostKey) -> tuple[list[Episode], Step]:
+        native = to_native(self.spec, action)
+
         def one(i: int) -> None:
             if not state[i].step.last:
-                self._move(i, state[i], action[i])
+                self._move(i, state[i], action[i], native[i])
             elif self.ends == "reset":
                 state[i] = self._begin(i, key.seed(i))
 
@@ -251,7 +262,7 @@ class GymVec:
     def save(self, state: list[Episode]) -> dict[str, np.ndarray]:
         """Seeds [n] and the actions since, padded to the longest episode."""
         longest = max(len(e.actions) for e in state)
-        actions = np.zeros((self.n, longest, *self.spec.action.shape), np.float32)
+        actions = self.spec.action.zeros(self.n, longest)
         for i, e in enumerate(state):
             if e.actions:
                 actions[i, : len(e.actions)] = e.actions
@@ -263,8 +274,9 @@ class GymVec:
 
         def replay(i: int) -> None:
             state[i] = self._begin(i, int(arrays["seeds"][i]))
-            for action in arrays["actions"][i][: int(arrays["lengths"][i])]:
-                self._move(i, state[i], action)
+            taken = arrays["actions"][i][: int(arrays["lengths"][i])]
+            for action, native in zip(taken, to_native(self.spec, taken), strict=True):
+                self._move(i, state[i], action, native)
 
         self._each(replay)
         return state
@@ -275,10 +287,9 @@ class GymVec:
         if self._shown.get("seed") != episode.seed or self._shown["length"] > len(episode.actions):
             _seeded_reset(env, episode.seed)
             self._shown.update(seed=episode.seed, length=0)
-        middle, half = self._scale
         for action in episode.actions[self._shown["length"] :]:
             for _ in range(self.spec.repeat):
-                _, _, terminated, truncated, _ = env.step((middle + half * np.clip(action, -1, 1)).astype(middle.dtype))
+                _, _, terminated, truncated, _ = env.step(to_native(self.spec, action))
                 if terminated or truncated:
                     break
         self._shown["length"] = len(episode.actions)

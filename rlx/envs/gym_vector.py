@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from rlx.envs.actions import to_native
 from rlx.envs.gym import flat_rows
 from rlx.keys import HostKey
 from rlx.types import PyTree, Spec, Step
@@ -65,19 +66,23 @@ class GymVectorVec:
     def _mode(self) -> str:
         return autoreset_mode(self._envs)
 
-    @cached_property
-    def _scale(self) -> tuple[np.ndarray, np.ndarray]:
-        box = self._envs.single_action_space
-        return (box.high + box.low) / 2, (box.high - box.low) / 2
+    def _seeded_reset(self, key: HostKey, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """A seed per stream, or one for all of them where the library's own batched environment takes no more."""
+        from gymnasium.error import Error
 
-    def _seeds(self, key: HostKey) -> list[int]:
-        return [key.seed(i) % 2**31 for i in range(self.n)]
+        seeds = [key.seed(i) % 2**31 for i in range(self.n)]
+        try:
+            return self._envs.reset(seed=seeds, **options)
+        except Error as e:
+            if "integer" not in str(e):
+                raise
+            return self._envs.reset(seed=seeds[0], **options)
 
     def _restart(self, which: np.ndarray, key: HostKey) -> np.ndarray:
         """Begins episodes in the streams ``which``; the first observations [W, ...] (of the others, anything)."""
         try:
             options = {} if which.all() else {"options": {"reset_mask": which.copy()}}
-            obs, _ = self._envs.reset(seed=self._seeds(key), **options)
+            obs, _ = self._seeded_reset(key, options)
         except (TypeError, KeyError, ValueError) as e:
             raise ValueError(
                 f"{self.name}: this vector environment has the autoreset mode {self._mode} and cannot reset some streams alone "
@@ -102,9 +107,7 @@ class GymVectorVec:
             return self.reset(params, key)
         if over.any() and self._mode == "Disabled":
             self._restart(over, key)  # it may not be stepped otherwise
-        middle, half = self._scale
-        real = (middle + half * np.clip(action, -1, 1)).astype(middle.dtype)
-        obs, reward, terminated, truncated, info = self._envs.step(real)
+        obs, reward, terminated, truncated, info = self._envs.step(to_native(self.spec, action))
         ended = terminated | truncated
         obs = flat_rows(obs, self.spec.obs)
         if ended.any() and self._mode == "SameStep":

@@ -8,6 +8,7 @@
 | action | -(a - 0.5)^2, one step | the policy does not follow the value |
 | match | -(a - o / 2)^2 with o = +-1, one step | the policy does not see the observation |
 | truncated | 1 at every step, cut after 10 | truncation is taken for an end: the value must be 1 / (1 - discount) |
+| discrete | 1 for choice 1 + o of three, with o = +-1, else 0, one step | the policy does not choose by the observation |
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Probe:
     value: Callable[[np.ndarray, float], np.ndarray]
     action: Callable[[np.ndarray], np.ndarray] | None = None
     signs: bool = True  # observations are +-1 drawn at the start, else 0
+    choices: int | None = None  # the action is one of so many, else a number in [-1, 1]
 
 
 PROBES = {
@@ -46,11 +48,23 @@ PROBES = {
     "truncated": Probe(10, True, lambda o, a, t: 1.0 + 0 * o, lambda o, g: 1 / (1 - g) + 0 * o, signs=False),
 }
 
+DISCRETE_PROBES = {
+    "discrete": Probe(
+        1, False, lambda o, a, t: jnp.float32(a == 1 + o), lambda o, g: 1 + 0 * o, lambda o: np.asarray(1 + o, np.int32), choices=3
+    ),
+}
+
+
+def names() -> list[str]:
+    return [f"probe-{name}" for name in (*PROBES, *DISCRETE_PROBES)]
+
 
 def make(name: str, repeat: int = 1, time_limit: int | None = None) -> Env:
-    """Observation [2]: the sign of the episode (or 0), and in ``delayed`` whether its first decision is taken. Action [1]."""
-    probe = PROBES[name]
-    spec = Spec(Leaf((2,), low=-1, high=1), Leaf((1,), low=-1, high=1), {}, probe.length)
+    """Observation [2]: the sign of the episode (or 0), and in ``delayed`` whether its first decision is taken. Action [1], or
+    the number of a choice."""
+    probe = {**PROBES, **DISCRETE_PROBES}[name]
+    action = Leaf((1,), low=-1, high=1) if probe.choices is None else Leaf((), np.int32, 0, probe.choices - 1)
+    spec = Spec(Leaf((2,), low=-1, high=1), action, {}, probe.length)
 
     def arrive(sign: Array, t: Array, reward: Array, first: bool) -> Step:
         late = jnp.minimum(t, 1).astype(jnp.float32) if name == "delayed" else jnp.float32(0)
@@ -64,7 +78,7 @@ def make(name: str, repeat: int = 1, time_limit: int | None = None) -> Env:
 
     def step(params: PyTree, state: Any, action: Array, key: Key) -> tuple[Any, Step]:
         sign, t = state
-        reward = probe.reward(sign, jnp.clip(action[0], -1, 1), t)
+        reward = probe.reward(sign, jnp.clip(action[0], -1, 1) if probe.choices is None else action, t)
         return (sign, t + 1), arrive(sign, t + 1, reward, False)
 
     env = Env(f"rlx:probe-{name}", spec, (), reset, step)

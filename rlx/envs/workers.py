@@ -48,7 +48,7 @@ def _blocks(path: Path, spec: Spec, n: int) -> dict[str, np.ndarray]:
     step = Step(spec.obs, number, flag, flag, flag, spec.info)
     leaves = {jax.tree_util.keystr(p): x for p, x in jax.tree_util.tree_leaves_with_path(step, is_leaf=is_leaf)}
     at, out = 0, {}
-    for name, leaf in {"action": Leaf(spec.action.shape, np.float32), **leaves}.items():
+    for name, leaf in {"action": spec.action, **leaves}.items():
         shape = (n, *leaf.shape)
         size = int(np.prod(shape)) * np.dtype(leaf.dtype).itemsize
         out[name] = (at, shape, leaf.dtype)

@@ -38,7 +38,13 @@ class Counter(gymnasium.Env):
         return self.see(), float(action[0]), end and self.stream % 2 == 0, end and self.stream % 2 == 1, {"success": end}
 
 
-SPEC = Spec(Leaf((2,)), Leaf((1,), low=-1, high=1), {"success": Leaf((), reduce="any")}, 4)
+SPEC = Spec(
+    Leaf((2,)),
+    Leaf((1,), low=-1, high=1),
+    {"success": Leaf((), reduce="any")},
+    4,
+    native_action=Leaf((1,), np.float32, low=-2, high=2),
+)
 
 
 def vec(mode, ends, kind=SyncVectorEnv):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from rlx.envs import probes, wrappers
 from rlx.envs.registry import positive, unknown
 from rlx.types import Env, HostEnv
 
@@ -27,9 +28,7 @@ _MODULES = {
 
 
 def names() -> list[str]:
-    from rlx.envs.probes import PROBES
-
-    return [*_MODULES, *(f"probe-{n}" for n in PROBES)]
+    return [*_MODULES, *probes.names()]
 
 
 def make(name: str, *, host: bool = False, repeat: int = 1, time_limit: int | None = None, **options: Any) -> Env | HostEnv:
@@ -37,14 +36,8 @@ def make(name: str, *, host: bool = False, repeat: int = 1, time_limit: int | No
     positive(repeat=repeat, time_limit=time_limit)
     if name in _MODULES:
         env = importlib.import_module(_MODULES[name]).make(repeat=repeat, time_limit=time_limit, **options)
-    elif name in names():
-        from rlx.envs import probes
-
+    elif name in probes.names():
         env = probes.make(name.removeprefix("probe-"), repeat=repeat, time_limit=time_limit, **options)
     else:
         raise unknown("rlx", name, names())
-    if host:
-        from rlx.envs.wrappers import on_host
-
-        return on_host(env)
-    return env
+    return wrappers.on_host(env) if host else env
