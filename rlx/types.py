@@ -65,6 +65,9 @@ class Row(NamedTuple):
         return self.terminated | self.truncated
 
 
+Reduce = Literal["any", "sum", "max", "mean", "last"]
+
+
 @dataclass(frozen=True)
 class Leaf:
     """One array of an observation, action or info.
@@ -76,7 +79,7 @@ class Leaf:
     dtype: Any = np.float32
     low: float | np.ndarray = -np.inf
     high: float | np.ndarray = np.inf
-    reduce: Literal["any", "sum", "max", "mean", "last"] = "last"
+    reduce: Reduce = "last"
 
     @property
     def choices(self) -> int | None:
@@ -150,6 +153,7 @@ class Spec:
     ``action`` is one of two kinds: floats in [-1, 1], which the environment clips and rescales; or one of n choices
     (``action.choices``), int32 from 0 on, which it takes as it is. ``native_action`` says what they stand for in the
     environment's own units: a leaf of the same shape whose ``low`` and ``high`` (``low``) are those of -1 and 1 (of choice 0).
+    ``obs`` is a leaf or a dict of leaves, which may be dicts again; each array keeps its dtype on its way into replay.
     """
 
     obs: PyTree  # of Leaf
@@ -159,6 +163,7 @@ class Spec:
     repeat: int = 1
     task: Task = Task()
     native_action: Leaf | None = None  # None: the units are those of ``action``
+    native_obs: PyTree = None  # of Leaf: what ``obs`` was before a wrapper made one vector of it; None: the same
 
 
 class Clock(NamedTuple):

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlx import config as configs
-from rlx.types import Agent, Problem
+from rlx.envs.wrappers import as_vector
+from rlx.types import Agent, Env, HostEnv, Problem
 
 _MODULES = {
     "sac": "rlx.agents.sac",
@@ -38,6 +39,21 @@ def config(name: str) -> Any:
 def presets(name: str) -> Mapping[str, Mapping[str, Any]]:
     """Named overrides of the config's fields."""
     return _module(name).PRESETS
+
+
+def seen_by(name: str, env: Env | HostEnv) -> Env | HostEnv:
+    """``env`` as the agent ``name`` takes it: dicts of floats become one vector. A module that takes dicts and images says
+    ``OBSERVATIONS = "any"``, and is given what the environment emits.
+
+    Raises:
+        ValueError: unknown agent, or observations that are no vector and do not become one.
+    """
+    if getattr(_module(name), "OBSERVATIONS", "vector") == "any":
+        return env
+    try:
+        return as_vector(env)
+    except ValueError as error:
+        raise ValueError(f"{name} takes observations that are vectors: {error}") from None
 
 
 def make(name: str, config: Any = None, problem: Problem | None = None, **overrides: Any) -> Agent:

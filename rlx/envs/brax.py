@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlx.envs.registry import positive, unknown
+from rlx.envs.options import positive, unknown
 from rlx.types import Array, Env, Key, Leaf, PyTree, Spec, Step
 
 HORIZON = 1000  # brax's own episodes

@@ -1,5 +1,7 @@
 """Gymnasium environments on the host: ``gym:HalfCheetah-v5`` and every other id that is installed.
 
+An id that a module registers when it is imported is written as Gymnasium does: ``gym:package.module:Env-v0``.
+
 Each stream is an environment of its own on a thread (MuJoCo releases the interpreter while it steps). An episode is decided
 by the seed of its reset and its actions; saving keeps these and loading plays them again, because copies of Gymnasium's
 environments, and MuJoCo states without the solver's warm start, do not go on bit for bit.
@@ -7,37 +9,58 @@ environments, and MuJoCo states without the solver's warm start, do not go on bi
 
 from __future__ import annotations
 
+import importlib
+import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import gymnasium
 import numpy as np
 
 from rlx.envs.actions import to_native
-from rlx.envs.registry import cores, positive, unknown
+from rlx.envs.gym_spaces import action_leaves, info_leaves, merge_infos, obs_leaves, read_info
+from rlx.envs.gym_vector import MODES, GymVectorVec
+from rlx.envs.observations import cast, stack
+from rlx.envs.options import cores, positive, unknown
 from rlx.keys import HostKey
-from rlx.types import HostEnv, Leaf, PyTree, Spec, Step
+from rlx.types import HostEnv, PyTree, Reduce, Spec, Step
 
 # packages that register ids when imported: (what ids begin with, package, extra)
 _SUITES = (("Adroit", "gymnasium_robotics", "adroit"), ("Fetch", "gymnasium_robotics", "adroit"))
 _OGBENCH = ("pointmaze", "antmaze", "humanoidmaze", "antsoccer", "cube", "scene", "puzzle")
-_FLAGS = ("success", "is_success", "violation")  # numbers in info that episodes are counted by
 _seeding = threading.Lock()
 
 
 def names() -> list[str]:
     """Ids that are registered."""
-    import gymnasium
-
     return sorted(gymnasium.registry)
 
 
-def _import_suite(name: str) -> None:
-    import importlib
+def _registered(name: str) -> str:
+    """The id in Gymnasium's registry that ``name`` means, after what registers it was imported.
 
+    Raises:
+        ValueError: the module cannot be imported, or the id is unknown.
+    """
+    module, _, task = name.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except ImportError as e:
+            raise ValueError(f"gym:{name} needs the module {module!r}, which cannot be imported: {e}.") from e
+    else:
+        _import_suite(name)
+    if task not in gymnasium.registry:
+        also = f" {module} was imported and does not register it." if module else ""
+        raise ValueError(f"{unknown('gym', task, names())}{also}")
+    return task
+
+
+def _import_suite(name: str) -> None:
     wanted = [(p, e) for start, p, e in _SUITES if name.startswith(start)]
     wanted += [("ogbench", "ogbench")] if name.startswith(_OGBENCH) else []
     wanted += [("metaworld", "metaworld")] if name.startswith("Meta-World") else []
@@ -57,6 +80,7 @@ def make(
     time_limit: int | None = None,
     threads: int | None = None,
     vectorize: str | None = None,
+    info_keys: Mapping[str, Reduce] | None = None,
     **options: Any,
 ) -> HostEnv:
     """``options`` go to ``gymnasium.make``. Meta-World: ``gym:Meta-World/MT1`` with ``env_name="reach-v3"``.
@@ -64,98 +88,50 @@ def make(
     ``vectorize`` steps the streams by Gymnasium's own vector environments instead of rlx's threads: ``"sync"``, ``"async"`` (a
     process per stream) or ``"native"`` (the id's own batched environment). These cannot be saved, see `rlx.envs.gym_vector`.
 
-    Observation dicts are flattened in sorted order; floats become float32, uint8 stays. Box actions are rescaled from [-1, 1];
-    the n choices of a Discrete space are counted from 0 (see `rlx.types.Leaf.choices`).
+    Observations keep their dicts; floats become float32, uint8 stays. Box actions are rescaled from [-1, 1]; the n choices of a
+    Discrete space are counted from 0 (see `rlx.types.Leaf.choices`).
+
+    ``info_keys``: keys of Gymnasium's info that become ``Spec.info``, each with the way in which it becomes one number per
+    episode: ``{"x_position": "last", "reward_ctrl": "sum"}`` (see `rlx.types.Leaf`). It is 0 where an info lacks the key.
+    ``success``, ``is_success`` and ``violation`` are kept unasked, by "any".
 
     Raises:
-        ValueError: unknown id, missing package, or spaces that rlx does not take.
+        ValueError: unknown id, missing package or module, spaces that rlx does not take, or info that it cannot keep.
     """
-    import gymnasium
-
     positive(repeat=repeat, time_limit=time_limit, threads=threads)
-    _import_suite(name)
-    if name not in gymnasium.registry:
-        raise unknown("gym", name, names())
+    given, name = f"gym:{name}", _registered(name)
+    if vectorize is not None and (vectorize not in MODES or repeat > 1):
+        raise ValueError(
+            f"{given}: vectorize={vectorize!r}, repeat={repeat}; vectorize is one of {', '.join(MODES)}, with repeat=1."
+        )
     if time_limit is not None:
         options["max_episode_steps"] = time_limit * repeat
     if name.startswith("Meta-World"):
         options.setdefault("seed", 0)  # decides the list of goals, which resets then draw from
     build = lambda: gymnasium.make(name, **options)
-    example = build()
-    horizon = example.spec.max_episode_steps if example.spec else None
-    action, native = _action_leaves(name, example.action_space)
-    _, info = _seeded_reset(example, 0)
-    _, _, _, _, later = example.step(to_native(Spec(Leaf(), action, native_action=native), action.zeros()))
-    flags = [k for k in _FLAGS if k in {**info, **later}]
-    obs = _obs_leaf(example.observation_space)
-    if name.startswith("Meta-World"):
-        obs = replace(obs, low=-np.inf, high=np.inf)  # its observations leave the space that it declares
-    spec = Spec(
-        obs=obs,
-        action=action,
-        info={k: Leaf((), reduce="any") for k in flags},
-        horizon=None if horizon is None else -(-horizon // repeat),
-        repeat=repeat,
-        native_action=native,
-    )
-    example.close()
+    spec = _spec(given, build(), repeat, info_keys or {})
+    if name.startswith("Meta-World"):  # its observations leave the space that it declares
+        spec = replace(spec, obs=replace(spec.obs, low=-np.inf, high=np.inf))
     if vectorize is None:
-        return HostEnv(f"gym:{name}", spec, lambda n, ends: GymVec(f"gym:{name}", spec, n, ends, build, threads))
-    from rlx.envs.gym_vector import MODES, GymVectorVec
-
-    if vectorize not in MODES or repeat > 1:
-        raise ValueError(
-            f"gym:{name}: vectorize={vectorize!r}, repeat={repeat}; vectorize is one of {', '.join(MODES)}, with repeat=1."
-        )
+        return HostEnv(given, spec, lambda n, ends: GymVec(given, spec, n, ends, build, threads))
     vector = lambda n: gymnasium.make_vec(name, n, vectorization_mode=MODES[vectorize], **options)
-    return HostEnv(f"gym:{name}", spec, lambda n, ends: GymVectorVec(f"gym:{name}", spec, n, ends, lambda: vector(n)))
+    return HostEnv(given, spec, lambda n, ends: GymVectorVec(given, spec, n, ends, lambda: vector(n)))
 
 
-def _action_leaves(name: str, space: Any) -> tuple[Leaf, Leaf]:
-    """`Spec.action` and `Spec.native_action` of an action space."""
-    import gymnasium
-
-    spaces = gymnasium.spaces
-    if isinstance(space, spaces.Discrete):
-        n, start = int(space.n), int(space.start)
-        return Leaf((), np.int32, 0, n - 1), Leaf((), space.dtype, start, start + n - 1)
-    if isinstance(space, spaces.Box) and space.is_bounded("both"):
-        return Leaf(space.shape, low=-1, high=1), Leaf(space.shape, space.dtype, space.low, space.high)
-    kind = "unbounded Box" if isinstance(space, spaces.Box) else type(space).__name__
-    raise ValueError(f"gym:{name} has actions {space}; rlx takes bounded Box and Discrete actions, no {kind}.")
-
-
-def _obs_leaf(space: Any) -> Leaf:
-    import gymnasium
-
-    spaces = gymnasium.spaces
-    parts = [space] if not isinstance(space, spaces.Dict) else [space[k] for k in sorted(space.spaces)]
-    if not all(isinstance(p, spaces.Box) for p in parts):
-        raise ValueError(f"rlx takes Box observations or dicts of them; got {space}.")
-    if len(parts) == 1 and not isinstance(space, spaces.Dict):
-        kind = space.dtype if space.dtype == np.uint8 else np.float32
-        return Leaf(space.shape, kind, space.low.astype(kind), space.high.astype(kind))
-    flat = lambda which: np.concatenate([getattr(p, which).ravel() for p in parts]).astype(np.float32)
-    return Leaf((len(flat("low")),), np.float32, flat("low"), flat("high"))
-
-
-def _flat(obs: Any, leaf: Leaf) -> np.ndarray:
-    if isinstance(obs, dict):
-        obs = np.concatenate([np.ravel(obs[k]) for k in sorted(obs)])
-    return np.asarray(obs, leaf.dtype)
-
-
-def flat_rows(obs: Any, leaf: Leaf) -> np.ndarray:
-    """Batched observations [W, ...], dicts of them as one vector each."""
-    if isinstance(obs, dict):
-        obs = np.concatenate([np.asarray(obs[k]).reshape(len(obs[k]), -1) for k in sorted(obs)], 1)
-    return np.asarray(obs, leaf.dtype)
+def _spec(name: str, example: gymnasium.Env, repeat: int, info_keys: Mapping[str, Reduce]) -> Spec:
+    """What ``example``, which is closed, promises: its spaces, and its infos as a first step shows them."""
+    action, native = action_leaves(name, example.action_space)
+    spec = Spec(obs_leaves(name, example.observation_space), action, repeat=repeat, native_action=native)
+    _, begun = _seeded_reset(example, 0)
+    _, _, _, _, later = example.step(to_native(spec, action.zeros()))
+    limit = example.spec.max_episode_steps if example.spec else None
+    example.close()
+    horizon = None if limit is None else -(-limit // repeat)
+    return replace(spec, info=info_leaves(name, info_keys, begun, later), horizon=horizon)
 
 
 def _seeded_reset(env: Any, seed: int) -> tuple[Any, dict[str, Any]]:
     """A reset that depends on ``seed`` alone, also in suites that draw from numpy's and Python's global generators."""
-    import random
-
     with _seeding:
         before = np.random.get_state(), random.getstate()
         try:
@@ -216,28 +192,26 @@ class GymVec:
 
     def _begin(self, i: int, seed: int) -> Episode:
         obs, info = _seeded_reset(self._envs[i], seed)
-        flags = {k: np.float32(info.get(k, 0)) for k in self.spec.info}
-        no = np.bool_(False)
-        return Episode(seed, [], Step(_flat(obs, self.spec.obs), np.float32(0), no, no, np.bool_(True), flags))
+        no, infos = np.bool_(False), read_info(self.name, self.spec.info, info)
+        return Episode(seed, [], Step(cast(self.spec.obs, obs), np.float32(0), no, no, np.bool_(True), infos))
 
     def _move(self, i: int, episode: Episode, action: np.ndarray, native: np.ndarray) -> None:
         """``native``: the action in the environment's own units."""
-        reward, flags = 0.0, dict.fromkeys(self.spec.info, np.float32(0))
+        reward, infos = 0.0, []
         for _ in range(self.spec.repeat):
             obs, r, terminated, truncated, info = self._envs[i].step(native)
             reward += float(r)
-            flags = {k: max(v, np.float32(info.get(k, 0))) for k, v in flags.items()}
+            infos.append(read_info(self.name, self.spec.info, info))
             if terminated or truncated:
                 break
         episode.actions.append(np.array(action, self.spec.action.dtype))
         ended = np.bool_(terminated), np.bool_(truncated and not terminated)
-        episode.step = Step(_flat(obs, self.spec.obs), np.float32(reward), *ended, np.bool_(False), flags)
+        info = merge_infos(self.spec.info, infos)
+        episode.step = Step(cast(self.spec.obs, obs), np.float32(reward), *ended, np.bool_(False), info)
 
     def _stack(self, state: list[Episode]) -> Step:
         steps = [e.step for e in state]
-        join = lambda name: np.stack([getattr(s, name) for s in steps])
-        info = {k: np.stack([s.info[k] for s in steps]) for k in self.spec.info}
-        return Step(join("obs"), join("reward"), join("terminated"), join("truncated"), join("first"), info)
+        return Step(*(stack(part) for part in zip(*steps, strict=True)))
 
     def reset(self, params: PyTree, key: HostKey) -> tuple[list[Episode], Step]:
         state: list[Any] = [None] * self.n
@@ -301,8 +275,6 @@ class GymVec:
 
     @cached_property
     def _camera(self) -> Any:
-        import gymnasium
-
         given = self._envs[0].spec
         return gymnasium.make(given, render_mode="rgb_array")
 

@@ -17,7 +17,8 @@ import jax
 import numpy as np
 
 from rlx.envs.actions import to_native
-from rlx.envs.gym import flat_rows
+from rlx.envs.gym_spaces import read_info
+from rlx.envs.observations import cast
 from rlx.keys import HostKey
 from rlx.types import PyTree, Spec, Step
 
@@ -78,27 +79,27 @@ class GymVectorVec:
                 raise
             return self._envs.reset(seed=seeds[0], **options)
 
-    def _restart(self, which: np.ndarray, key: HostKey) -> np.ndarray:
-        """Begins episodes in the streams ``which``; the first observations [W, ...] (of the others, anything)."""
+    def _restart(self, which: np.ndarray, key: HostKey) -> tuple[PyTree, dict[str, np.ndarray]]:
+        """Begins episodes in the streams ``which``; the first observations and infos [W, ...] (of the others, anything)."""
         try:
             options = {} if which.all() else {"options": {"reset_mask": which.copy()}}
-            obs, _ = self._seeded_reset(key, options)
+            obs, info = self._seeded_reset(key, options)
         except (TypeError, KeyError, ValueError) as e:
             raise ValueError(
                 f"{self.name}: this vector environment has the autoreset mode {self._mode} and cannot reset some streams alone "
                 f"({e}). Leave out vectorize, or make it with AutoresetMode.NEXT_STEP."
             ) from e
-        return flat_rows(obs, self.spec.obs)
+        return cast(self.spec.obs, obs), read_info(self.name, self.spec.info, info, self.n)
 
-    def _flags(self, info: dict[str, Any], over: np.ndarray) -> dict[str, np.ndarray]:
-        final = info.get("final_info", {}) if self._mode == "SameStep" else {}
-        read = lambda source, k: np.asarray(source.get(k, np.zeros(self.n)), np.float32)
-        return {k: np.where(over, read(final, k), read(info, k)) if final else read(info, k) for k in self.spec.info}
+    def _infos(self, info: dict[str, Any], ended: np.ndarray) -> dict[str, np.ndarray]:
+        read = lambda source: read_info(self.name, self.spec.info, source, self.n)
+        final = info.get("final_info") if self._mode == "SameStep" else None
+        return _pick(ended, read(final), read(info)) if final else read(info)
 
     def reset(self, params: PyTree, key: HostKey) -> tuple[_State, Step]:
-        obs, no = self._restart(np.ones(self.n, bool), key), np.zeros(self.n, bool)
-        flags = {k: np.zeros(self.n, np.float32) for k in self.spec.info}
-        step = Step(obs, np.zeros(self.n, np.float32), no, no.copy(), ~no, flags)
+        no = np.zeros(self.n, bool)
+        obs, info = self._restart(~no, key)
+        step = Step(obs, np.zeros(self.n, np.float32), no, no.copy(), ~no, info)
         return _State(step, no.copy()), step
 
     def step(self, params: PyTree, state: _State, action: np.ndarray, key: HostKey) -> tuple[_State, Step]:
@@ -109,23 +110,24 @@ class GymVectorVec:
             self._restart(over, key)  # it may not be stepped otherwise
         obs, reward, terminated, truncated, info = self._envs.step(to_native(self.spec, action))
         ended = terminated | truncated
-        obs = flat_rows(obs, self.spec.obs)
+        obs = cast(self.spec.obs, obs)
         if ended.any() and self._mode == "SameStep":
-            obs = obs.copy()
+            obs = jax.tree.map(np.copy, obs)
             for i in np.flatnonzero(ended & ~over):
-                obs[i] = flat_rows(_one(info["final_obs"], int(i)), self.spec.obs)[0]
+                final = cast(self.spec.obs, _one(info["final_obs"], int(i)))
+                jax.tree.map(lambda row, x, i=i: row.__setitem__(i, x), obs, final)
         new = Step(
             obs,
             reward.astype(np.float32),
             terminated,
             truncated & ~terminated,
             np.zeros(self.n, bool),
-            self._flags(info, ended),
+            self._infos(info, ended),
         )
         instead: Step = before
         if self.ends == "reset" and over.any():
-            first = obs if self._mode == "NextStep" else self._restart(over, key)
-            instead = jax.tree.map(np.zeros_like, new)._replace(obs=first, first=np.ones(self.n, bool))
+            first, told = (obs, new.info) if self._mode == "NextStep" else self._restart(over, key)
+            instead = jax.tree.map(np.zeros_like, new)._replace(obs=first, first=np.ones(self.n, bool), info=told)
         elif self.ends == "stop":
             instead = before._replace(first=before.first & ~over)
         step = _pick(over, instead, new)
@@ -149,12 +151,9 @@ class GymVectorVec:
 
 
 def _one(final: Any, i: int) -> Any:
-    """Observation ``i`` [1, ...] out of an info array: of objects, or batched like observations."""
-    if isinstance(final, dict):
-        return {k: np.asarray(v[i])[None] for k, v in final.items()}
-    one = final[i]
-    return {k: np.asarray(v)[None] for k, v in one.items()} if isinstance(one, dict) else np.asarray(one)[None]
+    """Observation ``i`` out of what an info holds: an array of objects, or batched like observations."""
+    return {k: _one(v, i) for k, v in final.items()} if isinstance(final, dict) else final[i]
 
 
-def _pick(mask: np.ndarray, yes: Step, no: Step) -> Step:
+def _pick(mask: np.ndarray, yes: PyTree, no: PyTree) -> PyTree:
     return jax.tree.map(lambda a, b: np.where(mask.reshape(-1, *[1] * (b.ndim - 1)), a, b), yes, no)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlx.envs.registry import positive, unknown
+from rlx.envs.options import positive, unknown
 from rlx.types import Array, Env, Key, Leaf, PyTree, Spec, Step
 
 HORIZON = 1000  # HydroGym's own episodes

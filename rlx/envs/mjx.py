@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx.envs import tasks
-from rlx.envs.registry import positive, unknown
+from rlx.envs.options import positive, unknown
 from rlx.envs.tasks.base import MujocoTask
 from rlx.types import Array, Env, Key, Leaf, PyTree, Spec, Step
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from rlx.envs import tasks
-from rlx.envs.registry import cores, positive, unknown
+from rlx.envs.options import cores, positive, unknown
 from rlx.envs.tasks.base import MujocoTask
 from rlx.keys import HostKey
 from rlx.types import HostEnv, Leaf, PyTree, Spec, Step

@@ -50,7 +50,12 @@ PROBES = {
 
 DISCRETE_PROBES = {
     "discrete": Probe(
-        1, False, lambda o, a, t: jnp.float32(a == 1 + o), lambda o, g: 1 + 0 * o, lambda o: np.asarray(1 + o, np.int32), choices=3
+        1,
+        False,
+        lambda o, a, t: jnp.float32(a == 1 + o),
+        lambda o, g: 1 + 0 * o,
+        lambda o: np.asarray(1 + o, np.int32),
+        choices=3,
     ),
 }
 

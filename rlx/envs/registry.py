@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from rlx.envs.options import positive
+from rlx.envs.workers import in_processes
 from rlx.types import Env, HostEnv
 
 # prefix -> (module with make(name, **options) and names(), what it is)
@@ -20,22 +21,30 @@ _ROOMS = {
     "gym": ("rlx.envs.gym", "any Gymnasium id"),
     "hydrogym": ("rlx.envs.hydrogym", "HydroGym's JAX flow, where that is installed"),
 }
-_own: dict[str, Callable[..., Env | HostEnv]] = {}
+_registered: dict[str, Callable[..., Env | HostEnv]] = {}
 
 
-def register(name: str, factory: Callable[..., Env | HostEnv]) -> None:
-    """Makes ``make(name, **options)`` call ``factory(**options)``. ``name`` is ``prefix:task`` with a prefix of your own."""
+def register(name: str, make: Callable[..., Env | HostEnv]) -> None:
+    """From now on ``rlx.envs.make(name, **options)``, and so every command, calls ``make(**options)``.
+
+    ``name`` is ``prefix:task`` with a prefix of your own; registering a name again replaces what it meant. Commands give
+    ``repeat`` and ``time_limit`` where their flags are used, so ``make`` should take both (`rlx.envs.plant` does; elsewhere use
+    `rlx.envs.wrappers`). Register in a module: ``rlx train sac --import my_module --env mine:acrobot`` imports it first.
+
+    Raises:
+        ValueError: no such name, or a prefix that rlx itself uses.
+    """
     prefix, _, task = name.partition(":")
-    if not task or prefix in _ROOMS:
+    if not prefix or not task or prefix in _ROOMS:
         raise ValueError(f"register: {name!r} must be 'prefix:task' with a prefix other than {', '.join(_ROOMS)}.")
-    _own[name] = factory
+    _registered[name] = make
 
 
 def names(prefix: str | None = None) -> list[str]:
     """All names, or those with one prefix. Of Gymnasium: those that are installed."""
     if prefix is not None and prefix not in _ROOMS:
-        return sorted(n for n in _own if n.startswith(f"{prefix}:"))
-    out = sorted(_own) if prefix is None else []
+        return sorted(n for n in _registered if n.startswith(f"{prefix}:"))
+    out = sorted(_registered) if prefix is None else []
     for p in [prefix] if prefix else _ROOMS:
         out += [f"{p}:{n}" for n in importlib.import_module(_ROOMS[p][0]).names()]
     return out
@@ -54,42 +63,28 @@ def make(name: str, *, workers: int | None = None, **options: Any) -> Env | Host
     if workers is not None:
         positive(workers=workers)
         env = make(name, **options)
-        if not isinstance(env, HostEnv) or name in _own:
+        if not isinstance(env, HostEnv) or name in _registered:
             raise ValueError(f"{name}: workers={workers} is for host environments that rlx makes by name; leave it out.")
-        from rlx.envs.workers import spread
-
-        return spread(env, name, options, workers)
-    if name in _own:
-        return _own[name](**options)
-    prefix, _, task = name.partition(":")
-    if prefix not in _ROOMS or not task:
-        rooms = "; ".join(f"{p}:... ({what})" for p, (_, what) in _ROOMS.items())
-        raise ValueError(f"environment {name!r} is unknown. Names are 'prefix:task' with {rooms}.")
-    room = importlib.import_module(_ROOMS[prefix][0])
+        return in_processes(env, name, options, workers)
     try:
-        env = room.make(task, **options)
+        env = _registered[name](**options) if name in _registered else _in_room(name, options)
     except TypeError as e:
         if "unexpected keyword" not in str(e):
             raise
         raise ValueError(f"{name}: {e}.") from e
+    if not isinstance(env, (Env, HostEnv)):
+        raise ValueError(f"{name}: what was registered makes a {type(env).__name__}; it must make an rlx Env or HostEnv.")
     return replace(env, name=name)
 
 
-def unknown(prefix: str, task: str, known: list[str]) -> ValueError:
-    """What rooms raise for a name that they do not have."""
-    near = difflib.get_close_matches(task, known, 3, 0.5)
-    hint = f" Did you mean {' or '.join(f'{prefix}:{n}' for n in near)}?" if near else f" There are {', '.join(known[:20])}."
-    return ValueError(f"environment '{prefix}:{task}' is unknown.{hint}")
-
-
-def cores() -> int:
-    """Cores for the threads of host environments: ``RLX_CORES``, or as many as this process may use."""
-    may = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return int(os.environ.get("RLX_CORES") or may)
-
-
-def positive(**options: int | None) -> None:
-    """Raises ValueError for an option that is not a positive whole number (or None)."""
-    for name, value in options.items():
-        if value is not None and (value < 1 or value != int(value)):
-            raise ValueError(f"{name}={value}: give a whole number of at least 1.")
+def _in_room(name: str, options: dict[str, Any]) -> Env | HostEnv:
+    prefix, _, task = name.partition(":")
+    if prefix in _ROOMS and task:
+        return importlib.import_module(_ROOMS[prefix][0]).make(task, **options)
+    near = difflib.get_close_matches(name, list(_registered), 3, 0.6)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    rooms = "; ".join(f"{p}:... ({what})" for p, (_, what) in _ROOMS.items())
+    raise ValueError(
+        f"environment {name!r} is unknown.{hint} Names are 'prefix:task' with {rooms}; and those that imported modules have "
+        "registered (rlx.envs.register): import the one that has this name first, by --import MODULE in a command."
+    )

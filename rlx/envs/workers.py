@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,12 +21,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlx.envs.registry import cores, make
+from rlx.envs.options import cores
 from rlx.keys import HostKey
 from rlx.types import HostEnv, Leaf, PyTree, Spec, Step
 
 
-def spread(env: HostEnv, name: str, options: dict[str, Any], workers: int) -> HostEnv:
+def in_processes(env: HostEnv, name: str, options: dict[str, Any], workers: int) -> HostEnv:
     """``env`` = ``make(name, **options)``, stepped by ``workers`` processes.
 
     Raises:
@@ -41,7 +40,7 @@ def spread(env: HostEnv, name: str, options: dict[str, Any], workers: int) -> Ho
     return HostEnv(env.name, env.spec, make_vec, env.params)
 
 
-def _blocks(path: Path, spec: Spec, n: int) -> dict[str, np.ndarray]:
+def blocks_of(path: Path, spec: Spec, n: int) -> dict[str, np.ndarray]:
     """The mapped arrays [n, ...] by name: ``action`` and the leaves of a `Step`."""
     is_leaf = lambda x: isinstance(x, Leaf)
     flag, number = Leaf((), np.bool_), Leaf()
@@ -58,14 +57,11 @@ def _blocks(path: Path, spec: Spec, n: int) -> dict[str, np.ndarray]:
     return {k: np.memmap(path, dtype, "r+", offset, shape) for k, (offset, shape, dtype) in out.items()}
 
 
-def _step_of(blocks: dict[str, np.ndarray], spec: Spec) -> Step:
+def step_of(blocks: dict[str, np.ndarray], spec: Spec) -> Step:
     """The mapped `Step`, not copied."""
     leaf = lambda x: isinstance(x, Leaf)
     shape = Step(spec.obs, Leaf(), Leaf(), Leaf(), Leaf(), spec.info)
     return jax.tree_util.tree_map_with_path(lambda path, _: blocks[jax.tree_util.keystr(path)], shape, is_leaf=leaf)
-
-
-# ------------------------------------------------------------------------------------------------------------ the main process
 
 
 @dataclass
@@ -108,7 +104,7 @@ class WorkersVec:
     def _mapped(self) -> dict[str, np.ndarray]:
         path = Path(self._folder.name) / "block"
         path.touch()
-        return _blocks(path, self.spec, self.n)
+        return blocks_of(path, self.spec, self.n)
 
     @cached_property
     def _processes(self) -> list[subprocess.Popen]:
@@ -116,7 +112,7 @@ class WorkersVec:
         edges = np.linspace(0, self.n, self.workers + 1).astype(int).tolist()
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "RLX_CORES": str(max(1, cores() // self.workers))}
         pipe = subprocess.PIPE
-        command = [sys.executable, "-m", "rlx.envs.workers"]
+        command = [sys.executable, "-m", "rlx.envs.worker"]
         started = [subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, text=True) for _ in range(self.workers)]
         job = {"name": self.remake, "options": self.options, "n": self.n, "ends": self.ends, "folder": self._folder.name}
         for process, a, b in zip(started, edges[:-1], edges[1:], strict=True):
@@ -156,7 +152,7 @@ class WorkersVec:
         return _State(self.counter[0], self.dropped)
 
     def _step(self) -> Step:
-        return jax.tree.map(np.array, _step_of(self._mapped, self.spec))
+        return jax.tree.map(np.array, step_of(self._mapped, self.spec))
 
     def reset(self, params: PyTree, key: HostKey) -> tuple[_State, Step]:
         state = self._new()
@@ -210,68 +206,3 @@ class WorkersVec:
         if "_folder" in self.__dict__:
             self.__dict__.pop("_mapped", None)
             self.__dict__.pop("_folder").cleanup()
-
-
-# ------------------------------------------------------------------------------------------------------------ a worker process
-
-
-def _serve(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
-    """Answers to the lines of the main process."""
-    job = json.loads(next(lines))
-    start, stop, folder = job["start"], job["stop"], Path(job["folder"])
-    env = make(job["name"], **job["options"])
-    vec = env.make(stop - start, job["ends"])  # type: ignore[union-attr]
-    blocks = {k: x[start:stop] for k, x in _blocks(folder / "block", env.spec, job["n"]).items()}
-    file, shown = folder / f"{os.getpid()}.npz", _step_of(blocks, env.spec)
-    states: dict[int, Any] = {}
-    yield {}
-    for line in lines:
-        message = json.loads(line)
-        do, number = message["do"], message.get("state")
-        for old in message["drop"]:
-            states.pop(old, None)
-        answer: dict[str, Any] = {}
-        if "key" in message:
-            words, per, slot = message["key"]
-            key = HostKey(np.array(words, np.uint32), per, slot, start)
-        if do in ("reset", "step"):
-            if do == "reset":
-                states[number], step = vec.reset(env.params, key)
-            else:
-                states[number], step = vec.step(env.params, states[number], np.array(blocks["action"]), key)
-            jax.tree.map(lambda block, x: block.__setitem__(..., x), shown, step)
-        elif do == "save":
-            arrays = vec.save(states[number])
-            answer["saved"] = arrays is not None
-            if arrays is not None:
-                np.savez(file, **arrays)
-        elif do == "load":
-            with np.load(file) as arrays:
-                states[number] = vec.load(dict(arrays))
-        elif do == "render":
-            answer["drawn"] = start <= message["index"] < stop
-            if answer["drawn"]:
-                np.savez(file, picture=vec.render(env.params, states[number], message["index"] - start))
-        yield answer
-
-
-def main() -> None:
-    """Serves one main process until it closes the line. What the environment prints goes to standard error."""
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    serving = _serve(iter(sys.stdin.readline, ""))
-    while True:
-        try:
-            answer = next(serving)
-        except StopIteration:
-            return
-        except Exception as e:  # told to the main process, which raises it
-            answer = {"error": str(e), "kind": type(e).__name__}
-        out.write(json.dumps(answer) + "\n")
-        out.flush()
-        if "error" in answer:
-            return
-
-
-if __name__ == "__main__":
-    main()

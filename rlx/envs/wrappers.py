@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx.envs.base import DeviceVec
-from rlx.envs.registry import positive
+from rlx.envs.observations import described, flatten, named, vector_leaf
+from rlx.envs.options import positive
 from rlx.keys import HostKey
 from rlx.nn import normalize
 from rlx.nn.normalize import Normalizer
 from rlx.types import Array, Env, HostEnv, Key, Leaf, PyTree, Spec, Step, Task, VecEnv
 
-E = TypeVar("E", Env, HostEnv)
+E = TypeVar("E", bound=Env | HostEnv)
 
 
 def action_repeat(env: Env, repeat: int) -> Env:
@@ -79,16 +80,38 @@ def scale_reward(env: E, factor: float) -> E:
 
 
 def flatten_observation(env: E) -> E:
-    """Observation dicts as one float32 vector, leaves in the order of their sorted names."""
-    leaves = jax.tree.leaves(env.spec.obs, is_leaf=lambda x: isinstance(x, Leaf))
-    wide = lambda which: np.concatenate([np.broadcast_to(getattr(x, which), x.shape).ravel() for x in leaves])
-    size = sum(int(np.prod(x.shape)) for x in leaves)
+    """Observation dicts of floats as one float32 vector, arrays in the order of their sorted names.
+
+    Raises:
+        ValueError: a leaf that is not of floats, such as an image.
+    """
+    others = {name: leaf for name, leaf in named(env.spec.obs).items() if not np.issubdtype(leaf.dtype, np.floating)}
+    if others:
+        raise ValueError(
+            f"{env.name} has observations {described(env.spec.obs)}. Only floats make one vector; these are none: "
+            f"{', '.join(others)}."
+        )
 
     def flat(xp: Any, params: PyTree, step: Step) -> Step:
-        parts = [x.reshape(*step.reward.shape, -1).astype(np.float32) for x in jax.tree.leaves(step.obs)]
-        return step._replace(obs=xp.concatenate(parts, -1))
+        return step._replace(obs=flatten(xp, step.obs, step.reward.shape))
 
-    return _map_steps(env, replace(env.spec, obs=Leaf((size,), low=wide("low"), high=wide("high"))), flat)
+    native = env.spec.obs if env.spec.native_obs is None else env.spec.native_obs
+    return _map_steps(env, replace(env.spec, obs=vector_leaf(env.spec.obs), native_obs=native), flat)
+
+
+def as_vector(env: E) -> E:
+    """``env`` for methods that take observation vectors: as it is where it has them, by `flatten_observation` where it has
+    dicts of floats.
+
+    Raises:
+        ValueError: observations of another kind.
+    """
+    obs = env.spec.obs
+    if not isinstance(obs, Leaf):
+        return flatten_observation(env)
+    if len(obs.shape) != 1:
+        raise ValueError(f"{env.name} has observations {described(obs)}, which are no vector.")
+    return env
 
 
 def normalize_observation(env: E, seen: Normalizer, clip: float = 10.0) -> E:
@@ -112,7 +135,7 @@ def normalize_observation(env: E, seen: Normalizer, clip: float = 10.0) -> E:
         now = Normalizer(*(xp.asarray(x, np.float32) for x in params["seen"]))
         return step._replace(obs=normalize.apply(now, step.obs, clip))
 
-    spec = replace(env.spec, obs=Leaf(leaf.shape, low=-clip, high=clip), task=Task())
+    spec = replace(env.spec, obs=Leaf(leaf.shape, low=-clip, high=clip), task=Task(), native_obs=None)
     return _map_steps(env, spec, normal, {"env": env.params, "seen": seen}, lambda params: params["env"])
 
 

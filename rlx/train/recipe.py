@@ -41,7 +41,8 @@ class Recipe:
         """Raises ValueError where the environment is unknown or cannot be had, or the dataset is not as it should be."""
         given = {"repeat": self.repeat, "time_limit": self.time_limit}
         data = {"data": replay.from_episodes(replay.datasets.read(self.data))} if self.data else {}
-        return Problem({"train": envs.make(self.env, **{k: v for k, v in given.items() if v is not None})}, data)
+        env = envs.make(self.env, **{k: v for k, v in given.items() if v is not None})
+        return Problem({"train": agents.seen_by(self.agent, env)}, data)
 
     def make(self, problem: Problem) -> Agent:
         """Raises ValueError where config, problem and agent do not go together."""

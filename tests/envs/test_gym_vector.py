@@ -39,7 +39,7 @@ class Counter(gymnasium.Env):
 
 
 SPEC = Spec(
-    Leaf((2,)),
+    {"who": Leaf((1,)), "x_steps": Leaf((1,))},
     Leaf((1,), low=-1, high=1),
     {"success": Leaf((), reduce="any")},
     4,
@@ -64,6 +64,10 @@ def rows(env, steps=15):
     return out
 
 
+def seen(step, w):
+    return [*step.obs["who"][w], *step.obs["x_steps"][w]]
+
+
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 @pytest.mark.parametrize("kind", [SyncVectorEnv, AsyncVectorEnv])
 def test_rows_are_the_same_in_every_mode(mode, kind):
@@ -71,7 +75,7 @@ def test_rows_are_the_same_in_every_mode(mode, kind):
         for w in range(3):
             length = 2 + w  # steps of an episode: the row after its last is the next one's first
             n = t % (length + 1)
-            assert step.obs[w].tolist() == [w, n] and step.first[w] == (n == 0)
+            assert seen(step, w) == [w, n] and step.first[w] == (n == 0)
             assert step.reward[w] == (0 if n == 0 else 1.0)  # 0.5 of [-2, 2]
             assert step.terminated[w] == (n == length and w % 2 == 0) and step.truncated[w] == (n == length and w % 2 == 1)
             assert step.info["success"][w] == (n == length)
@@ -81,7 +85,7 @@ def test_rows_are_the_same_in_every_mode(mode, kind):
 def test_streams_stay_at_their_end(mode):
     for t, step in enumerate(rows(vec(mode, "stop"), 8)):
         for w in range(3):
-            assert step.obs[w].tolist() == [w, min(t, 2 + w)] and step.last[w] == (t >= 2 + w) and step.first[w] == (t == 0)
+            assert seen(step, w) == [w, min(t, 2 + w)] and step.last[w] == (t >= 2 + w) and step.first[w] == (t == 0)
 
 
 def test_unknown_modes_are_refused():

@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 from rlx.envs import probes, wrappers
-from rlx.envs.registry import positive, unknown
+from rlx.envs.options import positive, unknown
 from rlx.types import Env, HostEnv
 
 _MODULES = {

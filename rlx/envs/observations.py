@@ -1,0 +1,48 @@
+"""Observations as trees: an array, or dicts of them, as `Spec.obs` has leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlx.types import Array, Leaf, PyTree
+
+
+def cast(leaves: PyTree, values: Any) -> PyTree:
+    """``values``, with any leading axes and any kind of mapping, as numpy arrays in the dtypes of ``leaves``."""
+    if isinstance(leaves, Leaf):
+        return np.asarray(values, leaves.dtype)
+    return {key: cast(leaf, values[key]) for key, leaf in leaves.items()}
+
+
+def stack(trees: Sequence[PyTree]) -> PyTree:
+    """Arrays, or dicts of them, as one with a leading axis."""
+    if isinstance(trees[0], dict):
+        return {key: stack([tree[key] for tree in trees]) for key in trees[0]}
+    return np.stack(trees)
+
+
+def named(leaves: PyTree) -> dict[str, Leaf]:
+    """The leaves by name ("camera", "arm/position"; "" of a single one), in the order in which they are flattened."""
+    found = jax.tree_util.tree_leaves_with_path(leaves, is_leaf=lambda x: isinstance(x, Leaf))
+    return {"/".join(str(part.key) for part in path): leaf for path, leaf in found}
+
+
+def vector_leaf(leaves: PyTree) -> Leaf:
+    """The one float32 leaf that `flatten` makes of ``leaves``."""
+    flat = list(named(leaves).values())
+    wide = lambda which: np.concatenate([np.broadcast_to(getattr(x, which), x.shape).ravel() for x in flat])
+    return Leaf((sum(int(np.prod(x.shape)) for x in flat),), low=wide("low"), high=wide("high"))
+
+
+def flatten(xp: Any, obs: PyTree, lead: tuple[int, ...]) -> Array:
+    """``obs`` [*lead, ...] as float32 [*lead, n], its arrays in the order of their sorted names."""
+    return xp.concatenate([x.reshape(*lead, -1).astype(np.float32) for x in jax.tree.leaves(obs)], -1)
+
+
+def described(leaves: PyTree) -> str:
+    """For messages: ``camera uint8[8, 8, 3], arm/position float32[7]``."""
+    return ", ".join(f"{name} {np.dtype(x.dtype)}{list(x.shape)}".strip() for name, x in named(leaves).items())

@@ -1,0 +1,26 @@
+"""Options that environments share, and what is said of wrong ones."""
+
+from __future__ import annotations
+
+import difflib
+import os
+
+
+def positive(**options: int | None) -> None:
+    """Raises ValueError for an option that is not a positive whole number (or None)."""
+    for name, value in options.items():
+        if value is not None and (value < 1 or value != int(value)):
+            raise ValueError(f"{name}={value}: give a whole number of at least 1.")
+
+
+def cores() -> int:
+    """Cores for the threads of host environments: ``RLX_CORES``, or as many as this process may use."""
+    may = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(os.environ.get("RLX_CORES") or may)
+
+
+def unknown(prefix: str, task: str, known: list[str]) -> ValueError:
+    """The error for a name that a room does not have, with the nearest ones."""
+    near = difflib.get_close_matches(task, known, 3, 0.5)
+    hint = f" Did you mean {' or '.join(f'{prefix}:{n}' for n in near)}?" if near else f" There are {', '.join(known[:20])}."
+    return ValueError(f"environment '{prefix}:{task}' is unknown.{hint}")

@@ -1,0 +1,79 @@
+"""A worker process of `rlx.envs.workers`: ``python -m rlx.envs.worker`` holds some streams of an environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlx.envs.registry import make
+from rlx.envs.workers import blocks_of, step_of
+from rlx.keys import HostKey
+
+
+def _serve(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+    """Answers to the lines of the main process."""
+    job = json.loads(next(lines))
+    start, stop, folder = job["start"], job["stop"], Path(job["folder"])
+    env = make(job["name"], **job["options"])
+    vec = env.make(stop - start, job["ends"])  # type: ignore[union-attr]
+    blocks = {k: x[start:stop] for k, x in blocks_of(folder / "block", env.spec, job["n"]).items()}
+    file, shown = folder / f"{os.getpid()}.npz", step_of(blocks, env.spec)
+    states: dict[int, Any] = {}
+    yield {}
+    for line in lines:
+        message = json.loads(line)
+        do, number = message["do"], message.get("state")
+        for old in message["drop"]:
+            states.pop(old, None)
+        answer: dict[str, Any] = {}
+        if "key" in message:
+            words, per, slot = message["key"]
+            key = HostKey(np.array(words, np.uint32), per, slot, start)
+        if do in ("reset", "step"):
+            if do == "reset":
+                states[number], step = vec.reset(env.params, key)
+            else:
+                states[number], step = vec.step(env.params, states[number], np.array(blocks["action"]), key)
+            jax.tree.map(lambda block, x: block.__setitem__(..., x), shown, step)
+        elif do == "save":
+            arrays = vec.save(states[number])
+            answer["saved"] = arrays is not None
+            if arrays is not None:
+                np.savez(file, **arrays)
+        elif do == "load":
+            with np.load(file) as arrays:
+                states[number] = vec.load(dict(arrays))
+        elif do == "render":
+            answer["drawn"] = start <= message["index"] < stop
+            if answer["drawn"]:
+                np.savez(file, picture=vec.render(env.params, states[number], message["index"] - start))
+        yield answer
+
+
+def main() -> None:
+    """Serves one main process until it closes the line. What the environment prints goes to standard error."""
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    serving = _serve(iter(sys.stdin.readline, ""))
+    while True:
+        try:
+            answer = next(serving)
+        except StopIteration:
+            return
+        except Exception as e:  # told to the main process, which raises it
+            answer = {"error": str(e), "kind": type(e).__name__}
+        out.write(json.dumps(answer) + "\n")
+        out.flush()
+        if "error" in answer:
+            return
+
+
+if __name__ == "__main__":
+    main()
