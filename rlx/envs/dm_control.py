@@ -23,9 +23,10 @@ def make(name: str, *, repeat: int = 1, time_limit: int | None = None, threads: 
     build = lambda: suite.load(domain, task, task_kwargs={"random": 0})
     example = build()
     size = int(sum(np.prod(x.shape) for x in example.observation_spec().values()))
-    shape = example.action_spec().shape
+    box = example.action_spec()
     limit = time_limit or -(-int(np.ceil(example._step_limit)) // repeat)
-    spec = Spec(Leaf((size,)), Leaf(shape, low=-1, high=1), {}, limit, repeat)
+    native = Leaf(box.shape, box.dtype, box.minimum, box.maximum)
+    spec = Spec(Leaf((size,)), Leaf(box.shape, low=-1, high=1), {}, limit, repeat, native_action=native)
     return HostEnv(f"dmc:{name}", spec, lambda n, ends: _Vec(f"dmc:{name}", spec, n, ends, build, threads))
 
 

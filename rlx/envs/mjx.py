@@ -113,7 +113,8 @@ def _own(name: str, task: MujocoTask, repeat: int, time_limit: int | None, impl:
         return state, arrive(state, total, False)
 
     size = jax.eval_shape(lambda k: reset({"model": model}, k)[1].obs, jax.random.key(0)).shape
-    spec = Spec(Leaf(size), Leaf((native.nu,), low=-1, high=1), {}, limit, repeat, task.contract)
+    range_ = Leaf((native.nu,), np.float32, *native.actuator_ctrlrange.T)
+    spec = Spec(Leaf(size), Leaf((native.nu,), low=-1, high=1), {}, limit, repeat, task.contract, range_)
     return Env(f"mjx:{name}", spec, {"model": model}, reset, step, _renderer(native), starts="pool")
 
 

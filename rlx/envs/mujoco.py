@@ -57,7 +57,9 @@ def make(name: str, *, repeat: int = 1, time_limit: int | None = None, threads: 
     control_steps = min(limit * repeat, task.horizon(model)) if time_limit is None else limit * repeat
     sim = _Sim(task, model, repeat, control_steps)
     size = sim.observation_size
-    spec = Spec(Leaf((size,)), Leaf((model.nu,), low=-1, high=1), {}, limit, repeat, task.contract)
+    low, high = model.actuator_ctrlrange.T
+    native = Leaf((model.nu,), np.float64, low, high)
+    spec = Spec(Leaf((size,)), Leaf((model.nu,), low=-1, high=1), {}, limit, repeat, task.contract, native)
     workers = threads or sim.threads()
     return HostEnv(f"dmc:{name}", spec, lambda n, ends: MujocoVec(f"dmc:{name}", spec, n, ends, sim, workers))
 

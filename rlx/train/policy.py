@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,9 @@ import numpy as np
 
 from rlx import envs, keys
 from rlx.config import nearest
+from rlx.envs.actions import to_native
+from rlx.envs.observations import cast, flatten, named
+from rlx.envs.wrappers import as_vector
 from rlx.train import recipe as recipes
 from rlx.train import state as states
 from rlx.train.checkpoint import Checkpoints
@@ -43,26 +47,35 @@ class Policy:
         return self.agent.carry(self.state, n, context)
 
     def act(
-        self, obs: PyTree | Step, carry: PyTree = None, key: Key | int = 0, mode: str = "eval"
+        self,
+        obs: PyTree | Step,
+        carry: PyTree = None,
+        key: Key | int = 0,
+        mode: str = "eval",
+        units: Literal["agent", "env"] = "agent",
     ) -> tuple[np.ndarray, PyTree]:
-        """The action in [-1, 1] and the carry to give next time.
+        """The action and the carry to give next time.
 
-        ``obs``: one observation of the spec's shape, or a batch [W, ...]; the action has the same leading axes.
-        Or a `Step` [W].
+        ``obs``: what the environment emits (an array, or its dict), one observation or a batch [W, ...]; the action has the
+        same leading axes. Or a `Step` [W].
         ``carry`` None: an episode begins. ``key`` is used by modes that draw their actions.
+        ``units``: "agent", floats in [-1, 1] or the number of a choice from 0 on; or "env", what the environment behind rlx
+        takes (`Spec.native_action`), such as ``gymnasium.make(...).step(policy.act(obs, units="env")[0])``.
 
         Raises:
-            ValueError: the mode is unknown, or an observation has another shape than the spec says.
+            ValueError: the mode or the units are unknown, or an observation is not as the spec says.
         """
         if mode not in self.agent.modes:
             raise ValueError(f"{self.agent.name} has no mode {mode!r}.{nearest(mode, self.agent.modes)}")
+        if units not in ("agent", "env"):
+            raise ValueError(f"units={units!r} is unknown; give 'agent' or 'env'.")
         step, single = (obs, False) if isinstance(obs, Step) else self._step(obs, begins=carry is None)
         if carry is None:
             carry = self.carry(np.shape(step.reward)[0])
         key = jax.random.key(key) if isinstance(key, int) else key
         action, carry = self._act(mode)(self.state, self._clock(), carry, step._replace(info={}), key)
-        action = jax.tree.map(np.asarray, action)
-        return (jax.tree.map(lambda x: x[0], action) if single else action), carry
+        action = np.asarray(action)[0] if single else np.asarray(action)
+        return (to_native(self.spec, action) if units == "env" else action), carry
 
     def actor(self, mode: str) -> Any:
         """``(carry, step, key) -> (action, carry, extras)``, pure: what `rlx.envs.rollout` takes."""
@@ -76,6 +89,8 @@ class Policy:
         """
         if isinstance(env, str):
             env = replace(self.recipe, env=env).problem().envs["train"] if self.recipe else envs.make(env)
+        if isinstance(self.spec.obs, Leaf) and not isinstance(env.spec.obs, Leaf):
+            env = as_vector(env)
         _same_shapes(self.problem.envs["train"], env)
         problem = Problem({**self.problem.envs, "train": env}, self.problem.data)
         return replace(self, problem=problem, _compiled={})
@@ -99,23 +114,32 @@ class Policy:
 
     def _step(self, obs: PyTree, begins: bool) -> tuple[Step, bool]:
         """``obs`` with a leading axis, as a `Step`; whether it had none."""
-        leaves, arrays = jax.tree.leaves(self.spec.obs), jax.tree.leaves(obs)
-        shapes = [np.shape(x) for x in arrays]
-        wanted = [leaf.shape for leaf in leaves]
-        single = shapes == wanted
-        if not single and [s[1:] for s in shapes] != wanted:
+        emitted = self.spec.native_obs is not None and isinstance(obs, Mapping)
+        leaves = self.spec.native_obs if emitted else self.spec.obs
+        wanted, given = {k: x.shape for k, x in named(leaves).items()}, _shapes_of(obs)
+        single = given == wanted
+        batches = {shape[:1] for shape in given.values()}
+        if not single and ({k: shape[1:] for k, shape in given.items()} != wanted or len(batches) != 1 or () in batches):
             raise ValueError(
-                f"an observation of {self.agent.name} here has shape {_one(wanted)}, or [W] before it; got {_one(shapes)}."
+                f"an observation of {self.agent.name} here has shape {_one(wanted)}, or [W] before it; got {_one(given)}."
             )
-        cast = lambda leaf, x: np.asarray(x, leaf.dtype)[None] if single else np.asarray(x, leaf.dtype)
-        obs = jax.tree.map(cast, self.spec.obs, obs, is_leaf=lambda x: isinstance(x, Leaf))
+        obs = cast(leaves, obs)
+        obs = jax.tree.map(lambda x: x[None], obs) if single else obs
         n = jax.tree.leaves(obs)[0].shape[0]
+        obs = flatten(np, obs, (n,)) if emitted else obs
         no = np.zeros(n, bool)
         return Step(obs, np.zeros(n, np.float32), no, no, np.full(n, begins), {}), single
 
 
-def _one(items: list) -> Any:
-    return items[0] if len(items) == 1 else items
+def _shapes_of(obs: Any, prefix: str = "") -> dict[str, tuple[int, ...]]:
+    """Shapes by name, as `rlx.envs.observations.named` calls the leaves of a spec."""
+    if not isinstance(obs, Mapping):
+        return {prefix: np.shape(obs)}
+    return {k: s for key, x in obs.items() for k, s in _shapes_of(x, f"{prefix}/{key}" if prefix else str(key)).items()}
+
+
+def _one(shapes: dict[str, tuple[int, ...]]) -> Any:
+    return shapes[""] if set(shapes) == {""} else shapes
 
 
 def _same_shapes(trained: Env | HostEnv, given: Env | HostEnv) -> None:

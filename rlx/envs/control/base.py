@@ -77,7 +77,9 @@ def plant(
         draw(ImageDraw.Draw(image), size, jax.tree.map(np.asarray, state.x))  # type: ignore[misc]
         return np.asarray(image.resize((256, 256), Image.Resampling.LANCZOS))
 
-    spec = Spec(obs, Leaf((actions,), low=-1, high=1), info or {}, limit, repeat, task)
+    control = task.control
+    native = None if control is None else Leaf((actions,), low=control.u_low, high=control.u_high)
+    spec = Spec(obs, Leaf((actions,), low=-1, high=1), info or {}, limit, repeat, task, native)
     return Env(name, spec, params, reset, step, render if draw else None)
 
 
