@@ -18,7 +18,7 @@ import numpy as np
 
 from rlx import replay
 from rlx.envs import batch, make
-from rlx.nn import mlp
+from rlx.nn.mlp import MLP
 from rlx.train import state as states
 from rlx.train.host import live_of
 from rlx.train.program import Program
@@ -26,14 +26,16 @@ from rlx.types import Agent, AgentState, Clock, Collect, Out, Problem, Stage, Up
 
 
 def tiny(problem: Problem, cycles: int, updates: int) -> Agent:
+    net = MLP((32, 1))
+
     def init(key, hyper):
-        return AgentState(hyper, mlp.init(key, (3, 32, 1)))
+        return AgentState(hyper, net.init(key, jnp.zeros(3)))
 
     def act(state, clock, carry, step, key, mode):
         return jax.random.uniform(key, (step.reward.shape[0], 1), minval=-1, maxval=1), carry, {}
 
     def loss(params, rows):
-        return ((mlp.apply(params, rows.obs)[..., 0] - rows.reward) ** 2).mean()
+        return ((net.apply(params, rows.obs)[..., 0] - rows.reward) ** 2).mean()
 
     def update(state, clock, rows, key):
         value, grads = jax.value_and_grad(loss)(state.learned, rows)

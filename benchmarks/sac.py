@@ -28,7 +28,7 @@ from rlx.train.host import live_of
 from rlx.train.program import Program
 from rlx.types import HostEnv, Problem
 
-HYPER = {"actor_lr": 1e-3, "critic_lr": 1e-3, "alpha_lr": 1e-3, "tau": 0.01}
+HYPER = {"actor_lr": 1e-3, "critic_lr": 1e-3, "temperature_lr": 1e-3, "tau": 0.01}
 
 
 class GymView(gymnasium.Env):

@@ -12,7 +12,7 @@ faster. All models are of the same rows, and the contestants of `surrogate` eval
 - refit: pysindy's `EnsembleOptimizer` of `STLSQ`, told all that rlx is told; evaluating the dictionary counts on both sides.
   Each with as many threads as it takes, and with one ("_1"); the ratio is against the better of pysindy's.
 - surrogate: rlx is `rlx.envs.rollout` of the environment as the agent uses it: dictionary, projection, reward, box, restarts,
-  rows (and where `caution` is not 0 the members' spread); pysindy predicts a single stream, call by call.
+  rows (and where `uncertainty_penalty` is not 0 the members' disagreement); pysindy predicts a single stream, call by call.
 - dyna: seconds of the compiled phases of a cycle, and of the host's; `products` are the matrix products of an update alone.
 - policy: single decisions, as `rlx.export.measure_c` has them, whose clock ticks in some 10 ns; two hidden layers of 64.
 
@@ -131,16 +131,16 @@ def one_thread(call: Callable[[], Any]) -> Callable[[], Any]:
 def refit_part(begun: Begun, rounds: int) -> dict[str, Any]:
     settings = begun.agent.config
     library, inputs, targets = begun.model.library, begun.inputs, begun.targets
-    how: dict[str, Any] = {"alpha": 5e-5, "threshold": 7e-3, "members": settings.members, "bag": 0.6, "drop": 1}
+    how: dict[str, Any] = {"alpha": 5e-5, "threshold": 7e-3, "members": settings.ensemble_size, "bag": 0.6, "drop": 1}
     ours = lambda: fit(library, inputs, targets, rng=np.random.default_rng(0), **how)
-    theirs = lambda: peer_fit(library(inputs), targets, settings.members, 0.6)
+    theirs = lambda: peer_fit(library(inputs), targets, settings.ensemble_size, 0.6)
     calls = {"rlx": ours, "pysindy": theirs} | {"rlx_1": one_thread(ours), "pysindy_1": one_thread(theirs)}
     np.random.seed(0)
     took = alternate(calls, rounds)
     off = lambda coef: (library(inputs) @ np.asarray(coef, float).T - targets) / targets.std(0)
     error = lambda coef: float(np.sqrt((off(coef) ** 2).mean()))
     found = {"rlx": np.asarray(ours().coef), "pysindy": theirs().coef_}
-    out: dict[str, Any] = {"rows": len(inputs), "terms": len(library), "members": settings.members}
+    out: dict[str, Any] = {"rows": len(inputs), "terms": len(library), "members": settings.ensemble_size}
     out |= {f"{name}_{k}": v for name, t in took.items() for k, v in t.items()}
     out |= {f"{name}_error": error(coef) for name, coef in found.items()}  # one step, in standard deviations of the data
     out |= {f"{name}_coefficients": int(np.count_nonzero(coef)) for name, coef in found.items()}
@@ -236,7 +236,7 @@ def surrogate_part(begun: Begun, rounds: int, debug: bool) -> dict[str, Any]:
         out |= {f"{name}_median_steps_per_s": width * steps / took[name]["median_s"]}
     rate = lambda name: out[f"{name}_steps_per_s"]
     for width in (wide, narrow):
-        out |= {f"ratio_{peer}_{width}": rate(f"rlx_{width}") / rate(said) for peer, said in
+        out |= {f"ratio_{peer}_{width}": rate(f"rlx_{width}") / rate(name) for peer, name in
                 (("numpy", f"numpy_{width}"), ("pysindy", "pysindy_1"))}  # fmt: skip
     return out
 

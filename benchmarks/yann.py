@@ -292,8 +292,8 @@ def solve_part(debug: bool) -> dict[str, Any]:
         ours.append(time.process_time() - begun)
         argv = [sys.executable, __file__, "--part", "peer", "--algorithm", algorithm, "--horizon", str(horizon)]
         try:
-            said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
-            result = json.loads(said.splitlines()[-1])
+            printed = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+            result = json.loads(printed.splitlines()[-1])
             out |= {f"ppopt_{algorithm}_s": result["seconds"], f"ppopt_{algorithm}_regions": result["regions"]}
         except subprocess.CalledProcessError as error:
             if error.returncode != -signal.SIGXCPU and error.returncode != -signal.SIGKILL:

@@ -10,9 +10,12 @@ import zlib
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rlx.types import Array, Key
+
+MOST_PACKED = 2**18  # numbers whose index leaves 13 random bits of 31
 
 
 def fold(key: Key, *path: str | int | Array) -> Key:
@@ -21,6 +24,20 @@ def fold(key: Key, *path: str | int | Array) -> Key:
         number = zlib.crc32(part.encode()) if isinstance(part, str) else part
         key = jax.random.fold_in(key, number)
     return key
+
+
+def permutation(key: Key, n: int, count: Array | None = None) -> Array:
+    """int32 [n]: the numbers below ``n`` in random order; with a traced ``count`` those below it so, then the others.
+
+    One sort of random numbers whose low bits are the index, on CPUs several times as quick as `jax.random.permutation`. Which
+    of two with the same high bits comes first is not random, which minibatches do not notice.
+    """
+    late = jnp.zeros(n, bool) if count is None else jnp.arange(n) >= count
+    if n > MOST_PACKED:
+        return jnp.argsort(jnp.where(late, 2.0, jax.random.uniform(key, (n,)))).astype(jnp.int32)
+    low = np.uint32((1 << max(n - 1, 1).bit_length()) - 1)
+    mixed = (jax.random.bits(key, (n,)) >> 1) & ~low | jnp.arange(n, dtype=jnp.uint32)
+    return (jnp.sort(mixed | late.astype(jnp.uint32) << 31) & low).astype(jnp.int32)
 
 
 @dataclass(frozen=True)

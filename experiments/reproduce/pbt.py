@@ -40,9 +40,9 @@ def train(changes: dict[str, Any], seeds: int, every: int, breed: bool, folder: 
     shutil.rmtree(folder, ignore_errors=True)
     more: dict[str, Any] = {"exchange": tournament(0.25), "every": every} if breed else {}
     found = population(agent, problem, seeds, {"lr": RATES}, folder, options=Options(progress=False), **more)
-    said = logging.read(folder)
-    lines = [x for x in said if x["kind"] == "eval"]
-    rates = [np.repeat(RATES, seeds), *(x["hyper/lr"] for x in said if x.get("event") == "exchange")]
+    lines_of_run = logging.read(folder)
+    lines = [x for x in lines_of_run if x["kind"] == "eval"]
+    rates = [np.repeat(RATES, seeds), *(x["hyper/lr"] for x in lines_of_run if x.get("event") == "exchange")]
     return {
         "decisions": [int(np.max(x["env_steps"])) for x in lines],
         "returns": np.array([np.array(x["return_mean"], float) for x in lines]),  # [K, M]
@@ -53,7 +53,7 @@ def train(changes: dict[str, Any], seeds: int, every: int, breed: bool, folder: 
 
 
 def figures(run: dict[str, Any]) -> dict[str, Any]:
-    """What the result says of one population: diverged members count as the worst return that was seen."""
+    """The result of one population: diverged members count as the worst return that was seen."""
     last = run["returns"][-1]
     last = np.where(np.isfinite(last), last, np.nanmin(run["returns"]))
     bounds = [round(float(x), 1) for x in interval(last[:, None])]

@@ -18,7 +18,7 @@ from pathlib import Path
 from rlx.cli.train import main as train
 from rlx.train import logging
 
-FAST = ["--agent.actor-lr", "1e-3", "--agent.critic-lr", "1e-3", "--agent.alpha-lr", "1e-3"]
+FAST = ["--agent.actor-lr", "1e-3", "--agent.critic-lr", "1e-3", "--agent.temperature-lr", "1e-3"]
 RUNS: dict[str, list[str]] = {
     "rlx:pendulum": ["--agent.env-steps", "6000", "--agent.eval-every", "500", *FAST],
     "dmc:walker-walk": ["--repeat", "2", "--agent.env-steps", "16000", "--agent.eval-every", "2000"],

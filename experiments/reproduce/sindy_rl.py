@@ -44,11 +44,11 @@ SWINGUP: dict[str, tuple[str, str, list[str], dict[str, Any]]] = {
     "dyna nn": ("sindy_rl", "dmc:cartpole-swingup", ["dyna_nn"], {}),
     "mean": ("sindy_rl", "dmc:cartpole-swingup", [], {"aggregate": "mean"}),
     "a member an episode": ("sindy_rl", "dmc:cartpole-swingup", [], {"aggregate": "sample"}),
-    "one member": ("sindy_rl", "dmc:cartpole-swingup", [], {"members": 1, "bag": 0.0, "drop": 0}),
+    "one member": ("sindy_rl", "dmc:cartpole-swingup", [], {"ensemble_size": 1, "bag": 0.0, "drop": 0}),
     "no projection": ("sindy_rl", "dmc:cartpole-swingup", [], {"project": False}),
     "learned reward": ("sindy_rl", "dmc:cartpole-swingup", [], {"reward": "sparse", "rewards.interact": True}),
-    "caution": ("sindy_rl", "dmc:cartpole-swingup", [], {"caution": 0.5}),
-    "curiosity": ("sindy_rl", "dmc:cartpole-swingup", [], {"caution": -0.5}),
+    "caution": ("sindy_rl", "dmc:cartpole-swingup", [], {"uncertainty_penalty": 0.5}),
+    "curiosity": ("sindy_rl", "dmc:cartpole-swingup", [], {"uncertainty_penalty": -0.5}),
     "gradient": ("sindy_rl", "dmc:cartpole-swingup", ["gradient"], {}),
     "ppo, real": ("ppo", "rlx:cartpole-swingup", [], {"env_steps": 2_000_000, "eval_every": 40_000, "eval_episodes": 5}),
     "sac, real": ("sac", "dmc:cartpole-swingup", ["quickstart"], {}),
@@ -71,7 +71,9 @@ def ppo_like_inside() -> dict[str, Any]:
     """PPO on the real environment with the settings that it has inside the model."""
     inside = agents.config("sindy_rl").ppo
     own = {k: getattr(inside, k) for k in ("n_envs", "steps", "epochs", "minibatches", "state_std", "normalize_obs")}
-    return own | {k: getattr(inside, k) for k in ("value_coef", "kl_coef", "kl_goal", "lr", "lr_decay", "log_std", "hidden")}
+    return own | {
+        k: getattr(inside, k) for k in ("value_coef", "kl_coef", "adaptive_kl_target", "lr", "lr_decay", "log_std", "hidden")
+    }
 
 
 def train(agent: Any, problem: Problem, seeds: int, folder: Path, who: Members | None = None) -> tuple[dict[str, Any], Any]:
@@ -149,8 +151,8 @@ POLYNOMIALS: dict[str, dict[str, Any]] = {
 
 
 def policy(args: argparse.Namespace) -> dict[str, Any]:
-    """The policies of the swing-up as polynomials; and how the ensemble's spread near the upright state falls from the first
-    model ("no refit") to the last."""
+    """The policies of the swing-up as polynomials; and how much the ensemble's members disagree near the upright state with the
+    first model ("no refit") and with the last."""
     runs = {k: train(*contest(args, k), args.seeds, place(args, "swingup", k))[1] for k in ("sindy_rl", "no refit")}
     trained, out = runs["sindy_rl"], {}
     for name, changes in POLYNOMIALS.items():
@@ -268,17 +270,17 @@ def quality(args: argparse.Namespace) -> dict[str, Any]:
     rows = transitions(behaviour(envs.make("dmc:cartpole-swingup"), 8, 1_000 // short + 1))
     z = np.concatenate([rows.obs, rows.action], 1)
     model = fit(affine(5, 1, 2), z, rows.new, alpha=5e-5, threshold=7e-3, rng=rng)
-    said = np.asarray(model(jnp.asarray(z, jnp.float32)))
+    prediction = np.asarray(model(jnp.asarray(z, jnp.float32)))
     rms = lambda x: np.round(np.sqrt((x**2).mean(0)), 6).tolist()
     low, high = np.array([-5, -1.1, -1.1, -10, -10]), np.array([5, 1.1, 1.1, 10, 10])
     anywhere = np.concatenate([rng.uniform(low, high, (4_000, 5)), rng.uniform(-1, 1, (4_000, 1))], 1)
-    spread = lambda x: float(np.asarray(model.variance(jnp.asarray(x, jnp.float32))).sum(1).mean())
+    disagreement = lambda x: float(np.asarray(model.variance(jnp.asarray(x, jnp.float32))).sum(1).mean())
     out["cartpole"] = {
-        "one_step_rms": rms(said - rows.new),
+        "one_step_rms": rms(prediction - rows.new),
         "persistence_rms": rms(rows.obs - rows.new),
         "terms": model.terms,
         "equations": equations(model, ["x", "cos", "sin", "v", "w", "u"]).splitlines(),
-        "variance_anywhere_over_data": spread(anywhere) / spread(z),
+        "variance_anywhere_over_data": disagreement(anywhere) / disagreement(z),
     }
     print("quality cartpole", json.dumps(out["cartpole"]), flush=True)
     out["ks22"] = ks_horizons(20 // short)
@@ -385,13 +387,13 @@ def main() -> int:
     args.run_dir = Path(args.run_dir) / ("debug" if args.debug else f"{args.seeds}-seeds")
     args.results = args.run_dir / "results" if args.debug else Path(__file__).parent / "results"
     args.results.mkdir(parents=True, exist_ok=True)
-    said: dict[str, Any] = {"results": str(args.results)}
+    summary: dict[str, Any] = {"results": str(args.results)}
     for part in PARTS if args.part == "all" else [args.part]:
         begun = time.perf_counter()
         found = PARTS[part](args)
         keep(args, part, found)
-        said[f"{part}_s"] = round(time.perf_counter() - begun, 1)
-    print("RESULT " + json.dumps(said))
+        summary[f"{part}_s"] = round(time.perf_counter() - begun, 1)
+    print("RESULT " + json.dumps(summary))
     return 0
 
 

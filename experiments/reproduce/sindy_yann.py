@@ -63,7 +63,7 @@ def jacobian(model: SparseModel, project: Any) -> Linear:
 
 
 def control_of(score: Any) -> Control:
-    """The task as a controller knows it: its weights are what 1 - reward says of small deviations from upright."""
+    """The task as a controller knows it: its weights are those of 1 - reward for small deviations from upright."""
     small = 0.05
     cost = lambda v: float(1 - score(jnp, observed(v[:4]), v[4:]))
     curvature = np.array([cost(small * jnp.eye(5)[i]) for i in range(5)]) / small**2

@@ -330,14 +330,14 @@ def main() -> int:
         args.only = ["yann", "ddpg"]
     args.results = Path(args.run_dir) / "results" if debug else Path(__file__).parent / "results"
     args.results.mkdir(parents=True, exist_ok=True)
-    said: dict[str, Any] = {"results": str(args.results)}
+    summary: dict[str, Any] = {"results": str(args.results)}
     for part in PARTS if args.part == "all" else [args.part]:
         begun = time.perf_counter()
         found = PARTS[part](args)
         seconds = round(time.perf_counter() - begun, 1)
         keep(args, part, found)
-        said[f"{part}_s"] = seconds
-    print("RESULT " + json.dumps(said))
+        summary[f"{part}_s"] = seconds
+    print("RESULT " + json.dumps(summary))
     return 0
 
 

@@ -1,18 +1,21 @@
-"""What off-policy agents share: the plan of collecting and updating, and behaving at random."""
+"""What off-policy agents share: their networks, the plan of collecting and updating, and behaving at random."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from rlx import replay
 from rlx.config import traced
 from rlx.envs import batch
-from rlx.types import Array, Collect, Env, Eval, HostEnv, Key, Leaf, Problem, Spec, Stage, Step, Update, VecEnv
+from rlx.nn.mlp import MLP, stack
+from rlx.replay import Transitions
+from rlx.types import Array, Collect, Env, Eval, HostEnv, Key, Leaf, Problem, PyTree, Spec, Stage, Step, Update, VecEnv
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ DEBUG = {"env_steps": 600, "prefill": 200, "batch": 32, "hidden": (32, 32), "eva
 
 def check(config: OffPolicyConfig, spec: Spec, name: str) -> None:
     """Raises ValueError for settings that cannot be."""
-    vector(spec, name)
+    obs_action_dims(spec, name)
     for field in ("env_steps", "n_envs", "prefill", "collect", "batch", "capacity", "n_step", "eval_every", "eval_episodes"):
         if getattr(config, field) < 1:
             raise ValueError(f"{name}: {field} must be at least 1, got {getattr(config, field)}.")
@@ -74,14 +77,50 @@ def check(config: OffPolicyConfig, spec: Spec, name: str) -> None:
         raise ValueError(f"{name}: prefill={config.prefill} leaves nothing of env_steps={config.env_steps}; give fewer.")
 
 
-def vector(spec: Spec, name: str) -> tuple[int, int]:
-    """Sizes of observation and action vectors. Raises ValueError where they are not vectors."""
-    if not isinstance(spec.obs, Leaf) or len(spec.obs.shape) != 1 or len(spec.action.shape) != 1:
+def obs_action_dims(spec: Spec, name: str, discrete: bool = False) -> tuple[int, int]:
+    """Sizes of observation and action vectors; with ``discrete`` the action may also be one of so many choices.
+
+    Raises:
+        ValueError: the agent ``name`` cannot take what the environment has.
+    """
+    obs, action = spec.obs, spec.action
+    if not isinstance(obs, Leaf) or len(obs.shape) != 1:
         raise ValueError(
-            f"{name} takes observations and actions that are vectors; this environment has {spec.obs} and {spec.action.shape}. "
+            f"{name} takes observations that are vectors; this environment has {obs}. "
             "rlx.envs.wrappers.flatten_observation makes one vector of a dict."
         )
-    return spec.obs.shape[0], spec.action.shape[0]
+    if action.choices is not None:
+        if discrete:
+            return obs.shape[0], action.choices
+        raise ValueError(f"{name} takes actions that are vectors, not one of {action.choices} choices: ppo takes these.")
+    if len(action.shape) != 1:
+        raise ValueError(f"{name} takes actions that are vectors; this environment has {action.shape}.")
+    return obs.shape[0], action.shape[0]
+
+
+class Networks(NamedTuple):
+    """Static; their parameters are the entries of the same names in ``learned``."""
+
+    actor: MLP
+    critic: MLP  # one of the critics
+    critics: MLP  # both, stacked
+
+
+def networks(hidden: tuple[int, ...], outputs: int) -> Networks:
+    """An actor with so many ``outputs``, close to 0 at the start, and two critics."""
+    critic = MLP((*hidden, 1))
+    return Networks(MLP((*hidden, outputs), last_scale=0.01), critic, stack(critic, 2))
+
+
+def q_values(critics: MLP, params: PyTree, obs: Array, action: Array) -> Array:
+    """Q_i(obs, action) of each critic of a stack [2, B]; of a single critic [B]."""
+    return critics.apply(params, jnp.concatenate([obs, action], -1))[..., 0]
+
+
+def critic_loss(params: PyTree, critics: MLP, batch: Transitions, y: Array) -> tuple[Array, Array]:
+    """(Q_i - y)^2, its mean over the batch summed over critics; and the mean Q_1. ``y`` [B]."""
+    q = q_values(critics, params, batch.obs, batch.action)
+    return ((q - y) ** 2).mean(-1).sum(), q[0].mean()
 
 
 def stages(config: OffPolicyConfig, update: Callable) -> tuple[Stage, ...]:
@@ -92,7 +131,7 @@ def stages(config: OffPolicyConfig, update: Callable) -> tuple[Stage, ...]:
     return Stage("prefill", 1, (first,)), Stage("learn", config.cycles, learn)
 
 
-def plumbing(config: OffPolicyConfig, problem: Problem) -> dict[str, Any]:
+def shared_parts(config: OffPolicyConfig, problem: Problem) -> dict[str, Any]:
     """The streams, buffer, modes and evaluations of an `rlx.types.Agent`."""
     train: Env | HostEnv = problem.envs["train"]
     every = max(1, config.eval_every // (config.collect * config.n_envs))

@@ -20,11 +20,12 @@ import jax
 import jax.numpy as jnp
 
 from rlx.agents import offpolicy
+from rlx.agents.offpolicy import Networks, critic_loss, q_values
 from rlx.config import hyper, traced
-from rlx.nn import mlp
-from rlx.nn.optim import adam, adam_init, polyak
+from rlx.nn.mlp import head
+from rlx.nn.optim import apply_gradients, optimizer, polyak
 from rlx.replay import Transitions
-from rlx.types import Agent, AgentState, Array, Clock, Key, Out, Problem, Step
+from rlx.types import Agent, AgentState, Array, Clock, Key, Out, Problem, PyTree, Step
 
 
 @dataclass(frozen=True)
@@ -40,28 +41,16 @@ class Config(offpolicy.OffPolicyConfig):
 PRESETS: dict[str, dict[str, Any]] = {"debug": offpolicy.DEBUG}
 
 
-def q_values(critics: tuple, obs: Array, action: Array) -> list[Array]:
-    """Q_i(obs, action) [B] of each critic."""
-    x = jnp.concatenate([obs, action], -1)
-    return [mlp.apply(c, x)[..., 0] for c in critics]
-
-
-def targets(target: dict[str, Any], batch: Transitions, h: dict[str, Array], key: Key) -> Array:
+def targets(nets: Networks, target: dict[str, Any], batch: Transitions, h: dict[str, Array], key: Key) -> Array:
     """y [B]."""
-    mean = jnp.tanh(mlp.apply(target["actor"], batch.next_obs))
+    mean = jnp.tanh(nets.actor.apply(target["actor"], batch.next_obs))
     noise = jnp.clip(h["smoothing"] * jax.random.normal(key, mean.shape), -h["smoothing_clip"], h["smoothing_clip"])
-    q = jnp.minimum(*q_values(target["critics"], batch.next_obs, jnp.clip(mean + noise, -1.0, 1.0)))
+    q = q_values(nets.critics, target["critics"], batch.next_obs, jnp.clip(mean + noise, -1.0, 1.0)).min(0)
     return jax.lax.stop_gradient(batch.reward + batch.discount * q)
 
 
-def critic_loss(critics: tuple, batch: Transitions, y: Array) -> tuple[Array, Array]:
-    """Mean over the batch, summed over critics; and the mean Q."""
-    qs = q_values(critics, batch.obs, batch.action)
-    return sum(((q - y) ** 2).mean() for q in qs), qs[0].mean()  # type: ignore[return-value]
-
-
-def actor_loss(actor: list[Any], critics: tuple, obs: Array) -> Array:
-    return -q_values(critics[:1], obs, jnp.tanh(mlp.apply(actor, obs)))[0].mean()
+def actor_loss(params: PyTree, nets: Networks, critics: PyTree, obs: Array) -> Array:
+    return -q_values(nets.critic, head(critics, 0), obs, jnp.tanh(nets.actor.apply(params, obs))).mean()
 
 
 def make(config: Config, problem: Problem) -> Agent:
@@ -69,35 +58,34 @@ def make(config: Config, problem: Problem) -> Agent:
     offpolicy.check(config, spec, "td3")
     if config.policy_delay < 1:
         raise ValueError(f"td3: policy_delay must be at least 1, got {config.policy_delay}.")
-    n, m = offpolicy.vector(spec, "td3")
+    n, m = offpolicy.obs_action_dims(spec, "td3")
+    nets = offpolicy.networks(config.hidden, m)
 
     def init(key: Key, hyper: dict[str, Array]) -> AgentState:
-        k = jax.random.split(key, 3)
-        nets = {
-            "actor": mlp.init(k[0], (n, *config.hidden, m), last_scale=0.01),
-            "critics": tuple(mlp.init(i, (n + m, *config.hidden, 1)) for i in k[1:]),
-        }
-        opt = {name: adam_init(net) for name, net in nets.items()}
-        rest = {"target": jax.tree.map(jnp.copy, nets), "opt": opt, "actor_loss": jnp.float32(0)}
-        return AgentState(hyper, {**nets, **rest})
+        actor, critics = jax.random.split(key)
+        own = {"actor": nets.actor.init(actor, jnp.zeros(n)), "critics": nets.critics.init(critics, jnp.zeros(n + m))}
+        opt = {name: optimizer(0.0).init(params) for name, params in own.items()}
+        rest = {"target": jax.tree.map(jnp.copy, own), "opt": opt, "actor_loss": jnp.float32(0)}
+        return AgentState(hyper, {**own, **rest})
 
     def act(state: AgentState, clock: Clock, carry: Any, step: Step, key: Key, mode: str) -> tuple[Array, Any, dict]:
         if mode == "random":
             return offpolicy.at_random(key, step, m), carry, {}
-        action = jnp.tanh(mlp.apply(state.learned["actor"], step.obs))
+        action = jnp.tanh(nets.actor.apply(state.learned["actor"], step.obs))
         if mode == "explore":
             action = jnp.clip(action + state.hyper["noise"] * jax.random.normal(key, action.shape), -1.0, 1.0)
         return action, carry, {}
 
     def update(state: AgentState, clock: Clock, batch: Transitions, key: Key) -> tuple[AgentState, Out]:
         h, old = state.hyper, state.learned
-        y = targets(old["target"], batch, h, key)
-        (q_loss, q_mean), grads = jax.value_and_grad(critic_loss, has_aux=True)(old["critics"], batch, y)
-        critics, q_opt = adam(old["critics"], grads, old["opt"]["critics"], h["critic_lr"])
+        y = targets(nets, old["target"], batch, h, key)
+        critic_grad = jax.value_and_grad(critic_loss, has_aux=True)
+        (q_loss, q_mean), grads = critic_grad(old["critics"], nets.critics, batch, y)
+        critics, q_opt = apply_gradients(optimizer(h["critic_lr"]), old["critics"], grads, old["opt"]["critics"])
 
         def improve() -> tuple:
-            loss, grads = jax.value_and_grad(actor_loss)(old["actor"], critics, batch.obs)
-            actor, opt = adam(old["actor"], grads, old["opt"]["actor"], h["actor_lr"])
+            loss, grads = jax.value_and_grad(actor_loss)(old["actor"], nets, critics, batch.obs)
+            actor, opt = apply_gradients(optimizer(h["actor_lr"]), old["actor"], grads, old["opt"]["actor"])
             return actor, opt, polyak(old["target"], {"actor": actor, "critics": critics}, h["tau"]), loss
 
         def wait() -> tuple:
@@ -109,5 +97,5 @@ def make(config: Config, problem: Problem) -> Agent:
         learned = {"actor": actor, "critics": critics, "target": target, "opt": opt, "actor_loss": pi_loss}
         return state._replace(learned=learned), Out({"critic/loss": q_loss, "critic/q_mean": q_mean, "actor/loss": pi_loss})
 
-    plumbing = offpolicy.plumbing(config, problem)
-    return Agent("td3", config, hyper(config), init, act, offpolicy.stages(config, update), **plumbing)
+    shared = offpolicy.shared_parts(config, problem)
+    return Agent("td3", config, hyper(config), init, act, offpolicy.stages(config, update), **shared)

@@ -5,7 +5,7 @@ arXiv:2403.09110, "Dyna-NN").
 
 ::
 
-    model = init(jax.random.key(0), members=5, sizes=(6, 64, 64, 5))
+    model = init(jax.random.key(0), ensemble_size=5, sizes=(6, 64, 64, 5))
     model = fit(model, inputs, targets, jax.random.key(1)).model     # goes on from the weights that it is given
     model(z)                                                          # the mean of the members, in any compiled code
 
@@ -24,11 +24,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlx.nn import mlp
-from rlx.nn.optim import adam, adam_init
-from rlx.types import Array, Key
-
-MOST_PACKED = 2**18  # rows whose index leaves 13 random bits of 31
+from rlx.keys import permutation
+from rlx.nn.mlp import ACTIVATIONS, MLP, head, stack
+from rlx.nn.optim import apply_gradients, optimizer
+from rlx.types import Array, Key, PyTree
 
 
 @jax.tree_util.register_dataclass
@@ -36,24 +35,24 @@ MOST_PACKED = 2**18  # rows whose index leaves 13 random bits of 31
 class Ensemble:
     """Members of one shape, float32, and the scale of what they read."""
 
-    layers: list[Any]  # {"w": [E, n, m], "b": [E, m]}: those of rlx.nn.mlp, members in front
+    params: PyTree  # of `rlx.nn.mlp.stack`: those of `network`, members in front [E, ...]
     mean: Array  # [v], taken from the inputs
     std: Array  # [v], which they are divided by
-    activation: str = dataclasses.field(default="tanh", metadata={"static": True})
+    network: MLP = dataclasses.field(metadata={"static": True})
 
     def __call__(self, z: Array) -> Array:
         """The mean of the members [..., q] for z [..., v]."""
         return self.each(z).mean(0)
 
     def each(self, z: Array) -> Array:
-        """What each member says [E, ..., q]."""
+        """The prediction of each member [E, ..., q]."""
         z = (z - self.mean) / self.std
         with jax.default_matmul_precision("highest"):  # one decision changes little: less would be lost in rounding
-            return jax.vmap(lambda layers: mlp.apply(layers, z, self.activation))(self.layers)
+            return stack(self.network, self.count).apply(self.params, z)
 
     def member(self, index: Array) -> Ensemble:
         """The ensemble of one member."""
-        return dataclasses.replace(self, layers=jax.tree.map(lambda x: x[index][None], self.layers))
+        return dataclasses.replace(self, params=jax.tree.map(lambda x: x[None], head(self.params, index)))
 
     def variance(self, z: Array) -> Array:
         """Over the members, of each output [..., q]."""
@@ -62,35 +61,35 @@ class Ensemble:
     @property
     def count(self) -> int:
         """Of members."""
-        return int(self.layers[0]["w"].shape[0])
+        return int(jax.tree.leaves(self.params)[0].shape[0])
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Inputs, hidden layers, outputs."""
-        return (self.layers[0]["w"].shape[1], *(layer["b"].shape[1] for layer in self.layers))
+        return (self.mean.shape[0], *self.network.widths)
 
     @property
     def parameters(self) -> int:
         """Weights and biases of all members."""
-        return int(sum(x.size for x in jax.tree.leaves(self.layers)))
+        return int(sum(x.size for x in jax.tree.leaves(self.params)))
 
 
-def init(key: Key, members: int, sizes: Sequence[int], activation: str = "tanh") -> Ensemble:
+def init(key: Key, ensemble_size: int, sizes: Sequence[int], activation: str = "tanh") -> Ensemble:
     """Networks with layers between ``sizes`` = (inputs, hidden..., outputs): weights uniform in +-sqrt(6 / (n + m)) (Glorot and
     Bengio 2010), biases 0, inputs as they come.
 
     Raises:
         ValueError: no member, no layer, or an unknown activation.
     """
-    if members < 1 or len(sizes) < 2 or min(sizes) < 1:
-        raise ValueError(f"an ensemble needs members >= 1 and at least two sizes >= 1; got {members} and {tuple(sizes)}.")
-    if activation not in mlp.ACTIVATIONS:
-        raise ValueError(f"activation={activation!r} is unknown; there are {', '.join(mlp.ACTIVATIONS)}.")
-    glorot, layers = jax.nn.initializers.glorot_uniform(), []
-    for i, (n, m) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-        keys = jax.random.split(jax.random.fold_in(key, i), members)
-        layers.append({"w": jax.vmap(lambda k, n=n, m=m: glorot(k, (n, m)))(keys), "b": jnp.zeros((members, m))})
-    return Ensemble(layers, jnp.zeros(sizes[0]), jnp.ones(sizes[0]), activation)
+    if ensemble_size < 1 or len(sizes) < 2 or min(sizes) < 1:
+        raise ValueError(
+            f"an ensemble needs ensemble_size >= 1 and at least two sizes >= 1; got {ensemble_size} and {tuple(sizes)}."
+        )
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation={activation!r} is unknown; there are {', '.join(ACTIVATIONS)}.")
+    network = MLP(tuple(sizes[1:]), activation, kernel_init="glorot")
+    params = stack(network, ensemble_size).init(key, jnp.zeros(sizes[0]))
+    return Ensemble(params, jnp.zeros(sizes[0]), jnp.ones(sizes[0]), network)
 
 
 class Fitted(NamedTuple):
@@ -111,14 +110,14 @@ def fit(
     epochs: int = 50,
     patience: int = 1,
     lr: float = 1e-3,
-    max_norm: float = 1.0,
+    max_grad_norm: float = 1.0,
     normalize: bool = False,
     capacity: int = 0,
 ) -> Fitted:
     """``model`` after Adam on the mean squared error of rows ``inputs`` [N, v] and ``targets`` [N, q], on the host.
 
     Each member has a ``share`` of the rows to itself, drawn without replacement, and holds out ``holdout`` of these. It passes
-    at most ``epochs`` times over the others in batches of ``batch``, gradients clipped to a global norm of ``max_norm``. Where
+    at most ``epochs`` times over the others in batches of ``batch``, gradients clipped to a norm of ``max_grad_norm``. Where
     ``patience`` passes in a row have left the error on what is held out above its least, it stops; its weights are those of
     the least. ``normalize``: inputs are taken to mean 0 and standard deviation 1 of these rows; otherwise the model's scale
     stays. ``capacity``: rows that the program is compiled for; 0: the next power of two.
@@ -136,9 +135,9 @@ def fit(
         std = np.where(std < 1e-12, 1.0, std)
         model = dataclasses.replace(model, mean=jnp.asarray(mean, jnp.float32), std=jnp.asarray(std, jnp.float32))
     padded = [np.concatenate([x, np.zeros((room - rows, x.shape[1]), np.float32)]) for x in (inputs, targets)]
-    slots = (-(-most[0] // batch) * batch, most[1])
-    how = Recipe(np.float32(lr), np.float32(max_norm), np.int32(epochs), np.int32(patience))
-    return _fit(model, *padded, key, np.int32(rows), np.array(counts, np.int32), how, slots=slots, batch=batch)
+    sizes = (-(-most[0] // batch) * batch, most[1])
+    settings = FitSettings(np.float32(lr), np.float32(max_grad_norm), np.int32(epochs), np.int32(patience))
+    return _fit(model, *padded, key, np.int32(rows), np.array(counts, np.int32), settings, sizes=sizes, batch=batch)
 
 
 def parts(rows: int, share: float, holdout: float) -> tuple[int, int]:
@@ -171,16 +170,16 @@ def _check(model: Ensemble, inputs: np.ndarray, targets: np.ndarray, capacity: i
             raise ValueError(f"{name} have {int((~np.isfinite(x)).sum())} numbers that are not finite, the first in row {row}.")
 
 
-class Recipe(NamedTuple):
+class FitSettings(NamedTuple):
     """Of `fit`, traced."""
 
     lr: Array
-    max_norm: Array
+    max_grad_norm: Array
     epochs: Array
     patience: Array
 
 
-@partial(jax.jit, static_argnames=("slots", "batch"))
+@partial(jax.jit, static_argnames=("sizes", "batch"))
 def _fit(
     model: Ensemble,
     inputs: Array,
@@ -188,14 +187,14 @@ def _fit(
     key: Key,
     rows: Array,
     counts: Array,
-    how: Recipe,
+    settings: FitSettings,
     *,
-    slots: tuple[int, int],
+    sizes: tuple[int, int],
     batch: int,
 ) -> Fitted:
     drawn, learn = jax.random.split(key)
-    own = jax.vmap(lambda k: split(k, len(inputs), rows, counts, slots))(jax.random.split(drawn, model.count))
-    return train(model, inputs, targets, own, learn, how, batch)
+    own = jax.vmap(lambda k: split(k, len(inputs), rows, counts, sizes))(jax.random.split(drawn, model.count))
+    return train(model, inputs, targets, own, learn, settings, batch)
 
 
 class Split(NamedTuple):
@@ -206,69 +205,62 @@ class Split(NamedTuple):
     counts: Array  # int32 [2]
 
 
-def split(key: Key, room: int, rows: Array, counts: Array, slots: tuple[int, int]) -> Split:
-    """``counts`` of the first ``rows`` of ``room``, drawn without replacement, so none of them in both parts."""
-    drawn = order(key, room, rows)
+def split(key: Key, room: int, rows: Array, counts: Array, sizes: tuple[int, int]) -> Split:
+    """``counts`` of the first ``rows`` of ``room``, drawn without replacement, so none of them in both parts, filled up to
+    ``sizes``."""
+    drawn = permutation(key, room, rows)
     take = lambda start, n: drawn[jnp.minimum(start + jnp.arange(n), room - 1)]
-    return Split(take(0, slots[0]), take(counts[0], slots[1]), counts)
-
-
-def order(key: Key, n: int, count: Array) -> Array:
-    """int32 [n]: the numbers below ``count`` in random order, then the others. Sorts random numbers whose low bits are the
-    index, on CPUs several times as quick as an `argsort`; which of two with the same high bits comes first is not random."""
-    late = jnp.arange(n) >= count
-    if n > MOST_PACKED:
-        return jnp.argsort(jnp.where(late, 2.0, jax.random.uniform(key, (n,)))).astype(jnp.int32)
-    low = np.uint32((1 << max(n - 1, 1).bit_length()) - 1)
-    mixed = (jax.random.bits(key, (n,)) >> 1) & ~low | jnp.arange(n, dtype=jnp.uint32)
-    return (jnp.sort(mixed | late.astype(jnp.uint32) << 31) & low).astype(jnp.int32)
+    return Split(take(0, sizes[0]), take(counts[0], sizes[1]), counts)
 
 
 class Best(NamedTuple):
     """Of each member [E, ...]: where its error on the rows held out was least."""
 
-    layers: list[Any]
+    params: PyTree
     error: Array
     epochs: Array
 
 
-def train(model: Ensemble, inputs: Array, targets: Array, own: Split, key: Key, how: Recipe, batch: int) -> Fitted:
+def train(model: Ensemble, inputs: Array, targets: Array, own: Split, key: Key, settings: FitSettings, batch: int) -> Fitted:
     """`fit` on rows [R, ...] of which each member has its ``own`` [E, ...]. A pure function: the loop ends with the last
     member, and what those that have stopped do meanwhile is not kept."""
-    z, members = (inputs - model.mean) / model.std, model.count
+    z, size = (inputs - model.mean) / model.std, model.count
     counts = own.counts[0]  # the same for all, so that loops over batches have one length
+    adam = optimizer(settings.lr, max_grad_norm=settings.max_grad_norm)
 
-    def error(layers: list[Any], at: Array, weight: Array) -> Array:
+    def error(params: PyTree, at: Array, weight: Array) -> Array:
+        """Of one member, on the rows ``at``."""
         with jax.default_matmul_precision("highest"):
-            off = squared(mlp.apply(layers, z[at], model.activation), targets[at])
+            off = squared(model.network.apply(params, z[at]), targets[at])
         return (off * weight).sum() / weight.sum()
 
-    def one_pass(now: tuple, mine: Split, key: Key) -> tuple:  # now: layers, Adam's state
-        mixed = mine.train[order(key, mine.train.size, counts[0])]
+    def one_pass(now: tuple, mine: Split, key: Key) -> tuple:
+        """Over all batches of one member; ``now``: its parameters and the optimiser's state."""
+        mixed = mine.train[permutation(key, mine.train.size, counts[0])]
 
         def step(b: Array, carry: tuple) -> tuple:
             at = jax.lax.dynamic_slice(mixed, (b * batch,), (batch,))
             grads = jax.grad(error)(carry[0], at, b * batch + jnp.arange(batch) < counts[0])
-            return adam(carry[0], grads, carry[1], how.lr, max_norm=how.max_norm)
+            return apply_gradients(adam, carry[0], grads, carry[1])
 
         return jax.lax.fori_loop(0, (counts[0] + batch - 1) // batch, step, now)
 
     def advance(carry: tuple) -> tuple:
         now, best, since, epoch = carry
-        now = jax.vmap(one_pass)(now, own, jax.random.split(jax.random.fold_in(key, epoch), members))
+        now = jax.vmap(one_pass)(now, own, jax.random.split(jax.random.fold_in(key, epoch), size))
         found = jax.vmap(lambda net, mine: error(net, mine.held, jnp.arange(mine.held.size) < counts[1]))(now[0], own)
-        better = (since < how.patience) & (found <= best.error)  # false where it is not a number
+        better = (since < settings.patience) & (found <= best.error)  # false where it is not a number
         keep = lambda new, old: jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-        best = jax.tree.map(keep, Best(now[0], found, jnp.full(members, epoch + 1)), best)
+        best = jax.tree.map(keep, Best(now[0], found, jnp.full(size, epoch + 1)), best)
         return now, best, jnp.where(better, 0, since + 1), epoch + 1
 
-    none = jnp.zeros(members, jnp.int32)
-    start = (model.layers, jax.vmap(adam_init)(model.layers)), Best(model.layers, jnp.full(members, jnp.inf), none)
-    more = lambda carry: (carry[2] < how.patience).any() & (carry[3] < how.epochs)
+    none = jnp.zeros(size, jnp.int32)
+    start = (model.params, jax.vmap(adam.init)(model.params)), Best(model.params, jnp.full(size, jnp.inf), none)
+    more = lambda carry: (carry[2] < settings.patience).any() & (carry[3] < settings.epochs)
     _, best, _, _ = jax.lax.while_loop(more, advance, (*start, none, jnp.int32(0)))
-    return Fitted(dataclasses.replace(model, layers=best.layers), best.error, best.epochs)
+    return Fitted(dataclasses.replace(model, params=best.params), best.error, best.epochs)
 
 
-def squared(said: Array, target: Array) -> Array:
+def squared(prediction: Array, target: Array) -> Array:
     """The mean squared error of each row [...] of [..., q]."""
-    return ((said - target) ** 2).mean(-1)
+    return ((prediction - target) ** 2).mean(-1)

@@ -18,7 +18,7 @@ Exit = Literal["terminate", "truncate", "penalty"]
 
 
 class Prediction(NamedTuple):
-    """What a model says of one step of one stream."""
+    """Of one step of one stream."""
 
     obs: Array  # [n], on arrival
     reward: Array  # []
@@ -35,7 +35,7 @@ class Model(Protocol):
         """``obs`` [n], ``action`` [m] within [-1, 1]."""
         ...
 
-    def spread(self, params: PyTree, obs: Array, action: Array) -> Array:
+    def disagreement(self, params: PyTree, obs: Array, action: Array) -> Array:
         """[]: how uncertain it is of what it predicts, in units of the observations; 0 where it cannot say."""
         ...
 
@@ -98,12 +98,12 @@ def as_env(
 
     def step(params: PyTree, state: Imagined, action: Array, key: Key) -> tuple[Imagined, Step]:
         action = jnp.clip(action, -1.0, 1.0)
-        said = model.predict(params["model"], state.episode, state.obs, action, key)
-        new = said.obs
-        sound = jnp.isfinite(new).all() & jnp.isfinite(said.reward)
+        prediction = model.predict(params["model"], state.episode, state.obs, action, key)
+        new = prediction.obs
+        sound = jnp.isfinite(new).all() & jnp.isfinite(prediction.reward)
         out = ~sound | (new <= params["low"]).any() | (new >= params["high"]).any()
         obs = jnp.where(sound, jnp.clip(new, params["low"], params["high"]), state.obs)
-        reward = jnp.where(sound, said.reward, 0.0) + jnp.where(out & (exit == "penalty"), params["exit_reward"], 0.0)
+        reward = jnp.where(sound, prediction.reward, 0.0) + jnp.where(out & (exit == "penalty"), params["exit_reward"], 0.0)
         late = state.t + 1 >= horizon
         over = out & (exit != "truncate")
         state = Imagined(obs, state.t + 1, state.episode)
@@ -114,9 +114,9 @@ def as_env(
 
 
 class penalised(NamedTuple):  # noqa: N801 - reads as the function it is used as
-    """``model`` with the reward less ``params["caution"]`` times the spread: a price for uncertainty, or where negative a
-    reward for exploring. ``params`` are then ``{"model", "caution"}``. At 0 the spread is not computed, unless members of a
-    population share the program."""
+    """``model`` with the reward less ``params["uncertainty_penalty"]`` times the disagreement: a price for uncertainty, or
+    where negative a reward for exploring. ``params`` are then ``{"model", "uncertainty_penalty"}``. At 0 the disagreement is
+    not computed, unless members of a population share the program."""
 
     model: Model
 
@@ -124,9 +124,11 @@ class penalised(NamedTuple):  # noqa: N801 - reads as the function it is used as
         return self.model.begin(params["model"], key)
 
     def predict(self, params: PyTree, episode: PyTree, obs: Array, action: Array, key: Key) -> Prediction:
-        said, caution = self.model.predict(params["model"], episode, obs, action, key), params["caution"]
-        price = lambda: caution * self.spread(params, obs, action)
-        return said._replace(reward=said.reward - jax.lax.cond(caution != 0, price, lambda: jnp.zeros_like(caution)))
+        prediction = self.model.predict(params["model"], episode, obs, action, key)
+        weight = params["uncertainty_penalty"]
+        penalty = lambda: weight * self.disagreement(params, obs, action)
+        paid = jax.lax.cond(weight != 0, penalty, lambda: jnp.zeros_like(weight))
+        return prediction._replace(reward=prediction.reward - paid)
 
-    def spread(self, params: PyTree, obs: Array, action: Array) -> Array:
-        return self.model.spread(params["model"], obs, action)
+    def disagreement(self, params: PyTree, obs: Array, action: Array) -> Array:
+        return self.model.disagreement(params["model"], obs, action)

@@ -1,1 +1,1 @@
-"""Networks and what training them needs, as pure functions on pytrees of arrays."""
+"""Networks as `flax.linen` modules, and what training them needs, as pure functions on pytrees of arrays."""

@@ -1,8 +1,9 @@
-"""Gaussian policies, plain and squashed by tanh."""
+"""Policies as distributions: Gaussian, categorical, and Gaussian squashed by tanh."""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,21 +13,54 @@ from rlx.types import Array, Key
 _LOG_2PI = math.log(2 * math.pi)
 
 
-def normal_log_prob(x: Array, mean: Array, log_std: Array) -> Array:
-    """Log-density of a diagonal Gaussian, summed over the last axis."""
-    z = (x - mean) * jnp.exp(-log_std)
-    return (-0.5 * z**2 - log_std - 0.5 * _LOG_2PI).sum(-1)
+class Normal(NamedTuple):
+    """A diagonal Gaussian over the last axis, [..., A] each; densities and their like are [...]."""
+
+    mean: Array
+    log_std: Array
+
+    def mode(self) -> Array:
+        return self.mean
+
+    def sample(self, key: Key) -> Array:
+        return self.mean + jnp.exp(self.log_std) * jax.random.normal(key, self.mean.shape)
+
+    def log_prob(self, x: Array) -> Array:
+        z = (x - self.mean) * jnp.exp(-self.log_std)
+        return (-0.5 * z**2 - self.log_std - 0.5 * _LOG_2PI).sum(-1)
+
+    def entropy(self) -> Array:
+        return (self.log_std + 0.5 * (1 + _LOG_2PI)).sum(-1)
+
+    def kl(self, other: Normal) -> Array:
+        """KL(self || other)."""
+        ratio = jnp.exp(2 * (self.log_std - other.log_std))
+        away = ((self.mean - other.mean) * jnp.exp(-other.log_std)) ** 2
+        return (0.5 * (ratio + away - 1) + other.log_std - self.log_std).sum(-1)
 
 
-def normal_entropy(log_std: Array) -> Array:
-    return (log_std + 0.5 * (1 + _LOG_2PI)).sum(-1)
+class Categorical(NamedTuple):
+    """One of n choices, whose numbers are int32 [...]."""
 
+    logits: Array  # [..., n]
 
-def normal_kl(mean: Array, log_std: Array, other_mean: Array, other_log_std: Array) -> Array:
-    """KL(p || q) of diagonal Gaussians p and the other q, summed over the last axis."""
-    ratio = jnp.exp(2 * (log_std - other_log_std))
-    away = ((mean - other_mean) * jnp.exp(-other_log_std)) ** 2
-    return (0.5 * (ratio + away - 1) + other_log_std - log_std).sum(-1)
+    def mode(self) -> Array:
+        return jnp.argmax(self.logits, -1).astype(jnp.int32)
+
+    def sample(self, key: Key) -> Array:
+        return jax.random.categorical(key, self.logits).astype(jnp.int32)
+
+    def log_prob(self, x: Array) -> Array:
+        return jnp.take_along_axis(jax.nn.log_softmax(self.logits), x[..., None], -1)[..., 0]
+
+    def entropy(self) -> Array:
+        log_p = jax.nn.log_softmax(self.logits)
+        return -(jnp.exp(log_p) * log_p).sum(-1)
+
+    def kl(self, other: Categorical) -> Array:
+        """KL(self || other)."""
+        log_p = jax.nn.log_softmax(self.logits)
+        return (jnp.exp(log_p) * (log_p - jax.nn.log_softmax(other.logits))).sum(-1)
 
 
 def tanh_log_det(x: Array) -> Array:

@@ -1,14 +1,28 @@
-"""Multi-layer perceptrons: parameters are a list of ``{"w": [n, m], "b": [m]}``."""
+"""Multi-layer perceptrons, and stacks of networks that share one program.
+
+A module is static: it is made once, in an agent's ``make``, and says what is computed. Its parameters are a plain nested
+dictionary in ``learned``, and losses call ``module.apply(params, x)``::
+
+    critics = stack(MLP((256, 256, 1)), 2)
+    params = critics.init(key, x)               # {"params": {"Dense_0": {"kernel": [2, n, 256], "bias": [2, 256]}, ...}}
+    q = critics.apply(params, x)                # [2, ..., 1]
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rlx.types import Array, Key
+from rlx.types import Array, PyTree
+
+Initializer = Callable[..., Array]  # (key, shape, dtype) -> array
+Module = TypeVar("Module", bound=nn.Module)
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -18,34 +32,71 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": jax.nn.gelu,
 }
 
+_fan_in = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # in +-1/sqrt(inputs)
+_glorot = jax.nn.initializers.glorot_uniform()  # in +-sqrt(6 / (inputs + outputs)), Glorot and Bengio 2010
+# weights of the hidden layers, and of the last one
+INITIALIZERS: dict[str, tuple[Initializer, Initializer]] = {
+    "fan_in": (_fan_in, _fan_in),
+    "glorot": (_glorot, _glorot),
+    "orthogonal": (jax.nn.initializers.orthogonal(2.0**0.5), jax.nn.initializers.orthogonal()),
+}
 
-def init(key: Key, sizes: Sequence[int], last_scale: float = 1.0, orthogonal: bool = False, norm: bool = False) -> list[Any]:
-    """Layers between ``sizes`` = (input, hidden..., output).
 
-    Weights are uniform in +-1/sqrt(n) (a third of LeCun's variance), or orthogonal with gain sqrt(2), 1 in the last layer;
-    those of the last layer are multiplied by ``last_scale``. Biases are 0. ``norm`` adds layer normalisation before each
-    activation.
+class MLP(nn.Module):
+    """``x`` [..., n] to [..., widths[-1]]: dense layers, each but the last followed by its activation.
+
+    ``kernel_init`` is a name in `INITIALIZERS`, or an initialiser per layer; ``bias_init`` one for all, or one per layer.
+    The last layer's weights are multiplied by ``last_scale``. ``norm`` adds layer normalisation before each activation.
     """
-    layers: list[Any] = []
-    for i, (n, m) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-        k, last = jax.random.fold_in(key, i), i == len(sizes) - 2
-        if orthogonal:
-            w = jax.nn.initializers.orthogonal(1.0 if last else 2.0**0.5)(k, (n, m))
-        else:
-            w = jax.random.uniform(k, (n, m), minval=-1.0, maxval=1.0) / n**0.5
-        layer = {"w": w * (last_scale if last else 1.0), "b": jnp.zeros(m)}
-        if norm and not last:
-            layer |= {"scale": jnp.ones(m), "shift": jnp.zeros(m)}
-        layers.append(layer)
-    return layers
+
+    widths: tuple[int, ...]  # of the hidden layers, then of the output
+    activation: str = "relu"
+    norm: bool = False
+    kernel_init: str | tuple[Initializer, ...] = "fan_in"
+    bias_init: Initializer | tuple[Initializer, ...] = jax.nn.initializers.zeros
+    last_scale: float = 1.0
+    last_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        last, activate = len(self.widths) - 1, ACTIVATIONS[self.activation]
+        for i, width in enumerate(self.widths):
+            bias_init = self.bias_init[i] if isinstance(self.bias_init, tuple) else self.bias_init
+            use_bias = self.last_bias or i < last
+            # param_dtype float: float64 where JAX is told to have it
+            x = nn.Dense(width, use_bias, kernel_init=self._kernel_init(i), bias_init=bias_init, param_dtype=float)(x)
+            if i < last:
+                if self.norm:
+                    x = nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, param_dtype=float)(x)
+                x = activate(x)
+        return x
+
+    if TYPE_CHECKING:  # flax's own type allows for pairs, which come where collections are mutable
+
+        def apply(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    def _kernel_init(self, i: int) -> Initializer:
+        last = i == len(self.widths) - 1
+        make = INITIALIZERS[self.kernel_init][last] if isinstance(self.kernel_init, str) else self.kernel_init[i]
+        if not last or self.last_scale == 1.0:
+            return make
+        return lambda key, shape, dtype: self.last_scale * make(key, shape, dtype)
 
 
-def apply(layers: list[Any], x: Array, activation: str = "relu") -> Array:
-    """``x`` [..., n] to [..., m]; hidden layers are normalised (where they have a scale), then activated."""
-    act = ACTIVATIONS[activation]
-    for layer in layers[:-1]:
-        x = x @ layer["w"] + layer["b"]
-        if "scale" in layer:
-            x = jax.nn.standardize(x, axis=-1, epsilon=1e-5) * layer["scale"] + layer["shift"]
-        x = act(x)
-    return x @ layers[-1]["w"] + layers[-1]["b"]
+def stack(module: Module, n: int) -> Module:
+    """``n`` networks like ``module`` with parameters of their own, as one: every parameter and the output get a leading axis
+    [n]. All see the same input; one product per layer serves them all."""
+    fields = {f.name: getattr(module, f.name) for f in dataclasses.fields(module) if f.name not in ("parent", "name")}
+    kind: Any = type(module)
+    return _stacked(kind, n)(**fields)
+
+
+@functools.cache  # so that stacks of equal modules are equal, and share programs
+def _stacked(kind: Any, n: int) -> Any:
+    every: Any = {True: 0}  # whatever collections there are
+    return nn.vmap(kind, variable_axes=every, split_rngs={True: True}, in_axes=None, axis_size=n)
+
+
+def head(params: PyTree, index: Array | int) -> PyTree:
+    """Of a stack's parameters those of one network: what the module that was stacked takes."""
+    return jax.tree.map(lambda x: x[index], params)

@@ -15,11 +15,23 @@ def double(tree: Any) -> Any:
     return jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
 
 
-def forward(layers: Any, x: np.ndarray, activation: str = "relu") -> np.ndarray:
-    *hidden, last = layers
+def forward(params: Any, x: np.ndarray, activation: str = "relu") -> np.ndarray:
+    """What `rlx.nn.mlp.MLP` does with its parameters."""
+    *hidden, last = (params["params"][f"Dense_{i}"] for i in range(len(params["params"])))
     for layer in hidden:
-        x = ACTIVATIONS[activation](np.einsum("bi,ij->bj", x, layer["w"]) + layer["b"])
-    return np.einsum("bi,ij->bj", x, last["w"]) + last["b"]
+        x = ACTIVATIONS[activation](np.einsum("bi,ij->bj", x, layer["kernel"]) + layer["bias"])
+    return np.einsum("bi,ij->bj", x, last["kernel"]) + last["bias"]
+
+
+def heads(params: Any) -> list[Any]:
+    """The networks of a stack, as views."""
+    count = len(jax.tree.leaves(params)[0])
+    return [jax.tree.map(lambda x, i=i: x[i], params) for i in range(count)]
+
+
+def dense(*layers: tuple[Any, Any]) -> Any:
+    """Parameters of an `rlx.nn.mlp.MLP` with these (kernel, bias)."""
+    return {"params": {f"Dense_{i}": {"kernel": w, "bias": b} for i, (w, b) in enumerate(layers)}}
 
 
 def slopes(loss: Callable[[Any], float], params: Any, grads: Any, every: int = 7, h: float = 1e-6) -> None:

@@ -10,12 +10,13 @@ import scipy.stats
 
 import rlx.envs
 from rlx import agents
-from rlx.agents import ppo, sac, td3
-from rlx.nn import mlp
+from rlx.agents import offpolicy, ppo, sac, td3
 from rlx.nn.distributions import tanh_normal_sample
 from rlx.replay import Index, Transitions
 from rlx.train import Options, run
 from rlx.types import Clock, Problem
+
+from .numpy_nets import double, forward, heads
 
 B, N, M = 6, 3, 2
 
@@ -35,54 +36,50 @@ def batch():
     )
 
 
-def forward(layers, x):
-    for layer in layers[:-1]:
-        x = np.maximum(x @ np.float64(layer["w"]) + np.float64(layer["b"]), 0)
-    return x @ np.float64(layers[-1]["w"]) + np.float64(layers[-1]["b"])
-
-
 def nets(out):
-    k = jax.random.split(jax.random.key(2), 5)
-    critic = lambda key: mlp.init(key, (N + M, 8, 1))
-    return mlp.init(k[0], (N, 8, out)), (critic(k[1]), critic(k[2])), (critic(k[3]), critic(k[4]))
+    """Modules, and parameters of an actor with ``out`` outputs, of critics and of their targets."""
+    k, made = jax.random.split(jax.random.key(2), 3), offpolicy.networks((8,), out)
+    critics = (made.critics.init(key, jnp.zeros(N + M)) for key in k[1:])
+    return made, made.actor.init(k[0], jnp.zeros(N)), *critics
 
 
 def q64(critics, obs, action):
     x = np.concatenate([np.float64(obs), np.float64(action)], -1)
-    return [forward(c, x)[:, 0] for c in critics]
+    return [forward(c, x)[:, 0] for c in heads(double(critics))]
 
 
 def test_sac_losses():
     b, key = batch(), jax.random.key(1)
-    actor, critics, target = nets(2 * M)
-    learned = {"actor": actor, "critics": critics, "target": target, "log_alpha": jnp.log(jnp.float32(0.3))}
-    action, _ = tanh_normal_sample(key, *sac.policy(actor, b.next_obs))  # the same draw; its density is computed anew
-    mean, log_std = np.split(forward(actor, np.float64(b.next_obs)), 2, -1)
+    made, actor, critics, target = nets(2 * M)
+    learned = {"actor": actor, "critics": critics, "target": target, "log_temperature": jnp.log(jnp.float32(0.3))}
+    # the same draw; its density is computed anew
+    action, _ = tanh_normal_sample(key, *sac.policy(made.actor, actor, b.next_obs))
+    mean, log_std = np.split(forward(double(actor), np.float64(b.next_obs)), 2, -1)
     log_std = -10 + 12 / (1 + np.exp(-log_std))
     a = np.float64(action)
     log_prob = (scipy.stats.norm.logpdf(np.arctanh(a), mean, np.exp(log_std)) - np.log1p(-(a**2))).sum(-1)
     y = np.float64(b.reward) + np.float64(b.discount) * (np.minimum(*q64(target, b.next_obs, a)) - 0.3 * log_prob)
-    np.testing.assert_allclose(sac.targets(learned, b, key), y, rtol=2e-3, atol=2e-3)
-    loss, _ = sac.critic_loss(critics, b, jnp.float32(y))
+    np.testing.assert_allclose(sac.targets(made, learned, b, key), y, rtol=2e-3, atol=2e-3)
+    loss, _ = offpolicy.critic_loss(critics, made.critics, b, jnp.float32(y))
     expected = sum(((q - y) ** 2).mean() for q in q64(critics, b.obs, b.action))
     assert float(loss) == pytest.approx(expected, rel=1e-4)
-    action, log_prob32 = tanh_normal_sample(key, *sac.policy(actor, b.obs))
+    action, log_prob32 = tanh_normal_sample(key, *sac.policy(made.actor, actor, b.obs))
     expected = (0.3 * np.float64(log_prob32) - np.minimum(*q64(critics, b.obs, action))).mean()
-    loss, mean_log_prob = sac.actor_loss(actor, critics, jnp.float32(0.3), b.obs, key)
+    loss, mean_log_prob = sac.actor_loss(actor, made, critics, jnp.float32(0.3), b.obs, key)
     assert float(loss) == pytest.approx(expected, rel=1e-4)
     assert float(mean_log_prob) == pytest.approx(np.float64(log_prob32).mean(), rel=1e-5)
 
 
 def test_td3_losses():
     b, key = batch(), jax.random.key(1)
-    actor, critics, target = nets(M)
+    made, actor, critics, target = nets(M)
     h = {"smoothing": jnp.float32(0.4), "smoothing_clip": jnp.float32(0.3)}
     noise = np.clip(0.4 * np.float64(jax.random.normal(key, (B, M))), -0.3, 0.3)
-    a = np.clip(np.tanh(forward(actor, np.float64(b.next_obs))) + noise, -1, 1)
+    a = np.clip(np.tanh(forward(double(actor), np.float64(b.next_obs))) + noise, -1, 1)
     y = np.float64(b.reward) + np.float64(b.discount) * np.minimum(*q64(target, b.next_obs, a))
-    np.testing.assert_allclose(td3.targets({"actor": actor, "critics": target}, b, h, key), y, rtol=1e-4, atol=1e-5)
-    expected = -q64(critics, b.obs, np.tanh(forward(actor, np.float64(b.obs))))[0].mean()
-    assert float(td3.actor_loss(actor, critics, b.obs)) == pytest.approx(expected, rel=1e-4)
+    np.testing.assert_allclose(td3.targets(made, {"actor": actor, "critics": target}, b, h, key), y, rtol=1e-4, atol=1e-5)
+    expected = -q64(critics, b.obs, np.tanh(forward(double(actor), np.float64(b.obs))))[0].mean()
+    assert float(td3.actor_loss(actor, made, critics, b.obs)) == pytest.approx(expected, rel=1e-4)
 
 
 def test_ppo_surrogate_by_hand():
@@ -95,12 +92,12 @@ def test_ppo_surrogate_by_hand():
 def test_temperature_falls_when_entropy_is_above_target_and_rises_below():
     problem = Problem({"train": rlx.envs.make("rlx:pendulum")})
     for target, falls in ((-50.0, True), (50.0, False)):
-        agent = agents.make("sac", None, problem, hidden=(8,), entropy=target)
+        agent = agents.make("sac", None, problem, hidden=(8,), target_entropy=target)
         state = agent.init(jax.random.key(0), {k: jnp.float32(v) for k, v in agent.hyper.items()})
         b = batch()._replace(action=jnp.zeros((B, 1)))
         clock = Clock(jnp.int32(0), jnp.int32(0), jnp.int32(0))
         new, _ = agent.stages[1].phases[1].update(state, clock, b, jax.random.key(1))
-        assert (new.learned["log_alpha"] < state.learned["log_alpha"]) == falls
+        assert (new.learned["log_temperature"] < state.learned["log_temperature"]) == falls
 
 
 @pytest.mark.parametrize("name", ["sac", "td3", "ppo"])

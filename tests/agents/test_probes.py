@@ -12,9 +12,8 @@ import pytest
 
 import rlx.envs
 from rlx import agents
-from rlx.agents import ppo, sac, td3
+from rlx.agents import offpolicy, ppo
 from rlx.envs.probes import PROBES
-from rlx.nn import mlp, normalize
 from rlx.train import Options, run
 from rlx.types import Agent, AgentState, Collect, Env, Members, Problem, Step
 
@@ -31,7 +30,7 @@ OFF = {
 }
 OFF |= {"eval_episodes": 4, "actor_lr": 3e-3, "critic_lr": 3e-3, "tau": 0.05, "discount": DISCOUNT}
 SETTINGS = {
-    "sac": OFF | {"alpha": 1e-3, "alpha_lr": 0.0},
+    "sac": OFF | {"init_temperature": 1e-3, "temperature_lr": 0.0},
     "td3": OFF,
     "ppo": {"env_steps": 8_192, "n_envs": 8, "steps": 32, "minibatches": 4, "hidden": (32,), "lr": 3e-3, "discount": DISCOUNT}
     | {"eval_every": 10**6, "eval_episodes": 4, "normalize_obs": True, "value_coef": 1.0},
@@ -86,12 +85,11 @@ def trained(name: str, probe: str, host: bool) -> tuple[Agent, AgentState]:
 
 def value(name: str, state: AgentState, obs, action):
     """What the agent believes the value of acting so at ``obs`` to be."""
-    learned = state.learned
-    if name == "sac":
-        return jnp.minimum(*sac.q_values(learned["critics"], obs, action))
-    if name == "td3":
-        return jnp.minimum(*td3.q_values(learned["critics"], obs, action))
-    return mlp.apply(learned["critic"], normalize.apply(learned["seen"], obs), "tanh")[..., 0]
+    learned, hidden = state.learned, SETTINGS[name]["hidden"]
+    if name == "ppo":
+        net = ppo.actor_critic(ppo.Config(hidden=hidden), 1, categorical=False)
+        return net.value(learned, net.normalized(learned, obs), jnp.inf)
+    return offpolicy.q_values(offpolicy.networks(hidden, 1).critics, learned["critics"], obs, action).min(0)
 
 
 @pytest.mark.parametrize("host", [False, True], ids=["device", "host"])

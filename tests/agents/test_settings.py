@@ -87,7 +87,7 @@ def test_traced_values_are_not_compiled_in(name):
         moved |= {key} if not np.array_equal(base, new) else set()
     assert len(traces) == 1
     rates = {
-        "sac": {"actor_lr", "critic_lr", "alpha_lr", "tau", "entropy"},
+        "sac": {"actor_lr", "critic_lr", "temperature_lr", "tau", "target_entropy"},
         "td3": {"actor_lr", "critic_lr", "tau", "smoothing"},
         "yann": {"actor_lr", "critic_lr", "tau_actor", "tau_critic"},
     }
@@ -97,7 +97,7 @@ def test_traced_values_are_not_compiled_in(name):
 @pytest.mark.parametrize(
     ("name", "settings", "words"),
     [
-        ("sac", {"alpha": 0.0}, "alpha=0.0 must be positive"),
+        ("sac", {"init_temperature": 0.0}, "init_temperature=0.0 must be positive"),
         ("sac", {"utd": 0.0}, "utd must be positive"),
         ("sac", {"batch": 0}, "batch must be at least 1"),
         ("td3", {"capacity": 500}, "capacity=500 .* at least 1000"),

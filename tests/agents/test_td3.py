@@ -9,11 +9,13 @@ import pytest
 
 import rlx.envs
 from rlx import agents
-from rlx.agents import td3
+from rlx.agents import offpolicy, td3
 from rlx.types import Clock, Problem, Step
 
-from .numpy_nets import double, forward, slopes
+from .numpy_nets import double, forward, heads, slopes
 from .test_sac import M, N, transitions
+
+NETS = offpolicy.networks((5,), M)
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +39,14 @@ def test_gradients_equal_float64(agent):
     learned, batch = started(agent).learned, transitions(3)
     wide, obs, action, y = double(learned), *map(double, (batch.obs, batch.action, batch.reward))
     q = lambda critic, a: forward(critic, np.concatenate([obs, a], -1))[:, 0]
-    fit = lambda critics: sum(((q(c, action) - y) ** 2).mean() for c in critics)
-    (loss, _), grads = jax.value_and_grad(td3.critic_loss, has_aux=True)(learned["critics"], batch, batch.reward)
+    fit = lambda critics: sum(((q(c, action) - y) ** 2).mean() for c in heads(critics))
+    (loss, _), grads = jax.value_and_grad(offpolicy.critic_loss, has_aux=True)(
+        learned["critics"], NETS.critics, batch, batch.reward
+    )
     np.testing.assert_allclose(loss, fit(wide["critics"]), rtol=1e-4)
     slopes(fit, wide["critics"], grads)
-    improve = lambda actor: -q(wide["critics"][0], np.tanh(forward(actor, obs))).mean()
-    grads = jax.grad(td3.actor_loss)(learned["actor"], learned["critics"], batch.obs)
+    improve = lambda actor: -q(heads(wide["critics"])[0], np.tanh(forward(actor, obs))).mean()
+    grads = jax.grad(td3.actor_loss)(learned["actor"], NETS, learned["critics"], batch.obs)
     slopes(improve, wide["actor"], grads)
 
 
@@ -51,8 +55,8 @@ def test_updates_by_turns(agent):
     state, batch, key = started(agent), transitions(4), jax.random.key(2)
     update = jax.jit(agent.stages[1].phases[1].update)
     old = state.learned
-    y = td3.targets(old["target"], batch, state.hyper, key)
-    grads = jax.grad(td3.critic_loss, has_aux=True)(old["critics"], batch, y)[0]
+    y = td3.targets(NETS, old["target"], batch, state.hyper, key)
+    grads = jax.grad(offpolicy.critic_loss, has_aux=True)(old["critics"], NETS.critics, batch, y)[0]
     critics = jax.tree.map(lambda p, g: p - 0.02 * g / (jnp.abs(g) + 1e-8), old["critics"], grads)  # Adam's first step
     for i in range(4):
         new, out = update(state, Clock(jnp.int32(0), jnp.int32(0), jnp.int32(i)), batch, key)
@@ -61,7 +65,7 @@ def test_updates_by_turns(agent):
             for name in ("actor", "target"):
                 jax.tree.map(np.testing.assert_array_equal, new.learned[name], old[name])
             continue
-        loss, grads = jax.value_and_grad(td3.actor_loss)(old["actor"], critics, batch.obs)
+        loss, grads = jax.value_and_grad(td3.actor_loss)(old["actor"], NETS, critics, batch.obs)
         close(out.metrics["actor/loss"], loss)
         actor = jax.tree.map(lambda p, g: p - 0.01 * g / (jnp.abs(g) + 1e-8), old["actor"], grads)
         close(new.learned["actor"], actor)

@@ -25,7 +25,7 @@ class Double(NamedTuple):
         new = params * obs + action + episode
         return Prediction(jnp.where(new > 50, jnp.nan, new), -obs.sum())
 
-    def spread(self, params, obs, action):
+    def disagreement(self, params, obs, action):
         return jnp.abs(obs).sum()
 
 
@@ -96,10 +96,14 @@ def test_one_member_rules_an_episode_and_batches_are_single_runs():
 
 def test_uncertainty_has_a_price():
     env = as_env(
-        penalised(Double()), {"model": jnp.float32(2.0), "caution": jnp.float32(0.5)}, np.ones((1, 2)), actions=2, horizon=9
+        penalised(Double()),
+        {"model": jnp.float32(2.0), "uncertainty_penalty": jnp.float32(0.5)},
+        np.ones((1, 2)),
+        actions=2,
+        horizon=9,
     )
     assert walk(env, steps=2).reward.tolist() == [0, -3, -6]
-    keen = {**env.params, "model": {**env.params["model"], "caution": jnp.float32(-0.5)}}
+    keen = {**env.params, "model": {**env.params["model"], "uncertainty_penalty": jnp.float32(-0.5)}}
     state, _ = env.reset(keen, jax.random.key(0))
     assert env.step(keen, state, jnp.zeros(2), jax.random.key(0))[1].reward == -1
 

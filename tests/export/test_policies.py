@@ -38,8 +38,8 @@ def td3():
 def ppo():
     """With observation statistics of a shifted, scaled crowd."""
     made = laws.policy("ppo", normalize_obs=True)
-    seen = normalize.update(made.state.learned["seen"], 3 + 2 * observations(3, 500), np.ones(500, bool))
-    state = made.state._replace(learned={**made.state.learned, "seen": seen})
+    stats = normalize.update(made.state.learned["obs_stats"], 3 + 2 * observations(3, 500), np.ones(500, bool))
+    state = made.state._replace(learned={**made.state.learned, "obs_stats": stats})
     return dataclasses.replace(made, state=state)
 
 

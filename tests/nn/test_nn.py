@@ -10,7 +10,8 @@ import pytest
 import scipy.stats
 
 from rlx.nn import distributions as dist
-from rlx.nn import mlp, normalize, optim, returns
+from rlx.nn import normalize, optim, returns
+from rlx.nn.mlp import MLP, head, stack
 
 RNG = np.random.default_rng(0)
 
@@ -21,29 +22,49 @@ RNG = np.random.default_rng(0)
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("activation", ["relu", "tanh", "elu"])
 def test_mlp_equals_float64_numpy(activation, norm):
-    layers = mlp.init(jax.random.key(0), (3, 8, 8, 2), norm=norm)
-    layers = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(1), x.shape), layers)
-    x = RNG.normal(size=(5, 3))
-    h = x
-    for i, layer in enumerate(layers):
-        h = h @ np.float64(layer["w"]) + np.float64(layer["b"])
+    net, x = MLP((8, 8, 2), activation, norm=norm), RNG.normal(size=(5, 3))
+    params = net.init(jax.random.key(0), jnp.zeros(3))
+    params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(1), x.shape), params)
+    h, wide = x, jax.tree.map(np.float64, params["params"])
+    for i in range(3):
+        h = h @ wide[f"Dense_{i}"]["kernel"] + wide[f"Dense_{i}"]["bias"]
         if i < 2:
             if norm:
                 h = (h - h.mean(-1, keepdims=True)) / np.sqrt(h.var(-1, keepdims=True) + 1e-5)
-                h = h * np.float64(layer["scale"]) + np.float64(layer["shift"])
+                h = h * wide[f"LayerNorm_{i}"]["scale"] + wide[f"LayerNorm_{i}"]["bias"]
             h = {"relu": np.maximum(h, 0), "tanh": np.tanh(h), "elu": np.where(h > 0, h, np.expm1(np.minimum(h, 0)))}[
                 activation
             ]
-    np.testing.assert_allclose(mlp.apply(layers, jnp.float32(x), activation), h, rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(net.apply(params, jnp.float32(x)), h, rtol=2e-5, atol=2e-6)
 
 
 def test_initial_weights():
-    layers = mlp.init(jax.random.key(0), (100, 50, 10), last_scale=0.01)
-    w = np.asarray(layers[0]["w"])
+    kernels = lambda net, n: [v["kernel"] for v in net.init(jax.random.key(0), jnp.zeros(n))["params"].values()]
+    w, last = kernels(MLP((50, 10), last_scale=0.01), 100)
+    w = np.asarray(w)
     assert np.abs(w).max() <= 0.1 and w.std() == pytest.approx(0.1 / 3**0.5, rel=0.05)
-    assert np.abs(layers[1]["w"]).max() <= 0.01 / 50**0.5
-    square = np.asarray(mlp.init(jax.random.key(0), (20, 20, 1), orthogonal=True)[0]["w"])
+    assert np.abs(last).max() <= 0.01 / 50**0.5
+    square, last = map(np.asarray, kernels(MLP((20, 20), kernel_init="orthogonal"), 20))
     np.testing.assert_allclose(square @ square.T, 2 * np.eye(20), atol=1e-5)
+    np.testing.assert_allclose(last @ last.T, np.eye(20), atol=1e-5)
+    glorot = np.asarray(kernels(MLP((50, 10), kernel_init="glorot"), 100)[0])
+    assert glorot.std() == pytest.approx((2 / 150) ** 0.5, rel=0.05) and np.abs(glorot).max() <= (6 / 150) ** 0.5
+    own = MLP((4, 2), kernel_init=(jax.nn.initializers.ones, jax.nn.initializers.zeros), last_bias=False)
+    params = own.init(jax.random.key(0), jnp.zeros(3))["params"]
+    assert (params["Dense_0"]["kernel"] == 1).all() and not params["Dense_1"]["kernel"].any()
+    assert set(params["Dense_1"]) == {"kernel"}
+
+
+def test_a_stack_is_its_networks_one_by_one():
+    net, x = MLP((8, 3), "tanh", norm=True), jnp.float32(RNG.normal(size=(5, 4)))
+    many = stack(net, 3)
+    params = many.init(jax.random.key(0), x)
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(lambda p: (3, *p.shape), net.init(jax.random.key(0), x))
+    out = many.apply(params, x)
+    assert out.shape == (3, 5, 3) and many == stack(net, 3)  # static: programs are shared by equal modules
+    for i in range(3):
+        np.testing.assert_allclose(out[i], net.apply(head(params, i), x), rtol=1e-5, atol=1e-6)
+    assert not np.allclose(out[0], out[1])
 
 
 # ----------------------------------------------------------------------------------------------------------- distributions
@@ -52,14 +73,29 @@ def test_initial_weights():
 def test_normal_log_prob_entropy_and_kl():
     x, mean, log_std = RNG.normal(size=(3, 4)), RNG.normal(size=(3, 4)), RNG.normal(size=(3, 4)) * 0.5
     expected = scipy.stats.norm.logpdf(x, mean, np.exp(log_std)).sum(-1)
-    np.testing.assert_allclose(dist.normal_log_prob(*map(jnp.float32, (x, mean, log_std))), expected, rtol=1e-5)
-    np.testing.assert_allclose(
-        dist.normal_entropy(jnp.float32(log_std)), scipy.stats.norm.entropy(0, np.exp(log_std)).sum(-1), rtol=1e-5
-    )
+    normal = dist.Normal(jnp.float32(mean), jnp.float32(log_std))
+    np.testing.assert_allclose(normal.log_prob(jnp.float32(x)), expected, rtol=1e-5)
+    np.testing.assert_allclose(normal.entropy(), scipy.stats.norm.entropy(0, np.exp(log_std)).sum(-1), rtol=1e-5)
     m2, s2 = RNG.normal(size=(3, 4)), RNG.normal(size=(3, 4)) * 0.3
     p, q = np.exp(log_std), np.exp(s2)
     kl = (np.log(q / p) + (p**2 + (mean - m2) ** 2) / (2 * q**2) - 0.5).sum(-1)
-    np.testing.assert_allclose(dist.normal_kl(*map(jnp.float32, (mean, log_std, m2, s2))), kl, rtol=2e-5)
+    np.testing.assert_allclose(normal.kl(dist.Normal(jnp.float32(m2), jnp.float32(s2))), kl, rtol=2e-5)
+    drawn = jax.vmap(normal.sample)(jax.random.split(jax.random.key(0), 20_000))
+    np.testing.assert_allclose(drawn.mean(0), mean, atol=0.1)
+    np.testing.assert_allclose(drawn.std(0), np.exp(log_std), rtol=0.05)
+
+
+def test_categorical_log_prob_entropy_and_kl():
+    p, q = RNG.dirichlet(np.ones(5), 3), RNG.dirichlet(np.ones(5), 3)
+    one, two = (dist.Categorical(jnp.float32(np.log(x) + 3.0)) for x in (p, q))  # logits need no normalising
+    choice = np.array([0, 4, 2])
+    np.testing.assert_allclose(one.log_prob(jnp.asarray(choice)), np.log(p[np.arange(3), choice]), rtol=1e-5)
+    np.testing.assert_allclose(one.entropy(), scipy.stats.entropy(p, axis=1), rtol=1e-5)
+    np.testing.assert_allclose(one.kl(two), scipy.stats.entropy(p, q, axis=1), rtol=1e-4)
+    np.testing.assert_array_equal(one.mode(), p.argmax(1))
+    drawn = jax.vmap(one.sample)(jax.random.split(jax.random.key(0), 20_000))
+    assert drawn.dtype == jnp.int32
+    np.testing.assert_allclose(np.stack([(drawn == k).mean(0) for k in range(5)], 1), p, atol=0.02)
 
 
 def test_tanh_log_det_is_exact_far_out():
@@ -101,13 +137,13 @@ def test_normalizer_equals_numpy_over_masked_parts():
 
 def test_adam_equals_optax_and_takes_a_traced_rate():
     params = {"a": jnp.array([1.0, -2.0]), "b": jnp.array(0.5)}
-    reference, state, opt = params, optim.adam_init(params), optax.adam(0.02)
+    reference, state, opt = params, optim.optimizer(0.0).init(params), optax.adam(0.02)
     ref_state, traces = opt.init(params), []
 
     @jax.jit
     def step(params, grads, state, lr):
         traces.append(1)
-        return optim.adam(params, grads, state, lr)
+        return optim.apply_gradients(optim.optimizer(lr), params, grads, state)
 
     for i in range(5):
         grads = jax.tree.map(lambda p, i=i: jnp.sin(p + i), params)
@@ -123,8 +159,25 @@ def test_adam_equals_optax_and_takes_a_traced_rate():
 def test_gradient_norm_is_clipped():
     grads = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
     zero = jax.tree.map(jnp.zeros_like, grads)
-    _, state = optim.adam(zero, grads, optim.adam_init(zero), jnp.float32(1.0), max_norm=0.5)
-    np.testing.assert_allclose([state.mu["a"][0], state.mu["b"][0]], [0.1 * 0.3, 0.1 * 0.4], rtol=1e-5)
+    chain = optim.optimizer(jnp.float32(1.0), max_grad_norm=jnp.float32(0.5))
+    mu = optax.tree.get(optim.apply_gradients(chain, zero, grads, chain.init(zero))[1], "mu")
+    np.testing.assert_allclose([mu["a"][0], mu["b"][0]], [0.1 * 0.3, 0.1 * 0.4], rtol=1e-5)
+
+
+def test_rates_by_group_and_decoupled_decay():
+    """Adam's first step is the rate times the sign of the gradient; decay adds its share of the parameter, at the same rate."""
+    params, grads = (
+        {"a": jnp.array([2.0]), "b": {"w": jnp.array([-4.0])}},
+        {"a": jnp.array([3.0]), "b": {"w": jnp.array([-1.0])}},
+    )
+
+    @jax.jit
+    def step(rates, decay):
+        chain = optim.optimizer(rates, weight_decay=decay)
+        return optim.apply_gradients(chain, params, grads, chain.init(params))[0]
+
+    new = step({"a": jnp.float32(0.1), "b": jnp.float32(0.5)}, jnp.float32(0.25))
+    np.testing.assert_allclose([new["a"][0], new["b"]["w"][0]], [2 - 0.1 * (1 + 0.5), -4 - 0.5 * (-1 - 1)], rtol=1e-5)
 
 
 def test_polyak_and_linear():

@@ -126,7 +126,7 @@ def bellman(learner: Learner, law: laws.BaseLaw, z: jax.Array, u: jax.Array) -> 
 
     @jax.jit
     def residual(z: jax.Array, u: jax.Array) -> jax.Array:
-        critic = learner._critic_init(jax.random.key(0))
+        critic = learner.critic_init(jax.random.key(0))
         ahead = known.predicted(z, u)
         target = known.cost(z, u) + discount * learner.q_value(critic, ONE, ahead, law(ahead).u)
         return jnp.abs(target - learner.q_value(critic, ONE, z, u)).max()
@@ -173,7 +173,7 @@ def critics() -> dict[str, float]:
         stage = (z**2 * jnp.array([1, 0.1])).sum(-1) + 0.001 * u[:, 0] ** 2
         ahead = z @ jnp.asarray(known.model.A).T + u @ jnp.asarray(known.model.B).T
         exact = stage + 0.99 * known.value(ahead)
-        return (jnp.abs(one.q_value(one._critic_init(jax.random.key(0)), ONE, z, u) - exact) / exact).max()
+        return (jnp.abs(one.q_value(one.critic_init(jax.random.key(0)), ONE, z, u) - exact) / exact).max()
 
     found["mpqp critic"] = float(off(z, u))
     return found

@@ -141,7 +141,7 @@ def test_the_agent_may_have_fewer_regions():
         made.append(Learner(config, build(config, Problem({"train": rlx.envs.make("rlx:double-integrator")}))))
     plain, few = (one.known for one in made)
     assert few.count == few.law.regions < plain.count
-    assert jax.eval_shape(made[1].actor_init, jax.random.key(0))["head"].shape == (few.count, 4, 1)
+    assert jax.eval_shape(made[1].actor_init, jax.random.key(0))["params"]["Dense_2"]["kernel"].shape == (few.count, 4, 1)
     low, high = plain.z_low, plain.z_high
     z = jnp.asarray(np.random.default_rng(0).uniform(low, high, (2000, 2)), jnp.float32)
     a, b = (jax.jit(known.law.__call__)(z) for known in (plain, few))

@@ -22,7 +22,7 @@ def _ppo() -> ppo.Config:
         normalize_obs=False,
         value_coef=1.0,
         kl_coef=0.2,
-        kl_goal=0.01,
+        adaptive_kl_target=0.01,
         lr_decay=1.0,
         log_std=0.0,
     )
@@ -47,7 +47,7 @@ class Network:
     activation: str = "tanh"
     normalize: bool = False  # inputs to mean 0 and standard deviation 1
     lr: float = 1e-3
-    max_norm: float = 1.0  # of gradients
+    max_grad_norm: float = 1.0
     batch: int = 500
     epochs: int = 50  # passes at most
     patience: int = 1  # passes in a row with an error on the rows held out above its least, after which it ends
@@ -74,7 +74,7 @@ class Config:
     rewards: Library = Library(degree=2, interact=False, alpha=1e-5, threshold=5e-2)  # where it is learned
     reward_input: bool = False  # a learned reward sees the action too
     reward_pairing: Literal["next", "current"] = "next"  # it is of the observation arrived at (the paper), or left (its code)
-    members: int = 20  # of the ensemble
+    ensemble_size: int = 20
     bag: float = 0.6  # share of the rows that each is fitted to, drawn with replacement (for networks without)
     bag_frozen: bool = False  # of the rows of the first fit, in later ones too (as the paper's code does)
     drop: int = 1  # terms that each may not use, at random
@@ -89,7 +89,7 @@ class Config:
     starts: Literal["starts", "rows"] = "starts"  # imagined episodes begin where real ones did, or anywhere in the data
     exit: Literal["penalty", "terminate", "truncate"] = "penalty"  # beyond the box; penalty: the least reward to the end
     project: bool = True  # predictions are projected as the environment says (cosine and sine on their circle)
-    caution: float = traced(0.0, "Price of the model's uncertainty, in reward per standard deviation; below 0 a bonus.")
+    uncertainty_penalty: float = traced(0.0, "Reward less per standard deviation of the ensemble; below 0 a bonus.")
     # the policy
     improve: Literal["ppo", "gradient"] = "ppo"  # inside the model; gradient: that of short runs, through the model
     lookahead: int = 32  # decisions of these runs
@@ -121,7 +121,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "refit_every": 2,
         "collect": 60,
         "online": 200,
-        "members": 5,
+        "ensemble_size": 5,
         "ppo.env_steps": 2_048,
         "ppo.n_envs": 8,
         "ppo.steps": 32,
@@ -138,7 +138,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "swingup": {"ppo.env_steps": 2_000_000, "eval_every": 25},
     # as the authors' runs were: RLlib's clamp keeps the critic almost untrained, which is theirs, not PPO's
     "paper": {
-        "ppo.error_bound": 0.2,
+        "ppo.value_error_clip": 0.2,
         "ppo.n_envs": 2,
         "ppo.steps": 2_000,
         "guard": 0.0,
@@ -159,7 +159,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # the paper's comparison "Dyna-NN", which forgets nothing: 62 refits
     "dyna_nn": {
         "model": "mlp",
-        "members": 5,
+        "ensemble_size": 5,
         "seed_steps": 8_000,
         "refit_every": 40,
         "collect": 1_000,

@@ -1,12 +1,12 @@
-"""The policy as a polynomial (SINDy-RL, section "Approximating policies"): a sparse regression of what the network says, on
+"""The policy as a polynomial (SINDy-RL, section "Approximating policies"): a sparse regression of the network's mean, on
 states that it visits in the model and around them.
 
 The neighbourhood is what holds the polynomial where the network's own trajectories would never teach it. Ridge and threshold
 are chosen among 25 pairs by the error of the clipped action.
 
-Beyond the paper, the polynomial is then run in the model itself, and the network says what it should have done there (Ross,
-Gordon and Bagnell 2011, "A reduction of imitation learning and structured prediction to no-regret online learning",
-arXiv:1011.0686). Of all rounds the polynomial with the largest return in the model is kept.
+Beyond the paper, the polynomial is then run in the model itself, and the network's actions there are learned too (Ross, Gordon
+and Bagnell 2011, "A reduction of imitation learning and structured prediction to no-regret online learning", arXiv:1011.0686).
+Of all rounds the polynomial with the largest return in the model is kept.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ COPIES = 2  # of each state, with noise
 
 def blank_policy(config: Config, observations: int, actions: int) -> SparseModel:
     library = poly(observations, config.policy_degree, config.policy_bias)
-    zeros = jnp.zeros((config.members, actions, len(library)))
+    zeros = jnp.zeros((config.ensemble_size, actions, len(library)))
     return SparseModel(zeros, zeros[0], library)
 
 
@@ -90,15 +90,15 @@ def regressed(
     """The ensemble for ``near`` (states [N, n], actions [N, m]) whose aggregate, clipped to the action's range, is nearest to
     ``there`` [S, ...], clipped too: of all levels of ridge and threshold."""
     (states, wanted), (known, true) = near, there
-    theta, members = library(states), config.members
-    weights = stlsq.bags(rng, len(theta), max(1, int(config.bag * len(theta))), members)
-    mask = stlsq.dropped(rng, len(library), min(config.policy_drop, len(library) - 1), members)
+    theta, size = library(states), config.ensemble_size
+    weights = stlsq.bags(rng, len(theta), max(1, int(config.bag * len(theta))), size)
+    mask = stlsq.dropped(rng, len(library), min(config.policy_drop, len(library) - 1), size)
     gram, moment = stlsq.moments(theta, wanted, weights, library.products)
     pairs = np.array(list(product(LEVELS, LEVELS)))[:, :, None, None]  # [25, 2, 1, 1]
     found = stlsq.stlsq(gram[:, None], moment, pairs[:, 0], pairs[:, 1], mask[:, None], unbias=config.unbias)
     middle = aggregated(np.moveaxis(found, 1, 0), config.policy_aggregate)  # [25, m, d]
-    said = np.clip(np.einsum("sd,kmd->ksm", library(known), middle), -1, 1)
-    error = ((said - np.clip(true, -1, 1)) ** 2).mean((1, 2))
+    predicted = np.clip(np.einsum("sd,kmd->ksm", library(known), middle), -1, 1)
+    error = ((predicted - np.clip(true, -1, 1)) ** 2).mean((1, 2))
     best = int(np.argmin(error))
     return SparseModel(jnp.asarray(found[best], jnp.float32), jnp.asarray(middle[best], jnp.float32), library)
 

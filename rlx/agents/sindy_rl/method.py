@@ -18,7 +18,8 @@ the place of the dynamics, for comparison, and a refit of these goes on from whe
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -27,12 +28,12 @@ import numpy as np
 
 from rlx import replay
 from rlx.agents import ppo
-from rlx.agents.offpolicy import at_random, vector
+from rlx.agents.offpolicy import at_random, obs_action_dims
 from rlx.agents.sindy_rl.config import Config
 from rlx.agents.sindy_rl.distil import blank_policy, distiller
 from rlx.agents.sindy_rl.gradient import improver
 from rlx.agents.sindy_rl.report import Report
-from rlx.agents.sindy_rl.world import Rows, World, box_of, known_of, names_of, transitions
+from rlx.agents.sindy_rl.world import Box, Rows, World, box_of, known_of, names_of, transitions
 from rlx.config import hyper
 from rlx.dynamics import as_env, penalised
 from rlx.envs import batch
@@ -43,132 +44,172 @@ FAR = 1e6  # bounds before the data are seen
 
 
 def make(config: Config, problem: Problem) -> Agent:
-    spec = problem.envs["train"].spec
-    seen, m = vector(spec, "sindy_rl")
-    check(config, spec.horizon, seen)
-    n = config.modes or seen
-    names = names_of(config, spec, n, m)
-    world, box = World(config, n, m, *known_of(config, spec)), box_of(config, spec, n)
-    whole = spec.horizon or config.horizon  # decisions of a real episode
-    imagined, lasting = (imagination(world, box, horizon) for horizon in (config.horizon or whole, whole))
-    learner = ppo.make(config.ppo, Problem({"train": imagined}))
-    model_round, = (p for p in learner.stages[0].phases if isinstance(p, Update))  # fmt: skip
-    model_collect = next(p for p in learner.stages[0].phases if isinstance(p, Collect))
-    policy_of = lambda state: state._replace(hyper={k.removeprefix("ppo."): v for k, v in state.hyper.items()})
+    env = problem.envs["train"]
+    observations, m = obs_action_dims(env.spec, "sindy_rl")
+    check(config, env.spec.horizon, observations)
+    n = config.modes or observations
+    names = names_of(config, env.spec, n, m)
+    world = World(config, n, m, *known_of(config, env.spec))
+    dyna = Dyna(config, world, names, observations, box_of(config, env.spec, n), env.spec.horizon or config.horizon)
+    return Agent(
+        "sindy_rl",
+        config,
+        hyper(config),
+        dyna.init,
+        dyna.act,
+        stages(dyna),
+        envs={"train": batch(env, config.n_envs), "model": batch(dyna.imagined, config.ppo.n_envs)},
+        buffers={
+            "seed": replay.ring(seed_rows(config), config.n_envs),
+            **({"online": dyna.online} if config.refit_every else {}),
+            **dyna.learner.buffers,
+        },
+        modes=("explore", "eval", "mean", "random", "sparse"),
+        evals=evaluations(config, "eval" if "eval" in problem.envs else "train"),
+        on_eval=keep_best,
+        report=Report(world, names, dyna.lasting, env, dyna.act, dyna.encoded),
+    )
 
-    def init(key: Key, h: dict[str, Array]) -> AgentState:
-        state = AgentState(h, {})
-        own = learner.init(key, policy_of(state).hyper).learned
-        basis = {"mean": jnp.zeros(seen), "modes": jnp.eye(seen, n)} if config.modes else {}
-        more = {"world": imagined.params, "basis": basis, "sparse": blank_policy(config, n, m), "fits": jnp.zeros(2)}
+
+@dataclass(frozen=True)
+class Dyna:
+    """The functions of the agent, over what is known before the first decision."""
+
+    config: Config
+    world: World
+    names: tuple[str, ...]  # of observations, then actions
+    observations: int  # of the real environment; the world has principal components of them where the config has modes
+    box: Box | None  # where the model is trusted; None: the data will say
+    whole: int  # decisions of a real episode
+
+    # ------------------------------------------------------------------------------------------------------- the policy
+
+    @cached_property
+    def imagined(self) -> Env:
+        """What the policy learns in."""
+        return imagination(self.world, self.box, self.config.horizon or self.whole)
+
+    @cached_property
+    def lasting(self) -> Env:
+        """The same with episodes as long as real ones."""
+        return imagination(self.world, self.box, self.whole)
+
+    @cached_property
+    def learner(self) -> Agent:
+        """PPO in the model."""
+        return ppo.make(self.config.ppo, Problem({"train": self.imagined}))
+
+    def init(self, key: Key, h: dict[str, Array]) -> AgentState:
+        config, n, m = self.config, self.world.observations, self.world.actions
+        own = self.learner.init(key, as_ppo(AgentState(h, {})).hyper).learned
+        more = {
+            "world": self.imagined.params,
+            "basis": {"mean": jnp.zeros(self.observations), "modes": jnp.eye(self.observations, n)} if config.modes else {},
+            "sparse": blank_policy(config, n, m),
+            "fits": jnp.zeros(2),
+        }
         best = {"score": jnp.float32(-jnp.inf), **{k: {**own, **more}[k] for k in KEPT}}
         return AgentState(h, {**own, **more, "error": jnp.float32(jnp.inf), "best": jax.tree.map(jnp.copy, best)})
 
-    def encoded(learned: dict[str, Any], obs: Array) -> Array:
+    def encoded(self, learned: dict[str, Any], obs: Array) -> Array:
         """Principal components, in standard deviations, of what the real environment shows."""
-        if not config.modes or obs.shape[-1] == n:
+        if not self.config.modes or obs.shape[-1] == self.world.observations:
             return obs
         return (obs - learned["basis"]["mean"]) @ learned["basis"]["modes"]
 
-    def act(state: AgentState, clock: Any, carry: Any, step: Step, key: Key, mode: str) -> tuple[Array, Any, dict]:
+    def act(self, state: AgentState, clock: Any, carry: Any, step: Step, key: Key, mode: str) -> tuple[Array, Any, dict]:
         if mode == "random":
-            return at_random(key, step, m), carry, {}
-        step = step._replace(obs=encoded(state.learned, step.obs))
+            return at_random(key, step, self.world.actions), carry, {}
+        step = step._replace(obs=self.encoded(state.learned, step.obs))
         if mode == "sparse":
             return jnp.clip(state.learned["sparse"](step.obs), -1.0, 1.0), carry, {}
-        return learner.act(policy_of(state), clock, carry, step, key, mode)
+        return self.learner.act(as_ppo(state), clock, carry, step, key, mode)
 
-    def as_policy(fn: Callable) -> Callable:
-        """PPO's function of its own state, as one of this agent's."""
-
-        def wrapped(state: AgentState, *rest: Any) -> Any:
-            out = fn(policy_of(state), *rest)
-            return (
-                out._replace(hyper=state.hyper) if isinstance(out, AgentState) else (out[0]._replace(hyper=state.hyper), out[1])
-            )
-
-        return wrapped
-
-    def imagine(state: AgentState, sources: Sources) -> Any:
+    def imagine(self, state: AgentState, sources: Sources) -> Any:
+        """Parameters of the imagined environment."""
         world = state.learned["world"]
-        return {**world, "model": {"model": world["model"]["model"], "caution": state.hyper["caution"]}}
+        model = {"model": world["model"]["model"], "uncertainty_penalty": state.hyper["uncertainty_penalty"]}
+        return {**world, "model": model}
 
-    improve = (
-        as_policy(model_round.update) if config.improve == "ppo" else improver(config, learner, imagined, policy_of, imagine)
-    )
+    # -------------------------------------------------------------------------------------------------------- the model
 
-    def episodes(learned: dict[str, Any], sources: dict[str, Any]) -> list[Any]:
+    @cached_property
+    def online(self) -> replay.Replay:
+        """Real decisions of the policy: those that are kept, and the next that come."""
+        c = self.config
+        return replay.ring(-(-c.online // c.n_envs) + -(-c.collect // c.n_envs) + 3, c.n_envs)
+
+    def episodes(self, learned: dict[str, Any], sources: dict[str, Any]) -> list[Any]:
+        """All real data, as the model sees them."""
         kept = [e for k in ("seed", "online") if k in sources for e in replay.export(sources[k])]
-        return [e._replace(obs=np.asarray(encoded(learned, e.obs))) for e in kept]
+        return [e._replace(obs=np.asarray(self.encoded(learned, e.obs))) for e in kept]
 
-    def first_fit(state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
+    def first_fit(self, state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
         learned = state.learned
-        if config.modes:
-            learned = {**learned, "basis": principal(replay.export(sources["seed"]), n)}
-        data = episodes(learned, sources)
-        bounds = box if box is not None else around(np.concatenate([e.obs for e in data]))
+        if self.config.modes:
+            learned = {**learned, "basis": principal(replay.export(sources["seed"]), self.world.observations)}
+        data = self.episodes(learned, sources)
+        bounds = self.box if self.box is not None else around(np.concatenate([e.obs for e in data]))
         low, high = (np.asarray(x, np.float32) for x in bounds)
         learned = {**learned, "world": {**learned["world"], "low": low, "high": high}}
-        return refit(state._replace(learned=learned), sources, key, first=True)
+        return self.fit(state._replace(learned=learned), data, key, first=True), sources
 
-    def refit(state: AgentState, sources: dict[str, Any], key: Key, first: bool = False) -> tuple[AgentState, dict[str, Any]]:
-        learned = state.learned
-        if not first:
-            sources = {**sources, "online": online.evict(sources["online"], -(-config.online // config.n_envs) + 1)}
-        data, old = episodes(learned, sources), learned["world"]
+    def refit(self, state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
+        rows = -(-self.config.online // self.config.n_envs) + 1
+        sources = {**sources, "online": self.online.evict(sources["online"], rows)}
+        return self.fit(state, self.episodes(state.learned, sources), key, first=False), sources
+
+    def fit(self, state: AgentState, data: list[Any], key: Key, first: bool) -> AgentState:
+        """The world that episodes ``data`` show: models, states to begin from, and the price of an exit."""
+        learned, config = state.learned, self.config
+        old = learned["world"]
         rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
         rows = transitions(data, old["low"], old["high"])
-        new, error, taken = refitted(world, old["model"]["model"], rows, rng, names, first)
-        weights = float(state.hyper["ppo.discount"]) ** np.arange(whole)  # to the end of an episode
+        new, error, taken = refitted(self.world, old["model"]["model"], rows, rng, self.names, first)
+        weights = float(state.hyper["ppo.discount"]) ** np.arange(self.whole)  # to the end of an episode
         least = min(0.0, float(rows.reward.min())) * weights.sum()
         bank = np.stack([e.obs[0] for e in data]) if config.starts == "starts" else rows.obs
         bank = bank[rng.integers(len(bank), size=STARTS)].astype(np.float32)
         params = {**old, "model": {**old["model"], "model": new}, "starts": bank, "exit_reward": np.float32(least)}
         fits = np.asarray(learned["fits"] + np.array([1, taken]), np.float32)
-        return state._replace(learned={**learned, "world": params, "fits": fits, "error": np.float32(error)}), sources
+        return state._replace(learned={**learned, "world": params, "fits": fits, "error": np.float32(error)})
 
-    def distil(state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
-        data = lambda: transitions(episodes(state.learned, sources)).obs
-        found = distilled(policy_of(state), imagine(state, sources), data, key)
+    @cached_property
+    def distilled(self) -> Callable:
+        return distiller(self.config, self.learner, self.lasting, self.world.projected)
+
+    def distil(self, state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
+        data = lambda: transitions(self.episodes(state.learned, sources)).obs
+        found = self.distilled(as_ppo(state), self.imagine(state, sources), data, key)
         return state._replace(learned={**state.learned, "sparse": found}), sources
 
-    distilled = distiller(config, learner, lasting, world.projected)
-    online = replay.ring(-(-config.online // config.n_envs) + -(-config.collect // config.n_envs) + 3, config.n_envs)
-    streams = batch(problem.envs["train"], config.n_envs)
-    model_streams = batch(imagined, config.ppo.n_envs)
-    return Agent(
-        "sindy_rl",
-        config,
-        {**hyper(config)},
-        init,
-        act,
-        stages(config, first_fit, refit, distil, replace(
-            model_collect, env="model", params=imagine, counts="model",
-            observe=as_policy(model_collect.observe) if model_collect.observe else None,
-        ), replace(model_round, update=improve)),
-        envs={"train": streams, "model": model_streams},
-        buffers={
-            "seed": replay.ring(seed_rows(config), config.n_envs),
-            **({"online": online} if config.refit_every else {}),
-            **learner.buffers,
-        },
-        modes=("explore", "eval", "mean", "random", "sparse"),
-        evals=evaluations(config, "eval" if "eval" in problem.envs else "train"),
-        on_eval=keep_best,
-        report=Report(world, names, lasting, problem.envs["train"], act, encoded),
-    )  # fmt: skip
+
+def as_ppo(state: AgentState) -> AgentState:
+    """What PPO sees of the state: its own traced values by their own names."""
+    return state._replace(hyper={k.removeprefix("ppo."): v for k, v in state.hyper.items()})
 
 
-def imagination(world: World, box: tuple[np.ndarray, np.ndarray] | None, horizon: int) -> Env:
+def with_ppo(fn: Callable) -> Callable:
+    """PPO's function of its own state, as one of this agent's."""
+
+    def wrapped(state: AgentState, *rest: Any) -> Any:
+        out = fn(as_ppo(state), *rest)
+        back = lambda new: new._replace(hyper=state.hyper)
+        return back(out) if isinstance(out, AgentState) else (back(out[0]), out[1])
+
+    return wrapped
+
+
+def imagination(world: World, box: Box | None, horizon: int) -> Env:
     """The environment that a model before its first fit imagines; where there is no ``box`` the data will name one."""
     config, n = world.config, world.observations
     low, high = (np.full(n, -FAR), np.full(n, FAR)) if box is None else box
-    params, starts = {"model": world.blank(), "caution": jnp.float32(0)}, jnp.zeros((STARTS, n))
+    params, starts = {"model": world.blank(), "uncertainty_penalty": jnp.float32(0)}, jnp.zeros((STARTS, n))
     how: dict[str, Any] = {"actions": world.actions, "horizon": horizon, "low": low, "high": high, "exit": config.exit}
     return as_env(penalised(world), params, starts, **how)
 
 
-KEPT = ("actor", "critic", "log_std", "seen", "world")  # what belongs to a policy
+KEPT = (*ppo.TRAINED, "obs_stats", "world")  # what belongs to a policy
 
 
 def keep_best(state: AgentState, report: dict[str, Any], key: Key) -> AgentState:
@@ -190,7 +231,7 @@ def check(config: Config, limit: int | None, observations: int) -> None:
         "seed_steps": 2,
         "seed_episode": 2,
         "n_envs": 1,
-        "members": 1,
+        "ensemble_size": 1,
         "eval_every": 1,
         "eval_episodes": 1,
         "policy_degree": 1,
@@ -255,24 +296,30 @@ def seed_rows(config: Config) -> int:
     return cycles * (each + 1) + 2
 
 
-def stages(config: Config, first_fit: Any, refit: Any, distil: Any, imagine: Collect, improve: Update) -> tuple[Stage, ...]:
+def stages(dyna: Dyna) -> tuple[Stage, ...]:
+    """Behave at random; fit; by turns improve the policy in the model, act, and fit anew; write the policy as a polynomial."""
+    config, rollout = dyna.config, dyna.learner.stages[0].phases
     cycles, each = seed_cycles(config)
     behave = Collect("train", each, "seed", mode="random", fresh=True)
-    again = config.refit_every
-    real = (
-        (
-            Collect("train", -(-config.collect // config.n_envs), "online", mode="eval", fresh=True, every=again),
-            Host(refit, every=again),
-        )
-        if again
-        else ()
-    )
+    imagine = next(p for p in rollout if isinstance(p, Collect))
+    improve = next(p for p in rollout if isinstance(p, Update))
+    observe = with_ppo(imagine.observe) if imagine.observe else None
+    imagine = replace(imagine, env="model", params=dyna.imagine, counts="model", observe=observe)
+    if config.improve == "ppo":
+        update = with_ppo(improve.update)
+    else:
+        net = ppo.actor_critic(config.ppo, dyna.world.actions, categorical=False)
+        update = improver(config, net, dyna.imagined, dyna.imagine)
+    phases: tuple = (imagine, replace(improve, update=update))
+    if config.refit_every:
+        act = Collect("train", -(-config.collect // config.n_envs), "online", mode="eval", fresh=True, every=config.refit_every)
+        phases = (*phases, act, Host(dyna.refit, every=config.refit_every))
     out = (
         Stage("seed", cycles, (behave,)),
-        Stage("fit", 1, (Host(first_fit),)),
-        Stage("dyna", config.ppo.cycles, (imagine, improve, *real)),
+        Stage("fit", 1, (Host(dyna.first_fit),)),
+        Stage("dyna", config.ppo.cycles, phases),
     )
-    return (*out, Stage("distil", 1, (Host(distil),), enter=back_to_best)) if config.distil else out
+    return (*out, Stage("distil", 1, (Host(dyna.distil),), enter=back_to_best)) if config.distil else out
 
 
 def evaluations(config: Config, env: str) -> tuple[Eval, ...]:

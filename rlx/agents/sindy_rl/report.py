@@ -59,9 +59,8 @@ def markdown(state: AgentState, names: tuple[str, ...]) -> str:
 
 def _networks(model: Ensemble) -> str:
     shape = "-".join(str(n) for n in model.sizes)
-    return (
-        f"There are no equations: these are {model.count} networks {shape} ({model.activation}), {model.parameters} parameters."
-    )
+    kind = f"{model.count} networks {shape} ({model.network.activation})"
+    return f"There are no equations: these are {kind}, {model.parameters} parameters."
 
 
 @dataclass(frozen=True)

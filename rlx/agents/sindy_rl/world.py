@@ -17,6 +17,7 @@ from rlx.dynamics.ensemble import Ensemble
 from rlx.dynamics.sparse import Dictionary, SparseModel, affine, poly
 from rlx.types import Array, Key, PyTree, Row, Spec
 
+Box = tuple[np.ndarray, np.ndarray]  # least and largest observations, [n] each
 HORIZON = 20  # decisions over which models are compared
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -31,7 +32,7 @@ class Sparse(NamedTuple):
 
     def blank(self) -> SparseModel:
         """The model before the first fit."""
-        members = jnp.zeros((self.config.members, self.outputs, len(self.library)))
+        members = jnp.zeros((self.config.ensemble_size, self.outputs, len(self.library)))
         return SparseModel(members, members[0], self.library)
 
     def fitted(self, inputs: Array, targets: Array, rng: np.random.Generator, names: Sequence[str], old: Any) -> SparseModel:
@@ -39,12 +40,12 @@ class Sparse(NamedTuple):
         Raises ValueError as `rlx.dynamics.sparse.fit` does."""
         c, own = self.config, self.settings
         bag = c.bag * min(1.0, c.seed_steps / len(inputs)) if c.bag_frozen else c.bag
-        how: dict[str, Any] = {"rng": rng, "members": c.members, "bag": bag, "unbias": c.unbias, "backend": c.backend}
+        how: dict[str, Any] = {"rng": rng, "members": c.ensemble_size, "bag": bag, "unbias": c.unbias, "backend": c.backend}
         how["aggregate"] = "median" if c.aggregate == "sample" else c.aggregate
         levels: dict[str, Any] = {"alpha": own.alpha, "threshold": own.threshold, "drop": min(c.drop, len(self.library) - 1)}
         return sparse.fit(self.library, inputs, targets, names=names, **levels, **how)
 
-    def says(self, model: SparseModel) -> Callable[[np.ndarray], np.ndarray]:
+    def predictor(self, model: SparseModel) -> Callable[[np.ndarray], np.ndarray]:
         """The model as a function of float64 on the host."""
         coef = np.asarray(model.coef, np.float64)
         return lambda z: model.library(z) @ coef.T
@@ -62,20 +63,20 @@ class Networks(NamedTuple):
 
     def drawn(self, key: Key) -> Ensemble:
         own = self.config.network
-        return ensemble.init(key, self.config.members, (self.inputs, *own.hidden, self.outputs), own.activation)
+        return ensemble.init(key, self.config.ensemble_size, (self.inputs, *own.hidden, self.outputs), own.activation)
 
     def fitted(self, inputs: Array, targets: Array, rng: np.random.Generator, names: Sequence[str], old: Any) -> Ensemble:
         """From the weights of ``old``, or where that is None from new ones. Raises ValueError as `rlx.dynamics.ensemble.fit`
         does."""
         c, own = self.config, self.config.network
         start, learn = jax.random.split(jax.random.key(int(rng.integers(2**31))))
-        fields = ("normalize", "lr", "max_norm", "batch", "epochs", "patience", "holdout")
+        fields = ("normalize", "lr", "max_grad_norm", "batch", "epochs", "patience", "holdout")
         how: dict[str, Any] = {k: getattr(own, k) for k in fields}
         how["capacity"] = c.seed_steps + c.online + c.n_envs * (c.seed_episode + 2)  # whole episodes may be a little more
         model = self.drawn(start) if old is None else old
         return ensemble.fit(model, inputs, targets, learn, share=c.bag, **how).model
 
-    def says(self, model: Ensemble) -> Callable[[np.ndarray], np.ndarray]:
+    def predictor(self, model: Ensemble) -> Callable[[np.ndarray], np.ndarray]:
         return lambda z: np.asarray(_mean(model, z.astype(np.float32)), np.float64)
 
 
@@ -93,7 +94,7 @@ class World(NamedTuple):
     score: Callable[[Any, Array, Array], Array] | None  # the known reward of arriving at an observation
 
     def begin(self, params: PyTree, key: Key) -> PyTree:
-        return jax.random.randint(key, (), 0, self.config.members) if self.config.aggregate == "sample" else ()
+        return jax.random.randint(key, (), 0, self.config.ensemble_size) if self.config.aggregate == "sample" else ()
 
     def predict(self, params: PyTree, episode: PyTree, obs: Array, action: Array, key: Key) -> Prediction:
         z = jnp.concatenate([obs, action])
@@ -105,7 +106,7 @@ class World(NamedTuple):
             reward = params["reward"](jnp.concatenate([new, action]) if self.config.reward_input else new)[0]
         return Prediction(new, reward)
 
-    def spread(self, params: PyTree, obs: Array, action: Array) -> Array:
+    def disagreement(self, params: PyTree, obs: Array, action: Array) -> Array:
         variance = params["dynamics"].each(jnp.concatenate([obs, action])).var(0).sum()
         return jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)  # with a gradient at 0 too
 
@@ -152,10 +153,10 @@ class World(NamedTuple):
         else:
             steps = HORIZON
         begin = begin[rng.integers(len(begin), size=min(runs, len(begin)))]
-        says, x = self.parts["dynamics"].says(models["dynamics"]), rows.obs[begin]
+        predict, x = self.parts["dynamics"].predictor(models["dynamics"]), rows.obs[begin]
         with np.errstate(all="ignore"):
             for t in range(steps):
-                x = self.projected(says(np.concatenate([x, rows.action[begin + t]], 1)))
+                x = self.projected(predict(np.concatenate([x, rows.action[begin + t]], 1)))
             off = (x - rows.new[begin + steps - 1]) / (rows.new.std(0) + 1e-12)
             size = float(np.sqrt(np.mean(off**2)))
         return size if size < LARGEST else np.inf
@@ -215,7 +216,7 @@ def known_of(config: Config, spec: Spec) -> tuple[Any, Any]:
     return spec.task.project if config.project and plain else None, score
 
 
-def box_of(config: Config, spec: Spec, n: int) -> tuple[np.ndarray, np.ndarray] | None:
+def box_of(config: Config, spec: Spec, n: int) -> Box | None:
     """The box that settings or environment name; None: it comes from the data."""
     if config.box:
         if len(config.box) != n:

@@ -45,8 +45,8 @@ def best_axes(it: Trained, runs: Sequence[Runs]) -> tuple[int, int]:
         np.abs(np.linalg.solve(known.W[known.scale.size :, known.scale.size :], known.W[known.scale.size :, :n]))
         / known.scale[:n]
     )
-    spread = np.nanstd(np.concatenate([r.z.reshape(-1, r.z.shape[-1]) for r in runs]), 0) if runs else known.scale
-    i, j = sorted(np.argsort(-gain.max(0) * spread[:n], kind="stable")[:2].tolist())
+    std = np.nanstd(np.concatenate([r.z.reshape(-1, r.z.shape[-1]) for r in runs]), 0) if runs else known.scale
+    i, j = sorted(np.argsort(-gain.max(0) * std[:n], kind="stable")[:2].tolist())
     return i, j
 
 
@@ -110,7 +110,7 @@ def draw_regions(
     low, high = window(it, (i, j), given) if within is None else (np.asarray(corner, float) - centre for corner in within)
     found = sections(it.regions.A, it.regions.b, point, (i, j), low, high)
     k = chosen(u, output)
-    which = np.zeros(0, int) if runs is None else spread(runs, (i, j), episodes)
+    which = np.zeros(0, int) if runs is None else far_apart(runs, (i, j), episodes)
     shades = None if colour == "region" else _shade(ax, it, found, point, (i, j), (low, high), colour, learned, k, span)
     for index, corners in found:
         tint = TINTS[index % len(TINTS)] if colour == "region" else "none"
@@ -208,7 +208,7 @@ def _number(ax: Any, found: list[tuple[int, np.ndarray]], centre: np.ndarray, si
         ax.text(x, y, str(index), path_effects=halo, **style)
 
 
-def spread(runs: Runs, axes: Sequence[int], count: int) -> np.ndarray:
+def far_apart(runs: Runs, axes: Sequence[int], count: int) -> np.ndarray:
     """Indices of ``count`` episodes that start far from one another: the outermost first, then whoever is farthest from all."""
     start = runs.z[0][:, list(axes)]
     start = (start - start.mean(0)) / np.maximum(start.std(0), 1e-9)
@@ -292,7 +292,7 @@ def picture(policy: Any, axes: tuple[str | int, str | int] | None = None, runs: 
     return out.getvalue()
 
 
-def _said(name: str, runs: Runs) -> str:
+def _legend(name: str, runs: Runs) -> str:
     lost = int(runs.violated.any(0).sum())
     return f"{name}: mean cost {runs.cost.mean():.4g}" + (f", {lost} of {len(runs.cost)} violate limits" if lost else "")
 
@@ -308,7 +308,7 @@ def _planes(figure: Any, panels: Any, it: Trained, before: Runs, after: Runs, ax
     change = draw_regions(panels[2], it, colour="change", **options)
     same = change is None or not np.any(change.get_array())
     changed = "nothing changed: the controller was the best" if same else "what learning changed"
-    for panel, title in zip(panels, (_said("controller", before), _said("learned", after), changed), strict=True):
+    for panel, title in zip(panels, (_legend("controller", before), _legend("learned", after), changed), strict=True):
         panel.set_title(title, fontsize="medium")
     bars = (shades, list(panels[:2]), str(u[0]), 0.01), (change, panels[2], f"change of {u[0]}", 0.02)
     for shade, ax, label, pad in bars:
@@ -334,8 +334,8 @@ def _curves(panels: Any, it: Trained, before: Runs, after: Runs) -> None:
     panels[0].set(ylabel=str(u[0]), title="input, and borders of regions")
     panels[1].set(ylabel=f"change of {u[0]}", title="what learning changed")
     for runs, colour, name, style in ((before, BEFORE, "controller", "--"), (after, AFTER, "learned", "-")):
-        for k in spread(before, (i,), 5):
-            label = _said(name, runs) if k == spread(before, (i,), 5)[0] else None
+        for k in far_apart(before, (i,), 5):
+            label = _legend(name, runs) if k == far_apart(before, (i,), 5)[0] else None
             panels[2].plot(runs.z[:, k, i] + z[i].centre, color=colour, linestyle=style, linewidth=1, label=label)
     far = np.flatnonzero(np.nanmax(np.abs(before.z[..., i]), 1) > 0.01 * np.nanmax(np.abs(before.z[..., i])))
     panels[2].set(xlabel="decisions", ylabel=str(z[i]), title="episodes from the same starts", xlim=(0, 1.2 * far[-1] + 1))

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from rlx.agents.yann import networks as nets
 from rlx.agents.yann.config import Config
 from rlx.agents.yann.controller import Controller
-from rlx.nn import mlp
+from rlx.nn.mlp import MLP
 from rlx.planning.laws import PiecewiseLaw
-from rlx.types import AgentState, Array, Key, Step
+from rlx.types import AgentState, Array, Key, PyTree, Step
 
 
 class Units(NamedTuple):
@@ -30,22 +30,27 @@ class Learner:
         self.m, self.nz = len(known.half), len(known.scale)
         self.bound = None if config.trust is None else jnp.asarray(2 * config.trust * known.half)
         self.form = nets.Form.of(known.W, self.nz)
+        if config.actor == "mlp":
+            self.actor_net = MLP((*config.hidden, self.m), last_scale=0.01)
+        self.residual_net = nets.ResidualNet.of(config.residual, config.init, known.count, config.width, self.m)
+        unseen = self.m if config.critic_input == "deviation" else 0
+        plain = config.critic == "mlp"
+        self.h = MLP((*config.hidden, 1)) if plain else nets.zero_mlp((*config.critic_hidden, 1), config.init, unseen)
         self.low, self.high, self.half = (jnp.asarray(x, jnp.result_type(float)) for x in (known.low, known.high, known.half))
 
     # ------------------------------------------------------------------------------------------------------------- actor
 
-    def actor_init(self, key: Key) -> Any:
-        c = self.config
-        if c.actor == "mlp":
-            return mlp.init(key, (self.nz, *c.hidden, self.m), last_scale=0.01)
-        return nets.residual_init(key, c.residual, c.init, self.known.count, self.nz, c.width, self.m)
+    def actor_init(self, key: Key) -> PyTree:
+        if self.config.actor == "mlp":
+            return self.actor_net.init(key, jnp.zeros(self.nz))
+        return self.residual_net.init(key, self.nz)
 
-    def raw(self, actor: Any, z: Array) -> tuple[Array, Array, Array]:
+    def raw(self, actor: PyTree, z: Array) -> tuple[Array, Array, Array]:
         """u [..., m] before it is clipped, the region [...], whether z is outside the law's domain [...]."""
         c, x = self.config, self.known.features(z)
         if c.actor == "mlp":
             nowhere = jnp.zeros(z.shape[:-1], jnp.int32)
-            return self.known.input(jnp.tanh(mlp.apply(actor, x))), nowhere, nowhere > 0
+            return self.known.input(jnp.tanh(self.actor_net.apply(actor, x))), nowhere, nowhere > 0
         if self.known.bigm is not None:
             return self._raw_bigm(actor, z, x)
         move = self.known.law(z)
@@ -54,42 +59,39 @@ class Learner:
             g = jnp.where(move.outside[..., None], 0.0, g)
         return move.u + g, move.region, move.outside
 
-    def residual(self, actor: Any, z: Array, region: Array) -> Array:
+    def residual(self, actor: PyTree, z: Array, region: Array) -> Array:
         """What is added to the law of ``region`` [...] at z: [..., m]."""
         kind, x = self.config.residual, self.known.features(z)
-        g = nets.residual(actor, kind, x, region, self.known.count, self.m)
+        g = self.residual_net.apply(actor, x, region)
         return nets.bounded(g if kind == "paper" else g * self.half, self.bound)
 
-    def _raw_bigm(self, actor: Any, z: Array, x: Array) -> tuple[Array, Array, Array]:
+    def _raw_bigm(self, actor: PyTree, z: Array, x: Array) -> tuple[Array, Array, Array]:
         c, law = self.config, self.known.law
         assert self.known.bigm is not None and isinstance(law, PiecewiseLaw)
         _, y3 = nets.bigm_gates(self.known.bigm, z)
         every = jnp.arange(law.regions)
         v = jax.vmap(law.affine, (None, 0), -2)(z, every) if z.ndim == 1 else law.affine(z[..., None, :], every)
         if c.residual == "paper":
-            g = nets.residual_of_all(actor, x, law.regions, self.m)
+            g = self.residual_net.of_all(actor, x)
         else:
-            of = lambda i: nets.residual(actor, c.residual, x, jnp.full(x.shape[:-1], i), law.regions, self.m) * self.half
+            of = lambda i: self.residual_net.apply(actor, x, jnp.full(x.shape[:-1], i)) * self.half
             g = jnp.stack([of(i) for i in range(law.regions)], -2)
         u = nets.bigm_output(self.known.bigm, y3, v + nets.bounded(g, self.bound))
         return u, jnp.argmax(y3, -1).astype(jnp.int32), ~(y3 > 0).any(-1)
 
-    def inputs(self, actor: Any, z: Array) -> Array:
+    def inputs(self, actor: PyTree, z: Array) -> Array:
         """u = clip(pi(z)), with gradients for a cost."""
         return nets.saturate(self.raw(actor, z)[0], self.low, self.high)
 
     # ------------------------------------------------------------------------------------------------------------ critic
 
-    def critics_init(self, key: Key) -> tuple:
-        return tuple(self._critic_init(k) for k in jax.random.split(key, self.config.n_critics))
+    def critics_init(self, key: Key) -> PyTree:
+        """Of all critics, which have a leading axis."""
+        return jax.vmap(self.critic_init)(jax.random.split(key, self.config.n_critics))
 
-    def _critic_init(self, key: Key) -> dict[str, Any]:
-        c, size = self.config, self.nz + self.m
-        if c.critic == "mlp":
-            return {"h": mlp.init(key, (size, *c.hidden, 1))}
-        unseen = self.m if c.critic_input == "deviation" else 0
-        h = {"h": nets.zero_mlp_init(key, (size, *c.critic_hidden, 1), c.init, unseen)}
-        return h if c.critic == "mpqp" else {"q": nets.quadratic_init(self.known.W, self.nz), **h}
+    def critic_init(self, key: Key) -> dict[str, Any]:
+        h = {"h": self.h.init(key, jnp.zeros(self.nz + self.m))}
+        return {"q": nets.quadratic_init(self.known.W, self.nz), **h} if self.config.critic == "lqr" else h
 
     def start_value(self, critic: dict[str, Any], z: Array, u: Array) -> Array:
         """The part of Q that is known at the start [...]."""
@@ -112,15 +114,18 @@ class Learner:
         """Q(z, u) [...]: the expected discounted cost to go."""
         c, x, unit = self.config, self.known.features(z), self.units(start, z).h
         if c.critic == "mlp":
-            return unit * mlp.apply(critic["h"], jnp.concatenate([x, u / self.half], -1))[..., 0]
+            return unit * self.h.apply(critic["h"], jnp.concatenate([x, u / self.half], -1))[..., 0]
         known = jnp.clip(self.known.law(z).u, self.low, self.high) if c.critic_input == "deviation" else 0.0
-        h = mlp.apply(critic["h"], jnp.concatenate([x, (u - known) / self.half], -1), "tanh")[..., 0]
+        h = self.h.apply(critic["h"], jnp.concatenate([x, (u - known) / self.half], -1))[..., 0]
         return self.start_value(critic, z, u) + unit * h
 
-    def worst(self, critics: tuple, start: Units, z: Array, u: Array) -> Array:
+    def q_values(self, critics: PyTree, start: Units, z: Array, u: Array) -> Array:
+        """Of each critic [n_critics, ...]."""
+        return jax.vmap(lambda critic: self.q_value(critic, start, z, u))(critics)
+
+    def worst(self, critics: PyTree, start: Units, z: Array, u: Array) -> Array:
         """The largest of the critics' costs [...]."""
-        values = [self.q_value(critic, start, z, u) for critic in critics]
-        return values[0] if len(values) == 1 else jnp.maximum(*values)
+        return self.q_values(critics, start, z, u).max(0)
 
     # ----------------------------------------------------------------------------------------------------------- behaviour
 

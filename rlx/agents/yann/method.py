@@ -19,20 +19,22 @@ paper's. Gates select among exact rows instead of through big-M layers (``mode="
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from rlx import replay
-from rlx.agents.offpolicy import vector
+from rlx.agents.offpolicy import obs_action_dims
 from rlx.agents.yann.config import Config
 from rlx.agents.yann.controller import Controller, build, control_of
 from rlx.agents.yann.learner import Learner, Units
 from rlx.agents.yann.report import Report
 from rlx.config import hyper
 from rlx.envs import batch as batch_of
-from rlx.nn.optim import adam, adam_init, polyak
+from rlx.nn.mlp import head
+from rlx.nn.optim import apply_gradients, optimizer, polyak
 from rlx.replay import Transitions
 from rlx.types import (
     Agent,
@@ -44,6 +46,7 @@ from rlx.types import (
     Key,
     Out,
     Problem,
+    PyTree,
     Row,
     Sampler,
     Sources,
@@ -69,18 +72,18 @@ def targets(learner: Learner, learned: dict[str, Any], batch: Transitions) -> Ar
 
 
 def critic_loss(
-    critics: tuple, learner: Learner, learned: dict[str, Any], h: dict[str, Array], z: Array, u: Array, y: Array
+    critics: PyTree, learner: Learner, learned: dict[str, Any], h: dict[str, Array], z: Array, u: Array, y: Array
 ) -> tuple[Array, Array]:
     """Mean over the batch, summed over critics; and the mean absolute error in stage costs."""
     unit = learner.units(learned["units"], z).error
-    errors = [(y - learner.q_value(critic, learned["units"], z, u)) / unit for critic in critics]
-    each = (lambda e: huber(e, h["huber_delta"])) if learner.config.loss == "huber" else (lambda e: e**2)
-    return sum(each(e).mean() for e in errors), jnp.abs(errors[0]).mean()  # type: ignore[return-value]
+    errors = (y - learner.q_values(critics, learned["units"], z, u)) / unit
+    each = huber(errors, h["huber_delta"]) if learner.config.loss == "huber" else errors**2
+    return each.mean(-1).sum(), jnp.abs(errors[0]).mean()
 
 
-def actor_loss(actor: Any, learner: Learner, critics: tuple, learned: dict[str, Any], z: Array) -> Array:
+def actor_loss(actor: PyTree, learner: Learner, critics: PyTree, learned: dict[str, Any], z: Array) -> Array:
     u = learner.inputs(actor, z)
-    return (learner.q_value(critics[0], learned["units"], z, u) / learner.units(learned["units"], z).error).mean()
+    return (learner.q_value(head(critics, 0), learned["units"], z, u) / learner.units(learned["units"], z).error).mean()
 
 
 # ------------------------------------------------------------------------------------------------------------------- agent
@@ -92,94 +95,94 @@ def make(config: Config, problem: Problem) -> Agent:
     control_of(env)
     check(config, env.spec.horizon, env.name)
     limit = env.spec.horizon or 1
-    vector(env.spec, "yann")
+    obs_action_dims(env.spec, "yann")
     learner = Learner(config, build(config, problem))
-    known, learns = learner.known, config.actor == "mlp" or config.residual != "none"
-
-    def init(key: Key, hyper: dict[str, Array]) -> AgentState:
-        a, c = jax.random.split(key)
-        own = {"actor": learner.actor_init(a), "critics": learner.critics_init(c)}
-        one = jnp.float32(1)
-        learned = {**own, "target": jax.tree.map(jnp.copy, own), "opt": {k: adam_init(v) for k, v in own.items()}}
-        learned |= {"units": Units(one, one), "lr_scale": one, "actor_loss": jnp.float32(0)}
-        learned |= {"visits": jnp.zeros(known.count, jnp.int32), "violations": jnp.int32(0), "worse": jnp.int32(0)}
-        none = jnp.full(config.eval_episodes, jnp.inf)
-        best = {"score": jnp.full(2, jnp.inf), "broken": none, "costs": none, **{k: learned[k] for k in KEPT}}
-        return AgentState(hyper, {**learned, "best": best})
 
     def act(state: AgentState, clock: Clock, carry: Any, step: Step, key: Key, mode: str) -> tuple[Array, Any, dict]:
         action, region = learner.act(state, step, key, mode)
         return action, carry, {"region": region} if mode == "explore" else {}
 
-    def observe(state: AgentState, rows: Row, key: Key) -> AgentState:
-        counted = jnp.zeros(known.count, jnp.int32).at[rows.extras["region"]].add((rows.valid & ~rows.last).astype(jnp.int32))
-        broken = (rows.valid & rows.info.get("violation", False)).sum(dtype=jnp.int32)
-        old = state.learned
-        return state._replace(learned={**old, "visits": old["visits"] + counted, "violations": old["violations"] + broken})
-
-    def enter(state: AgentState, sources: Sources, key: Key) -> AgentState:
-        """Units of costs, from what the first policy met: nine tenths of the start values, and the mean stage cost."""
-        now = Clock(jnp.int32(0), jnp.int32(0), jnp.int32(0))
-        rows = replay.transitions(1024)(state.hyper, now, sources, key)
-        on = ~rows.terminated
-        mean = jnp.maximum((-rows.reward * on).sum() / jnp.maximum(on.sum(), 1), 1e-6)
-        if config.critic == "mlp":
-            units = Units(mean / (1 - config.discount) if config.discount < 1 else mean * limit, mean)
-        else:
-            z, u = known.see(rows.obs), known.input(rows.action)
-            value = jnp.abs(learner.start_value(state.learned["critics"][0], z, u))
-            units = Units(jnp.maximum(jnp.quantile(value, 0.9), 1e-6), mean)
-        return state._replace(learned={**state.learned, "units": units})
-
-    def update(state: AgentState, clock: Clock, batch: Transitions, key: Key) -> tuple[AgentState, Out]:
-        h, old = state.hyper, state.learned
-        z, u = known.see(batch.obs), known.input(batch.action)
-        y = targets(learner, old, batch)
-        (q_loss, error), grads = jax.value_and_grad(critic_loss, has_aux=True)(old["critics"], learner, old, h, z, u, y)
-        critics, q_opt = adam(old["critics"], grads, old["opt"]["critics"], h["critic_lr"])
-
-        def improve() -> tuple:
-            loss, grads = jax.value_and_grad(actor_loss)(old["actor"], learner, critics, old, z)
-            actor, opt = adam(old["actor"], grads, old["opt"]["actor"], h["actor_lr"] * old["lr_scale"])
-            return actor, opt, loss
-
-        wait = lambda: (old["actor"], old["opt"]["actor"], old["actor_loss"])
-        turn = (clock.updates + 1) % config.policy_delay == 0
-        actor, pi_opt, pi_loss = improve() if config.policy_delay == 1 else jax.lax.cond(turn, improve, wait)
-        aim = old["target"]
-        target = {
-            "actor": polyak(aim["actor"], actor, h["tau_actor"]),
-            "critics": polyak(aim["critics"], critics, h["tau_critic"]),
-        }
-        new = {"actor": actor, "critics": critics, "target": target, "opt": {"actor": pi_opt, "critics": q_opt}}
-        metrics = {"critic/loss": q_loss, "critic/error": error, "actor/loss": pi_loss, **watch(learner, actor, h, z)}
-        return state._replace(learned={**old, **new, "actor_loss": pi_loss}), Out(metrics)
-
     def on_eval(state: AgentState, report: dict[str, Any], key: Key) -> AgentState:
         return keep_best(state, report["main"], config.patience) if config.safeguard == "keep_best" else state
 
+    which = "eval" if "eval" in problem.envs else "train"
+    rows = -(-min(config.capacity, config.episodes * limit) // config.n_envs) + 2
     return Agent(
         "yann",
         config,
         {**hyper(config), "discount": config.discount},
-        init,
+        partial(initial, learner),
         act,
-        stages(config, learner, update if learns else None, enter, observe, limit),
+        stages(learner, limit),
         envs={"train": batch_of(env, config.n_envs)},
-        buffers={"replay": replay.ring(-(-min(config.capacity, config.episodes * limit) // config.n_envs) + 2, config.n_envs)},
+        buffers={"replay": replay.ring(rows, config.n_envs)},
         modes=("explore", "eval", "base"),
-        evals=(
-            Eval(
-                "main",
-                "eval" if "eval" in problem.envs else "train",
-                config.eval_episodes,
-                eval_cycles(config, limit),
-                stages=("warmup", "learn"),
-            ),
-        ),
+        evals=(Eval("main", which, config.eval_episodes, eval_cycles(config, limit), stages=("warmup", "learn")),),
         on_eval=on_eval,
         report=Report(learner, env),
     )
+
+
+def initial(learner: Learner, key: Key, hyper: dict[str, Array]) -> AgentState:
+    a, c = jax.random.split(key)
+    own = {"actor": learner.actor_init(a), "critics": learner.critics_init(c)}
+    one = jnp.float32(1)
+    learned = {**own, "target": jax.tree.map(jnp.copy, own), "opt": {k: optimizer(0.0).init(v) for k, v in own.items()}}
+    learned |= {"units": Units(one, one), "lr_scale": one, "actor_loss": jnp.float32(0)}
+    learned |= {"visits": jnp.zeros(learner.known.count, jnp.int32), "violations": jnp.int32(0), "worse": jnp.int32(0)}
+    none = jnp.full(learner.config.eval_episodes, jnp.inf)
+    best = {"score": jnp.full(2, jnp.inf), "broken": none, "costs": none, **{k: learned[k] for k in KEPT}}
+    return AgentState(hyper, {**learned, "best": best})
+
+
+def count_visits(learner: Learner, state: AgentState, rows: Row, key: Key) -> AgentState:
+    """Which regions acted, and how often limits were violated."""
+    acted = (rows.valid & ~rows.last).astype(jnp.int32)
+    counted = jnp.zeros(learner.known.count, jnp.int32).at[rows.extras["region"]].add(acted)
+    broken = (rows.valid & rows.info.get("violation", False)).sum(dtype=jnp.int32)
+    old = state.learned
+    return state._replace(learned={**old, "visits": old["visits"] + counted, "violations": old["violations"] + broken})
+
+
+def set_units(learner: Learner, limit: int, state: AgentState, sources: Sources, key: Key) -> AgentState:
+    """Units of costs, from what the first policy met: nine tenths of the start values, and the mean stage cost."""
+    config, known = learner.config, learner.known
+    now = Clock(jnp.int32(0), jnp.int32(0), jnp.int32(0))
+    rows = replay.transitions(1024)(state.hyper, now, sources, key)
+    on = ~rows.terminated
+    mean = jnp.maximum((-rows.reward * on).sum() / jnp.maximum(on.sum(), 1), 1e-6)
+    if config.critic == "mlp":
+        units = Units(mean / (1 - config.discount) if config.discount < 1 else mean * limit, mean)
+    else:
+        z, u = known.see(rows.obs), known.input(rows.action)
+        value = jnp.abs(learner.start_value(head(state.learned["critics"], 0), z, u))
+        units = Units(jnp.maximum(jnp.quantile(value, 0.9), 1e-6), mean)
+    return state._replace(learned={**state.learned, "units": units})
+
+
+def update(learner: Learner, state: AgentState, clock: Clock, batch: Transitions, key: Key) -> tuple[AgentState, Out]:
+    """Critics first; every ``policy_delay`` updates the actor; then the targets."""
+    config, known, h, old = learner.config, learner.known, state.hyper, state.learned
+    z, u = known.see(batch.obs), known.input(batch.action)
+    y = targets(learner, old, batch)
+    (q_loss, error), grads = jax.value_and_grad(critic_loss, has_aux=True)(old["critics"], learner, old, h, z, u, y)
+    critics, q_opt = apply_gradients(optimizer(h["critic_lr"]), old["critics"], grads, old["opt"]["critics"])
+
+    def improve() -> tuple:
+        loss, grads = jax.value_and_grad(actor_loss)(old["actor"], learner, critics, old, z)
+        chain = optimizer(h["actor_lr"] * old["lr_scale"])
+        return *apply_gradients(chain, old["actor"], grads, old["opt"]["actor"]), loss
+
+    wait = lambda: (old["actor"], old["opt"]["actor"], old["actor_loss"])
+    turn = (clock.updates + 1) % config.policy_delay == 0
+    actor, pi_opt, pi_loss = improve() if config.policy_delay == 1 else jax.lax.cond(turn, improve, wait)
+    target = {
+        "actor": polyak(old["target"]["actor"], actor, h["tau_actor"]),
+        "critics": polyak(old["target"]["critics"], critics, h["tau_critic"]),
+    }
+    new = {"actor": actor, "critics": critics, "target": target, "opt": {"actor": pi_opt, "critics": q_opt}}
+    metrics = {"critic/loss": q_loss, "critic/error": error, "actor/loss": pi_loss, **watch(learner, actor, h, z)}
+    return state._replace(learned={**old, **new, "actor_loss": pi_loss}), Out(metrics)
 
 
 KEPT = ("actor", "critics", "target", "opt")  # what a restored best brings back
@@ -220,20 +223,19 @@ def eval_cycles(config: Config, horizon: int) -> int:
     return max(1, config.eval_every * horizon // config.n_envs)
 
 
-def stages(config: Config, learner: Learner, update: Any, enter: Any, observe: Any, horizon: int) -> tuple[Stage, ...]:
+def stages(learner: Learner, horizon: int) -> tuple[Stage, ...]:
     """Clone, where asked for; warm up; learn, a decision and its updates at a time."""
-    first = -(-config.warmup // config.n_envs)
-    cycles = -(-(config.episodes * horizon - config.warmup) // config.n_envs)
+    config = learner.config
+    observe = partial(count_visits, learner)
     acting = Collect("train", 1, "replay", observe=observe)
-    out = [Stage("warmup", 1, (Collect("train", first, "replay", observe=observe),))]
-    if config.clone:
-        out.insert(
-            0, Stage("clone", 1, (Update(config.clone, states_in_box(config.batch * 4, learner.known), cloning(learner)),))
-        )
-    if update is None:
-        return (*out, Stage("learn", cycles, (acting,)))
-    learn = Update(config.updates * config.n_envs, replay.transitions(config.batch), update)
-    return (*out, Stage("learn", cycles, (acting, learn), enter=enter))
+    cloned = Update(config.clone, states_in_box(config.batch * 4, learner.known), cloning(learner))
+    clone = (Stage("clone", 1, (cloned,)),) if config.clone else ()
+    warmup = Stage("warmup", 1, (Collect("train", -(-config.warmup // config.n_envs), "replay", observe=observe),))
+    cycles = -(-(config.episodes * horizon - config.warmup) // config.n_envs)
+    if config.actor == "law" and config.residual == "none":
+        return (*clone, warmup, Stage("learn", cycles, (acting,)))
+    learn = Update(config.updates * config.n_envs, replay.transitions(config.batch), partial(update, learner))
+    return (*clone, warmup, Stage("learn", cycles, (acting, learn), enter=partial(set_units, learner, horizon)))
 
 
 def states_in_box(count: int, known: Controller) -> Sampler:
@@ -250,14 +252,14 @@ def states_in_box(count: int, known: Controller) -> Sampler:
 def cloning(learner: Learner) -> Any:
     """An update of the actor towards the controller, in shares of the input's range."""
 
-    def loss(actor: Any, z: Array) -> Array:
+    def loss(actor: PyTree, z: Array) -> Array:
         wanted = jnp.clip(learner.known.law(z).u, learner.low, learner.high)
         return (((learner.raw(actor, z)[0] - wanted) / learner.half) ** 2).mean()
 
     def update(state: AgentState, clock: Clock, z: Array, key: Key) -> tuple[AgentState, Out]:
         old = state.learned
         error, grads = jax.value_and_grad(loss)(old["actor"], z)
-        actor, opt = adam(old["actor"], grads, old["opt"]["actor"], jnp.float32(1e-3))
+        actor, opt = apply_gradients(optimizer(1e-3), old["actor"], grads, old["opt"]["actor"])
         target = {**old["target"], "actor": jax.tree.map(jnp.copy, actor)}
         new = {**old, "actor": actor, "target": target, "opt": {**old["opt"], "actor": opt}}
         return state._replace(learned=new), Out({"clone/error": error})
@@ -265,7 +267,7 @@ def cloning(learner: Learner) -> Any:
     return update
 
 
-def watch(learner: Learner, actor: Any, h: dict[str, Array], z: Array) -> dict[str, Array]:
+def watch(learner: Learner, actor: PyTree, h: dict[str, Array], z: Array) -> dict[str, Array]:
     """What the actor does on a batch: how far it is from the controller, how often at a bound, outside, or held back."""
     u, _, outside = learner.raw(actor, z)
     base = learner.known.law(z).u

@@ -5,7 +5,6 @@ Arrays of parameters are stacked over regions where there is a net per region. F
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,82 +12,95 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx.agents.yann.config import Residual
+from rlx.nn.mlp import MLP, Initializer, head, stack
 from rlx.planning.laws import FAR, PiecewiseLaw
-from rlx.types import Array, Key
+from rlx.types import Array, Key, PyTree
 
 SMALL = 0.01  # magnitude of paired initial weights (YANN-RL, section 3.2.3)
 Params = dict[str, Array]
 
 
+# ------------------------------------------------------------------------------------------------------ networks from zero
+
+
+def zero_mlp(widths: tuple[int, ...], init: str, unseen: int = 0, last_bias: bool = True) -> MLP:
+    """A tanh network whose output is 0 at the start: bitwise (``zero_last``: the last layer is 0), or as the paper has it
+    (``paired``: units come in pairs of opposite weights that the second layer treats alike), up to rounding. It does not see
+    the last ``unseen`` inputs until they have been shown to matter: their weights are 0 too."""
+    later = len(widths) - 1
+    zeros = jax.nn.initializers.zeros
+    if init == "paired":
+        kernels, biases = [_opposite, _alike, *[_small] * (later - 1)], [_opposite, *[zeros] * later]
+    else:
+        kernels, biases = [*[jax.nn.initializers.orthogonal()] * later, zeros], [zeros] * len(widths)
+    if unseen:
+        kernels[0] = _blind(kernels[0], unseen)
+    return MLP(widths, "tanh", kernel_init=tuple(kernels), bias_init=tuple(biases), last_bias=last_bias)
+
+
+def _small(key: Key, shape: tuple[int, ...], dtype: Any = float) -> Array:
+    return jax.random.uniform(key, shape, dtype, -SMALL, SMALL)
+
+
+def _opposite(key: Key, shape: tuple[int, ...], dtype: Any = float) -> Array:
+    """[W, -W] along the last axis, and one unit of 0 where it is odd."""
+    half = _small(key, (*shape[:-1], shape[-1] // 2), dtype)
+    return jnp.concatenate([half, -half, jnp.zeros((*shape[:-1], shape[-1] % 2), dtype)], -1)
+
+
+def _alike(key: Key, shape: tuple[int, ...], dtype: Any = float) -> Array:
+    """Weights [n, m] that see both units of a pair alike."""
+    half = _small(key, (shape[0] // 2, shape[1]), dtype)
+    return jnp.concatenate([half, half, _small(jax.random.fold_in(key, 1), (shape[0] % 2, shape[1]), dtype)])
+
+
+def _blind(init: Initializer, unseen: int) -> Initializer:
+    """Weights [n, m] of ``init``, those of the last ``unseen`` inputs 0."""
+    return lambda key, shape, dtype: init(key, shape, dtype).at[shape[0] - unseen :].set(0.0)
+
+
 # --------------------------------------------------------------------------------------------------------------- residuals
 
 
-def residual_init(key: Key, kind: Residual, init: str, regions: int, features: int, width: int, outputs: int) -> Params:
-    """Parameters of g_i, whose output is 0 at the start: bitwise (``zero_last``: the last layer is 0), or as the paper has it
-    (``paired``: units come in pairs of opposite weights that later layers treat alike), up to rounding."""
-    if kind == "none":
-        return {}
-    nets = {"block": regions, "paper": 1, "shared": 1}[kind]
-    wide = width * outputs * regions if kind == "paper" else width
-    keys = jax.random.split(key, 3)
-    first, second = (nets, features, wide), (nets, wide, wide)
-    if init == "paired":
-        bias = _opposite(jax.random.fold_in(keys[0], 1), (nets, 1, wide))[:, 0]
-        params = {"wa": _opposite(keys[0], first), "ba": bias, "wb": _alike(keys[1], second)}
-        head = _small(keys[2], (nets, wide, outputs))
-    else:
-        params = {"wa": _orthogonal(keys[0], first), "ba": jnp.zeros((nets, wide)), "wb": _orthogonal(keys[1], second)}
-        head = jnp.zeros((nets, wide, outputs))
-    if kind == "paper":  # no head, so that the second layer is the last: a region's units are summed
-        return params if init == "paired" else {**params, "wb": jnp.zeros(second)}
-    return {**params, "bb": jnp.zeros((nets, wide)), "head": head}
+class ResidualNet(NamedTuple):
+    """g_i, what is added to the law of region i: 0 at the start. Static."""
 
+    kind: Residual
+    net: MLP  # of one region, or of all
+    regions: int
+    outputs: int
 
-def residual(params: Params, kind: Residual, x: Array, region: Array, regions: int, outputs: int) -> Array:
-    """g of ``region`` int [...] at x [..., features]: [..., outputs]."""
-    if kind == "none":
-        return jnp.zeros((*x.shape[:-1], outputs))
-    if kind == "paper":
-        every = residual_of_all(params, x, regions, outputs)
-        return jnp.take_along_axis(every, region[..., None, None], -2)[..., 0, :]
-    own = jax.tree.map(lambda p: p[region] if kind == "block" else p[0], params)
-    hidden = jnp.tanh(_dot(x, own["wa"]) + own["ba"])
-    hidden = jnp.tanh(_dot(hidden, own["wb"]) + own["bb"])
-    return _dot(hidden, own["head"])
+    @staticmethod
+    def of(kind: Residual, init: str, regions: int, width: int, outputs: int) -> ResidualNet:
+        if kind == "paper":  # dense over regions, without a head: a region's units are summed
+            wide = width * outputs * regions
+            return ResidualNet(kind, zero_mlp((wide, wide), init, last_bias=False), regions, outputs)
+        return ResidualNet(kind, zero_mlp((width, width, outputs), init, last_bias=False), regions, outputs)
 
+    def init(self, key: Key, features: int) -> PyTree:
+        """Parameters, with a leading axis of the regions or 1; {} where there is no residual."""
+        if self.kind == "none":
+            return {}
+        return stack(self.net, self.regions if self.kind == "block" else 1).init(key, jnp.zeros(features))
 
-def residual_of_all(params: Params, x: Array, regions: int, outputs: int) -> Array:
-    """The paper's g of all regions [..., p, outputs]: two layers dense over regions, the second without bias, and the sum of
-    each region's and output's own units."""
-    hidden = jnp.tanh(x @ params["wa"][0] + params["ba"][0])
-    hidden = jnp.tanh(hidden @ params["wb"][0])
-    return hidden.reshape(*x.shape[:-1], regions, outputs, -1).sum(-1)
+    def apply(self, params: PyTree, x: Array, region: Array) -> Array:
+        """g of ``region`` int [...] at x [..., features]: [..., outputs]."""
+        if self.kind == "none":
+            return jnp.zeros((*x.shape[:-1], self.outputs))
+        if self.kind == "paper":
+            return jnp.take_along_axis(self.of_all(params, x), region[..., None, None], -2)[..., 0, :]
+        if self.kind == "shared":
+            return self.net.apply(head(params, 0), x)
+        each = self.net.apply
+        for _ in range(region.ndim):
+            each = jax.vmap(each)
+        return each(head(params, region), x)
 
-
-def _dot(x: Array, w: Array) -> Array:
-    """x [..., n] with w [n, m], or with one w [..., n, m] for each x."""
-    return x @ w if w.ndim == 2 else (x[..., None, :] @ w)[..., 0, :]
-
-
-def _orthogonal(key: Key, shape: tuple[int, int, int]) -> Array:
-    make = jax.nn.initializers.orthogonal()
-    return jax.vmap(lambda k: make(k, shape[1:]))(jax.random.split(key, shape[0]))
-
-
-def _small(key: Key, shape: tuple[int, ...]) -> Array:
-    return jax.random.uniform(key, shape, minval=-SMALL, maxval=SMALL)
-
-
-def _opposite(key: Key, shape: tuple[int, int, int]) -> Array:
-    """[W, -W] along the last axis, and one unit of 0 where it is odd."""
-    half = _small(key, (*shape[:-1], shape[-1] // 2))
-    return jnp.concatenate([half, -half, jnp.zeros((*shape[:-1], shape[-1] % 2))], -1)
-
-
-def _alike(key: Key, shape: tuple[int, int, int]) -> Array:
-    """Weights that see both units of a pair alike."""
-    half = _small(key, (shape[0], shape[1] // 2, shape[2]))
-    return jnp.concatenate([half, half, _small(jax.random.fold_in(key, 1), (shape[0], shape[1] % 2, shape[2]))], 1)
+    def of_all(self, params: PyTree, x: Array) -> Array:
+        """The paper's g of all regions [..., p, outputs]: two layers dense over regions, the second without bias, and the sum
+        of each region's and output's own units."""
+        units = jnp.tanh(self.net.apply(head(params, 0), x))
+        return units.reshape(*x.shape[:-1], self.regions, self.outputs, -1).sum(-1)
 
 
 def bounded(g: Array, bound: Array | None) -> Array:
@@ -195,23 +207,6 @@ def quadratic(params: Params, form: Form, z: Array, u: Array) -> Array:
 
 
 RIDGE = 1e-9  # of u alone: what keeps the form strictly convex, whatever is learned
-
-
-def zero_mlp_init(key: Key, sizes: Sequence[int], init: str, unseen: int = 0) -> list[Params]:
-    """A tanh network with output 0 at the start, see `residual_init`; what `rlx.nn.mlp.apply` takes. It does not see the last
-    ``unseen`` inputs until they have been shown to matter: their weights are 0 too."""
-    layers: list[Params] = []
-    for i, (n, m) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-        k, last = jax.random.fold_in(key, i), i == len(sizes) - 2
-        if init == "zero_last":
-            w, b = (jnp.zeros((n, m)) if last else _orthogonal(k, (1, n, m))[0]), jnp.zeros(m)
-        elif i == 0:
-            w, b = _opposite(k, (1, n, m))[0], _opposite(jax.random.fold_in(k, 1), (1, 1, m))[0, 0]
-        else:  # the second layer cancels the pairs, whatever follows
-            w, b = (_alike(k, (1, n, m))[0] if i == 1 else _small(k, (n, m))), jnp.zeros(m)
-        layers.append({"w": w, "b": b})
-    layers[0]["w"] = layers[0]["w"].at[sizes[0] - unseen :].set(0.0)
-    return layers
 
 
 # -------------------------------------------------------------------------------------------------------------- saturation

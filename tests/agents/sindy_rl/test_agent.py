@@ -16,7 +16,15 @@ from rlx.train import Options, Policy, run
 from rlx.types import Members, Problem
 
 QUIET = Options(progress=False)
-SMALL = {"seed_steps": 200, "seed_episode": 50, "collect": 20, "refit_every": 2, "online": 60, "members": 5, "horizon": 40}
+SMALL = {
+    "seed_steps": 200,
+    "seed_episode": 50,
+    "collect": 20,
+    "refit_every": 2,
+    "online": 60,
+    "ensemble_size": 5,
+    "horizon": 40,
+}
 SMALL |= {"ppo.env_steps": 768, "ppo.n_envs": 4, "ppo.steps": 32, "ppo.epochs": 2, "ppo.minibatches": 2, "ppo.hidden": (8,)}
 SMALL |= {"distil_steps": 80, "distil_length": 20, "eval_every": 6, "eval_episodes": 2}
 

@@ -15,7 +15,9 @@ from rlx.agents.sindy_rl.config import Config
 from rlx.dynamics import Prediction, as_env
 from rlx.dynamics.sparse import SparseModel
 
-TOY = replace(Config(), members=5, distil_steps=800, distil_length=100, distil_noise=0.0, distil_starts=0.0, policy_degree=3)
+TOY = replace(
+    Config(), ensemble_size=5, distil_steps=800, distil_length=100, distil_noise=0.0, distil_starts=0.0, policy_degree=3
+)
 
 
 class Falling:
@@ -28,7 +30,7 @@ class Falling:
         new = 1.06 * obs + 0.1 * action + 0.02
         return Prediction(new, jnp.exp(-(new[0] ** 2)))
 
-    def spread(self, params, obs, action):
+    def disagreement(self, params, obs, action):
         return jnp.float32(0)
 
 

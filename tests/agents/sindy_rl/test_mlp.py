@@ -25,7 +25,7 @@ from .test_agent import QUIET, SMALL
 from .test_world import line, rows_of, transitions
 
 TOY = {**SMALL, "distil": False, "network.hidden": (16,), "network.batch": 64}
-SETTINGS = {"model": "mlp", "members": 5, "network.hidden": (16,), "network.batch": 120, "reward": "sparse", "drop": 0}
+SETTINGS = {"model": "mlp", "ensemble_size": 5, "network.hidden": (16,), "network.batch": 120, "reward": "sparse", "drop": 0}
 SETTINGS |= {"network.lr": 1e-2, "network.epochs": 200, "network.patience": 20, "seed_steps": 200, "online": 100}
 SETTINGS |= {"rewards.threshold": 0.05, "seed_episode": 50}
 WORLD = World(replace(Config(), SETTINGS), 1, 1, None, None)
@@ -55,7 +55,7 @@ def test_networks_predict_and_the_reward_is_still_an_equation(fitted):
     np.testing.assert_allclose(said.obs, every.mean(0), atol=1e-6)
     np.testing.assert_allclose(said.obs, 0.9 * 0.2 + 0.1 * 0.5, atol=0.03)
     np.testing.assert_allclose(said.reward, 2 * every.mean(0)[0] ** 2, rtol=0.01)
-    np.testing.assert_allclose(WORLD.spread(found, z[:1], z[1:]), every.std(), rtol=1e-3)
+    np.testing.assert_allclose(WORLD.disagreement(found, z[:1], z[1:]), every.std(), rtol=1e-3)
 
 
 def test_one_network_may_rule_an_episode(fitted):
@@ -69,10 +69,10 @@ def test_one_network_may_rule_an_episode(fitted):
 
 def test_where_all_agree_uncertainty_has_a_gradient(fitted):
     """The root of 0 has none."""
-    one = jax.tree.map(lambda x: jnp.repeat(x[:1], 2, 0), fitted[0]["dynamics"].layers)
+    one = jax.tree.map(lambda x: jnp.repeat(x[:1], 2, 0), fitted[0]["dynamics"].params)
     alike = {**fitted[0], "dynamics": dataclasses.replace(fitted[0]["dynamics"], layers=one)}
-    spread = lambda x: WORLD.spread(alike, x, jnp.ones(1))
-    assert spread(jnp.ones(1)) == 0 and jax.grad(spread)(jnp.ones(1)).tolist() == [0.0]
+    disagreement = lambda x: WORLD.disagreement(alike, x, jnp.ones(1))
+    assert disagreement(jnp.ones(1)) == 0 and jax.grad(disagreement)(jnp.ones(1)).tolist() == [0.0]
 
 
 def test_a_refit_goes_on_from_the_networks_before(fitted):
@@ -106,7 +106,7 @@ def trained():
 def test_the_preset_runs(trained):
     """Four random episodes of 50, then 20 before each of three refits, as with equations."""
     agent, state = trained
-    assert agent.config.model == "mlp" and agent.config.members == 5
+    assert agent.config.model == "mlp" and agent.config.ensemble_size == 5
     assert state.counts["env_steps"] == 200 + 3 * 20 and state.counts["updates"] == 6
     learned = state.agent.learned
     assert learned["fits"][0] == 4 and np.isfinite(learned["error"])

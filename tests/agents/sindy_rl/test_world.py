@@ -108,7 +108,7 @@ def line(n, slope=0.9):
     return episode(0, obs=x) | {"action": np.r_[u, 0][:, None].astype(np.float32)}
 
 
-SETTINGS = replace(Config(), {"dynamics.threshold": 0.01, "members": 5, "drop": 0, "reward": "task"})
+SETTINGS = replace(Config(), {"dynamics.threshold": 0.01, "ensemble_size": 5, "drop": 0, "reward": "task"})
 SMALL = World(SETTINGS, 1, 1, None, lambda xp, x, u: -x[..., 0])
 
 

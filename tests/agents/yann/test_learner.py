@@ -15,6 +15,7 @@ from rlx.agents.yann import Config, method
 from rlx.agents.yann.controller import build, corners
 from rlx.agents.yann.learner import Units
 from rlx.agents.yann.method import critic_loss, huber, keep_best, targets
+from rlx.nn.mlp import head
 from rlx.planning.linear import linearise
 from rlx.replay import Transitions
 from rlx.types import AgentState, Problem
@@ -147,8 +148,8 @@ def test_critics_are_what_they_say(critic):
     @jax.jit
     def values(z, u):
         critics = one.critics_init(jax.random.key(0))
-        each = [one.q_value(c, ONE, z, u) for c in critics]
-        return jnp.stack(each), one.worst(critics, ONE, z, u), one.start_value(critics[0], z, u)
+        each = [one.q_value(head(critics, i), ONE, z, u) for i in range(2)]
+        return jnp.stack(each), one.worst(critics, ONE, z, u), one.start_value(head(critics, 0), z, u)
 
     each, worst, start = values(z, u)
     np.testing.assert_array_equal(worst, each.max(0))
@@ -219,9 +220,10 @@ def test_targets_and_losses_by_hand():
         y = targets(one, learned, batch)
         ahead = one.known.see(batch.next_obs)
         act = jnp.clip(one.raw(learned["target"]["actor"], ahead)[0], -2, 2)
-        values = [one.q_value(c, learned["units"], ahead, act) for c in learned["target"]["critics"]]
+        value = lambda critics, i, z, u: one.q_value(head(critics, i), learned["units"], z, u)
+        values = [value(learned["target"]["critics"], i, ahead, act) for i in range(2)]
         loss = critic_loss(learned["critics"], one, learned, {"huber_delta": 1.0}, z, u, y)
-        return y, values, loss, [(y - one.q_value(c, learned["units"], z, u)) / 2 for c in learned["critics"]]
+        return y, values, loss, [(y - value(learned["critics"], i, z, u)) / 2 for i in range(2)]
 
     y, values, (loss, error), apart = found()
     np.testing.assert_allclose(y, -batch.reward + batch.discount * jnp.maximum(*values), rtol=1e-5)

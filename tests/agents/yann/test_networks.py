@@ -11,8 +11,7 @@ import pytest
 
 from rlx.agents.yann import networks as nets
 from rlx.agents.yann.controller import corners
-from rlx.nn import mlp
-from rlx.nn.optim import adam, adam_init
+from rlx.nn.optim import apply_gradients, optimizer
 from rlx.planning import laws
 from rlx.planning.laws import FAR, PiecewiseLaw
 from tests.planning.double import results
@@ -31,18 +30,18 @@ def test_the_papers_parameter_counts(regions, rows, nz, width, counts):
     assert nets.parameter_counts(regions, rows, nz, 1, width) == counts
     for init in ("paired", "zero_last"):
         params = jax.eval_shape(
-            lambda k, init=init: nets.residual_init(k, "paper", init, regions, nz, width, 1), jax.random.key(0)
+            lambda k, init=init: nets.ResidualNet.of("paper", init, regions, width, 1).init(k, nz), jax.random.key(0)
         )
         assert sum(x.size for x in jax.tree.leaves(params)) == counts[1]
 
 
 @pytest.mark.parametrize("m", [1, 2, 3])
 def test_counts_with_more_outputs(m):
-    made = lambda key: nets.residual_init(key, "paper", "paired", 3, 2, 4, m)
-    params = jax.eval_shape(made, jax.random.key(0))
+    net = nets.ResidualNet.of("paper", "paired", 3, 4, m)
+    params = jax.eval_shape(lambda key: net.init(key, 2), jax.random.key(0))
     assert sum(x.size for x in jax.tree.leaves(params)) == nets.parameter_counts(3, 10, 2, m, 4)[1]
     x, region = jnp.ones((5, 2)), jnp.arange(5) % 3
-    assert jax.eval_shape(lambda p: nets.residual(p, "paper", x, region, 3, m), params).shape == (5, m)
+    assert jax.eval_shape(lambda p: net.apply(p, x, region), params).shape == (5, m)
 
 
 # ------------------------------------------------------------------------------------------------ the tutorial's five layers
@@ -124,13 +123,18 @@ def test_in_double_precision_they_are_equal():
 P, NZ = 7, 2
 
 
+def net_of(kind, init="paired", width=4, m=1):
+    return nets.ResidualNet.of(kind, init, P, width, m)
+
+
 @functools.cache
-def started(kind: str, width: int = 4):
-    return jax.jit(lambda key: nets.residual_init(key, kind, "paired", P, NZ, width, 1))(jax.random.key(3))
+def started(kind: str):
+    return jax.jit(lambda key: net_of(kind).init(key, NZ))(jax.random.key(3))
 
 
-def g_of(params, kind, x, region, m=1):
-    return nets.residual(params, kind, x, region, P, m)
+def weights(params):
+    """Of the first two layers."""
+    return [np.asarray(params["params"][f"Dense_{i}"]["kernel"]) for i in range(2)]
 
 
 def points(count: int = 10_000):
@@ -147,26 +151,27 @@ def test_residuals_start_at_zero_and_have_somewhere_to_go(kind, init, width):
 
     @jax.jit
     def first_step(x, region):
-        params = nets.residual_init(jax.random.key(3), kind, init, P, NZ, width, 1)
-        few = lambda params: g_of(params, kind, x[:500], region[:500])
+        net, adam = net_of(kind, init, width), optimizer(jnp.float32(1e-3))
+        params = net.init(jax.random.key(3), NZ)
+        few = lambda params: net.apply(params, x[:500], region[:500])
         grads = jax.grad(lambda params: ((few(params) - jnp.sin(3 * x[:500, :1]) - 0.5) ** 2).mean())(params)
-        new, _ = adam(params, grads, adam_init(params), jnp.float32(1e-3))
+        new, _ = apply_gradients(adam, params, grads, adam.init(params))
         largest = lambda tree: jnp.stack([jnp.abs(leaf).max() for leaf in jax.tree.leaves(tree)]).max()
-        return params, new, largest(g_of(params, kind, x, region)), largest(grads), largest(few(new))
+        return params, new, largest(net.apply(params, x, region)), largest(grads), largest(few(new))
 
     params, new, g, grads, moved = first_step(*points())
     assert float(g) == 0 if init == "zero_last" else float(g) <= 1e-7
     assert float(grads) > 1e-4 and float(moved) > 1e-5
     if init == "paired":
-        params, new = jax.tree.map(np.asarray, (params, new))
-        half = params["wa"].shape[-1] // 2
+        (wa, wb), (new_wa, new_wb) = weights(params), weights(new)
+        half = wa.shape[-1] // 2
         one, two = (..., slice(half)), (..., slice(half, 2 * half))
         above, below = (slice(None), slice(half)), (slice(None), slice(half, 2 * half))
-        np.testing.assert_array_equal(params["wa"][one], -params["wa"][two])
-        np.testing.assert_array_equal(params["wb"][above], params["wb"][below])
-        assert not params["wa"][..., 2 * half :].any() and np.abs(params["wa"]).max() <= 0.01  # the odd one sees nothing
-        assert np.abs(new["wa"][one] + new["wa"][two]).max() > 1e-5
-        assert np.abs(new["wb"][above] - new["wb"][below]).max() > 1e-5
+        np.testing.assert_array_equal(wa[one], -wa[two])
+        np.testing.assert_array_equal(wb[above], wb[below])
+        assert not wa[..., 2 * half :].any() and np.abs(wa).max() <= 0.01  # the odd one sees nothing
+        assert np.abs(new_wa[one] + new_wa[two]).max() > 1e-5
+        assert np.abs(new_wb[above] - new_wb[below]).max() > 1e-5
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -175,9 +180,10 @@ def test_residuals_of_many_outputs(kind):
 
     @jax.jit
     def ways(x, region):
-        params = nets.residual_init(jax.random.key(3), kind, "paired", P, NZ, 6, 3)
+        net = net_of(kind, width=6, m=3)
+        params = net.init(jax.random.key(3), NZ)
         params = jax.tree.map(lambda w: w + 0.3 * jnp.cos(jnp.arange(w.size)).reshape(w.shape), params)
-        of = lambda x, region: g_of(params, kind, x, region, 3)
+        of = lambda x, region: net.apply(params, x, region)
         return of(x, region), jax.vmap(of)(x, region), of(x.reshape(4, 50, NZ), region.reshape(4, 50)), of(x[7], region[7])
 
     whole, mapped, shaped, one = ways(x, region)
@@ -193,21 +199,22 @@ def test_only_a_blocks_own_region_learns():
     touched = {}
     for kind in KINDS:
         params = jax.tree.map(lambda w: w + 0.1, started(kind))
-        grads = jax.jit(jax.grad(lambda p, kind=kind: (g_of(p, kind, x, region) ** 2).sum()))(params)
-        touched[kind] = {k: np.abs(np.asarray(v)).reshape(len(v), -1).max(1) > 0 for k, v in grads.items()}
-    for block in touched["block"].values():
+        grads = jax.jit(jax.grad(lambda p, kind=kind: (net_of(kind).apply(p, x, region) ** 2).sum()))(params)
+        touched[kind] = [np.abs(np.asarray(v)).reshape(len(v), -1).max(1) > 0 for v in jax.tree.leaves(grads)]
+    for block in touched["block"]:
         np.testing.assert_array_equal(block, np.arange(P) == 2)
-    assert touched["shared"]["wa"].all() and touched["paper"]["wa"].all()
-    assert nets.residual({}, "none", x, region, P, 4).shape == (50, 4) and not nets.residual({}, "none", x, region, P, 4).any()
-    assert nets.residual_init(jax.random.key(0), "none", "paired", P, NZ, 16, 1) == {}
+    assert all(leaf.all() for kind in ("shared", "paper") for leaf in touched[kind])
+    none = net_of("none", m=4)
+    assert none.init(jax.random.key(0), NZ) == {}
+    assert none.apply({}, x, region).shape == (50, 4) and not none.apply({}, x, region).any()
 
 
 def test_the_papers_residual_is_below_its_width():
     params = jax.tree.map(lambda w: 50 * jnp.ones_like(w), started("paper"))
     x, region = points(100)
-    assert float(jnp.abs(g_of(params, "paper", x, region)).max()) <= 4 + 1e-6
-    every = nets.residual_of_all(params, x, P, 1)
-    np.testing.assert_array_equal(every[jnp.arange(100), region], g_of(params, "paper", x, region))
+    net = net_of("paper")
+    assert float(jnp.abs(net.apply(params, x, region)).max()) <= 4 + 1e-6
+    np.testing.assert_array_equal(net.of_all(params, x)[jnp.arange(100), region], net.apply(params, x, region))
 
 
 def test_a_trust_bound_keeps_zero_and_slope():
@@ -276,17 +283,19 @@ def test_every_coefficient_of_the_form_learns():
 
 @pytest.mark.parametrize(("init", "unseen"), [("zero_last", 0), ("zero_last", 2), ("paired", 2)])
 def test_the_critics_network_starts_at_zero(init, unseen):
-    layers = jax.jit(lambda key: nets.zero_mlp_init(key, (5, 8, 8, 1), init, unseen))(jax.random.key(0))
+    net, adam = nets.zero_mlp((8, 8, 1), init, unseen), optimizer(jnp.float32(1e-2))
+    params = jax.jit(net.init)(jax.random.key(0), jnp.zeros(5))
+    seen = lambda params: weights(params)[0]
     x = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (10_000, 5)), jnp.float32)
-    h = mlp.apply(layers, x, "tanh")
+    h = net.apply(params, x)
     assert float(jnp.abs(h).max()) == 0 if init == "zero_last" else float(jnp.abs(h).max()) <= 1e-7
-    assert not layers[0]["w"][5 - unseen :].any() and layers[0]["w"][: 5 - unseen].any()
-    opt = adam_init(layers)
-    loss = lambda p: ((mlp.apply(p, x[:300], "tanh") - x[:300, -1:] - x[:300, :1]) ** 2).mean()
-    step = jax.jit(lambda p, o: adam(p, jax.grad(loss)(p), o, jnp.float32(1e-2)))
+    assert not seen(params)[5 - unseen :].any() and seen(params)[: 5 - unseen].any()
+    opt = adam.init(params)
+    loss = lambda p: ((net.apply(p, x[:300]) - x[:300, -1:] - x[:300, :1]) ** 2).mean()
+    step = jax.jit(lambda p, o: apply_gradients(adam, p, jax.grad(loss)(p), o))
     for _ in range(3):
-        layers, opt = step(layers, opt)
-    assert (np.abs(np.asarray(layers[0]["w"])).max(1) > 1e-3).all()  # what was not seen is seen where it matters
+        params, opt = step(params, opt)
+    assert (np.abs(seen(params)).max(1) > 1e-3).all()  # what was not seen is seen where it matters
 
 
 # -------------------------------------------------------------------------------------------------------- gradients at bounds

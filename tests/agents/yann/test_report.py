@@ -36,8 +36,9 @@ def made(env: str = "rlx:upright-pendulum", seed: int = 0, **changes) -> Policy:
 def moved(policy: Policy, shares: np.ndarray) -> Policy:
     """The same, but in region i the input is raised by ``shares[i]`` of half its range, whatever z."""
     actor = jax.tree.map(jnp.zeros_like, policy.state.learned["actor"])
-    width = actor["head"].shape[-2]
-    actor |= {"bb": actor["bb"] + 20, "head": actor["head"] + np.float32(shares)[:, None, None] / width}
+    second, last = actor["params"]["Dense_1"], actor["params"]["Dense_2"]
+    second["bias"] += 20
+    last["kernel"] += np.float32(shares)[:, None, None] / last["kernel"].shape[-2]
     return Policy(policy.agent, policy.state._replace(learned={**policy.state.learned, "actor": actor}), policy.problem)
 
 
