@@ -90,7 +90,7 @@ def gates() -> dict[str, float]:
 
         @jax.jit
         def of(z: jax.Array, plain: Learner = plain, layers: Learner = layers) -> jax.Array:
-            actor = moved(plain.actor_init(jax.random.key(0)))
+            actor = moved(plain.actor_init(jax.random.key(0)), 0.5)
             u, v = plain.raw(actor, z)[0], layers.raw(actor, z)[0]
             return jnp.abs(u - v).max() + jnp.where(jnp.abs(u - plain.known.law(z).u).max() > 0.1, 0.0, jnp.inf)
 
