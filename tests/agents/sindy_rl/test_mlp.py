@@ -70,7 +70,7 @@ def test_one_network_may_rule_an_episode(fitted):
 def test_where_all_agree_uncertainty_has_a_gradient(fitted):
     """The root of 0 has none."""
     one = jax.tree.map(lambda x: jnp.repeat(x[:1], 2, 0), fitted[0]["dynamics"].params)
-    alike = {**fitted[0], "dynamics": dataclasses.replace(fitted[0]["dynamics"], layers=one)}
+    alike = {**fitted[0], "dynamics": dataclasses.replace(fitted[0]["dynamics"], params=one)}
     disagreement = lambda x: WORLD.disagreement(alike, x, jnp.ones(1))
     assert disagreement(jnp.ones(1)) == 0 and jax.grad(disagreement)(jnp.ones(1)).tolist() == [0.0]
 
