@@ -70,7 +70,8 @@ def made(name: str, presets: list[str], changes: dict[str, Any], problem: Proble
 def ppo_like_inside() -> dict[str, Any]:
     """PPO on the real environment with the settings that it has inside the model."""
     inside = agents.config("sindy_rl").ppo
-    names = "n_envs steps epochs minibatches state_std normalize_obs value_coef kl_coef adaptive_kl_target lr lr_decay log_std hidden"
+    names = "n_envs steps epochs minibatches state_std normalize_obs value_coef"
+    names += " kl_coef adaptive_kl_target lr lr_decay log_std hidden"
     return {k: getattr(inside, k) for k in names.split()}
 
 
