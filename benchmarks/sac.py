@@ -1,6 +1,7 @@
 """SAC side by side: updates per second, and wall-clock time to a return of 750 on cart-pole swing-up.
 
     python benchmarks/sac.py                    # updates/s against stable-baselines3, sbx and the machine's matrix products
+    python benchmarks/sac.py --alone            # our own updates/s
     python benchmarks/sac.py --part wallclock   # to a return of 750, compile time included, against stable-baselines3
 
 Peers come from PyPI: pip install torch stable-baselines3 sbx-rl. All use batch 256, two hidden layers of 256, float32, two
@@ -13,6 +14,7 @@ import argparse
 import json
 import sys
 import time
+from importlib.util import find_spec
 from typing import Any
 
 import gymnasium
@@ -105,8 +107,8 @@ def matmul_rate(size: int = 1024, rounds: int = 20) -> float:
     return 2 * size**3 / float(np.median(times))
 
 
-def updates_per_second(n: int, rounds: int) -> dict[str, float]:
-    contestants = {"rlx": ours(n), "sb3": peer("sb3", n), "sbx": peer("sbx", n)}
+def updates_per_second(n: int, rounds: int, peers: tuple[str, ...]) -> dict[str, float]:
+    contestants = {"rlx": ours(n), **{name: peer(name, n) for name in peers}}
     times: dict[str, list[float]] = {k: [] for k in contestants}
     rates = []
     for i in range(rounds + 1):
@@ -125,8 +127,7 @@ def updates_per_second(n: int, rounds: int) -> dict[str, float]:
     own = per_second["rlx"]
     return {
         **{f"updates_per_s_{k}": v for k, v in per_second.items()},
-        "ratio_sb3": own / per_second["sb3"],
-        "ratio_sbx": own / per_second["sbx"],
+        **{f"ratio_{name}": own / per_second[name] for name in peers},
         "share_of_matmul": rate / peak,
     }
 
@@ -197,17 +198,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=["updates", "wallclock"], default="updates")
     parser.add_argument("--preset", choices=["debug", "full"], default="full")
+    parser.add_argument("--alone", action="store_true", help="our updates per second, without peers")
     parser.add_argument("--seeds", type=int, default=5, help="of the wall-clock race; medians are compared")
     args = parser.parse_args()
-    try:
-        import sbx  # noqa: F401
-        import stable_baselines3  # noqa: F401
-    except ImportError as error:
-        print(f"{error.name} is missing: pip install torch stable-baselines3 sbx-rl", file=sys.stderr)
+    peers = () if args.alone and args.part == "updates" else ("sb3", "sbx")
+    missing = [name for name in ("torch", "stable_baselines3", "sbx") if peers and find_spec(name) is None]
+    if missing:
+        print(f"Not installed: {', '.join(missing)}. pip install torch stable-baselines3 sbx-rl", file=sys.stderr)
         return 2
     debug = args.preset == "debug"
     if args.part == "updates":
-        result = updates_per_second(40 if debug else 400, 2 if debug else 5)
+        result = updates_per_second(40 if debug else 400, 2 if debug else 5, peers)
     else:
         result = wallclock(750.0, 1_000 if debug else 12_500, args.seeds)
     print("RESULT " + json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in result.items()}))
