@@ -120,7 +120,7 @@ class ActorCritic:
 
 
 class ReturnStats(NamedTuple):
-    """What rewards are divided by: the spread of discounted returns so far."""
+    """What rewards are divided by: the standard deviation of discounted returns so far."""
 
     running: Array  # [n_envs], of the episodes in progress
     stats: Normalizer

@@ -55,7 +55,7 @@ def _check(made: Program, supported: Collection[str]) -> None:
         why = {
             "while": "its number of steps is not known; lax.fori_loop with fixed bounds is a scan",
             "scan": f"only those of at most {UNROLLED} steps are written out",
-        }.get(node.op, "write the law without it, or teach rlx/export/numpy_ops.py and c_ops.py to say it")
+        }.get(node.op, "write the law without it, or teach rlx/export/numpy_ops.py and c_ops.py to write it")
         raise ValueError(
             f"export cannot write the operation {node.op!r} that the law of {made.name} uses: {why}. "
             "The format stablehlo takes every law."

@@ -33,13 +33,13 @@ class Index:
         return Index(self.start * int(factor), terms)
 
     def __str__(self) -> str:
-        said = ""
+        written = ""
         for name, times in self.terms:
             part = name if abs(times) == 1 else f"{abs(times)} * {name}"
-            said += (" - " if times < 0 else " + ") + part if said else ("-" if times < 0 else "") + part
-        if not said:
+            written += (" - " if times < 0 else " + ") + part if written else ("-" if times < 0 else "") + part
+        if not written:
             return str(self.start)
-        return said + (f" {'-' if self.start < 0 else '+'} {abs(self.start)}" if self.start else "")
+        return written + (f" {'-' if self.start < 0 else '+'} {abs(self.start)}" if self.start else "")
 
     @property
     def names(self) -> set[str]:

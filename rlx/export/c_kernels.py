@@ -181,7 +181,7 @@ def _start(node: Node) -> str:
 def _join(w: Writer, node: Node, total: str, text: str) -> str:
     what, out = node.op.removeprefix("reduce_").removeprefix("cum"), node.out
     if what in ("max", "min") and out.real:
-        return f"{w.say.helper(what, out.dtype)}({total}, {text})"
+        return f"{w.expressions.helper(what, out.dtype)}({total}, {text})"
     if what in ("max", "min"):
         return f"{total} {'>' if what == 'max' else '<'} {text} ? {total} : {text}"
     return f"{total} {({'sum': '+', 'prod': '*', 'and': '&', 'or': '|'})[what]} {text}"

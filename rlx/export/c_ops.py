@@ -41,8 +41,8 @@ def literal(value: Any, dtype: np.dtype) -> str:
             return "NAN"
         if math.isinf(number):
             return "INFINITY" if number > 0 else "(-INFINITY)"
-        said = str(dtype.type(value)) + ("f" if dtype.name == "float32" else "")
-        return f"({said})" if said.startswith("-") else said
+        written = str(dtype.type(value)) + ("f" if dtype.name == "float32" else "")
+        return f"({written})" if written.startswith("-") else written
     number, suffix = int(value), {"int64": "LL", "uint64": "ULL", "uint32": "u"}.get(dtype.name, "")
     if number < 0:
         return f"(-{-number - 1}{suffix} - 1)" if number == np.iinfo(dtype).min else f"(-{-number}{suffix})"
@@ -75,8 +75,8 @@ class Expressions:
     def helper(self, what: str, dtype: np.dtype) -> str:
         """The name of a function of `HELPERS` for this type."""
         name = what + ("_real" if dtype.kind == "f" else f"_{dtype.name}")
-        said = HELPERS[what].replace("NAME", name).replace("expS", f"exp{self.f}").replace("exp2S", f"exp2{self.f}")
-        self.helpers[name] = said.replace("T ", f"{ctype(dtype)} ").replace("(T)", f"({ctype(dtype)})")
+        written = HELPERS[what].replace("NAME", name).replace("expS", f"exp{self.f}").replace("exp2S", f"exp2{self.f}")
+        self.helpers[name] = written.replace("T ", f"{ctype(dtype)} ").replace("(T)", f"({ctype(dtype)})")
         return name
 
     def power(self, n: int, dtype: np.dtype) -> str:
@@ -110,7 +110,7 @@ class Expressions:
         self.helpers[name] = f"static {kind} {name}({real} x) {{ return {test}; }}"
         return name
 
-    def say(self, node: Node, args: list[str]) -> str:
+    def write(self, node: Node, args: list[str]) -> str:
         """The value of ``node`` at one place, from those of its arguments.
 
         Raises:
@@ -151,10 +151,10 @@ def _select(self: Expressions, node: Node, a: list[str]) -> str:
         return cases[0]
     if node.args[0].boolean:
         return f"({pred} ? {cases[1]} : {cases[0]})"
-    said = cases[-1]
+    written = cases[-1]
     for k in reversed(range(len(cases) - 1)):
-        said = f"({pred} <= {k} ? {cases[k]} : {said})"
-    return said
+        written = f"({pred} <= {k} ? {cases[k]} : {written})"
+    return written
 
 
 def _convert(self: Expressions, node: Node, a: list[str]) -> str:

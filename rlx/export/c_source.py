@@ -67,7 +67,7 @@ def code(policy: Any, name: str = "policy", dtype: str = "float32") -> Code:
     blocks = [f"    {block.dtype} {block.name}[{block.size}];" for block in made.blocks]
     unused = ["    (void)obs;"] if not any("obs[" in line for line in w.lines) else []
     body = "\n".join([*blocks, *unused, *w.lines])
-    helpers = "\n".join(w.say.helpers.values())
+    helpers = "\n".join(w.expressions.helpers.values())
     source = "\n".join(
         part
         for part in (

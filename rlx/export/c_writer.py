@@ -20,7 +20,7 @@ class Writer:
 
     def __init__(self, program: Program, plan: Plan, prefix: str):
         self.program, self.plan = program, plan
-        self.say = c_ops.Expressions(program.real)
+        self.expressions = c_ops.Expressions(program.real)
         self.tables = Tables(prefix)
         self.lines: list[str] = []
         self.loops: list[str] = []
@@ -106,7 +106,7 @@ class Writer:
             if node.op == "dot_general":
                 text = self._sum(node, index)
             else:
-                text = self.say.say(node, [self.at(a, spread(a, index)) for a in node.args])
+                text = self.expressions.write(node, [self.at(a, broadcast_index(a, index)) for a in node.args])
             self.known[key] = self.temp(c_ops.ctype(node.out.dtype, single=True), text)
         return self.known[key]
 
@@ -185,7 +185,7 @@ class Writer:
         return f"{raw}|{self.temp('int', f'{raw} < 0 ? 0 : {raw} > {limit} ? {limit} : {raw}')}"
 
 
-def spread(value: Value, index: Indices) -> Indices:
+def broadcast_index(value: Value, index: Indices) -> Indices:
     """Where an element-wise operation reads ``value``: its axes of size 1 are read all along."""
     return tuple(i if n != 1 else Index() for i, n in zip(index, value.shape, strict=True)) if value.shape else ()
 

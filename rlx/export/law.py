@@ -38,8 +38,8 @@ def law_of(policy: Any, mode: str = "eval") -> Law:
     name, obs, action = policy.agent.name, policy.spec.obs, policy.spec.action
     for what, leaf in (("observation", obs), ("action", action)):
         if not isinstance(leaf, Leaf) or len(leaf.shape) != 1 or np.dtype(leaf.dtype).kind != "f":
-            said = f"shape {leaf.shape} of {np.dtype(leaf.dtype)}" if isinstance(leaf, Leaf) else f"{type(leaf).__name__}"
-            raise ValueError(f"export needs an {what} that is one vector of floats; that of {name} here is {said}.")
+            written = f"shape {leaf.shape} of {np.dtype(leaf.dtype)}" if isinstance(leaf, Leaf) else f"{type(leaf).__name__}"
+            raise ValueError(f"export needs an {what} that is one vector of floats; that of {name} here is {written}.")
     if mode not in policy.agent.modes:
         raise ValueError(f"{name} has no mode {mode!r}; it has {', '.join(policy.agent.modes)}.")
     memory = jax.tree.leaves(policy.carry(1))

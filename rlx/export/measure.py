@@ -121,8 +121,8 @@ def measure_c(
     text = text.replace(", N, stdin) != N", f", {n}, stdin) != {n}").replace(", M, stdout", f", {m}, stdout")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        for name, said in (("law.h", made.header), ("law.c", made.source), ("main.c", text)):
-            (folder / name).write_text(said)
+        for name, written in (("law.h", made.header), ("law.c", made.source), ("main.c", text)):
+            (folder / name).write_text(written)
         compile_c(found, ["-std=c99", *flags, "law.c", "main.c", "-o", "main", "-lm"], folder)
         command = [str(folder / "main"), str(len(given)), str(calls)]
         done = subprocess.run(command, input=given.astype(real).tobytes(), capture_output=True, check=False)

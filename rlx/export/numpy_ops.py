@@ -42,18 +42,18 @@ def _infix(sign: str) -> Say:
 
 
 def _either(for_floats: str, for_ints: str) -> Say:
-    def say(node: Node, a: list[str]) -> str:
+    def write(node: Node, a: list[str]) -> str:
         return (for_floats if node.out.real else for_ints).format(*a)
 
-    return say
+    return write
 
 
 def _reduce(name: str) -> Say:
-    def say(node: Node, a: list[str]) -> str:
+    def write(node: Node, a: list[str]) -> str:
         kind = f", dtype=np.{node.out.dtype.name}" if name in ("sum", "prod") else ""
         return f"np.{name}({a[0]}, axis={text(tuple(node.params['axes']))}{kind})"
 
-    return say
+    return write
 
 
 def _arg(name: str) -> Say:
@@ -61,13 +61,13 @@ def _arg(name: str) -> Say:
 
 
 def _cumulative(name: str) -> Say:
-    def say(node: Node, a: list[str]) -> str:
+    def write(node: Node, a: list[str]) -> str:
         axis = node.params["axis"]
         flip = (lambda x: f"np.flip({x}, {axis})") if node.params["reverse"] else (lambda x: x)
         kind = f", dtype=np.{node.out.dtype.name}" if name in ("cumsum", "cumprod") else ""
         return flip(f"np.{name}({flip(a[0])}, axis={axis}{kind})")
 
-    return say
+    return write
 
 
 def _convert(node: Node, a: list[str]) -> str:
@@ -83,10 +83,10 @@ def _select(node: Node, a: list[str]) -> str:
     pred, cases = a[0], a[1:]
     if node.args[0].boolean:
         return f"np.where({pred}, {cases[1]}, {cases[0]})" if len(cases) == 2 else cases[0]
-    said = cases[-1]
+    written = cases[-1]
     for k in reversed(range(len(cases) - 1)):
-        said = f"np.where({pred} <= {k}, {cases[k]}, {said})"
-    return said
+        written = f"np.where({pred} <= {k}, {cases[k]}, {written})"
+    return written
 
 
 def _broadcast(node: Node, a: list[str]) -> str:
@@ -98,13 +98,13 @@ def _broadcast(node: Node, a: list[str]) -> str:
 
 
 def _slice(node: Node, a: list[str]) -> str:
-    p, said = node.params, []
+    p, written = node.params, []
     for n, low, high, step in zip(
         node.args[0].shape, p["start_indices"], p["limit_indices"], p["strides"] or [1] * len(node.out.shape), strict=True
     ):
         whole = text(low) == "0" and text(high) == text(n) and step == 1
-        said.append(":" if whole else f"{text(low)}:{text(high)}" + (f":{step}" if step != 1 else ""))
-    return f"{a[0]}[{', '.join(said)}]"
+        written.append(":" if whole else f"{text(low)}:{text(high)}" + (f":{step}" if step != 1 else ""))
+    return f"{a[0]}[{', '.join(written)}]"
 
 
 def _iota(node: Node, a: list[str]) -> str:
@@ -159,17 +159,17 @@ def _gather(node: Node, a: list[str]) -> str:
         and slots[1] == tuple(range(len(index.shape) - 1))
     ):
         return f"{a[0]}[np.clip({a[1]}[..., 0], 0, {x.shape[0] - 1})]"
-    said = "None" if fill is None else literal(fill, node.out.dtype)
-    return f"gather({a[0]}, {a[1]}, {text(slots)}, {text(dims)}, {text(sizes)}, {said})"
+    written = "None" if fill is None else literal(fill, node.out.dtype)
+    return f"gather({a[0]}, {a[1]}, {text(slots)}, {text(dims)}, {text(sizes)}, {written})"
 
 
 def _scatter(how: str) -> Say:
-    def say(node: Node, a: list[str]) -> str:
+    def write(node: Node, a: list[str]) -> str:
         slots, dims = windows(node)
         clip = "CLIP" in str(node.params["mode"]).upper()
         return f'scatter({a[0]}, {a[1]}, {a[2]}, {text(slots)}, {text(dims)}, "{how}", {clip})'
 
-    return say
+    return write
 
 
 UNARY = "floor ceil sqrt cbrt exp exp2 log log1p expm1 tanh sin cos tan sinh cosh sign abs"

@@ -34,9 +34,9 @@ def to_numpy(policy: Any, path: str | os.PathLike, dtype: str = "float32") -> Pa
     path = Path(path)
     if path.suffix != ".py":
         raise ValueError(f"the file is Python source, its name ends in .py; got {path.name!r}.")
-    said = source(policy, dtype)
+    written = source(policy, dtype)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(said)
+    path.write_text(written)
     return path
 
 
@@ -133,9 +133,11 @@ def _constants(program: Program) -> tuple[str, dict[int, str]]:
 def _array(name: str, array: np.ndarray) -> str:
     plain = array.astype(array.dtype.newbyteorder("<"))
     words = textwrap.wrap(base64.b64encode(plain.tobytes()).decode(), 116)
-    said = "\n".join(f'    "{word}"' for word in words)
+    written = "\n".join(f'    "{word}"' for word in words)
     shape = numpy_ops.text(array.shape)
-    return f'{name} = np.frombuffer(base64.b64decode(\n{said}\n), "{plain.dtype.str}").reshape({shape})  # {array.dtype.name}'
+    return (
+        f'{name} = np.frombuffer(base64.b64decode(\n{written}\n), "{plain.dtype.str}").reshape({shape})  # {array.dtype.name}'
+    )
 
 
 def _body(program: Program, names: dict[int, str]) -> str:

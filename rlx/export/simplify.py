@@ -25,8 +25,8 @@ def same(node: Node) -> Value | None:
         return None
     x, shape, params = node.args[0], node.out.shape, node.params
     if node.op == "select_n":
-        spread = x.node is not None and x.node.op == "broadcast_in_dim"
-        which = x.node.args[0].const if spread and x.node is not None else x.const
+        broadcast = x.node is not None and x.node.op == "broadcast_in_dim"
+        which = x.node.args[0].const if broadcast and x.node is not None else x.const
         if which is None or not which.size or not (which == which.flat[0]).all():
             return None
         return node.args[1 + int(which.flat[0])] if 0 <= int(which.flat[0]) < len(node.args) - 1 else None
