@@ -266,6 +266,110 @@ def test_every_field_needs_a_default():
         config.parse(Bare, [])
 
 
+# ------------------------------------------------------------------------------------------------------- bounds and old names
+
+
+@dataclass(frozen=True)
+class Net:
+    RENAMED = {"size": "width", "rate": "lr"}
+
+    width: int = config.size(8, least=1, below=100)
+    lr: float = traced(1e-3, above=0)
+
+
+@dataclass(frozen=True)
+class Bounded:
+    RENAMED = {"width": "hidden"}
+
+    hidden: tuple[int, ...] = config.size((256, 256), least=1)  # widths of all networks
+    streams: int = config.size(1, "Side by side.", least=1, most=1_000)
+    trust: float | None = config.size(None, above=0, most=1)
+    utd: float = config.size(1.0, above=0)  # updates per decision
+    cap: float = config.size(math.inf, least=0, finite=False)
+    discount: float = traced(0.99, least=0, most=1, help="Per decision.")
+    scale: float = traced(1.0)  # of anything
+    net: Net = Net()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"hidden": (64, 0)}, "sac: hidden[1] must be at least 1, got 0."),
+        ({"streams": 0}, "sac: streams must be at least 1 and at most 1_000, got 0."),
+        ({"streams": 10**400}, "sac: streams must be at least 1 and at most 1_000, got 1000"),
+        ({"trust": 0.0}, "sac: trust must be above 0 and at most 1, got 0.0."),
+        ({"utd": math.inf}, "sac: utd must be finite and above 0, got inf."),
+        ({"cap": math.nan}, "sac: cap must be at least 0, got nan."),
+        ({"discount": 1.5}, "sac: discount must be at least 0 and at most 1, got 1.5."),
+        ({"discount": math.nan}, "sac: discount must be finite and at least 0 and at most 1, got nan."),
+        ({"scale": -math.inf}, "sac: scale must be finite, got -inf."),
+        ({"net.width": 100}, "sac: net.width must be at least 1 and below 100, got 100."),
+        ({"net.lr": 0, "hidden": (0,)}, "sac: hidden[0] must be at least 1, got 0; net.lr must be above 0, got 0.0."),
+    ],
+)
+def test_a_value_out_of_its_bounds_is_named_with_them(changes, says):
+    with pytest.raises(ValueError) as refusal:
+        config.check(config.replace(Bounded(), changes), "sac")
+    assert str(refusal.value).startswith(says)
+
+
+def test_values_within_their_bounds_pass():
+    config.check(Bounded())
+    ends = {"hidden": (), "trust": 1.0, "cap": math.inf, "discount": 1.0, "scale": -5.0, "streams": 1_000, "net.width": 99}
+    config.check(config.replace(Bounded(), ends))
+    config.check_values(Bounded(), "net.lr", [1e-9, 1e9])
+    with pytest.raises(ValueError, match=r"net\.lr must be above 0, got 0\.0"):
+        config.check_values(Bounded(), "net.lr", [1e-3, 0.0])
+
+
+def test_a_default_out_of_its_bounds_is_refused_where_it_is_declared():
+    with pytest.raises(ValueError, match="a default must be at least 1, got 0"):
+        config.size(0, least=1)
+    with pytest.raises(ValueError, match="a default must be finite, got nan"):
+        traced(math.nan)
+
+
+def test_bounds_on_the_command_line_and_in_help(capsys):
+    for argv, says in (
+        ("--hidden 64 -1", "error: --hidden must be at least 1, got -1"),
+        ("--net.lr 0", "error: --net.lr must be above 0, got 0.0"),
+        ("--discount nan", "error: --discount must be finite and at least 0 and at most 1, got nan"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            config.parse(Bounded, argv.split())
+        out, err = capsys.readouterr()
+        assert stopped.value.code == 2 and out == "" and err.strip() == says
+    with pytest.raises(SystemExit):
+        config.parse(Bounded, ["--help"])
+    line = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "--hidden [INT [INT ...]] widths of all networks [at least 1] (default: 256 256)" in line
+    assert "--streams INT Side by side. [at least 1 and at most 1_000] (default: 1)" in line
+    assert "updates per decision [above 0] (default: 1.0)" in line
+    assert "--discount FLOAT Per decision. [traced, at least 0 and at most 1] (default: 0.99)" in line
+    assert "--scale FLOAT of anything [traced] (default: 1.0)" in line
+
+
+def test_an_old_name_is_answered_with_the_new_one(capsys):
+    for changes, says in (
+        ({"width": (1,)}, "unknown field 'width' of Bounded. It is called 'hidden' now."),
+        ({"net.rate": 1}, "unknown field 'net.rate' of Net. It is called 'net.lr' now."),
+        ({"net": {"size": 1}}, "unknown field 'net.size' of Net. It is called 'net.width' now."),
+        ({"net.size": 1}, "unknown field 'net.size' of Net. It is called 'net.width' now."),
+    ):
+        with pytest.raises(ValueError) as refusal:
+            config.replace(Bounded(), changes)
+        assert str(refusal.value) == says
+    with pytest.raises(ValueError, match=r"'net\.size' of Net\. It is called 'net\.width' now"):
+        config.from_json(Bounded, '{"net": {"size": 3}}')
+    for flag in ("--net.size", "--net.size=3"):
+        with pytest.raises(SystemExit) as stopped:
+            config.parse(Bounded, [flag, "3"])
+        assert stopped.value.code == 2
+        assert capsys.readouterr().err.strip() == f"error: {flag[:10]} is called --net.width now."
+    assert config.hint(Bounded(), "net.size") == " It is called 'net.width' now."
+    assert config.hint(Bounded(), "net.widht") == " Did you mean 'net.width'?"
+
+
 # ------------------------------------------------------------------------------------------------------------------- JSON
 
 

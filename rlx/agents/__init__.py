@@ -60,7 +60,7 @@ def make(name: str, config: Any = None, problem: Problem | None = None, **overri
     """The agent ``name`` for ``problem``; ``config`` (None: the default) with ``overrides`` by field name.
 
     Raises:
-        ValueError: unknown agent or field, a value of another type, or a config that does not fit the problem.
+        ValueError: unknown agent or field, a value of another type or out of bounds, or a config that does not fit the problem.
     """
     module = _module(name)
     chosen = module.Config() if config is None else config
@@ -72,4 +72,5 @@ def make(name: str, config: Any = None, problem: Problem | None = None, **overri
         chosen = configs.replace(chosen, overrides)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
+    configs.check(chosen, name)
     return module.make(chosen, problem)

@@ -12,6 +12,7 @@ import numpy as np
 
 from rlx import config, envs, keys
 from rlx.cli import console, outputs
+from rlx.cli.console import MOST
 from rlx.envs import actions
 from rlx.envs.base import batch, begin, rollout
 from rlx.replay import datasets
@@ -27,15 +28,15 @@ BLOCK = 1000  # slots per call of a rollout
 class Flags:
     run_dir: str = ""  # the run folder of the policy
     env: str = ""  # another environment than the run's; with --mode random no run is needed
-    steps: int = 10_000  # transitions, at least
+    steps: int = config.size(10_000, least=1, most=MOST)  # transitions, at least
     out: str = ""  # the file to write, such as data.npz
     mode: str = "eval"  # a mode of the agent, such as explore or eval, or: random
-    streams: int = 10  # episodes side by side
-    seed: int = 0
+    streams: int = config.size(10, least=1, most=MOST)  # episodes side by side
+    seed: int = config.size(0, least=0, most=MOST)
     which: Literal["best", "last"] = "best"
-    member: int = 0  # of a run with several: seeds first, then settings
-    repeat: int | None = None  # without a run: simulation steps per decision
-    time_limit: int | None = None  # without a run: decisions per episode
+    member: int = config.size(0, least=0)  # of a run with several: seeds first, then settings
+    repeat: int | None = config.size(None, least=1, most=MOST)  # without a run: simulation steps per decision
+    time_limit: int | None = config.size(None, least=1, most=MOST)  # without a run: decisions per episode
 
 
 PRESETS = {"debug": {"steps": 200, "streams": 2}}
@@ -67,9 +68,6 @@ def body(argv: list[str]) -> None:
 
 def _who_and_where(flags: Flags) -> tuple[Policy | None, Env | HostEnv]:
     """The policy (None: random actions) and the environment. Refuses what does not go together, before anything runs."""
-    for name, value in (("steps", flags.steps), ("streams", flags.streams)):
-        if value < 1:
-            config.stop(f"--{name} must be at least 1, got {value}")
     if not flags.run_dir and (flags.mode != "random" or not flags.env):
         config.stop("whose rollouts? Give --run-dir, or for random actions --mode random --env ENV")
     if not flags.out:

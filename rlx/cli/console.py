@@ -19,6 +19,7 @@ from rlx.train import Diverged, Interrupted, processes
 from rlx.train.checkpoint import CheckpointError
 
 BAD_INPUT = 2
+MOST = 2**31 - 1  # of whole numbers on the command line: what an int32 holds
 
 
 def command(body: Callable[[list[str]], None], argv: Sequence[str] | None) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 
 from rlx import config
 from rlx.cli import console, outputs
+from rlx.cli.console import MOST
 from rlx.train import load
 
 
@@ -18,10 +19,10 @@ from rlx.train import load
 class Flags:
     run_dir: str = ""  # the run folder
     env: str = ""  # another environment than the run's, of the same shapes
-    episodes: int = 10  # whole episodes, all at once
-    seed: int = 0  # of starts and noise; training never uses these keys
+    episodes: int = config.size(10, least=1, most=MOST)  # whole episodes, all at once
+    seed: int = config.size(0, least=0, most=MOST)  # of starts and noise; training never uses these keys
     which: Literal["best", "last"] = "best"  # the best by evaluation return while training, or the last
-    member: int = 0  # of a run with several: seeds first, then settings
+    member: int = config.size(0, least=0)  # of a run with several: seeds first, then settings
     video: bool = False  # film one episode into the run folder
 
 
@@ -36,8 +37,6 @@ def body(argv: list[str]) -> None:
     flags: Flags = config.parse(Flags(), argv, PRESETS, prog="rlx evaluate", description=(__doc__ or "").strip())
     if not flags.run_dir:
         config.stop("which run? Give --run-dir, as in: rlx evaluate --run-dir runs/walker")
-    if flags.episodes < 1:
-        config.stop(f"--episodes must be at least 1, got {flags.episodes}")
     policy = load(flags.run_dir, flags.which, flags.member)
     policy = policy.on(flags.env) if flags.env else policy
     found, env = policy.evaluate(flags.episodes, flags.seed), policy.problem.envs["train"]

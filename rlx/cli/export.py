@@ -25,7 +25,7 @@ class Flags:
     out: str = ""  # folder; the run folder's "export" if not given
     mode: str = "eval"  # how the agent acts; sindy_rl has "sparse", its policy as a polynomial
     which: Literal["best", "last"] = "best"  # the best by evaluation return while training, or the last
-    member: int = 0  # of a run with several: seeds first, then settings
+    member: int = config.size(0, least=0)  # of a run with several: seeds first, then settings
     measure: bool = False  # with --format c: compile it here and time single decisions
 
 

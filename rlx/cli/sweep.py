@@ -14,7 +14,8 @@ import tyro
 
 from rlx import config
 from rlx.cli import console, outputs
-from rlx.cli.train import RECIPE, given_recipe, parse, train_waves
+from rlx.cli.console import MOST
+from rlx.cli.train import MOST_SEEDS, RECIPE, given_recipe, parse, train_waves
 from rlx.cli.train import Flags as TrainFlags
 from rlx.cli.train import _flag as flag
 from rlx.train import Interrupted, launch, memory, report, sweeps
@@ -30,21 +31,21 @@ class Flags:
         (), "values of a field, agent.actor_lr=1e-3,3e-4 or agent.hidden=128,64x64; or a range, agent.actor_lr=log:1e-5..1e-2"
     )
     search: str = flag("grid", "grid: all combinations; random:N: N draws from lists and ranges")
-    seeds: int = flag(4, "of each setting, from --seed on")
+    seeds: int = flag(4, "of each setting, from --seed on", least=1, most=MOST_SEEDS)
     workers: str = flag(
         "one", "one: as few programs as can be, here; local:N: N processes; ray:ADDRESS, ray:auto: a Ray cluster"
     )
-    retries: int = flag(3, "how often a trial that died is started again; it goes on from its checkpoint")
-    repeat: int | None = flag(None, "simulation steps per decision; None: the environment's own")
-    time_limit: int | None = flag(None, "decisions per episode; None: the environment's own")
+    retries: int = flag(3, "how often a trial that died is started again; it goes on from its checkpoint", least=0)
+    repeat: int | None = flag(None, "simulation steps per decision; None: the environment's own", least=1, most=MOST)
+    time_limit: int | None = flag(None, "decisions per episode; None: the environment's own", least=1, most=MOST)
     data: str | None = flag(None, "a dataset, for agents that learn from one")
-    seed: int = flag(0, "the root of all randomness, of the search too")
+    seed: int = flag(0, "the root of all randomness, of the search too", least=0, most=MOST)
     run_dir: str = flag("", "where everything goes; default: runs/AGENT/ENV/sweep")
-    episodes: int = flag(10, "of the evaluation at the end of each trial")
+    episodes: int = flag(10, "of the evaluation at the end of each trial", least=1, most=MOST)
     waves: str = flag("auto", "parts of the members of a program one after another; auto: as many as memory needs")
-    memory: float | None = flag(None, "GiB per device to plan with; None: what is free")
-    checkpoint_seconds: float = flag(60.0, "seconds between checkpoints of a trial")
-    keep: int = flag(2, "checkpoints kept")
+    memory: float | None = flag(None, "GiB per device to plan with; None: what is free", above=0)
+    checkpoint_seconds: float = flag(60.0, "seconds between checkpoints of a trial", least=0)
+    keep: int = flag(2, "checkpoints kept", least=1)
     progress: bool = flag(True, "a progress bar")
 
 
@@ -60,8 +61,6 @@ def body(argv: list[str]) -> None:
         config.stop(f"--workers {flags.workers!r} is unknown: give one, local:N or ray:ADDRESS (ray:auto).")
     if kind == "ray":
         launch.reachable(where)
-    if flags.retries < 0:
-        config.stop(f"--retries must be at least 0, got {flags.retries}")
     points = sweeps.points(sweeps.axes(flags.agent, flags.grid), flags.search, flags.seed)
     recipe = recipes.Recipe(given.agent, flags.env, flags.agent, **{k: getattr(flags, k) for k in RECIPE})
     trials = sweeps.trials(recipe, points, together=kind == "one")

@@ -16,6 +16,7 @@ import tyro
 
 from rlx import agents, config, keys
 from rlx.cli import console, outputs
+from rlx.cli.console import MOST
 from rlx.train import Interrupted, Options, Policy, launch, memory, processes, run, sweeps
 from rlx.train import recipe as recipes
 from rlx.train.compilation import compile_seconds
@@ -28,38 +29,41 @@ from rlx.types import Agent, AgentState, Problem, RunState
 EXAMPLE = "rlx train sac --env dmc:cartpole-swingup --repeat 8"
 
 
-def _flag(default: Any, help: str) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help})  # `parse` extends the class, where comments are lost
+MOST_SEEDS = 100_000
+
+
+def _flag(default: Any, help: str, **bounds: float) -> Any:
+    return config.size(default, help, **bounds)  # type: ignore[arg-type]  # `parse` extends the class, where comments are lost
 
 
 @dataclass(frozen=True)
 class Flags:
     env: str = _flag("", "the environment, such as dmc:walker-walk; an unknown name lists what there is")
-    repeat: int | None = _flag(None, "simulation steps per decision; None: the environment's own")
-    time_limit: int | None = _flag(None, "decisions per episode; None: the environment's own")
+    repeat: int | None = _flag(None, "simulation steps per decision; None: the environment's own", least=1, most=MOST)
+    time_limit: int | None = _flag(None, "decisions per episode; None: the environment's own", least=1, most=MOST)
     data: str | None = _flag(None, "a dataset, as `rlx collect` writes it, for agents that learn from one")
-    seed: int = _flag(0, "the root of all randomness")
-    seeds: int = _flag(1, "so many seeds, from --seed on, as one program")
+    seed: int = _flag(0, "the root of all randomness", least=0, most=MOST)
+    seeds: int = _flag(1, "so many seeds, from --seed on, as one program", least=1, most=MOST_SEEDS)
     grid: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = _flag(
         (), "[traced] values to sweep in the same program, with all seeds: agent.actor_lr=1e-3,3e-4; may be given several times"
     )
     waves: str = _flag("1", "parts of the members one after another; auto: as many as memory needs")
-    memory: float | None = _flag(None, "GiB per device to plan with; None: what is free")
+    memory: float | None = _flag(None, "GiB per device to plan with; None: what is free", above=0)
     run_dir: str = _flag("", "where everything goes; default: runs/AGENT/ENV/seedK")
-    episodes: int = _flag(10, "of the evaluation at the end")
+    episodes: int = _flag(10, "of the evaluation at the end", least=1, most=MOST)
     video: bool = _flag(True, "film one episode at the end, where there is OpenGL")
-    log_every: int | None = _flag(None, "cycles between lines of metrics.jsonl; None: 100 lines per stage")
-    checkpoint_seconds: float = _flag(60.0, "seconds between checkpoints; 0: only at the end")
-    checkpoint_cycles: int | None = _flag(None, "and after every so many cycles")
-    keep: int = _flag(2, "checkpoints kept")
+    log_every: int | None = _flag(None, "cycles between lines of metrics.jsonl; None: 100 lines per stage", least=1)
+    checkpoint_seconds: float = _flag(60.0, "seconds between checkpoints; 0: only at the end", least=0)
+    checkpoint_cycles: int | None = _flag(None, "and after every so many cycles", least=1)
+    keep: int = _flag(2, "checkpoints kept", least=1)
     progress: bool = _flag(True, "a progress bar")
     tensorboard: bool = _flag(False, "metrics to TensorBoard too")
     wandb: str | None = _flag(None, "metrics to this project of Weights & Biases too")
     distributed: bool = _flag(False, "one of several processes that train the members together; SLURM, pods: recognised")
     coordinator: str | None = _flag(None, "HOST:PORT of process 0, where nothing is recognised")
-    processes: int | None = _flag(None, "so many processes in all")
-    process: int | None = _flag(None, "the number of this one, from 0")
-    wait: int = _flag(300, "seconds to wait for the other processes at the start")
+    processes: int | None = _flag(None, "so many processes in all", least=1)
+    process: int | None = _flag(None, "the number of this one, from 0", least=0)
+    wait: int = _flag(300, "seconds to wait for the other processes at the start", least=1)
 
 
 # What presets of an agent's config say about the command; a name counts where the agent's config has it too.
@@ -84,7 +88,7 @@ def body(argv: list[str]) -> None:
     if flags.distributed:
         processes.start(flags.coordinator, flags.processes, flags.process, flags.wait)
     run_dir = Path(flags.run_dir or f"runs/{name}/{flags.env.replace(':', '-').replace('/', '-')}/seed{flags.seed}")
-    grid = traced_grid(dict(map(sweep_values, flags.grid)), config.hyper(flags.agent), config.static(flags.agent))
+    grid = traced_grid(dict(map(sweep_values, flags.grid)), config.hyper(flags.agent), config.static(flags.agent), flags.agent)
     settings = tuple(settings_of(grid)) if grid else given.settings
     recipe = recipes.Recipe(name, flags.env, flags.agent, settings=settings, **{k: getattr(flags, k) for k in RECIPE})
     problem = recipe.problem()
@@ -178,10 +182,6 @@ def parse(given: recipes.Recipe, argv: list[str], base: Any = Flags, command: st
     flags: Any = config.parse(start, argv, table, prog=f"{command} {given.agent}", description=about)
     if not flags.env:
         config.stop(f"which environment? Give --env, as in: {example}")
-    for name, least in (("repeat", 1), ("time_limit", 1), ("seeds", 1), ("episodes", 1), ("keep", 1), ("seed", 0)):
-        value = getattr(flags, name)
-        if value is not None and value < least:
-            config.stop(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
     return flags
 
 

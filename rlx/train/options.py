@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rlx.config import check, size
+
 
 @dataclass(frozen=True)
 class Options:
     """How a run is observed and kept. None of it changes a result."""
 
-    log_every: int | None = None  # cycles between lines of metrics.jsonl; None: 100 lines per stage
-    checkpoint_seconds: float = 60.0  # wall-clock time between checkpoints; 0 turns them off except at the end
-    checkpoint_cycles: int | None = None  # and after every so many cycles
-    keep: int = 2  # checkpoints kept
+    log_every: int | None = size(None, least=1)  # cycles between lines of metrics.jsonl; None: 100 lines per stage
+    checkpoint_seconds: float = size(60.0, least=0)  # wall-clock time between checkpoints; 0 turns them off except at the end
+    checkpoint_cycles: int | None = size(None, least=1)  # and after every so many cycles
+    keep: int = size(2, least=1)  # checkpoints kept
     keep_best: bool = True  # remember the agent with the best evaluation return (of the first evaluation)
     resume: bool = True  # go on from the newest checkpoint in the run folder
     progress: bool = True
     tensorboard: bool = False
     wandb: str | None = None  # project name
-    chunk_seconds: float = 2.0  # about how long one call into a compiled chunk takes
-    chunk_cycles: int | None = None  # or exactly how many cycles
-    explode: float = 1e12  # a mean loss beyond this counts as diverged
+    chunk_seconds: float = size(2.0, above=0)  # about how long one call into a compiled chunk takes
+    chunk_cycles: int | None = size(None, least=1)  # or exactly how many cycles
+    explode: float = size(1e12, above=0, finite=False)  # a mean loss beyond this counts as diverged
+
+    def __post_init__(self) -> None:
+        check(self, "options")
 
 
 class Diverged(RuntimeError):

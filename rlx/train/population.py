@@ -73,13 +73,18 @@ def settings_of(grid: Grid) -> list[dict[str, float]]:
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
+def _hint(own: Any, name: str, known: Sequence[str]) -> str:
+    return config.nearest(name, known) if own is None else config.hint(own, name)
+
+
 def traced_grid(
-    grid: Mapping[str, Sequence[float | str]], traced: Iterable[str], fixed: Iterable[str] = ()
+    grid: Mapping[str, Sequence[float | str]], traced: Iterable[str], fixed: Iterable[str] = (), own: Any = None
 ) -> dict[str, list[float]]:
-    """``grid`` with names and numbers as programs take them; ``traced`` and ``fixed`` are the fields that there are.
+    """``grid`` with names and numbers as programs take them; ``traced`` and ``fixed`` are the fields that there are,
+    ``own`` the config whose bounds hold.
 
     Raises:
-        ValueError: a field that is unknown or static, no values, values that are no finite numbers.
+        ValueError: a field that is unknown or static, no values, values that are no finite numbers or out of bounds.
     """
     out: dict[str, list[float]] = {}
     for given, values in grid.items():
@@ -89,13 +94,15 @@ def traced_grid(
                 f"{given} shapes the program, so one program cannot sweep it: `rlx sweep` compiles a program for each value."
             )
         if name not in traced:
-            raise ValueError(f"no field {given!r} to sweep.{config.nearest(name, [*traced, *fixed])}")
+            raise ValueError(f"no field {given!r} to sweep.{_hint(own, name, [*traced, *fixed])}")
         try:
             out[name] = [float(v) for v in values]
         except (TypeError, ValueError):
             raise ValueError(f"{given}: {values!r} are not numbers.") from None
         if not out[name] or not np.isfinite(out[name]).all():
             raise ValueError(f"{given}: give one finite number at least, got {list(values)}.")
+        if own is not None:
+            config.check_values(own, name, out[name])
     return out
 
 
@@ -138,7 +145,8 @@ def population(
     Raises:
         ValueError: a field that cannot be swept, more members than fit (with the number that would), and all that `run` raises.
     """
-    chosen = settings_of(traced_grid(grid or {}, agent.hyper, config.static(agent.config) if agent.config else ()))
+    fixed = config.static(agent.config) if agent.config else ()
+    chosen = settings_of(traced_grid(grid or {}, agent.hyper, fixed, agent.config or None))
     numbers = _seeds(seeds)
     who = [(seed, setting) for setting in chosen for seed in numbers]
     parts = turns(agent, problem, len(who), tuple(devices or jax.local_devices()), waves, limit)

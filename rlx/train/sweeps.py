@@ -22,6 +22,7 @@ from rlx.train.recipe import Recipe
 from rlx.train.stats import interval, iqm, probability_of_improvement
 
 FILE = "sweep.json"
+MOST_DRAWS = 100_000
 Point = dict[str, Any]  # field -> value
 
 
@@ -56,7 +57,7 @@ def axes(own: Any, words: Sequence[str]) -> dict[str, list[Any] | Range]:
     Widths are written ``128x64``; a single ``128`` stands for as many layers as the default has.
 
     Raises:
-        ValueError: an unknown field, a value not of its type, a range on a static field or one that is none.
+        ValueError: an unknown field, a value not of its type or out of bounds, a range on a static field or one that is none.
     """
     traced, fixed = config.hyper(own), config.static(own)
     out: dict[str, list[Any] | Range] = {}
@@ -66,15 +67,17 @@ def axes(own: Any, words: Sequence[str]) -> dict[str, list[Any] | Range]:
         if not equals or not text:
             raise ValueError(f"{word!r} is no grid: give NAME=VALUE,VALUE,... or NAME=log:LOW..HIGH, as agent.tau=0.01,0.005.")
         if name not in traced and name not in fixed:
-            raise ValueError(f"no field {given!r} to sweep.{config.nearest(name, [*traced, *fixed])}")
+            raise ValueError(f"no field {given!r} to sweep.{config.hint(own, name)}")
         if name in out:
             raise ValueError(f"{given} is given twice: put all its values into one grid.")
         if text.startswith(("log:", "lin:")):
             if name in fixed:
                 raise ValueError(f"{given} is static, each value is a program of its own: give a list of values, not a range.")
-            out[name] = _range(given, text)
+            out[name] = found = _range(given, text)
+            config.check_values(own, name, (found.low, found.high))
         elif name in traced:
-            out[name] = [_number(given, value) for value in text.split(",")]
+            out[name] = listed = [_number(given, value) for value in text.split(",")]
+            config.check_values(own, name, listed)
         else:
             out[name] = [_static(own, name, value, fixed[name]) for value in text.split(",")]
     return out
@@ -114,7 +117,7 @@ def _static(own: Any, name: str, text: str, like: Any) -> Any:
             value = float(text)
         except ValueError:
             value = {"none": None}.get(text.lower(), text)
-    config.replace(own, {name: value})  # says what is wrong
+    config.check_values(own, name, [value])
     return value
 
 
@@ -132,8 +135,8 @@ def points(found: Mapping[str, list[Any] | Range], search: str, seed: int) -> li
         if ranges:
             raise ValueError(f"{', '.join(ranges)} is a range: give --search random:N for N draws, or a list of values.")
         return [dict(zip(found, values, strict=True)) for values in itertools.product(*found.values())]  # type: ignore[arg-type]
-    if kind != "random" or not number.isdigit() or int(number) < 1:
-        raise ValueError(f"--search {search!r} is unknown: give grid, or random:N with N draws.")
+    if kind != "random" or not number.isdigit() or not 1 <= int(number) <= MOST_DRAWS:
+        raise ValueError(f"--search {search!r} is unknown: give grid, or random:N with N draws, at most {MOST_DRAWS:,}.")
     rng = np.random.default_rng(seed)
     pick = lambda values: values.draw(rng) if isinstance(values, Range) else values[int(rng.integers(len(values)))]
     drawn = [{name: pick(values) for name, values in found.items()} for _ in range(int(number))]

@@ -5,17 +5,18 @@ discount, a coefficient) and may be swept without compiling anew; every other fi
 
     @dataclass(frozen=True)
     class Config:
-        hidden: tuple[int, ...] = (256, 256)  # a size: static
-        actor_lr: float = traced(3e-4, help="Adam's step size for the actor.")
+        hidden: tuple[int, ...] = size((256, 256), least=1)  # widths: static
+        actor_lr: float = traced(3e-4, least=0, help="Adam's step size for the actor.")
 
-Names are dotted through nested configs (``agent.actor_lr``); on the command line hyphens and underscores are the same.
+Bounds stand where the field is declared; `check` holds a config to them. A class says in ``RENAMED`` what its fields were
+called before (``{"lr": "actor_lr"}``), so that an old name is answered with the new one. Names are dotted through nested
+configs (``agent.actor_lr``); on the command line hyphens and underscores are the same.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import functools
 import json
 import math
@@ -28,23 +29,39 @@ from typing import Any, Literal, NoReturn, TypeVar, Union
 
 import tyro
 
+from rlx.config.fields import check, faults, hint, leaves, nearest, renamed, size, tell_bounds, traced
+
+__all__ = [
+    "apply",
+    "check",
+    "check_values",
+    "compose",
+    "from_json",
+    "hint",
+    "hyper",
+    "nearest",
+    "parse",
+    "renamed",
+    "replace",
+    "size",
+    "static",
+    "stop",
+    "to_json",
+    "traced",
+]
+
 T = TypeVar("T")
 Presets = Mapping[str, Mapping[str, Any]]  # overrides by dotted field name, by preset name
 
 
-def traced(default: float, help: str = "") -> Any:
-    """A dataclass field whose value is a traced hyper-parameter, marked ``[traced]`` in ``--help``."""
-    return dataclasses.field(default=default, metadata={"traced": True, "help": f"{help} [traced]".strip()})
-
-
 def hyper(config: Any) -> dict[str, float]:
     """The traced values by dotted name: what `rlx.types.Agent.hyper` holds."""
-    return {name: float(value) for name, (value, is_traced) in _leaves(config) if is_traced}
+    return {name: float(value) for name, (value, is_traced) in leaves(config) if is_traced}
 
 
 def static(config: Any) -> dict[str, Any]:
     """All other values by dotted name: two configs that agree here run the same compiled program."""
-    return {name: value for name, (value, is_traced) in _leaves(config) if not is_traced}
+    return {name: value for name, (value, is_traced) in leaves(config) if not is_traced}
 
 
 def replace(config: T, changes: Mapping[str, Any] | None = None, /, **more: Any) -> T:
@@ -54,6 +71,12 @@ def replace(config: T, changes: Mapping[str, Any] | None = None, /, **more: Any)
         ValueError: the name is unknown (the nearest is given) or the value is not of the field's type.
     """
     return _replace(config, {**(changes or {}), **more}, "")
+
+
+def check_values(config: Any, name: str, values: Iterable[Any]) -> None:
+    """Raises ValueError where one of ``values`` cannot be that of the field ``name``: another type, or out of its bounds."""
+    for value in values:
+        check(replace(config, {name: value}))
 
 
 def compose(own: Presets | None = None, /, **parts: Presets) -> dict[str, dict[str, Any]]:
@@ -128,8 +151,8 @@ def parse(
     """The config that a command line asks for: defaults of ``cls`` (a class, or a config to start from), then each
     ``--preset`` in order, then flags.
 
-    ``argv`` leaves the program's name out; None means the process's own. Bad input ends the process with one message on
-    stderr, naming the nearest valid flag, and exit code 2; ``--help`` with 0.
+    ``argv`` leaves the program's name out; None means the process's own. Bad input, a value out of bounds too, ends the process
+    with one message on stderr, naming the nearest valid flag, and exit code 2; ``--help`` with 0.
     """
     presets = presets or {}
     first = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False, usage=f"{prog or '%(prog)s'} [OPTIONS]")
@@ -137,25 +160,22 @@ def parse(
     chosen, flags = first.parse_known_args(sys.argv[1:] if argv is None else list(argv))
     try:
         config = apply(_default(cls), presets, chosen.preset)
+        _refuse_old_names(config, flags)
+        tell_bounds(config)
         with_words = functools.partial(tyro.cli, type(config), prog=prog, description=_describe(description, presets))
-        return with_words(args=_bools(config, flags), default=config)
+        config = with_words(args=_bools(config, flags), default=config)
     except ValueError as error:
         stop(str(error))
+    wrong = [f"{_flag(name)} {what}" for name, what in faults(config)]
+    if wrong:
+        stop("; ".join(wrong))
+    return config
 
 
 def stop(message: str) -> NoReturn:
     """Ends the process for bad input: one message on stderr, exit code 2."""
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
-
-
-def nearest(name: str, allowed: Iterable[str]) -> str:
-    """A hint for an unknown name: the nearest allowed ones, or all where none is near. Starts with a space."""
-    allowed = sorted(allowed)
-    close = difflib.get_close_matches(name, allowed, n=3, cutoff=0.6)
-    if close:
-        return f" Did you mean {' or '.join(map(repr, close))}?"
-    return f" Allowed: {', '.join(allowed)}." if allowed else " There are none."
 
 
 # ---------------------------------------------------------------------------------------------------------- inner workings
@@ -170,13 +190,17 @@ def _default(cls: Any) -> Any:
     return cls()
 
 
-def _leaves(config: Any, prefix: str = "") -> Iterable[tuple[str, tuple[Any, bool]]]:
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from _leaves(value, f"{prefix}{field.name}.")
-        else:
-            yield prefix + field.name, (value, field.metadata.get("traced", False))
+def _flag(name: str) -> str:
+    """The flag of a dotted field name; of ``hidden[1]`` that of ``hidden``."""
+    return "--" + name.partition("[")[0].replace("_", "-")
+
+
+def _refuse_old_names(config: Any, flags: Sequence[str]) -> None:
+    for flag in flags:
+        word = flag.partition("=")[0]
+        new = renamed(config, word[2:].replace("-", "_")) if word.startswith("--") else None
+        if new:
+            raise ValueError(f"{word} is called {_flag(new)} now.")
 
 
 def _replace(config: Any, changes: Mapping[str, Any], prefix: str) -> Any:
@@ -186,8 +210,10 @@ def _replace(config: Any, changes: Mapping[str, Any], prefix: str) -> Any:
     for dotted, value in changes.items():
         name, _, rest = dotted.replace("-", "_").partition(".")
         if name not in fields:
-            every = {prefix + leaf for leaf, _ in _leaves(config)} | {prefix + field for field in fields}
-            raise ValueError(f"unknown field {prefix + dotted!r} of {type(config).__name__}.{nearest(prefix + dotted, every)}")
+            new = renamed(config, dotted.replace("-", "_"))
+            every = {prefix + leaf for leaf, _ in leaves(config)} | {prefix + field for field in fields}
+            say = f" It is called {prefix + new!r} now." if new else nearest(prefix + dotted, every)
+            raise ValueError(f"unknown field {prefix + dotted!r} of {type(config).__name__}.{say}")
         old = done.get(name, getattr(config, name))
         nested = dataclasses.is_dataclass(old)
         if rest and not nested:
@@ -255,7 +281,7 @@ def _words(kind: Any) -> str:
 
 def _bools(config: Any, flags: Sequence[str]) -> list[str]:
     """Turns ``--x False`` and ``--x=False`` into ``--no-x``, which tyro knows. Of ``--x --no-x`` the last one wins."""
-    bools = {name for name, (value, _) in _leaves(config) if isinstance(value, bool)}
+    bools = {name for name, (value, _) in leaves(config) if isinstance(value, bool)}
     out: list[str] = []
     for flag in flags:
         name, equals, value = flag.partition("=")
