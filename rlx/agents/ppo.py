@@ -41,6 +41,13 @@ from rlx.types import Agent, AgentState, Array, Clock, Collect, Eval, Key, Out, 
 class Config:
     """Proximal policy optimisation."""
 
+    RENAMED = {
+        "kl_goal": "adaptive_kl_target",
+        "target_kl": "early_stop_kl",
+        "max_norm": "max_grad_norm",
+        "error_bound": "value_error_clip",
+    }
+
     env_steps: int = 1_000_000  # decisions in all
     n_envs: int = 16  # streams side by side
     steps: int = 128  # decisions per stream between updates

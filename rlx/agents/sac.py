@@ -37,6 +37,8 @@ LOG_STD = (-10.0, 2.0)
 class Config(offpolicy.OffPolicyConfig):
     """Soft actor-critic."""
 
+    RENAMED = {"alpha": "init_temperature", "alpha_lr": "temperature_lr", "entropy": "target_entropy"}
+
     temperature_lr: float = traced(3e-4, "Adam's step size for the temperature.")
     init_temperature: float = traced(0.1, "Temperature at the start.")
     target_entropy: float = traced(-1.0, "Target entropy per action dimension.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
 import inspect
 import io
 import math
@@ -162,16 +161,16 @@ def faults(config: Any, prefix: str = "") -> Iterable[tuple[str, str]]:
 
 def tell_bounds(config: Any) -> None:
     """Puts bounds behind the comments that ``--help`` reads: tyro takes the one or the other."""
-    for field in dataclasses.fields(config):
-        marks = field.metadata.get("marks")
-        if dataclasses.is_dataclass(getattr(config, field.name)):
-            tell_bounds(getattr(config, field.name))
-        elif marks and field.metadata.get("help") is None:
-            words = f"{_comments(type(config)).get(field.name, '')} {marks}".strip()
-            field.metadata = types.MappingProxyType({**field.metadata, "help": words})
+    for value in vars(config).values():
+        if dataclasses.is_dataclass(value):
+            tell_bounds(value)
+    untold = [f for f in dataclasses.fields(config) if f.metadata.get("marks") and f.metadata.get("help") is None]
+    comments = _comments(type(config)) if untold else {}
+    for field in untold:
+        words = f"{comments.get(field.name, '')} {field.metadata['marks']}".strip()
+        field.metadata = types.MappingProxyType({**field.metadata, "help": words})
 
 
-@functools.cache
 def _comments(cls: type) -> dict[str, str]:
     """The comment at the end of each field's statement, by field."""
     found: dict[str, str] = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -128,3 +130,17 @@ def test_presets_fit(name):
         made(name, preset, **settings)
     assert "debug" in agents.presets(name)
     assert name in ("ppo", "sindy_rl", "yann") or isinstance(agents.config(name), offpolicy.OffPolicyConfig)
+
+
+@pytest.mark.parametrize("name", agents.list())
+def test_old_names_of_fields_lead_to_fields_that_there_are(name):
+    def walk(own):
+        known = {field.name for field in dataclasses.fields(own)}
+        for kind in type(own).__mro__:
+            renamed = vars(kind).get("RENAMED", {})
+            assert set(renamed.values()) <= known and not set(renamed) & known
+        for value in vars(own).values():
+            if dataclasses.is_dataclass(value):
+                walk(value)
+
+    walk(agents.config(name))

@@ -43,6 +43,8 @@ class Library:
 class Network:
     """Networks that stand in place of the sparse dynamics, and how each member is fitted."""
 
+    RENAMED = {"max_norm": "max_grad_norm"}
+
     hidden: tuple[int, ...] = (64, 64)
     activation: str = "tanh"
     normalize: bool = False  # inputs to mean 0 and standard deviation 1
@@ -57,6 +59,8 @@ class Network:
 @dataclass(frozen=True)
 class Config:
     """SINDy-RL: sparse dynamics, rewards and policies that can be read, from little data."""
+
+    RENAMED = {"members": "ensemble_size", "caution": "uncertainty_penalty"}
 
     # the data
     seed_steps: int = 8_000  # real decisions at random, before the first fit
