@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -11,7 +13,8 @@ import numpy as np
 
 from rlx.envs import actions
 from rlx.envs.base import batch, begin, rollout
-from rlx.types import Env, HostEnv, Leaf, Row
+from rlx.envs.check_types import faults_of_types
+from rlx.types import Env, HostEnv, Key, Leaf, Loop, PyTree, Row, VecEnv
 
 
 @dataclass(frozen=True)
@@ -25,50 +28,64 @@ class Report:
     notes: tuple[str, ...] = ()
 
 
-def check(env: Env | HostEnv, seed: int = 0, steps: int = 60, streams: int = 2) -> Report:
+def check(env: Env | HostEnv, seed: int = 0, steps: int = 60, streams: int = 2, episodes: int = 2) -> Report:
     """Steps ``env`` with random actions and holds what it emits against the contract.
+
+    ``steps`` rows of each stream are looked at; where there is a horizon, as many more as it takes until each stream has ended
+    ``episodes`` whole episodes (0: no more, where a horizon is long and steps are slow).
 
     Raises:
         ValueError: with all faults found: what was found, what is expected, what to do.
     """
-    faults: list[str] = []
-    notes: list[str] = []
-    vec, jit = batch(env, streams), (lambda f: f) if env.host else jax.jit
-    policy = _policy(env)
-    roll = lambda loop, key: rollout(vec, vec.params, policy, loop, key, steps // 2)
-    begun = jit(lambda key: roll(begin(vec, vec.params, (), key), key))
-    go_on = jit(lambda loop, key: roll(loop, jax.random.fold_in(key, 1))[1])
+    vec = batch(env, streams)
+    faults = faults_of_types(env, vec)
+    if not faults:  # otherwise it would not run
+        report = _run(env, vec, seed, max(steps // 2, 1), episodes, faults)
+    vec.close()
+    if faults:
+        raise ValueError(f"{env.name} does not keep the contract:\n" + "\n".join(f"- {f}" for f in faults))
+    return report
 
-    def play(key: Any) -> tuple[Row, Any, Any]:
-        """All rows; the interaction after the first half; the same as saved there."""
-        loop, rows, _ = begun(key)
+
+def _run(env: Env | HostEnv, vec: VecEnv, seed: int, half: int, episodes: int, faults: list[str]) -> Report:
+    """The checks of what the environment emits, in blocks of ``half`` rows."""
+    jit, policy = (lambda f: f) if env.host else jax.jit, _policy(env)
+    roll = lambda loop, key: rollout(vec, vec.params, policy, loop, key, half)[:2]
+    start = jit(lambda key: begin(vec, vec.params, (), key))
+    go_on = jit(lambda loop, key, block: roll(loop, jax.random.fold_in(key, block)))
+    most = 2 if env.spec.horizon is None else -(-episodes * (env.spec.horizon + 1) // half)
+
+    def play(key: Key, episodes: int) -> tuple[Row, Loop, PyTree]:
+        """All rows; the interaction after the first block; what was saved there."""
+        loop, rows = go_on(start(key), key, 0)
         saved = vec.save(loop.env)
         saved = None if saved is None else jax.tree.map(np.array, saved)
-        later = go_on(loop, key)
-        return jax.tree.map(lambda a, b: np.concatenate([a, b]), rows, later), loop, saved
+        now, blocks = loop, [rows]
+        while len(blocks) < 2 or (len(blocks) < most and sum(np.asarray(r.last).sum(0) for r in blocks).min() < episodes):
+            now, rows = go_on(now, key, len(blocks))
+            blocks.append(rows)
+        return jax.tree.map(lambda *x: np.concatenate(x), *blocks), loop, saved
 
-    key = jax.random.key(seed)
-    rows, loop, saved = play(key)
+    key, notes = jax.random.key(seed), []
+    rows, loop, saved = play(key, episodes)
+    begun = jax.tree.map(lambda x: x[: 2 * half], rows)
     _leaves(env, rows, faults)
     _flags(env, rows, faults)
     _bounds(env, faults)
-    if not _equal(rows, play(key)[0]):
+    if not _equal(begun, play(key, 0)[0]):
         faults.append("The same key gave other rows. Take all randomness from the key: no global generator, no hidden state.")
-    if _equal(rows, play(jax.random.key(seed + 1))[0]):
-        notes.append("another key gave the same rows: nothing in this environment is random")
-    exact = saved is not None
+    if _equal(jax.tree.map(lambda x: x[0], rows.obs), start(jax.random.key(seed + 1)).step.obs):
+        notes.append("another key gave the same first observations: episodes begin alike")
+    if not rows.last.any():
+        notes.append(f"no episode ended in {len(rows.reward)} decisions, so ends were not looked at: give more steps")
     if saved is None:
         notes.append("cannot be saved: runs resume with a marked cut, not bit for bit")
     else:
         loop = loop._replace(env=vec.load(saved if env.host else jax.tree.map(jnp.asarray, saved)))
-        back, ahead = jax.tree.map(np.asarray, go_on(loop, key)), jax.tree.map(lambda x: x[steps // 2 :], rows)
-        exact = _equal(ahead, back)
-        if not exact:
+        back, ahead = jax.tree.map(np.asarray, go_on(loop, key, 1)[1]), jax.tree.map(lambda x: x[half:], begun)
+        if not _equal(ahead, back):
             faults.append("after save and load it went on differently. Save all that decides the future, or return None.")
-    vec.close()
-    if faults:
-        raise ValueError(f"{env.name} does not keep the contract:\n" + "\n".join(f"- {f}" for f in faults))
-    return Report(env.name, rows.reward.size, int(rows.first.sum()), exact, tuple(notes))
+    return Report(env.name, rows.reward.size, int(rows.first.sum()), saved is not None, tuple(notes))
 
 
 def _policy(env: Env | HostEnv) -> Any:
@@ -84,7 +101,11 @@ def _equal(a: Any, b: Any) -> bool:
     return all(np.array_equal(x, y, equal_nan=True) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
+# -------------------------------------------------------------------------------------------------------- what rows must be
+
+
 def _leaves(env: Env | HostEnv, rows: Row, faults: list[str]) -> None:
+    _finite("reward", rows.reward, rows, faults)
     is_leaf = lambda x: isinstance(x, Leaf)
     for what, spec, given in (("obs", env.spec.obs, rows.obs), ("info", env.spec.info, rows.info)):
         wanted, got = jax.tree_util.tree_leaves_with_path(spec, is_leaf=is_leaf), jax.tree_util.tree_leaves_with_path(given)
@@ -95,23 +116,24 @@ def _leaves(env: Env | HostEnv, rows: Row, faults: list[str]) -> None:
         for (path, leaf), (_, x) in zip(wanted, got, strict=True):
             name = what + jax.tree_util.keystr(path)
             if x.shape[2:] != tuple(leaf.shape) or x.dtype != np.dtype(leaf.dtype):
-                faults.append(f"{name} is {x.dtype}{x.shape[2:]}, Spec says {np.dtype(leaf.dtype)}{tuple(leaf.shape)}.")
-            elif np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
-                faults.append(f"{name} has values that are not finite. Look for divisions by zero and diverging physics.")
+                faults.append(f"{name} is {x.dtype}{x.shape[2:]}, Spec promises {np.dtype(leaf.dtype)}{tuple(leaf.shape)}.")
+            elif not _finite(name, x, rows, faults):
+                continue
             elif (x < leaf.low - 1e-4).any() or (x > leaf.high + 1e-4).any():
                 faults.append(f"{name} leaves its bounds: seen {x.min():.4g} to {x.max():.4g}. Widen low and high, or clip.")
-    _action_leaf(env.spec.action, faults)
 
 
-def _action_leaf(action: Leaf, faults: list[str]) -> None:
-    if np.issubdtype(action.dtype, np.integer):
-        if action.choices is None or np.dtype(action.dtype) != np.int32 or action.low != 0:
-            faults.append(
-                f"Spec.action is {action}. One of n choices is Leaf((), np.int32, low=0, high=n - 1); "
-                "rlx takes no other integers."
-            )
-    elif np.dtype(action.dtype) != np.float32 or np.any(action.low != -1) or np.any(action.high != 1):
-        faults.append("Spec.action must be float32 from -1 to 1: rescale to the plant's own range inside step.")
+def _finite(name: str, x: np.ndarray, rows: Row, faults: list[str]) -> bool:
+    """Whether all of ``x`` [T, W, ...] is finite; else a fault that gives the decision of the first value that is not."""
+    if not np.issubdtype(x.dtype, np.floating) or np.isfinite(x).all():
+        return True
+    t, w = np.argwhere(~np.isfinite(x))[0][:2]
+    taken = t - max(np.flatnonzero(rows.first[: t + 1, w]), default=0)
+    faults.append(
+        f"{name} has values that are not finite, first after {taken} decisions of an episode. "
+        "Look for divisions by zero and diverging physics."
+    )
+    return False
 
 
 def _flags(env: Env | HostEnv, rows: Row, faults: list[str]) -> None:
@@ -127,30 +149,38 @@ def _flags(env: Env | HostEnv, rows: Row, faults: list[str]) -> None:
     if (rows.first & last).any():
         faults.append("a first row is already last: episodes need at least one decision.")
     limit = env.spec.horizon
+    if limit is None:
+        return
+    lengths = list(_lengths(rows))
+    longest = max((length for length, _ in lengths), default=0)
+    if longest > limit:
+        faults.append(f"an episode took {longest} decisions, Spec.horizon promises at most {limit}.")
+    early = [length for length, truncated in lengths if truncated and length < limit]
+    if early:
+        faults.append(f"an episode was truncated after {early[0]} of {limit} decisions: is it terminated?")
+
+
+def _lengths(rows: Row) -> Iterator[tuple[int, bool]]:
+    """Decisions of each episode so far, and whether it was truncated then."""
     for w in range(rows.first.shape[1]):
-        begun = np.flatnonzero(rows.first[:, w])
-        for a, b in zip(begun, [*begun[1:], None], strict=True):
-            length = (b if b is not None else rows.first.shape[0]) - a - 1
-            if limit is not None and length > limit:
-                faults.append(f"an episode took {length} decisions, Spec.horizon says at most {limit}.")
-            if limit is not None and b is not None and length < limit and rows.truncated[b - 1, w]:
-                faults.append(f"an episode was truncated after {length} of {limit} decisions: is it terminated?")
+        begins = np.flatnonzero(rows.first[:, w]).tolist()
+        for a, b in pairwise([*begins, len(rows.first)]):
+            yield b - a - 1, bool(rows.truncated[b - 1, w])
 
 
 def _bounds(env: Env | HostEnv, faults: list[str]) -> None:
     """Float actions outside [-1, 1] must act like those at the border."""
     if env.spec.action.choices is not None:
         return
-    vec, key, outcomes = batch(env, 1), jax.random.key(0), []
+    vec, key = batch(env, 1), jax.random.key(0)
 
-    def roll(key: Any, size: Any) -> Row:
-        policy: Any = lambda carry, step, key: (size, carry, {})
-        return rollout(vec, vec.params, policy, begin(vec, vec.params, (), key), key, 3)[1]
+    def roll(action: Any) -> Any:
+        policy: Any = lambda carry, step, key: (action, carry, {})
+        rows = rollout(vec, vec.params, policy, begin(vec, vec.params, (), key), key, 3)[1]
+        return rows.obs, rows.reward
 
-    for size in (1.0, 3.0):
-        action = np.full((1, *env.spec.action.shape), size, np.float32)
-        rows = (roll if env.host else jax.jit(roll))(key, action)
-        outcomes.append(jax.tree.map(np.asarray, (rows.obs, rows.reward)))
+    roll = roll if env.host else jax.jit(roll)
+    at, beyond = (jax.tree.map(np.array, roll(np.full((1, *env.spec.action.shape), x, np.float32))) for x in (1.0, 3.0))
     vec.close()
-    if not _equal(*outcomes):
+    if not _equal(at, beyond):
         faults.append("an action of 3 acts otherwise than one of 1. Clip actions to [-1, 1] in step.")

@@ -1,4 +1,4 @@
-"""Batches, ends of episodes, rollouts, wrappers, the registry and the checker."""
+"""Batches, ends of episodes, rollouts, wrappers and the registry."""
 
 from __future__ import annotations
 
@@ -10,35 +10,12 @@ import numpy as np
 import pytest
 
 import rlx.envs
-from rlx.envs import batch, begin, check, rollout, wrappers
+from rlx.envs import batch, begin, rollout, wrappers
 from rlx.envs.base import to_row
 from rlx.keys import HostKey
 from rlx.nn import normalize
-from rlx.types import Env, Leaf, Spec, Step
-
-LIMIT = 4
-
-
-def counter(limit=LIMIT, **changes) -> Env:
-    """Counts decisions from a random start, so that episodes can be told apart; terminates where start and count reach 6."""
-
-    def arrive(start, t, reward, first):
-        over = (start + t >= 6) & (t > 0)
-        step = Step(jnp.stack([start, t]).astype(jnp.float32), reward, over, (t >= limit) & ~over, jnp.bool_(first), {})
-        return step._replace(**{k: f(step) for k, f in changes.items()})
-
-    def reset(params, key):
-        start = jax.random.randint(key, (), 0, 5)
-        return (start, jnp.int32(0)), arrive(start, jnp.int32(0), jnp.float32(0), True)
-
-    def step(params, state, action, key):
-        start, t = state
-        return (start, t + 1), arrive(
-            start, t + 1, jnp.float32(params["scale"] * (t + 1) + 0 * jnp.clip(action[0], -1, 1)), False
-        )
-
-    spec = Spec(Leaf((2,), low=0, high=10), Leaf((1,), low=-1, high=1), {}, limit)
-    return Env("counter", spec, {"scale": 1.0}, reset, step)
+from rlx.types import Leaf, Step
+from tests.envs.counter import LIMIT, counter
 
 
 def play(vec, steps, key, policy=None):
@@ -189,69 +166,6 @@ def test_names_and_own_environments():
         rlx.envs.register("rlx:mine", counter)
     with pytest.raises(ValueError, match="foo"):
         rlx.envs.make("rlx:pendulum", foo=1)
-
-
-# ----------------------------------------------------------------------------------------------------------------- checker
-
-
-def test_a_good_environment_passes():
-    assert check(counter()).exact_resume
-
-
-FAULTS = [
-    ({"reward": lambda s: s.reward + 1.0}, "reward must be 0 at first rows"),
-    ({"truncated": lambda s: s.truncated | s.terminated}, "terminated and truncated"),
-    ({"obs": lambda s: s.obs.astype(jnp.float16)}, "float16"),
-    ({"obs": lambda s: s.obs * 3 - 8}, "leaves its bounds"),
-    ({"obs": lambda s: jnp.where(s.obs == 2, jnp.nan, s.obs)}, "not finite"),
-    ({"first": lambda s: s.first | (s.obs[1] == 2)}, "first must be True exactly"),
-]
-
-
-@pytest.mark.parametrize(("changes", "message"), FAULTS)
-def test_planted_faults_are_found(changes, message):
-    with pytest.raises(ValueError, match=message):
-        check(counter(**changes))
-
-
-def test_unclipped_actions_and_early_truncation_are_found():
-    env = counter()
-
-    def step(params, state, action, key):
-        state, arrived = env.step(params, state, action, key)
-        return state, arrived._replace(reward=arrived.reward + action[0])
-
-    with pytest.raises(ValueError, match="Clip actions"):
-        check(replace(env, step=step))
-    with pytest.raises(ValueError, match="truncated after 4 of 9 decisions"):
-        check(replace(env, spec=replace(env.spec, horizon=9)))
-
-
-def test_lossy_saves_and_hidden_randomness_are_found():
-    host = rlx.envs.make("rlx:pendulum", host=True, time_limit=6)
-
-    class Lossy:
-        def __init__(self, vec):
-            self.vec = vec
-
-        def __getattr__(self, name):
-            return getattr(self.vec, name)
-
-        def load(self, arrays):
-            return self.vec.load({k: v * 0 if k == "0" else v for k, v in arrays.items()})
-
-    with pytest.raises(ValueError, match="after save and load"):
-        check(replace(host, make=lambda n, ends: Lossy(host.make(n, ends))))
-
-    class Moody(Lossy):
-        load = lambda self, arrays: self.vec.load(arrays)
-
-        def step(self, params, state, action, key):
-            state, step = self.vec.step(params, state, action, key)
-            return state, step._replace(obs=step.obs * np.float32(1 - 1e-6 * np.random.default_rng().random()))
-
-    with pytest.raises(ValueError, match="same key gave other rows"):
-        check(replace(host, make=lambda n, ends: Moody(host.make(n, ends))))
 
 
 def test_to_row_zeroes_actions_of_the_dead():
