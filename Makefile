@@ -1,5 +1,5 @@
 # rlx: `make quickstart` trains an agent, `make test` checks everything. Both set up .venv first, if it is missing.
-#   make PYTHON=/path/to/python3.12 ...   another interpreter (3.11 or 3.12)
+#   make PYTHON=/path/to/python3.12 ...   another interpreter (3.11 to 3.14)
 #   make test PYTEST="tests/test_config.py -x"   what pytest gets; -n 2 by default (two processes)
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -7,6 +7,7 @@ SHELL := /bin/bash
 .PHONY: help quickstart test lint clean
 
 PYTHON ?=
+PYTHONS := $(or $(PYTHON),python3.11 python3.12 python3.13 python3.14 python3 python)
 PYTEST ?= -n 2
 VENV := .venv
 BIN := $(VENV)/bin
@@ -34,27 +35,30 @@ clean: ## remove .venv and caches; runs stay
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# An interpreter is taken only if it runs, is 3.11 or 3.12 and can make environments: shims on PATH may do none of these.
+# An interpreter is taken only if it runs, is 3.11 to 3.14 and can make environments: shims on PATH may do none of these.
 $(BIN)/python:
-	@for python in $(or $(PYTHON),python3.11 python3.12 python3 python); do \
-	  if "$$python" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1; then \
+	@for python in $(PYTHONS); do \
+	  if "$$python" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' >/dev/null 2>&1; then \
 	    echo "== $$("$$python" --version): making $(VENV)"; \
 	    exec "$$python" -m venv $(VENV); \
 	  fi; \
 	done; \
-	echo "rlx needs Python 3.11 or 3.12 with venv; none of these is: $(or $(PYTHON),python3.11 python3.12 python3 python)." >&2; \
+	echo "rlx needs Python 3.11 to 3.14 with venv; none of these is: $(PYTHONS)." >&2; \
 	echo "Install one (Debian, Ubuntu: apt-get install python3.11 python3.11-venv) or name one: make PYTHON=/path/to/python3.11" >&2; \
 	exit 1
 
 # Stamps: a set of packages is installed anew only when what it depends on has changed. The tests' set includes the base.
 $(VENV)/.base: $(INPUTS) | $(BIN)/python
-	@if [ -e $(VENV)/.test ] && [ -z "$$(find $(INPUTS) -newer $(VENV)/.test)" ]; then touch $@; else $(call install,.); fi
+	@if [ -e $(VENV)/.test ] && [ -z "$$(find $(INPUTS) -newer $(VENV)/.test)" ]; then touch $@; else $(call install,.,dm_control); fi
 
 $(VENV)/.test: $(INPUTS) | $(BIN)/python
-	@$(call install,.[test])
+	@$(call install,.[test],dm_control ogbench)
 
+# From Python 3.13 on, $(2) comes without its requirements: setup.cfg says why, and names those that are needed.
 define install
 echo "== installing rlx and what it needs (about two minutes the first time)"; \
 $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '$(1)'; \
+$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps \
+  $(foreach name,$(2),'$(name); python_version >= "3.13"'); \
 touch $@; echo "== installed in $(VENV)"
 endef

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from rlx.envs.options import dm_control_suite
 from rlx.keys import HostKey
 from rlx.types import HostEnv, Leaf, PyTree, Spec, Step
 
 
 def make(name: str, *, repeat: int = 1, time_limit: int | None = None, threads: int | None = None) -> HostEnv:
-    """Observations are flattened in dm_control's order of names."""
-    from dm_control import suite
-
+    """Observations are flattened in dm_control's order of names. Raises ValueError where it is not installed."""
+    suite = dm_control_suite()
     warnings.warn(f"dmc:{name} has no batched task in rlx: it runs dm_control's own loop, several times slower.", stacklevel=3)
     domain, _, task = name.partition("-")
     build = lambda: suite.load(domain, task, task_kwargs={"random": 0})

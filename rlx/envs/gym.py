@@ -68,7 +68,8 @@ def _import_suite(name: str) -> None:
         try:
             module = importlib.import_module(package)
         except ImportError as e:
-            raise ValueError(f"gym:{name} needs {package}: pip install 'rlx[{extra}]'.") from e
+            bare = " (from Python 3.13 on: pip install --no-deps ogbench dm_control)" if extra == "ogbench" else ""
+            raise ValueError(f"gym:{name} needs {package}: pip install 'rlx[{extra}]'{bare}.") from e
         if hasattr(module, "register_envs_with_gymnasium"):
             module.register_envs_with_gymnasium()
 

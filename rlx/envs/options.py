@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from typing import Any
 
 
 def positive(**options: int | None) -> None:
@@ -11,6 +12,23 @@ def positive(**options: int | None) -> None:
     for name, value in options.items():
         if value is not None and (value < 1 or value != int(value)):
             raise ValueError(f"{name}={value}: give a whole number of at least 1.")
+
+
+def dm_control_suite() -> Any:
+    """The module `dm_control.suite`.
+
+    Raises:
+        ValueError: it cannot be imported. From Python 3.13 on a plain ``pip install`` of rlx leaves dm_control out: it requires
+            labmaze, which has no wheels there and which only its mazes import.
+    """
+    try:
+        from dm_control import suite
+    except ImportError as error:
+        raise ValueError(
+            f"This environment needs dm_control ({error}): pip install --no-deps 'dm_control>=1.0.49,<1.0.50' (without its "
+            "requirements, since labmaze has no wheels for Python 3.13 and later; rlx has brought the others)."
+        ) from error
+    return suite
 
 
 def cores() -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import mujoco
 import numpy as np
 import pytest
@@ -124,3 +126,11 @@ def test_other_tasks_take_the_slow_path_and_say_so():
         env = rlx.envs.make("dmc:finger-spin", time_limit=10)
     report = rlx.envs.check(env, steps=30)
     assert not report.exact_resume and "marked cut" in report.notes[0]
+
+
+@pytest.mark.parametrize("name", ["dmc:walker-walk", "mjx:cartpole-swingup"])
+def test_what_to_install_where_dm_control_is_missing(name, monkeypatch):
+    monkeypatch.delattr(sys.modules["dm_control"], "suite")
+    monkeypatch.setitem(sys.modules, "dm_control.suite", None)  # as where it is not installed
+    with pytest.raises(ValueError, match=r"needs dm_control.*pip install --no-deps 'dm_control>=1\.0\.49,<1\.0\.50'.*labmaze"):
+        rlx.envs.make(name)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from rlx.envs.options import dm_control_suite
 from rlx.types import Task
 
 XX, XZ, ZZ = 0, 2, 8  # entries of a rotation matrix in MuJoCo's row-major order
@@ -47,13 +48,10 @@ class MujocoTask:
         return Task(observe=self.observe, reward=self.reward, **self.view)
 
     def model(self) -> Any:
-        """The task's MJCF model, from the installed dm_control."""
-        import importlib
-
+        """The task's MJCF model, from the installed dm_control. Raises ValueError where that is missing."""
         import mujoco
 
-        module = importlib.import_module(f"dm_control.suite.{self.domain}")
-        xml, assets = module.get_model_and_assets()
+        xml, assets = getattr(dm_control_suite(), self.domain).get_model_and_assets()
         return mujoco.MjModel.from_xml_string(xml if isinstance(xml, str) else xml.decode(), assets)
 
     def substeps(self, model: Any) -> int:
