@@ -36,6 +36,21 @@ CLASHES = (
         fatal=True,
     ),
     Clash(
+        "flax",
+        "jax",
+        lambda flax, jax: flax < (0, 12, 7) and jax >= (0, 11),
+        "flax before 0.12.7 uses what jax 0.11 removed",
+        "pip install 'flax>=0.12.7,<0.13'",
+        fatal=True,
+    ),
+    Clash(
+        "pysindy",
+        "rlx",
+        lambda pysindy, rlx: pysindy < (2,),
+        "rlx.dynamics reads and makes models of pysindy 2, which has other classes than pysindy 1",
+        "pip install 'pysindy>=2,<3'",
+    ),
+    Clash(
         "mujoco",
         "mujoco-mjx",
         lambda mujoco, mjx: mujoco[:2] != mjx[:2],

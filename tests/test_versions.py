@@ -14,6 +14,9 @@ from rlx import _versions
 TESTED = {
     "python": "3.11.7",
     "jax": "0.10.2",
+    "flax": "0.12.8",
+    "rlx": "0.1.0",
+    "pysindy": "2.1.0",
     "mujoco": "3.16.0",
     "mujoco-mjx": "3.16.0",
     "metaworld": "3.0.0",
@@ -39,6 +42,7 @@ def test_nothing_installed_does_not_clash():
         ({"mujoco": "3.17.0", "mujoco-mjx": "3.17.0"}, "mujoco 3.17.0 and metaworld 3.0.0", "'mujoco==3.16.0'"),
         ({"mujoco": "4.0.0", "mujoco-mjx": "4.0.0"}, "mujoco 4.0.0 and metaworld 3.0.0", "'mujoco==3.16.0'"),
         ({"metaworld": "3.1"}, "metaworld 3.1 and mujoco 3.16.0", "pip install 'metaworld==3.0.0'"),
+        ({"pysindy": "1.7.5"}, "pysindy 1.7.5 and rlx 0.1.0", "pip install 'pysindy>=2,<3'"),
         ({"pandas": "3.0.0rc1"}, "rliable 1.2.0 and pandas 3.0.0rc1", "pip install 'pandas<3'"),
     ],
 )
@@ -52,6 +56,13 @@ def test_a_pair_that_breaks_a_part_warns(change, pair, remedy):
 def test_a_pair_that_breaks_everything_stops_the_import():
     with pytest.raises(ImportError, match=r"jax 0\.11\.0 and python 3\.11\.7 do not work together.*Python 3\.12"):
         _versions.check({**TESTED, "jax": "0.11.0"}.get)
+
+
+def test_a_flax_that_is_too_old_for_jax_stops_the_import():
+    newer = {**TESTED, "python": "3.12.1", "jax": "0.11.2"}
+    with pytest.raises(ImportError, match=r"flax 0\.12\.6 and jax 0\.11\.2 do not work.*pip install 'flax>=0\.12\.7,<0\.13'"):
+        _versions.check({**newer, "flax": "0.12.6"}.get)
+    _versions.check({**TESTED, "flax": "0.12.6"}.get)  # jax 0.10 still has what it uses
 
 
 def test_a_fatal_pair_does_not_hide_a_warning():

@@ -158,11 +158,9 @@ def _pysindy(
     iterations: int,
     unbias: bool,
 ) -> np.ndarray:
-    """The same fits by pysindy's STLSQ: coefficients [E, q, d]. Raises ValueError where it is not installed."""
-    try:
-        from pysindy.optimizers import STLSQ
-    except ImportError as error:
-        raise ValueError("backend='pysindy' needs pysindy: pip install 'rlx[sindy]', or leave the flag away.") from error
+    """The same fits by pysindy's STLSQ: coefficients [E, q, d]."""
+    from pysindy.optimizers import STLSQ
+
     found = np.zeros((len(weights), targets.shape[1], theta.shape[1]))
     for e, (weight, use) in enumerate(zip(weights, mask, strict=True)):
         rows = np.repeat(np.arange(len(theta)), weight.astype(int))

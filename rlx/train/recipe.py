@@ -107,7 +107,7 @@ def _flat(recipe: Recipe) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    names = ("jax", "jaxlib", "numpy", "optax", "mujoco", "mujoco-mjx", "dm_control", "brax", "gymnasium")
+    names = ("jax", "jaxlib", "numpy", "flax", "optax", "pysindy", "mujoco", "mujoco-mjx", "dm_control", "brax", "gymnasium")
     found = {name: _versions.installed(name) for name in names}
     return {"rlx": __version__, "python": platform.python_version(), **{k: v for k, v in found.items() if v}}
 

@@ -133,7 +133,6 @@ def cart():
 
 @pytest.mark.parametrize(("alpha", "threshold"), [(5e-5, 7e-3), (1e-2, 7e-3), (1e-5, 1e-3)])
 def test_pysindy_agrees(cart, alpha, threshold):
-    pytest.importorskip("pysindy")
     inputs, targets = cart
     both = [
         fit(affine(5, 1, 2), inputs, targets, alpha=alpha, threshold=threshold, rng=np.random.default_rng(1), members=5,
