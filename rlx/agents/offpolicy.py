@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from rlx import replay
-from rlx.config import traced
+from rlx.config import size, traced
 from rlx.envs import batch
+from rlx.envs.observations import described
 from rlx.nn.mlp import MLP, stack
 from rlx.replay import Transitions
 from rlx.types import Array, Collect, Env, Eval, HostEnv, Key, Leaf, Problem, PyTree, Spec, Stage, Step, Update, VecEnv
@@ -22,21 +23,21 @@ from rlx.types import Array, Collect, Env, Eval, HostEnv, Key, Leaf, Problem, Py
 class OffPolicyConfig:
     """Settings that off-policy agents share."""
 
-    env_steps: int = 100_000  # decisions in all, the prefill included
-    n_envs: int = 1  # streams side by side
-    prefill: int = 1_000  # decisions at random before the first update
-    collect: int = 10  # decisions per stream between updates
-    utd: float = 1.0  # updates per decision
-    batch: int = 256
-    capacity: int = 1_000_000  # rows of replay
-    n_step: int = 1  # of the returns
-    eval_every: int = 5_000  # decisions between evaluations
-    eval_episodes: int = 10
-    hidden: tuple[int, ...] = (256, 256)  # widths of all networks
-    discount: float = traced(0.99, "Discount per decision.")
-    actor_lr: float = traced(3e-4, "Adam's step size for the actor.")
-    critic_lr: float = traced(3e-4, "Adam's step size for the critics.")
-    tau: float = traced(0.005, "How far target networks move per update.")
+    env_steps: int = size(100_000, least=1)  # decisions in all, the prefill included
+    n_envs: int = size(1, least=1)  # streams side by side
+    prefill: int = size(1_000, least=1)  # decisions at random before the first update
+    collect: int = size(10, least=1)  # decisions per stream between updates
+    utd: float = size(1.0, above=0)  # updates per decision
+    batch: int = size(256, least=1)
+    capacity: int = size(1_000_000, least=1)  # rows of replay
+    n_step: int = size(1, least=1)  # of the returns
+    eval_every: int = size(5_000, least=1)  # decisions between evaluations
+    eval_episodes: int = size(10, least=1)
+    hidden: tuple[int, ...] = size((256, 256), least=1)  # widths of all networks
+    discount: float = traced(0.99, "Discount per decision.", least=0, most=1)
+    actor_lr: float = traced(3e-4, "Adam's step size for the actor.", least=0)
+    critic_lr: float = traced(3e-4, "Adam's step size for the critics.", least=0)
+    tau: float = traced(0.005, "How far target networks move per update.", least=0, most=1)
 
     @property
     def updates(self) -> int:
@@ -65,11 +66,6 @@ DEBUG = {"env_steps": 600, "prefill": 200, "batch": 32, "hidden": (32, 32), "eva
 def check(config: OffPolicyConfig, spec: Spec, name: str) -> None:
     """Raises ValueError for settings that cannot be."""
     obs_action_dims(spec, name)
-    for field in ("env_steps", "n_envs", "prefill", "collect", "batch", "capacity", "n_step", "eval_every", "eval_episodes"):
-        if getattr(config, field) < 1:
-            raise ValueError(f"{name}: {field} must be at least 1, got {getattr(config, field)}.")
-    if config.utd <= 0:
-        raise ValueError(f"{name}: utd must be positive, got {config.utd}.")
     if config.rows < max(config.prefill_steps, config.collect):
         least = max(config.prefill_steps, config.collect) * config.n_envs
         raise ValueError(f"{name}: capacity={config.capacity} does not hold what one Collect gives; give at least {least}.")
@@ -86,8 +82,8 @@ def obs_action_dims(spec: Spec, name: str, discrete: bool = False) -> tuple[int,
     obs, action = spec.obs, spec.action
     if not isinstance(obs, Leaf) or len(obs.shape) != 1:
         raise ValueError(
-            f"{name} takes observations that are vectors; this environment has {obs}. "
-            "rlx.envs.wrappers.flatten_observation makes one vector of a dict."
+            f"{name} takes observations that are vectors; this environment has {described(obs)}. "
+            "rlx.envs.wrappers.as_vector makes one vector of a dict of floats."
         )
     if action.choices is not None:
         if discrete:

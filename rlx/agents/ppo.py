@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from rlx import keys, replay
 from rlx.agents.offpolicy import obs_action_dims
-from rlx.config import hyper, traced
+from rlx.config import hyper, size, traced
 from rlx.envs import batch as batch_of
 from rlx.nn import normalize
 from rlx.nn.distributions import Categorical, Normal
@@ -42,38 +42,38 @@ class Config:
     """Proximal policy optimisation."""
 
     RENAMED = {
+        "max_norm": "max_grad_norm",
         "kl_goal": "adaptive_kl_target",
         "target_kl": "early_stop_kl",
-        "max_norm": "max_grad_norm",
         "error_bound": "value_error_clip",
     }
 
-    env_steps: int = 1_000_000  # decisions in all
-    n_envs: int = 16  # streams side by side
-    steps: int = 128  # decisions per stream between updates
-    epochs: int = 4  # passes over the rows
-    minibatches: int = 8  # parts of each pass
-    eval_every: int = 50_000  # decisions between evaluations
-    eval_episodes: int = 10
-    hidden: tuple[int, ...] = (64, 64)  # widths of both networks
+    env_steps: int = size(1_000_000, least=1)  # decisions in all
+    n_envs: int = size(16, least=1)  # streams side by side
+    steps: int = size(128, least=1)  # decisions per stream between updates
+    epochs: int = size(4, least=1)  # passes over the rows
+    minibatches: int = size(8, least=1)  # parts of each pass
+    eval_every: int = size(50_000, least=1)  # decisions between evaluations
+    eval_episodes: int = size(10, least=1)
+    hidden: tuple[int, ...] = size((64, 64), least=1)  # widths of both networks
     activation: str = "tanh"
     normalize_obs: bool = True
     normalize_reward: bool = False  # divide rewards by the standard deviation of the running discounted return
     state_std: bool = False  # the Gaussian's standard deviation depends on the observation
     value_clip: bool = False  # clip the change of values too
-    max_grad_norm: float = 0.5
-    lr: float = traced(3e-4, "Adam's step size.")
-    lr_decay: float = traced(0.0, "Share of the step size that is gone at the end, linearly.")
-    discount: float = traced(0.99, "Discount per decision.")
-    gae_lambda: float = traced(0.95, "Lambda of the advantages.")
-    clip: float = traced(0.2, "How far the probability ratio may move.")
+    max_grad_norm: float = size(0.5, above=0)
+    lr: float = traced(3e-4, "Adam's step size.", least=0)
+    lr_decay: float = traced(0.0, "Share of the step size that is gone at the end, linearly.", least=0, most=1)
+    discount: float = traced(0.99, "Discount per decision.", least=0, most=1)
+    gae_lambda: float = traced(0.95, "Lambda of the advantages.", least=0, most=1)
+    clip: float = traced(0.2, "How far the probability ratio may move.", above=0)
     entropy_coef: float = traced(0.0, "Weight of the entropy bonus.")
-    value_coef: float = traced(0.5, "Weight of the value loss.")
-    kl_coef: float = traced(0.0, "Weight of the KL from the old policy (at the start, where it is adapted).")
-    adaptive_kl_target: float = traced(0.0, "KL per update that kl_coef is adapted to; 0 leaves it.")
-    early_stop_kl: float = traced(1e9, "Mean KL after which no further step is taken.")
-    value_bound: float = traced(1e9, "Values are clamped to +- this.")
-    value_error_clip: float = traced(1e9, "Squared value errors are clamped to this: larger ones give no gradient.")
+    value_coef: float = traced(0.5, "Weight of the value loss.", least=0)
+    kl_coef: float = traced(0.0, "Weight of the KL from the old policy (at the start, where it is adapted).", least=0)
+    adaptive_kl_target: float = traced(0.0, "KL per update that kl_coef is adapted to; 0 leaves it.", least=0)
+    early_stop_kl: float = traced(1e9, "Mean KL after which no further step is taken.", least=0)
+    value_bound: float = traced(1e9, "Values are clamped to +- this.", above=0)
+    value_error_clip: float = traced(1e9, "Squared value errors are clamped to this: larger ones give no gradient.", above=0)
     log_std: float = traced(-0.5, "Initial log standard deviation.")
 
     @property
@@ -275,9 +275,6 @@ def observer(config: Config) -> Any:
 
 def check(config: Config) -> None:
     """Raises ValueError for settings that cannot be."""
-    for field in ("env_steps", "n_envs", "steps", "epochs", "minibatches", "eval_every", "eval_episodes"):
-        if getattr(config, field) < 1:
-            raise ValueError(f"ppo: {field} must be at least 1, got {getattr(config, field)}.")
     total = config.steps * config.n_envs
     if total % config.minibatches:
         raise ValueError(f"ppo: {total} rows (steps x n_envs) do not divide into minibatches={config.minibatches}.")

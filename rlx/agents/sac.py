@@ -39,8 +39,8 @@ class Config(offpolicy.OffPolicyConfig):
 
     RENAMED = {"alpha": "init_temperature", "alpha_lr": "temperature_lr", "entropy": "target_entropy"}
 
-    temperature_lr: float = traced(3e-4, "Adam's step size for the temperature.")
-    init_temperature: float = traced(0.1, "Temperature at the start.")
+    temperature_lr: float = traced(3e-4, "Adam's step size for the temperature.", least=0)
+    init_temperature: float = traced(0.1, "Temperature at the start; its logarithm is learned.", above=0)
     target_entropy: float = traced(-1.0, "Target entropy per action dimension.")
 
 
@@ -85,11 +85,6 @@ def actor_loss(
 def make(config: Config, problem: Problem) -> Agent:
     spec = problem.envs["train"].spec
     offpolicy.check(config, spec, "sac")
-    if config.init_temperature <= 0:
-        raise ValueError(
-            f"sac: init_temperature={config.init_temperature} must be positive, its logarithm is learned; "
-            "temperature_lr=0 keeps it."
-        )
     n, m = offpolicy.obs_action_dims(spec, "sac")
     nets = offpolicy.networks(config.hidden, 2 * m)
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from rlx.agents import offpolicy
 from rlx.agents.offpolicy import Networks, critic_loss, q_values
-from rlx.config import hyper, traced
+from rlx.config import hyper, size, traced
 from rlx.nn.mlp import head
 from rlx.nn.optim import apply_gradients, optimizer, polyak
 from rlx.replay import Transitions
@@ -32,10 +32,10 @@ from rlx.types import Agent, AgentState, Array, Clock, Key, Out, Problem, PyTree
 class Config(offpolicy.OffPolicyConfig):
     """Twin delayed deep deterministic policy gradient."""
 
-    policy_delay: int = 2  # critic updates per actor update
-    noise: float = traced(0.1, "Standard deviation of the exploration noise.")
-    smoothing: float = traced(0.2, "Standard deviation of the target policy's noise.")
-    smoothing_clip: float = traced(0.5, "Bound of the target policy's noise.")
+    policy_delay: int = size(2, least=1)  # critic updates per actor update
+    noise: float = traced(0.1, "Standard deviation of the exploration noise.", least=0)
+    smoothing: float = traced(0.2, "Standard deviation of the target policy's noise.", least=0)
+    smoothing_clip: float = traced(0.5, "Bound of the target policy's noise.", least=0)
 
 
 PRESETS: dict[str, dict[str, Any]] = {"debug": offpolicy.DEBUG}
@@ -56,8 +56,6 @@ def actor_loss(params: PyTree, nets: Networks, critics: PyTree, obs: Array) -> A
 def make(config: Config, problem: Problem) -> Agent:
     spec = problem.envs["train"].spec
     offpolicy.check(config, spec, "td3")
-    if config.policy_delay < 1:
-        raise ValueError(f"td3: policy_delay must be at least 1, got {config.policy_delay}.")
     n, m = offpolicy.obs_action_dims(spec, "td3")
     nets = offpolicy.networks(config.hidden, m)
 

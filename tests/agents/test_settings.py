@@ -99,8 +99,8 @@ def test_traced_values_are_not_compiled_in(name):
 @pytest.mark.parametrize(
     ("name", "settings", "words"),
     [
-        ("sac", {"init_temperature": 0.0}, "init_temperature=0.0 must be positive"),
-        ("sac", {"utd": 0.0}, "utd must be positive"),
+        ("sac", {"init_temperature": 0.0}, "init_temperature must be above 0, got 0.0"),
+        ("sac", {"utd": 0.0}, "utd must be above 0, got 0.0"),
         ("sac", {"batch": 0}, "batch must be at least 1"),
         ("td3", {"capacity": 500}, "capacity=500 .* at least 1000"),
         ("td3", {"policy_delay": 0}, "policy_delay"),
@@ -113,6 +113,23 @@ def test_traced_values_are_not_compiled_in(name):
 def test_bad_settings_are_named(name, settings, words):
     with pytest.raises(ValueError, match=words):
         made(name, **settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("sac", "alpha", "init_temperature"),
+        ("sac", "entropy", "target_entropy"),
+        ("ppo", "kl_goal", "adaptive_kl_target"),
+        ("ppo", "target_kl", "early_stop_kl"),
+        ("sindy_rl", "caution", "uncertainty_penalty"),
+        ("sindy_rl", "ppo.max_norm", "ppo.max_grad_norm"),
+        ("sindy_rl", "network.max_norm", "network.max_grad_norm"),
+    ],
+)
+def test_old_names_are_answered_with_the_new_ones(name, old, new):
+    with pytest.raises(ValueError, match=f"It is called '{new}' now"):
+        made(name, **{old: 1.0})
 
 
 def test_bad_problems_and_configs_are_named():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rlx.agents import ppo
-from rlx.config import traced
+from rlx.config import size, traced
 
 
 def _ppo() -> ppo.Config:
@@ -32,11 +32,11 @@ def _ppo() -> ppo.Config:
 class Library:
     """A dictionary of monomials, and how sparse a model of its terms is."""
 
-    degree: int = 2
+    degree: int = size(2, least=1)
     interact: bool = True  # products of different variables
     bias: bool = False  # a constant term
-    alpha: float = 5e-5  # ridge
-    threshold: float = 7e-3  # least coefficient, in the units of the data
+    alpha: float = size(5e-5, least=0)  # ridge
+    threshold: float = size(7e-3, least=0)  # least coefficient, in the units of the data
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,15 @@ class Network:
 
     RENAMED = {"max_norm": "max_grad_norm"}
 
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[int, ...] = size((64, 64), least=1)
     activation: str = "tanh"
     normalize: bool = False  # inputs to mean 0 and standard deviation 1
-    lr: float = 1e-3
-    max_grad_norm: float = 1.0
-    batch: int = 500
-    epochs: int = 50  # passes at most
-    patience: int = 1  # passes in a row with an error on the rows held out above its least, after which it ends
-    holdout: float = 0.2  # share of a member's rows that it does not learn from
+    lr: float = size(1e-3, least=0)
+    max_grad_norm: float = size(1.0, above=0)
+    batch: int = size(500, least=1)
+    epochs: int = size(50, least=1)  # passes at most
+    patience: int = size(1, least=1)  # passes in a row with an error on the rows held out above its least, after which it ends
+    holdout: float = size(0.2, above=0, below=1)  # share of a member's rows that it does not learn from
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,12 @@ class Config:
     RENAMED = {"members": "ensemble_size", "caution": "uncertainty_penalty"}
 
     # the data
-    seed_steps: int = 8_000  # real decisions at random, before the first fit
-    seed_episode: int = 1_000  # decisions after which these are begun anew
-    refit_every: int = 10  # rounds of PPO between refits; 0: the first model stays
-    collect: int = 500  # real decisions of the policy without noise, before each refit
-    online: int = 8_000  # so many of them are kept, in whole trajectories
-    n_envs: int = 1  # real streams side by side
+    seed_steps: int = size(8_000, least=2)  # real decisions at random, before the first fit
+    seed_episode: int = size(1_000, least=2)  # decisions after which these are begun anew
+    refit_every: int = size(10, least=0)  # rounds of PPO between refits; 0: the first model stays
+    collect: int = size(500, least=1)  # real decisions of the policy without noise, before each refit
+    online: int = size(8_000, least=2)  # so many of them are kept, in whole trajectories
+    n_envs: int = size(1, least=1)  # real streams side by side
     # the model
     model: Literal["sparse", "mlp"] = "sparse"  # the dynamics: equations, or networks (a learned reward stays sparse)
     network: Network = Network()
@@ -78,43 +78,43 @@ class Config:
     rewards: Library = Library(degree=2, interact=False, alpha=1e-5, threshold=5e-2)  # where it is learned
     reward_input: bool = False  # a learned reward sees the action too
     reward_pairing: Literal["next", "current"] = "next"  # it is of the observation arrived at (the paper), or left (its code)
-    ensemble_size: int = 20
-    bag: float = 0.6  # share of the rows that each is fitted to, drawn with replacement (for networks without)
+    ensemble_size: int = size(20, least=1)
+    bag: float = size(0.6, "share of the rows for each, drawn with replacement (networks: without)", least=0, most=1)
     bag_frozen: bool = False  # of the rows of the first fit, in later ones too (as the paper's code does)
-    drop: int = 1  # terms that each may not use, at random
+    drop: int = size(1, least=0)  # terms that each may not use, at random
     aggregate: Literal["median", "mean", "sample"] = "median"  # of the members (networks: the mean); sample: one per episode
     unbias: bool = False  # the last regression is without the ridge
     backend: Literal["rlx", "pysindy"] = "rlx"  # who does the regressions
-    modes: int = 0  # leading principal components of the observations that stand for them; 0: the observations themselves
-    guard: float = 10.0  # a refit whose error over 20 steps is so many times the old model's is not taken; 0: any is
+    modes: int = size(0, "so many principal components stand for the observations; 0: themselves", least=0)
+    guard: float = size(10.0, "a refit with so many times the old error over 20 steps is not taken; 0: any is", least=0)
     # the imagined environment
-    horizon: int = 0  # decisions per imagined episode; 0: as the real one
-    box: tuple[float, ...] = ()  # largest observations where the model is trusted; (): the environment's, or the data's
+    horizon: int = size(0, least=0)  # decisions per imagined episode; 0: as the real one
+    box: tuple[float, ...] = size((), "largest observations where it is trusted; (): the environment's, or the data's", above=0)
     starts: Literal["starts", "rows"] = "starts"  # imagined episodes begin where real ones did, or anywhere in the data
     exit: Literal["penalty", "terminate", "truncate"] = "penalty"  # beyond the box; penalty: the least reward to the end
     project: bool = True  # predictions are projected as the environment says (cosine and sine on their circle)
     uncertainty_penalty: float = traced(0.0, "Reward less per standard deviation of the ensemble; below 0 a bonus.")
     # the policy
     improve: Literal["ppo", "gradient"] = "ppo"  # inside the model; gradient: that of short runs, through the model
-    lookahead: int = 32  # decisions of these runs
+    lookahead: int = size(32, least=1)  # decisions of these runs
     ppo: ppo.Config = dataclasses.field(default_factory=_ppo)
     names: tuple[str, ...] = ()  # of the observations, then of the actions, for the equations; (): the environment's
     # the policy as a polynomial
     distil: bool = True
-    policy_degree: int = 3
+    policy_degree: int = size(3, least=1)
     policy_bias: bool = False
     policy_aggregate: Literal["median", "mean"] = "mean"
-    policy_drop: int = 0  # terms that each member may not use; they shrink the mean
-    distil_rounds: int = 5  # of running the polynomial in the model, and learning from the network what it should have done
+    policy_drop: int = size(0, least=0)  # terms that each member may not use; they shrink the mean
+    distil_rounds: int = size(5, "of running the polynomial in the model and learning the network's actions", least=1)
     distil_states: Literal["runs", "rows", "box"] = "runs"  # of the first: the network's in the model, the data's, or anywhere
-    distil_steps: int = 5_000  # imagined decisions of each
-    distil_length: int = 500  # of each run of them
-    distil_starts: float = 0.25  # standard deviation of the noise on the states that these begin with
-    distil_noise: float = 0.1  # and of the noise on the states that it is fitted to
-    distil_clip: float = 5.0  # largest target, in ranges of the action
+    distil_steps: int = size(5_000, least=1)  # imagined decisions of each
+    distil_length: int = size(500, least=1)  # of each run of them
+    distil_starts: float = size(0.25, least=0)  # standard deviation of the noise on the states that these begin with
+    distil_noise: float = size(0.1, least=0)  # and of the noise on the states that it is fitted to
+    distil_clip: float = size(5.0, above=0)  # largest target, in ranges of the action
     # evaluation
-    eval_every: int = 50  # rounds of PPO between evaluations on the real environment
-    eval_episodes: int = 5
+    eval_every: int = size(50, least=1)  # rounds of PPO between evaluations on the real environment
+    eval_episodes: int = size(5, least=1)
 
 
 SWIMMER_BOX = (3.1416, 1.7453, 1.7453, 10.0, 10.0, 10.0, 10.0, 10.0)

@@ -227,20 +227,6 @@ def back_to_best(state: AgentState, sources: Sources, key: Key) -> AgentState:
 
 def check(config: Config, limit: int | None, observations: int) -> None:
     """Raises ValueError for settings that cannot be."""
-    least = {
-        "seed_steps": 2,
-        "seed_episode": 2,
-        "n_envs": 1,
-        "ensemble_size": 1,
-        "eval_every": 1,
-        "eval_episodes": 1,
-        "policy_degree": 1,
-        "distil_rounds": 1,
-    }
-    least |= {"collect": 1, "online": 2, "distil_steps": 1, "distil_length": 1, "refit_every": 0, "horizon": 0, "modes": 0}
-    for name, bound in least.items():
-        if getattr(config, name) < bound:
-            raise ValueError(f"sindy_rl: {name} must be at least {bound}, got {getattr(config, name)}.")
     if config.modes > observations:
         raise ValueError(f"sindy_rl: modes={config.modes} of {observations} observations; give at most as many.")
     if limit is None and not config.horizon:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rlx.config import traced
+from rlx.config import size, traced
 
 Residual = Literal["block", "paper", "shared", "none"]
 
@@ -15,20 +15,20 @@ class Config:
     """YANN-DDPG: an actor-critic that starts as an explicit model predictive controller."""
 
     # the run
-    episodes: int = 50  # of full length, in all; the warm-up included
-    n_envs: int = 1  # streams side by side
-    warmup: int = 256  # decisions before the first update
-    updates: int = 1  # per decision
-    policy_delay: int = 1  # critic updates per actor update
-    batch: int = 64
-    capacity: int = 50_000  # rows of replay
-    eval_every: int = 5  # episodes between evaluations
-    eval_episodes: int = 64
+    episodes: int = size(50, least=1)  # of full length, in all; the warm-up included
+    n_envs: int = size(1, least=1)  # streams side by side
+    warmup: int = size(256, least=1)  # decisions before the first update
+    updates: int = size(1, least=1)  # per decision
+    policy_delay: int = size(1, least=1)  # critic updates per actor update
+    batch: int = size(64, least=1)
+    capacity: int = size(50_000, least=1)  # rows of replay
+    eval_every: int = size(5, least=1)  # episodes between evaluations
+    eval_episodes: int = size(64, least=1)
     # the controller that it starts from
     law: Literal["mpqp", "qp", "lqr"] = "mpqp"  # explicit MPC; MPC solved for each state; the clipped regulator
-    horizon: int = 2  # decisions that the controller looks ahead
+    horizon: int = size(2, least=1)  # decisions that the controller looks ahead
     state_rows: bool = True  # it keeps predicted states inside the box
-    soft: float | None = None  # price of leaving the box; None: it must not
+    soft: float | None = size(None, above=0)  # price of leaving the box; None: it must not
     outside: Literal["nearest", "zero"] = "nearest"  # what it does where the program has no solution; the paper's does nothing
     mode: Literal["gated", "bigm"] = "gated"  # how a region is chosen; bigm: the paper's network, layer by layer
     compress: bool = False  # each hyperplane once, instead of once per region
@@ -36,35 +36,35 @@ class Config:
     # what learns
     actor: Literal["law", "mlp"] = "law"  # mlp: a plain network, which starts at random
     residual: Residual = "block"  # a net per region; the paper's, dense over regions; one for all; none
-    width: int = 16  # of a region's net
+    width: int = size(16, least=1)  # of a region's net
     init: Literal["zero_last", "paired"] = "zero_last"  # how residuals start at 0
-    trust: float | None = None  # bound of the residual as a share of the input's range (0.25 where safety counts)
+    trust: float | None = size(None, "bound of the residual as a share of the input's range (safe: 0.25)", above=0)
     critic: Literal["lqr", "mpqp", "mlp"] = "lqr"  # starts as the regulator's action value, as the program's, or at random
     critic_P: Literal["discounted", "paper"] = "discounted"  # the paper puts the undiscounted cost-to-go into it
-    critic_hidden: tuple[int, ...] = (64, 64)
+    critic_hidden: tuple[int, ...] = size((64, 64), least=1)
     critic_input: Literal["deviation", "paper"] = "deviation"  # h sees the input less the controller's, with weights of 0 at
     #    the start, so that nothing is concluded about inputs that were not tried; or the input itself
     critic_scale: Literal["local", "replay"] = "local"  # h and errors count in units of the start value at z, so that no state
     #    drowns another; or of what the first policy met
-    n_critics: int = 1  # 2: the larger of two costs counts
-    hidden: tuple[int, ...] = (256, 256)  # of the mlp actor and critic
-    clone: int = 0  # updates of behaviour cloning of the controller before all else, for the mlp actor
+    n_critics: int = size(1, least=1, most=2)  # 2: the larger of two costs counts
+    hidden: tuple[int, ...] = size((256, 256), least=1)  # of the mlp actor and critic
+    clone: int = size(0, least=0)  # updates of behaviour cloning of the controller before all else, for the mlp actor
     loss: Literal["huber", "mse"] = "huber"  # the paper's is mse
-    discount: float = 0.99  # static, since the critic begins as the solution of an equation with it
+    discount: float = size(0.99, above=0, most=1)  # static, since the critic begins as the solution of an equation with it
     # safety
     safeguard: Literal["keep_best", "q_gate", "none"] = "keep_best"
-    patience: int = 3  # worse evaluations in a row before the best is restored
+    patience: int = size(3, least=1)  # worse evaluations in a row before the best is restored
     filter: bool = False  # keep the next state, as the linear model predicts it, inside the box
-    actor_lr: float = traced(1e-4, "Adam's step size for the actor.")
-    critic_lr: float = traced(1e-3, "Adam's step size for the critic.")
-    tau_actor: float = traced(0.005, "How far the target actor moves per update.")
-    tau_critic: float = traced(0.005, "How far the target critic moves per update.")
-    explore_sigma: float = traced(0.0, "Standard deviation of exploration noise, as a share of the input's range.")
-    huber_delta: float = traced(10.0, "Where the critic's loss becomes linear, in mean stage costs.")
-    tolerance: float = traced(0.05, "keep_best: how much worse than the best, relatively, an evaluation may be.")
-    certainty: float = traced(0.0, "keep_best: standard errors over starts by which a gain must be above 0 to count.")
-    gate: float = traced(0.0, "q_gate: predicted gain, relative to the cost, below which the controller acts.")
-    margin: float = traced(0.0, "filter: distance kept from the box's border, as a share of its half-width.")
+    actor_lr: float = traced(1e-4, "Adam's step size for the actor.", least=0)
+    critic_lr: float = traced(1e-3, "Adam's step size for the critic.", least=0)
+    tau_actor: float = traced(0.005, "How far the target actor moves per update.", least=0, most=1)
+    tau_critic: float = traced(0.005, "How far the target critic moves per update.", least=0, most=1)
+    explore_sigma: float = traced(0.0, "Standard deviation of exploration noise, as a share of the input's range.", least=0)
+    huber_delta: float = traced(10.0, "Where the critic's loss becomes linear, in mean stage costs.", above=0)
+    tolerance: float = traced(0.05, "keep_best: how much worse than the best, relatively, an evaluation may be.", least=0)
+    certainty: float = traced(0.0, "keep_best: standard errors over starts by which a gain must be above 0 to count.", least=0)
+    gate: float = traced(0.0, "q_gate: predicted gain, relative to the cost, below which the controller acts.", least=0)
+    margin: float = traced(0.0, "filter: distance kept from the box's border, as a share of its half-width.", least=0, most=1)
 
 
 _DDPG: dict[str, Any] = {"actor": "mlp", "critic": "mlp", "explore_sigma": 0.1, "safeguard": "none"}

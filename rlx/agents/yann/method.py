@@ -190,29 +190,10 @@ KEPT = ("actor", "critics", "target", "opt")  # what a restored best brings back
 
 def check(config: Config, horizon: int | None, name: str) -> None:
     """Raises ValueError for settings that cannot be."""
-    for field in (
-        "episodes",
-        "n_envs",
-        "warmup",
-        "updates",
-        "policy_delay",
-        "batch",
-        "capacity",
-        "eval_every",
-        "eval_episodes",
-    ):
-        if getattr(config, field) < 1:
-            raise ValueError(f"yann: {field} must be at least 1, got {getattr(config, field)}.")
-    if config.n_critics not in (1, 2) or config.width < 1 or config.patience < 1 or config.clone < 0:
-        raise ValueError("yann: n_critics must be 1 or 2, width and patience at least 1, clone at least 0.")
     if horizon is None:
         raise ValueError(f"yann: {name} has no time limit; make it with one, since the budget is in episodes.")
     if config.warmup >= config.episodes * horizon:
         raise ValueError(f"yann: warmup={config.warmup} leaves nothing of {config.episodes} episodes of {horizon} decisions.")
-    if not 0 < config.discount <= 1:
-        raise ValueError(f"yann: discount must be in (0, 1], got {config.discount}.")
-    if config.trust is not None and config.trust <= 0:
-        raise ValueError(f"yann: trust must be positive, or None for no bound; got {config.trust}.")
     if config.mode == "bigm" and (config.outside != "zero" or config.law != "mpqp"):
         raise ValueError("yann: the big-M network gives 0 where no region holds: give law='mpqp' and outside='zero' with it.")
     if config.clone and config.actor != "mlp":

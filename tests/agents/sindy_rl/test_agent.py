@@ -151,7 +151,7 @@ def test_what_cannot_be():
         ({"reward": "task", "modes": 3}, "can score observations"),
         ({"collect": 1, "n_envs": 2}, "streams together"),
         ({"ppo.minibatches": 7}, "do not divide"),
-        ({"dynamics.degree": 0}, "degree of at least 1"),
+        ({"dynamics.degree": 0}, "dynamics.degree must be at least 1"),
     ):
         with pytest.raises(ValueError, match=words):
             made(**settings)
