@@ -20,7 +20,7 @@ from rlx import replay
 from rlx.envs import batch, make
 from rlx.nn.mlp import MLP
 from rlx.train import state as states
-from rlx.train.host import live_of
+from rlx.train.host import device_state
 from rlx.train.program import Program
 from rlx.types import Agent, AgentState, Clock, Collect, Out, Problem, Stage, Update
 
@@ -57,8 +57,8 @@ def measure(cycles: int, updates: int, rounds: int) -> tuple[float, float]:
     run = states.start(agent, problem, key)
     program = Program(agent, problem, 0, {}, None)
     states.enter(program, run)
-    live, _ = program.chunk(live_of(program, run), key, 0, 1)
-    run.agent, run.loops, run.sources = live.agent, live.loops, live.sources
+    on_device, _ = program.chunk(device_state(program, run), key, 0, 1)
+    run.agent, run.rollouts, run.sources = on_device.agent, on_device.rollouts, on_device.sources
     program = Program(agent, problem, 1, {}, None)
     states.enter(program, run)
 
@@ -75,13 +75,13 @@ def measure(cycles: int, updates: int, rounds: int) -> tuple[float, float]:
 
         return jax.lax.scan(one, state, jax.random.split(key, cycles * updates))
 
-    live, state = live_of(program, run), jax.tree.map(jnp.copy, run.agent)
-    sources = jax.tree.map(jnp.copy, live.sources)
+    on_device, state = device_state(program, run), jax.tree.map(jnp.copy, run.agent)
+    sources = jax.tree.map(jnp.copy, on_device.sources)
     ours, theirs = [], []
     for i in range(rounds + 2):
         begun = time.perf_counter()
-        live, _ = program.chunk(live, key, 0, cycles)
-        jax.block_until_ready(live)
+        on_device, _ = program.chunk(on_device, key, 0, cycles)
+        jax.block_until_ready(on_device)
         middle = time.perf_counter()
         jax.block_until_ready(by_hand(state, sources, key))
         if i >= 2:

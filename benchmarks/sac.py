@@ -26,7 +26,7 @@ from rlx.envs import make
 from rlx.keys import HostKey
 from rlx.train import Options, run
 from rlx.train import state as states
-from rlx.train.host import live_of
+from rlx.train.host import device_state
 from rlx.train.program import Program
 from rlx.types import HostEnv, Problem
 
@@ -37,14 +37,14 @@ class GymView(gymnasium.Env):
     """The Gymnasium view of a host environment, for the peers."""
 
     def __init__(self, env: HostEnv, seed: int):
-        self.vec, self.env, self.slot = env.make(1, "stop"), env, 0
+        self.vec, self.env, self.step = env.make(1, "stop"), env, 0
         self.words = np.array([[0, seed]], np.uint32)
         box = lambda shape, size: gymnasium.spaces.Box(-size, size, shape, np.float32)
         self.observation_space, self.action_space = box(env.spec.obs.shape, np.inf), box(env.spec.action.shape, 1.0)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
-        self.slot += 1
-        self.state, step = self.vec.reset(None, HostKey(self.words, 1, self.slot))
+        self.step += 1
+        self.state, step = self.vec.reset(None, HostKey(self.words, 1, self.step))
         return step.obs[0], {}
 
     def step(self, action: np.ndarray) -> Any:
@@ -61,11 +61,11 @@ def ours(n: int, seed: int = 0) -> Any:
     result = run(agent, problem, key, stages=["prefill"], options=Options(progress=False, keep_best=False))
     program = Program(agent, problem, 1, {}, None)
     states.enter(program, result)
-    live = [live_of(program, result)]
+    on_device = [device_state(program, result)]
 
     def updates() -> None:
-        live[0] = program.phases((1,), live[0], key, 0)
-        jax.block_until_ready(live[0])
+        on_device[0] = program.phases((1,), on_device[0], key, 0)
+        jax.block_until_ready(on_device[0])
 
     return updates
 

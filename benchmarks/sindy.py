@@ -43,7 +43,7 @@ from rlx.dynamics.sparse import SparseModel, fit
 from rlx.envs import batch, begin, make, rollout
 from rlx.train import Options, run
 from rlx.train import state as states
-from rlx.train.host import live_of, put_back, run_phase
+from rlx.train.host import device_state, put_back, run_phase
 from rlx.train.program import Program
 from rlx.types import Agent, Array, Problem, RunState
 
@@ -150,17 +150,17 @@ def refit_part(begun: Begun, rounds: int) -> dict[str, Any]:
 def imagined(begun: Begun, start: np.ndarray, actions: np.ndarray) -> Callable[[], Any]:
     """Observations [T, W, 5] of rlx, from ``start`` [W, 5] on by ``actions`` [T, W, 1]."""
     vec = batch(begun.agent.envs["model"].env, len(start))
-    loop = begin(vec, begun.world, jnp.int32(0), jax.random.key(0))
+    rollout_state = begin(vec, begun.world, jnp.int32(0), jax.random.key(0))
     given, at = jnp.asarray(actions), jnp.asarray(start)
-    state = loop.env._replace(env=loop.env.env._replace(obs=at))
-    loop = loop._replace(env=state, step=loop.step._replace(obs=at))
+    state = rollout_state.env._replace(env=rollout_state.env.env._replace(obs=at))
+    rollout_state = rollout_state._replace(env=state, step=rollout_state.step._replace(obs=at))
 
     @jax.jit
-    def roll(params: Any, loop: Any, actions: Array) -> Any:
+    def roll(params: Any, rollout_state: Any, actions: Array) -> Any:
         policy: Any = lambda t, step, key: (actions[t], t + 1, {})
-        return rollout(vec, params, policy, loop, jax.random.key(1), len(actions))[1]
+        return rollout(vec, params, policy, rollout_state, jax.random.key(1), len(actions))[1]
 
-    return lambda: jax.block_until_ready(roll(begun.world, loop, given)).obs
+    return lambda: jax.block_until_ready(roll(begun.world, rollout_state, given)).obs
 
 
 def by_numpy(begun: Begun, start: np.ndarray, actions: np.ndarray) -> Callable[[], Any]:
@@ -267,8 +267,8 @@ def products(begun: Begun) -> Callable[[], Any]:
 def cycles(begun: Begun, n: int) -> None:
     """Imagined cycles as the runner has them between two refits: one call."""
     program, state = begun.program, begun.run
-    live, _ = program.chunk(live_of(program, state), state.key, state.cycle, n)
-    put_back(program, state, jax.block_until_ready(live))
+    on_device, _ = program.chunk(device_state(program, state), state.key, state.cycle, n)
+    put_back(program, state, jax.block_until_ready(on_device))
     state.cycle += n
 
 
@@ -276,8 +276,8 @@ def dyna_part(begun: Begun, rounds: int) -> dict[str, Any]:
     program, state, settings = begun.program, begun.run, begun.agent.config
 
     def device(j: int) -> None:
-        live = program.phases((j,), live_of(program, state), state.key, state.cycle)
-        put_back(program, state, jax.block_until_ready(live))
+        on_device = program.phases((j,), device_state(program, state), state.key, state.cycle)
+        put_back(program, state, jax.block_until_ready(on_device))
 
     def host(j: int) -> None:
         run_phase(program, state, j)

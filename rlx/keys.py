@@ -42,7 +42,7 @@ def permutation(key: Key, n: int, count: Array | None = None) -> Array:
 
 @dataclass(frozen=True)
 class HostKey:
-    """Randomness for host environments: stream ``i`` at one slot gets a numpy generator of its own, made only when asked.
+    """Randomness for host environments: stream ``i`` at one step gets a numpy generator of its own, made only when asked.
 
     ``words``: uint32 ``[M, 2]``, a JAX key's data per member; streams are member-major, ``per`` of them to a member, so that
     a member's streams do not depend on how many members there are.
@@ -50,7 +50,7 @@ class HostKey:
 
     words: np.ndarray
     per: int
-    slot: int = 0
+    step: int = 0
     start: int = 0  # number of the first stream, where these are a slice of more
 
     @staticmethod
@@ -58,8 +58,8 @@ class HostKey:
         """From a typed key, scalar or ``[M]``."""
         return HostKey(np.asarray(jax.random.key_data(key)).reshape(-1, 2), per)
 
-    def at(self, slot: int) -> HostKey:
-        return HostKey(self.words, self.per, slot, self.start)
+    def at(self, step: int) -> HostKey:
+        return HostKey(self.words, self.per, step, self.start)
 
     def seed(self, stream: int) -> int:
         """A 63-bit seed for one stream."""
@@ -67,4 +67,4 @@ class HostKey:
 
     def rng(self, stream: int) -> np.random.Generator:
         member, index = divmod(self.start + stream, self.per)
-        return np.random.default_rng([*(int(w) for w in self.words[member]), self.slot, index])
+        return np.random.default_rng([*(int(w) for w in self.words[member]), self.step, index])

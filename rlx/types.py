@@ -1,6 +1,6 @@
 """Every contract of rlx in one file.
 
-Shapes are time-major: ``[T, W, ...]`` is what a rollout of ``T`` slots over ``W`` streams emits, what replay stores and
+Shapes are time-major: ``[T, W, ...]`` is what a rollout of ``T`` steps over ``W`` streams emits, what replay stores and
 what samplers return. A member axis, where there is one, comes before everything else.
 
 The one record. An environment emits a `Step` per observation; with the action taken there it is a `Row`. ``reward``,
@@ -171,7 +171,7 @@ class Clock(NamedTuple):
     ``lax.cond`` on it stays a cond. An early stop of a stage does not shift the clocks of the stages after it."""
 
     cycle: Array  # cycles of this stage done so far
-    slots: Array  # environment slots (T x W) of all Collects so far
+    env_steps: Array  # decisions in real environments (T x W) that all Collects so far were planned to take
     updates: Array  # updates so far
 
 
@@ -243,7 +243,7 @@ class VecEnv(Protocol):
     def close(self) -> None: ...
 
 
-class Loop(NamedTuple):
+class RolloutState(NamedTuple):
     """An interaction in progress: the environment's state, the step not yet acted on, the policy's carry."""
 
     env: PyTree
@@ -255,7 +255,7 @@ class Loop(NamedTuple):
 # ---------------------------------------------------------------------------------------------------------------- replay
 
 
-class Meta(NamedTuple):
+class ReplayIndex(NamedTuple):
     """The index of a replay: small, on the device, one per member. ``C`` rows of capacity per stream.
 
     Row ``i`` of the ring is the ``(i - head) mod C``-th oldest when full. The newest step of each stream, whose action is
@@ -267,14 +267,14 @@ class Meta(NamedTuple):
     size: Array  # int32: rows stored per stream, the tail not counted
     tail: Array  # bool: a tail is present at head
     flags: Array  # uint8 [C, W]: the bits of rlx.replay.flags, where episodes begin and end
-    weight: Array  # float32 [C, W] sampling priority, or [0, 0] where none is kept
+    priority: Array  # float32 [C, W], or [0, 0] where none is kept
 
 
 class ReplayState(NamedTuple):
     """``data`` may be shared by members and may live in host memory (numpy); ``overlay`` replaces leaves of it per member."""
 
-    meta: Meta
-    data: Any  # a Row with leaves [C, W, ...], dtypes kept, () for those in meta.flags; None where only the index is handed on
+    index: ReplayIndex  # type: ignore[assignment]
+    data: Any  # a Row with leaves [C, W, ...], dtypes kept, () for those in index.flags; None where only the index is handed on
     overlay: dict[str, Array]  # leaves of data by name ("reward", "extras/z"), [C, W, ...]
 
 
@@ -288,7 +288,7 @@ class Sampler:
     A sampler may read ``hyper`` and ``clock``, never learned weights: that is what makes prefetching legal.
     """
 
-    draw: Callable[[Sources, dict[str, Array], Clock, Key], PyTree]  # pure and jitted: only Meta is read from the sources
+    draw: Callable[[Sources, dict[str, Array], Clock, Key], PyTree]  # pure and jitted: reads the sources' indices only
     read: Callable[[Sources, PyTree], PyTree]  # batch of it; also plain numpy, for host data
     sources: tuple[str, ...] = ()
     prioritised: bool = False
@@ -317,7 +317,7 @@ class Out(NamedTuple):
 
 @dataclass(frozen=True)
 class Collect:
-    """Act for ``steps`` slots per stream and store the rows ``into`` a buffer.
+    """Act for ``steps`` decisions per stream and store the rows ``into`` a buffer.
 
     ``params(state, sources)`` gives the environment's parameters (None: its own). ``fresh`` begins with a reset; otherwise
     the interaction goes on where it stopped. ``observe(state, rows, key)`` lets normalisers see the rows.
@@ -337,12 +337,12 @@ class Collect:
 @dataclass(frozen=True)
 class Update:
     """``n`` updates per cycle, each on a batch of its own. The priorities [B] of `Out` go back to the sources that
-    ``reweighs`` names, at the batch's ``index`` (a dict by source where the batch is a mixture)."""
+    ``priorities_of`` names, at the batch's ``index`` (a dict by source where the batch is a mixture)."""
 
     n: int
     sample: Sampler
     update: Callable[[AgentState, Clock, PyTree, Key], tuple[AgentState, Out]]
-    reweighs: str | tuple[str, ...] = ()
+    priorities_of: str | tuple[str, ...] = ()
     every: int = 1
 
 
@@ -446,11 +446,13 @@ class RunState:
     stage: int  # index into Agent.stages
     cycle: int  # cycles done in this stage
     agent: AgentState
-    loops: dict[str, Loop]
+    rollouts: dict[str, RolloutState]
     sources: dict[str, Any]
     counts: dict[str, np.ndarray]  # int64: env_steps, sim_steps, eval_steps, model_steps, updates
     best: dict[str, Any]  # {"score", "agent", "stage", "cycle"}, or empty
     alive: np.ndarray  # bool [], or [M]
     reports: dict[str, Any]  # metric sums since the last log line
-    slots: np.ndarray | None = None  # int: the member in each row of loops and sources, -1 for none (see rlx.train.spread)
-    retired: dict[str, Any] = field(default_factory=dict)  # what members had learned that died and left their slot, [M]
+    member_ids: np.ndarray | None = (
+        None  # int: the member in each row of rollouts and sources, -1 for none (see rlx.train.placement)
+    )
+    retired: dict[str, Any] = field(default_factory=dict)  # what members had learned that died and left their place, [M]

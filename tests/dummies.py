@@ -291,8 +291,10 @@ def modem_v2(problem: Problem) -> Agent:
     stages = (
         Stage("bc", 2, (Update(1, replay.transitions(8, source="data"), imitate),)),
         Stage("seed", 1, (Collect("train", 5, "replay", mode="eval"),)),
-        Stage("warm", 1, (Collect("train", 5, "replay"), Update(2, mixed, update, reweighs="replay")), enter=with_optimiser),
-        Stage("learn", 2, (Collect("train", 5, "replay"), Update(3, mixed, update, reweighs="replay"))),
+        Stage(
+            "warm", 1, (Collect("train", 5, "replay"), Update(2, mixed, update, priorities_of="replay")), enter=with_optimiser
+        ),
+        Stage("learn", 2, (Collect("train", 5, "replay"), Update(3, mixed, update, priorities_of="replay"))),
     )
     hyper = {"lr": 0.05, "discount": 0.9, "priority_exponent": 0.6, "importance_exponent": 0.4}
     return Agent(
@@ -382,7 +384,7 @@ def pearl(problem: Problem) -> Agent:
             reward = (np.concatenate([rows.obs, rows.action], -1) @ state.learned["reward"])[..., 0]
             return {"reward": np.roll(reward, 1, axis=0).astype(np.float32)}
 
-        return state, {**sources, "data": replay.rewrite(sources["data"], label)}
+        return state, {**sources, "data": replay.relabel(sources["data"], label)}
 
     one = replay.transitions(8, source="data")
     stages = (

@@ -9,7 +9,7 @@ import pytest
 
 import rlx.envs
 from rlx.train import Options, run
-from rlx.types import Members, Problem, RunState
+from rlx.types import Members, Problem, ReplayState, RunState
 from tests.dummies import AGENTS, HORIZON, OFFLINE, dataset
 
 QUIET = Options(progress=False, keep_best=True, log_every=1)
@@ -29,15 +29,15 @@ def train(name: str, kind: str, key, run_dir=None, **options) -> RunState:
 
 def result(state: RunState) -> dict:
     """Everything that a run computed, as numpy."""
-    replays = {k: s for k, s in state.sources.items() if k not in ("data",) and hasattr(s, "meta")}
-    shared = {k: (s.meta, s.overlay) for k, s in state.sources.items() if k == "data"}
+    replays = {k: s for k, s in state.sources.items() if k != "data" and isinstance(s, ReplayState)}
+    shared = {k: (s.index, s.overlay) for k, s in state.sources.items() if k == "data"}
     parts = (
         state.agent,
         replays,
         shared,
         state.counts,
         state.best,
-        {k: (loop.step, loop.carry) for k, loop in state.loops.items()},
+        {k: (rollout_state.step, rollout_state.carry) for k, rollout_state in state.rollouts.items()},
     )
     return jax.tree.map(np.asarray, parts)
 

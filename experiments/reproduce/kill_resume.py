@@ -23,7 +23,7 @@ import numpy as np
 from rlx import config
 from rlx.cli import console
 from rlx.train import Options, run
-from rlx.train import recipe as recipes
+from rlx.train import run_config as run_configs
 from rlx.train import state as states
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,7 +64,7 @@ def body(argv: list[str]) -> None:
     console.result({**values, "wall_calm_s": round(seconds, 2)})
     if flags == Flags(run_dir=flags.run_dir):  # as committed; not of a shorter version
         own = {k: v for k, v in values.items() if k != "run_dir"} | {"steps": flags.steps, "early": early}
-        RESULTS.write_text(json.dumps({**own, "versions": recipes.versions()}, indent=1) + "\n")
+        RESULTS.write_text(json.dumps({**own, "versions": run_configs.versions()}, indent=1) + "\n")
     if not equal or kills < flags.kills:
         raise SystemExit(1)
 
@@ -129,10 +129,10 @@ def finished(process: subprocess.Popen, run_dir: Path) -> None:
 
 def digest(run_dir: Path) -> str:
     """SHA-256 over names, types, shapes and bytes of everything in a finished run's last checkpoint."""
-    recipe = recipes.read(run_dir)
-    problem = recipe.problem()
-    agent = recipe.make(problem)
-    state = run(agent, problem, recipe.key(), run_dir, options=Options(progress=False))
+    run_config = run_configs.read(run_dir)
+    problem = run_config.problem()
+    agent = run_config.make(problem)
+    state = run(agent, problem, run_config.key(), run_dir, options=Options(progress=False))
     tree, _ = states.pack(agent, states.frozen_data(problem), state)
     total = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):

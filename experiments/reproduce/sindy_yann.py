@@ -28,7 +28,7 @@ from rlx.planning.linear import Linear, linearise
 from rlx.train import Options, run
 from rlx.train.evaluate import evaluate
 from rlx.train.policy import Policy
-from rlx.train.recipe import versions
+from rlx.train.run_config import versions
 from rlx.types import Array, Control, Env, HostEnv, Key, Problem, Step
 
 NAMES = ("x", "angle", "v", "w", "u")

@@ -30,10 +30,10 @@ from rlx.agents.yann.learner import Learner
 from rlx.planning.linear import identify
 from rlx.train import Options, run
 from rlx.train.evaluate import evaluate
+from rlx.train.placement import Placement
 from rlx.train.policy import Policy
 from rlx.train.population import members
-from rlx.train.recipe import versions
-from rlx.train.spread import Spread
+from rlx.train.run_config import versions
 from rlx.train.stats import interval
 from rlx.types import Agent, AgentState, Problem
 
@@ -91,13 +91,13 @@ def train(agent: Agent, problem: Problem, seeds: int, tests: int) -> dict[str, A
 
 def tested(agent: Agent, problem: Problem, state: AgentState, seeds: int, tests: int) -> tuple[np.ndarray, np.ndarray]:
     """Costs [M, E] and whether limits were violated [M, E], from the same starts for all members."""
-    spread = Spread.of(range(seeds), seeds)
-    here = spread.places(np.arange(seeds))[spread.own]
+    placement = Placement.of(range(seeds), seeds)
+    here = placement.locate(np.arange(seeds))[placement.own]
     roots = jnp.stack([keys.fold(jax.random.key(2**31 - 1), "test starts")] * seeds)
-    state, roots = spread.put(jax.tree.map(lambda x: x[here], (state, roots)))
-    found = evaluate(agent, problem, state, roots, len(agent.stages) - 1, 0, tests, spread)
+    state, roots = placement.put(jax.tree.map(lambda x: x[here], (state, roots)))
+    found = evaluate(agent, problem, state, roots, len(agent.stages) - 1, 0, tests, placement)
     broken = found.get("info/violation", np.zeros_like(found["returns"]))
-    return -spread.members(found["returns"]), spread.members(broken) > 0
+    return -placement.by_member(found["returns"]), placement.by_member(broken) > 0
 
 
 def summary(found: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:

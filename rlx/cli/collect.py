@@ -21,7 +21,7 @@ from rlx.train import load
 from rlx.train.policy import Policy
 from rlx.types import Env, HostEnv, Key, Row
 
-BLOCK = 1000  # slots per call of a rollout
+BLOCK = 1000  # steps of each stream per call of a rollout
 
 
 @dataclass(frozen=True)
@@ -90,18 +90,18 @@ def collect(policy: Policy | None, env: Env | HostEnv, steps: int, streams: int,
     """At least ``steps`` transitions as episodes (numpy rows [T, ...]); the last of each stream may be cut."""
     vec = batch(env, streams)
     act = _random(vec) if policy is None else policy.actor(mode)
-    loop = begin(vec, vec.params, () if policy is None else policy.carry(streams), keys.fold(key, "begin"))
+    rollout_state = begin(vec, vec.params, () if policy is None else policy.carry(streams), keys.fold(key, "begin"))
     if vec.host:
         fast = jax.jit(lambda carry, step, data: act(carry, step, jax.random.wrap_key_data(data)))
-        roll = lambda loop, key, n: rollout(vec, vec.params, fast, loop, key, n)
+        roll = lambda rollout_state, key, n: rollout(vec, vec.params, fast, rollout_state, key, n)
     else:
-        roll = jax.jit(lambda loop, key, n: rollout(vec, vec.params, act, loop, key, n), static_argnums=2)
+        roll = jax.jit(lambda rollout_state, key, n: rollout(vec, vec.params, act, rollout_state, key, n), static_argnums=2)
     blocks: list[Row] = []
     taken = 0
     try:
         while taken < steps:
             n = min(BLOCK, -(-(steps - taken) // streams))
-            loop, rows, tail = roll(loop, keys.fold(key, "collect", len(blocks)), n)
+            rollout_state, rows, tail = roll(rollout_state, keys.fold(key, "collect", len(blocks)), n)
             blocks.append(jax.tree.map(np.asarray, rows))
             taken += int(np.sum(rows.valid & ~rows.last))
     finally:

@@ -15,7 +15,7 @@ import numpy as np
 
 from rlx import keys
 from rlx.cli import console
-from rlx.train import recipe as recipes
+from rlx.train import run_config as run_configs
 from rlx.train import stats, video
 from rlx.train.logging import read as read_metrics
 from rlx.train.policy import Policy
@@ -51,19 +51,19 @@ def curve(run_dir: Path) -> Path | None:
         (drawn,) = axes.plot(x, [r.mean() for r in returns], marker=".", label=name)
         axes.fill_between(x, *bounds.T, alpha=0.2, color=drawn.get_color(), linewidth=0)
         axes.set(xlabel={"env_steps": "environment steps", "updates": "updates"}[unit], ylabel="return of an evaluation")
-    recipe = recipes.read(run_dir)
-    axes.set_title(f"{recipe.agent} on {recipe.env}: mean and 95% interval over episodes", fontsize="medium")
+    run_config = run_configs.read(run_dir)
+    axes.set_title(f"{run_config.agent} on {run_config.env}: mean and 95% interval over episodes", fontsize="medium")
     axes.legend() if len(axes.lines) > 1 else None
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
-    recipes.write_bytes(run_dir / "curve.png", picture.getvalue())
+    run_configs.write_bytes(run_dir / "curve.png", picture.getvalue())
     return run_dir / "curve.png"
 
 
 def write_result(run_dir: Path, values: dict[str, Any], each: list[dict[str, Any]]) -> None:
     """``result.json``: the result line, and seed, setting and mean return of each member (null where it diverged)."""
     plain = {k: console.plain(v) for k, v in values.items()} | {"each": each}
-    recipes.write_text(run_dir / "result.json", json.dumps(plain, indent=2) + "\n")
+    run_configs.write_text(run_dir / "result.json", json.dumps(plain, indent=2) + "\n")
 
 
 def together(parts: list[dict[str, Any]], run_dir: Path) -> dict[str, Any]:

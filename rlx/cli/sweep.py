@@ -15,11 +15,11 @@ import tyro
 from rlx import config
 from rlx.cli import console, outputs
 from rlx.cli.console import MOST
-from rlx.cli.train import MOST_SEEDS, RECIPE, given_recipe, parse, train_waves
+from rlx.cli.train import MOST_SEEDS, RUN_CONFIG_FLAGS, given_run_config, parse, train_waves
 from rlx.cli.train import Flags as TrainFlags
 from rlx.cli.train import _flag as flag
-from rlx.train import Interrupted, launch, memory, report, sweeps
-from rlx.train import recipe as recipes
+from rlx.train import Interrupted, launch, layout, memory, report, sweeps
+from rlx.train import run_config as run_configs
 
 EXAMPLE = "rlx sweep sac --env rlx:pendulum --grid agent.actor_lr=1e-3,3e-4 --grid agent.hidden=128,256 --seeds 8"
 
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def body(argv: list[str]) -> None:
-    given, rest = given_recipe(argv, "rlx sweep", EXAMPLE)
+    given, rest = given_run_config(argv, "rlx sweep", EXAMPLE)
     flags = parse(given, rest, Flags, "rlx sweep", EXAMPLE)
     kind, _, where = flags.workers.partition(":")
     if not (flags.workers == "one" or (kind == "local" and where.isdigit() and int(where)) or (kind == "ray" and where)):
@@ -62,11 +62,11 @@ def body(argv: list[str]) -> None:
     if kind == "ray":
         launch.reachable(where)
     points = sweeps.points(sweeps.axes(flags.agent, flags.grid), flags.search, flags.seed)
-    recipe = recipes.Recipe(given.agent, flags.env, flags.agent, **{k: getattr(flags, k) for k in RECIPE})
-    trials = sweeps.trials(recipe, points, together=kind == "one")
+    run_config = run_configs.RunConfig(given.agent, flags.env, flags.agent, **{k: getattr(flags, k) for k in RUN_CONFIG_FLAGS})
+    trials = sweeps.trials(run_config, points, together=kind == "one")
     run_dir = Path(flags.run_dir or f"runs/{given.agent}/{flags.env.replace(':', '-').replace('/', '-')}/sweep")
     costs = _plan(trials, points, flags, run_dir)
-    keep(run_dir, recipe, points, flags.workers)
+    keep(run_dir, run_config, points, flags.workers)
     console.table("Sweep", costs)
     waiting = {t.name: run_dir / "trials" / t.name for t in trials if not ended(run_dir / "trials" / t.name)}
     failed = _run(trials, waiting, kind, where, flags, run_dir)
@@ -79,40 +79,42 @@ def ended(folder: Path) -> bool:
 
 def _plan(trials: list[sweeps.Trial], points: list[sweeps.Point], flags: Any, run_dir: Path) -> list[tuple[str, Any]]:
     """What will be done; every agent is made once, so that what cannot be is refused before anything is written."""
-    members = sum(t.recipe.members for t in trials)
+    members = sum(t.run_config.members for t in trials)
     rows: list[tuple[str, Any]] = [
         ("settings", f"{len(points)} of {', '.join(points[0])}"),
         ("members", f"{members} ({flags.seeds} seeds each)"),
-        ("programs to compile", len({json.dumps(config.static(t.recipe.config)) for t in trials})),
+        ("programs to compile", len({json.dumps(config.static(t.run_config.config)) for t in trials})),
         ("trials", f"{len(trials)}, {sum(ended(run_dir / 'trials' / t.name) for t in trials)} of them done"),
         ("workers", flags.workers),
     ]
     seen: dict[str, int] = {}
-    problem = trials[0].recipe.problem()
+    problem = trials[0].run_config.problem()
     for t in trials:
-        fixed = sweeps.label({k: v for k, v in config.static(t.recipe.config).items() if k in points[0]}) or "one program"
+        fixed = sweeps.label({k: v for k, v in config.static(t.run_config.config).items() if k in points[0]}) or "one program"
         if fixed not in seen:
-            seen[fixed] = sum(memory.needs(t.recipe.make(problem), problem).values()) * t.recipe.members
-            rows.append((f"memory {fixed}", f"{console.size(seen[fixed])} for {t.recipe.members} members together"))
+            seen[fixed] = sum(memory.needs(t.run_config.make(problem), problem).values()) * t.run_config.members
+            rows.append((f"memory {fixed}", f"{console.size(seen[fixed])} for {t.run_config.members} members together"))
     return [*rows, ("all in", run_dir)]
 
 
-def keep(run_dir: Path, recipe: recipes.Recipe, points: list[sweeps.Point], workers: str) -> None:
+def keep(run_dir: Path, run_config: run_configs.RunConfig, points: list[sweeps.Point], workers: str) -> None:
     """Writes what this sweep is into its folder, or finds the same one there.
 
     Raises:
-        ValueError: the folder holds another sweep.
+        ValueError: the folder holds another sweep, or one of an older layout.
     """
     together = workers == "one"
-    this = {"recipe": json.loads(recipe.to_json()), "points": json.loads(json.dumps(points)), "together": together}
-    del this["recipe"]["versions"]
+    this = {"run_config": json.loads(run_config.to_json()), "points": json.loads(json.dumps(points)), "together": together}
+    versions = this["run_config"].pop("versions")
     path = run_dir / sweeps.FILE
     if path.exists():
-        if json.loads(path.read_text()) != this:
+        there = json.loads(path.read_text())
+        layout.check(there.pop("rlx", None), run_dir)
+        if there != this:
             raise ValueError(f"{run_dir} holds another sweep: give another --run-dir, or the flags that it was made with.")
         return
     run_dir.mkdir(parents=True, exist_ok=True)
-    recipes.write_text(path, json.dumps(this, indent=2) + "\n")
+    run_configs.write_text(path, json.dumps({**this, "rlx": versions["rlx"]}, indent=2) + "\n")
 
 
 def _run(trials: list[sweeps.Trial], waiting: dict[str, Path], kind: str, where: str, flags: Any, run_dir: Path) -> dict:
@@ -132,7 +134,7 @@ def _run(trials: list[sweeps.Trial], waiting: dict[str, Path], kind: str, where:
                     told(t.name, 0)
             return failed
         for t in trials:
-            recipes.keep(t.recipe, run_dir / "trials" / t.name)
+            run_configs.keep(t.run_config, run_dir / "trials" / t.name)
         shared = ("episodes", "waves", "checkpoint_seconds", "keep")
         more = [x for k in shared for x in (f"--{k.replace('_', '-')}", str(getattr(flags, k)))]
         more += ["--no-video", "--no-progress"] + (["--memory", str(flags.memory)] if flags.memory else [])
@@ -153,7 +155,7 @@ def _here(t: sweeps.Trial, folder: Path, flags: Any) -> None:
     names = ("grid", "env", "run_dir")
     own = TrainFlags(**{k: v for k, v in shared.items() if k not in names}, video=False)
     try:
-        train_waves(t.recipe, t.recipe.problem(), folder, own)
+        train_waves(t.run_config, t.run_config.problem(), folder, own)
     finally:
         jax.clear_caches()  # another program follows
 

@@ -18,12 +18,12 @@ from rlx import agents, config, keys
 from rlx.cli import console, outputs
 from rlx.cli.console import MOST
 from rlx.train import Interrupted, Options, Policy, launch, memory, processes, run, sweeps
-from rlx.train import recipe as recipes
+from rlx.train import run_config as run_configs
 from rlx.train.compilation import compile_seconds
 from rlx.train.evaluate import evaluate
+from rlx.train.placement import Placement
 from rlx.train.plan import plan, validate
 from rlx.train.population import settings_of, traced_grid, turns
-from rlx.train.spread import Spread
 from rlx.types import Agent, AgentState, Problem, RunState
 
 EXAMPLE = "rlx train sac --env dmc:cartpole-swingup --repeat 8"
@@ -73,7 +73,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-RECIPE = ("repeat", "time_limit", "data", "seed", "seeds")  # flags that decide the result; the others only watch
+RUN_CONFIG_FLAGS = ("repeat", "time_limit", "data", "seed", "seeds")  # flags that decide the result; the others only watch
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def body(argv: list[str]) -> None:
     launch.die_with_parent()
-    given, rest = given_recipe(argv)
+    given, rest = given_run_config(argv)
     flags = parse(given, rest)
     name = given.agent
     if flags.distributed:
@@ -90,16 +90,18 @@ def body(argv: list[str]) -> None:
     run_dir = Path(flags.run_dir or f"runs/{name}/{flags.env.replace(':', '-').replace('/', '-')}/seed{flags.seed}")
     grid = traced_grid(dict(map(sweep_values, flags.grid)), config.hyper(flags.agent), config.static(flags.agent), flags.agent)
     settings = tuple(settings_of(grid)) if grid else given.settings
-    recipe = recipes.Recipe(name, flags.env, flags.agent, settings=settings, **{k: getattr(flags, k) for k in RECIPE})
-    problem = recipe.problem()
+    run_config = run_configs.RunConfig(
+        name, flags.env, flags.agent, settings=settings, **{k: getattr(flags, k) for k in RUN_CONFIG_FLAGS}
+    )
+    problem = run_config.problem()
     try:
-        values = train_waves(recipe, problem, run_dir, flags)
+        values = train_waves(run_config, problem, run_dir, flags)
     except Interrupted as stopped:
-        if processes.chief():
+        if processes.is_process_zero():
             print(f"\n{stopped}\n  rlx train {shlex.join(argv)}")
             console.result({"run_dir": run_dir, "interrupted": True})
         return
-    if processes.chief():
+    if processes.is_process_zero():
         if len(settings) > 1:
             console.table("Ranking", outputs.ranked(sweeps.ranking(sweeps.scores(sweeps.runs(run_dir)))))
         console.result(values)
@@ -117,67 +119,73 @@ def sweep_values(word: str) -> tuple[str, list[str]]:
     return name, values.split(",")
 
 
-def train_waves(recipe: recipes.Recipe, problem: Problem, run_dir: Path, flags: Any) -> dict[str, Any]:
+def train_waves(run_config: run_configs.RunConfig, problem: Problem, run_dir: Path, flags: Any) -> dict[str, Any]:
     """Train all members, in one go or in several; what the result line says."""
-    agent, key = recipe.make(problem), recipe.key()
+    agent, key = run_config.make(problem), run_config.key()
     validate(agent, problem, key)
     limit = None if flags.memory is None else int(flags.memory * 2**30)
     waves = int(flags.waves) if flags.waves.isdigit() else flags.waves
-    parts = turns(agent, problem, recipe.members, jax.local_devices(), waves, limit)
+    parts = turns(agent, problem, run_config.members, jax.local_devices(), waves, limit)
     if len(parts) == 1:
-        return train(recipe, agent, problem, run_dir, flags)
+        return train(run_config, agent, problem, run_dir, flags)
     values = []
     for k, part in enumerate(parts):
-        if processes.chief():
+        if processes.is_process_zero():
             print(f"\nwave {k + 1} of {len(parts)}: members {part[0]} to {part[1] - 1}")
-        values.append(train(replace(recipe, part=part), agent, problem, run_dir / f"wave{k}", flags))
+        values.append(train(replace(run_config, part=part), agent, problem, run_dir / f"wave{k}", flags))
     return outputs.together(values, run_dir)
 
 
-def train(recipe: recipes.Recipe, agent: Agent, problem: Problem, run_dir: Path, flags: Any) -> dict[str, Any]:
+def train(run_config: run_configs.RunConfig, agent: Agent, problem: Problem, run_dir: Path, flags: Any) -> dict[str, Any]:
     """Train in ``run_dir``, or go on there; evaluate, draw, and give what the result line says."""
-    with recipes.held(run_dir) if processes.chief() else contextlib.nullcontext():
-        return _train(recipe, agent, problem, run_dir, flags)
+    with run_configs.held(run_dir) if processes.is_process_zero() else contextlib.nullcontext():
+        return _train(run_config, agent, problem, run_dir, flags)
 
 
-def _train(recipe: recipes.Recipe, agent: Agent, problem: Problem, run_dir: Path, flags: Any) -> dict[str, Any]:
-    key, chief, compiled = recipe.key(), processes.chief(), compile_seconds()
-    goes_on = recipes.keep(recipe, run_dir) if chief else True
+def _train(run_config: run_configs.RunConfig, agent: Agent, problem: Problem, run_dir: Path, flags: Any) -> dict[str, Any]:
+    key, is_process_zero, compiled = run_config.key(), processes.is_process_zero(), compile_seconds()
+    goes_on = run_configs.keep(run_config, run_dir) if is_process_zero else True
     processes.wait()
     where = [("run folder", f"{run_dir}{' (goes on from its last checkpoint)' if goes_on else ''}")]
-    if chief:
-        console.table("Plan", [*plan(agent, problem, key), *_memory_rows(agent, problem, recipe.members), *where])
+    if is_process_zero:
+        console.table("Plan", [*plan(agent, problem, key), *_memory_rows(agent, problem, run_config.members), *where])
     shared = {f.name: getattr(flags, f.name) for f in dataclasses.fields(Options) if hasattr(flags, f.name)}
     state = run(agent, problem, key, run_dir, options=Options(**shared))
-    return finish(recipe, agent, problem, state, run_dir, flags, compile_seconds() - compiled)
+    return finish(run_config, agent, problem, state, run_dir, flags, compile_seconds() - compiled)
 
 
-def given_recipe(argv: list[str], command: str = "rlx train", example: str = EXAMPLE) -> tuple[recipes.Recipe, list[str]]:
-    """What to start from, and the remaining arguments: the defaults of the agent that comes first, or with ``--recipe FILE``
-    what another run had in its ``config.json``. Ends the process where there is neither."""
+def given_run_config(
+    argv: list[str], command: str = "rlx train", example: str = EXAMPLE
+) -> tuple[run_configs.RunConfig, list[str]]:
+    """What to start from, and the remaining arguments: the defaults of the agent that comes first, or with ``--run-config
+    FILE`` what another run had in its ``config.json``. Ends the process where there is neither."""
     known = agents.list()
     if not argv or argv[0] in ("-h", "--help"):
         print(f"usage: {command} AGENT --env ENV [OPTIONS]\n\nagents: {', '.join(known)}\nexample: {example}")
         if command == "rlx train":
-            print("\n`rlx train --recipe RUN_DIR/config.json [OPTIONS]` does what that run did.")
+            print("\n`rlx train --run-config RUN_DIR/config.json [OPTIONS]` does what that run did.")
         print(f"\n`{command} AGENT --help` shows all options. RLX_DEBUG=1 or --debug show where errors come from.")
         raise SystemExit(0 if argv else 2)
-    if argv[0] == "--recipe" and len(argv) > 1 and command == "rlx train":
-        return recipes.read(Path(argv[1]).parent), argv[2:]
+    if argv[0] == "--run-config" and len(argv) > 1 and command == "rlx train":
+        return run_configs.read(Path(argv[1]).parent), argv[2:]
+    if argv[0] == "--recipe":
+        config.stop("--recipe is now called --run-config")
     if argv[0].startswith("-"):
         config.stop(f"the agent comes first, one of {', '.join(known)}, as in: {example}")
     if argv[0] not in known:
         config.stop(f"unknown agent {argv[0]!r}.{config.nearest(argv[0], known)}")
-    return recipes.Recipe(argv[0], "", agents.config(argv[0])), argv[1:]
+    return run_configs.RunConfig(argv[0], "", agents.config(argv[0])), argv[1:]
 
 
-def parse(given: recipes.Recipe, argv: list[str], base: Any = Flags, command: str = "rlx train", example: str = EXAMPLE) -> Any:
+def parse(
+    given: run_configs.RunConfig, argv: list[str], base: Any = Flags, command: str = "rlx train", example: str = EXAMPLE
+) -> Any:
     """``base`` and a field ``agent`` with the agent's config, from ``given`` and the command line."""
     presets = agents.presets(given.agent)
     field = ("agent", type(given.config), dataclasses.field(default=given.config))
     kind = dataclasses.make_dataclass("Flags", [field], bases=(base,), frozen=True)
     table = config.compose({k: v for k, v in PRESETS.items() if k in presets}, agent=presets)
-    start = kind(env=given.env, **{k: getattr(given, k) for k in RECIPE if hasattr(base, k)})
+    start = kind(env=given.env, **{k: getattr(given, k) for k in RUN_CONFIG_FLAGS if hasattr(base, k)})
     about = (type(given.config).__doc__ or "").strip()
     flags: Any = config.parse(start, argv, table, prog=f"{command} {given.agent}", description=about)
     if not flags.env:
@@ -191,32 +199,38 @@ def _memory_rows(agent: Agent, problem: Problem, members: int) -> list[tuple[str
 
 
 def finish(
-    recipe: recipes.Recipe, agent: Agent, problem: Problem, state: RunState, run_dir: Path, flags: Any, compile_s: float
+    run_config: run_configs.RunConfig,
+    agent: Agent,
+    problem: Problem,
+    state: RunState,
+    run_dir: Path,
+    flags: Any,
+    compile_s: float,
 ) -> dict[str, Any]:
     """The last evaluation, pictures, ``result.json``, and what there is to say."""
     which = "best" if state.best else "last"
     whole = state.agent._replace(learned=state.best["learned"]) if state.best else state.agent
-    returns = _last_returns(recipe, agent, problem, whole, state, flags.episodes)
-    if not processes.chief():
+    returns = _last_returns(run_config, agent, problem, whole, state, flags.episodes)
+    if not processes.is_process_zero():
         return {}
     each = [
         {"seed": seed, "setting": setting, "return_mean": float(r.mean()) if alive else None}
-        for (seed, setting), r, alive in zip(recipe.who(), returns, np.atleast_1d(state.alive), strict=True)
+        for (seed, setting), r, alive in zip(run_config.who(), returns, np.atleast_1d(state.alive), strict=True)
     ]
     alive = np.atleast_1d(state.alive)
     first = int(np.argmax(np.where(alive, returns.mean(-1), -np.inf)))
-    shown = whole if recipe.solo else jax.tree.map(lambda x: x[first], whole)
-    policy = Policy(agent, shown, problem, state.stage, state.cycle, recipe)
+    shown = whole if run_config.solo else jax.tree.map(lambda x: x[first], whole)
+    policy = Policy(agent, shown, problem, state.stage, state.cycle, run_config)
     returns = returns[alive]
     best = float(np.max(state.best["score"])) if state.best else None
     seconds = [line["wall_s"] for line in outputs.read_metrics(run_dir)]
     total = lambda name: int(np.sum(state.counts[name]))
     values = {
         "run_dir": run_dir,
-        "agent": recipe.agent,
-        "env": recipe.env,
-        "seed": recipe.seed,
-        "members": recipe.members,
+        "agent": run_config.agent,
+        "env": run_config.env,
+        "seed": run_config.seed,
+        "members": run_config.members,
         "diverged": int(np.sum(~state.alive)),
         "episodes": returns.size,
         "return_mean": float(returns.mean()),
@@ -228,7 +242,7 @@ def finish(
         "memory_bytes": memory.peak(),
         "curve": outputs.curve(run_dir),
         "report": outputs.reports(policy, run_dir),
-        "video": outputs.film(policy, problem.envs["train"], run_dir, recipe.seed) if flags.video else None,
+        "video": outputs.film(policy, problem.envs["train"], run_dir, run_config.seed) if flags.video else None,
     }
     outputs.write_result(run_dir, values, each)
     outputs.read_out(values["report"])
@@ -237,17 +251,19 @@ def finish(
 
 
 def _last_returns(
-    recipe: recipes.Recipe, agent: Agent, problem: Problem, learned: AgentState, state: RunState, episodes: int
+    run_config: run_configs.RunConfig, agent: Agent, problem: Problem, learned: AgentState, state: RunState, episodes: int
 ) -> np.ndarray:
     """Of each member [M, E], all at once, on keys that training never used."""
-    seeds = [seed for seed, _ in recipe.who()]
+    seeds = [seed for seed, _ in run_config.who()]
     roots = jax.vmap(lambda seed: keys.fold(jax.random.key(seed), "final evaluation"))(np.array(seeds))
-    if recipe.solo:
+    if run_config.solo:
         return evaluate(agent, problem, learned, roots[0], state.stage, state.cycle, episodes)["returns"][None]
-    spread = Spread.of(range(len(seeds)), len(seeds))
-    mine = spread.places(np.arange(len(seeds)))[spread.own]
-    learned, roots = spread.put(jax.tree.map(lambda x: x[mine], (learned, roots)))
-    return spread.members(evaluate(agent, problem, learned, roots, state.stage, state.cycle, episodes, spread)["returns"])
+    placement = Placement.of(range(len(seeds)), len(seeds))
+    mine = placement.locate(np.arange(len(seeds)))[placement.own]
+    learned, roots = placement.put(jax.tree.map(lambda x: x[mine], (learned, roots)))
+    return placement.by_member(
+        evaluate(agent, problem, learned, roots, state.stage, state.cycle, episodes, placement)["returns"]
+    )
 
 
 def _result_rows(values: dict[str, Any], which: str) -> list[tuple[str, str]]:

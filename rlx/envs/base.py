@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx import keys
-from rlx.types import Array, Env, HostEnv, Key, Loop, PyTree, Row, Spec, Step, VecEnv
+from rlx.types import Array, Env, HostEnv, Key, PyTree, RolloutState, Row, Spec, Step, VecEnv
 
 Starts = Literal["exact", "pool", "lockstep"]
 POOL = 16  # least number of start states in a pool
@@ -197,14 +197,14 @@ def batch(
 Policy = Callable[[PyTree, Step, Any], tuple[PyTree, PyTree, dict[str, Array]]]
 
 
-def begin(env: VecEnv, params: PyTree, carry: PyTree, key: Any, members: int | None = None) -> Loop:
+def begin(env: VecEnv, params: PyTree, carry: PyTree, key: Any, members: int | None = None) -> RolloutState:
     """A new interaction: every stream at a first row. ``carry`` is the policy's, for all streams."""
     state, step = env.reset(params, keys.HostKey.of(key, env.n // (members or 1)) if env.host else key)
     if not env.host:
-        return Loop(state, step, carry, jnp.zeros(env.n, bool))
+        return RolloutState(state, step, carry, jnp.zeros(env.n, bool))
     step = jax.tree.map(np.array, step)
     done = np.zeros(env.n, bool)
-    return Loop(state, *_split((step, carry, done), (0, 2), members))
+    return RolloutState(state, *_split((step, carry, done), (0, 2), members))
 
 
 def _split(parts: tuple, which: tuple[int, ...], members: int | None) -> tuple:
@@ -224,59 +224,59 @@ def to_row(step: Step, action: PyTree, extras: dict[str, Array], valid: Array) -
 
 
 def rollout(
-    env: VecEnv, params: PyTree, policy: Policy, loop: Loop, key: Any, steps: int, members: int | None = None
-) -> tuple[Loop, Row, Row]:
-    """Act for ``steps`` slots: `lax.scan` for device environments, a Python loop for host ones.
+    env: VecEnv, params: PyTree, policy: Policy, rollout_state: RolloutState, key: Any, steps: int, members: int | None = None
+) -> tuple[RolloutState, Row, Row]:
+    """Act for ``steps`` decisions: `lax.scan` for device environments, a Python loop for host ones.
 
     ``policy(carry, step, key) -> (action [W, ...], carry, extras)`` sees ``step`` without info. On the host it is a jitted
-    function, ``key`` is the slot's raw key data (uint32 ``[2]``, or ``[M, 2]`` with members), and all arrays have a leading
+    function, ``key`` is the step's raw key data (uint32 ``[2]``, or ``[M, 2]`` with members), and all arrays have a leading
     member axis where ``members`` is given.
 
     Returns:
-        The loop to go on with, rows ``[T, W, ...]`` (``[M, T, W, ...]``), and the tail ``[W, ...]``: the pending step as a
+        The state to go on with, rows ``[T, W, ...]`` (``[M, T, W, ...]``), and the tail ``[W, ...]``: the pending step as a
         row whose action is not known yet.
     """
     roll = _rollout_host if env.host else _rollout_device
-    return roll(env, params, policy, loop, key, steps, members)
+    return roll(env, params, policy, rollout_state, key, steps, members)
 
 
-def _rollout_device(env, params, policy, loop, key, steps, members):  # type: ignore[no-untyped-def]
+def _rollout_device(env, params, policy, rollout_state, key, steps, members):  # type: ignore[no-untyped-def]
     if members is not None:
         raise ValueError("rollout on the device takes no members: vmap it instead.")
-    loop = loop._replace(env=env.refresh(params, loop.env, keys.fold(key, "refresh")))
+    rollout_state = rollout_state._replace(env=env.refresh(params, rollout_state.env, keys.fold(key, "refresh")))
 
-    def one(loop: Loop, t: Array) -> tuple[Loop, Row]:
+    def one(rollout_state: RolloutState, t: Array) -> tuple[RolloutState, Row]:
         now = keys.fold(key, t)
-        action, carry, extras = policy(loop.carry, loop.step._replace(info={}), keys.fold(now, "act"))
-        row = to_row(loop.step, action, extras, ~loop.done)
-        done = loop.done | (loop.step.last if env.ends == "stop" else False)
-        state, step = env.step(params, loop.env, row.action, keys.fold(now, "env"))
-        return Loop(state, step, carry, done), row
+        action, carry, extras = policy(rollout_state.carry, rollout_state.step._replace(info={}), keys.fold(now, "act"))
+        row = to_row(rollout_state.step, action, extras, ~rollout_state.done)
+        done = rollout_state.done | (rollout_state.step.last if env.ends == "stop" else False)
+        state, step = env.step(params, rollout_state.env, row.action, keys.fold(now, "env"))
+        return RolloutState(state, step, carry, done), row
 
-    loop, rows = jax.lax.scan(one, loop, jnp.arange(steps))
-    return loop, rows, _tail(loop, rows)
+    rollout_state, rows = jax.lax.scan(one, rollout_state, jnp.arange(steps))
+    return rollout_state, rows, _tail(rollout_state, rows)
 
 
-def _tail(loop: Loop, rows: Row) -> Row:
+def _tail(rollout_state: RolloutState, rows: Row) -> Row:
     host = isinstance(rows.reward, np.ndarray)
     blank = jax.tree.map(lambda x: (np if host else jnp).zeros_like(x[0]), (rows.action, rows.extras))
-    return Row(*loop.step, action=blank[0], extras=blank[1], valid=~loop.done)
+    return Row(*rollout_state.step, action=blank[0], extras=blank[1], valid=~rollout_state.done)
 
 
 @jax.jit
-def _slot_keys(key: Key, slots: Array) -> Array:
-    """Raw data of the keys of each slot, [T, 2] or [T, M, 2]: the same ones as on the device."""
+def _step_keys(key: Key, steps: Array) -> Array:
+    """Raw data of the keys of each step, [T, 2] or [T, M, 2]: the same ones as on the device."""
     make = lambda k, t: jax.random.key_data(keys.fold(k, t, "act"))
     if key.ndim:
         make = jax.vmap(make, (0, None))
-    return jax.vmap(make, (None, 0))(key, slots)
+    return jax.vmap(make, (None, 0))(key, steps)
 
 
-def _rollout_host(env, params, policy, loop, key, steps, members):  # type: ignore[no-untyped-def]
-    act_keys = np.asarray(_slot_keys(key, np.arange(steps)))
+def _rollout_host(env, params, policy, rollout_state, key, steps, members):  # type: ignore[no-untyped-def]
+    act_keys = np.asarray(_step_keys(key, np.arange(steps)))
     random = keys.HostKey.of(key, env.n // (members or 1))
-    state = env.refresh(params, loop.env, random)
-    step, carry, done = loop.step, loop.carry, loop.done
+    state = env.refresh(params, rollout_state.env, random)
+    step, carry, done = rollout_state.step, rollout_state.carry, rollout_state.done
     rows: Any = None
     axis = 0 if members is None else 1
     for t in range(steps):
@@ -290,6 +290,6 @@ def _rollout_host(env, params, policy, loop, key, steps, members):  # type: igno
         flat = row.action if members is None else jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), row.action)
         state, step = env.step(params, state, flat, random.at(t + 1))
         (step,) = _split((step,), (0,), members)
-    loop = Loop(state, jax.tree.map(np.array, step), carry, done)
-    tail = _tail(loop, rows if not axis else jax.tree.map(lambda x: np.swapaxes(x, 0, 1), rows))
-    return loop, rows, tail
+    rollout_state = RolloutState(state, jax.tree.map(np.array, step), carry, done)
+    tail = _tail(rollout_state, rows if not axis else jax.tree.map(lambda x: np.swapaxes(x, 0, 1), rows))
+    return rollout_state, rows, tail

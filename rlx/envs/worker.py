@@ -34,8 +34,8 @@ def _serve(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
             states.pop(old, None)
         answer: dict[str, Any] = {}
         if "key" in message:
-            words, per, slot = message["key"]
-            key = HostKey(np.array(words, np.uint32), per, slot, start)
+            words, per, at = message["key"]
+            key = HostKey(np.array(words, np.uint32), per, at, start)
         if do in ("reset", "step"):
             if do == "reset":
                 states[number], step = vec.reset(env.params, key)

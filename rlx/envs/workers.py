@@ -142,7 +142,7 @@ class WorkersVec:
         if state is not None:
             message["state"] = state.number
         if key is not None:
-            message["key"] = [key.words.tolist(), key.per, key.slot]
+            message["key"] = [key.words.tolist(), key.per, key.step]
         for process in self._processes:
             self._send(process, message)
         return [self._answer(process) for process in self._processes]

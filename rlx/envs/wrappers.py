@@ -266,7 +266,7 @@ class _OnHost:
         inner, before = state
         over = before.last
         streams = key.start + np.arange(self.n)
-        twist = np.stack([np.full(self.n, key.slot), streams % key.per], 1).astype(np.uint32)
+        twist = np.stack([np.full(self.n, key.step), streams % key.per], 1).astype(np.uint32)
         keys = jax.random.wrap_key_data(jnp.asarray(key.words[streams // key.per] ^ twist))
         moved = jax.tree.map(np.array, self._step(params, inner, action, keys))
         if over.any():

@@ -14,7 +14,7 @@ A buffer is a pure description, its state a pytree, a sampler two pure functions
 from __future__ import annotations
 
 from rlx.replay import datasets
-from rlx.replay.buffer import Replay, export, reweigh, rewrite
+from rlx.replay.buffer import Replay, export, relabel, update_priorities
 from rlx.replay.episodes import from_episodes
 from rlx.replay.mixtures import mix
 from rlx.replay.newest import newest
@@ -61,10 +61,10 @@ __all__ = [
     "items",
     "mix",
     "newest",
-    "reweigh",
-    "rewrite",
+    "relabel",
     "ring",
     "segments",
     "sequences",
     "transitions",
+    "update_priorities",
 ]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx.replay.flags import FIRST, LAST, TERMINATED, TRUNCATED, VALID, has, pack, put, unpack, without
-from rlx.types import Array, Key, Meta, PyTree, ReplayState, Row
+from rlx.types import Array, Key, PyTree, ReplayIndex, ReplayState, Row
 
 
 def _write(ring: Array, block: Array, head: Array) -> Array:
@@ -23,9 +23,9 @@ def _write(ring: Array, block: Array, head: Array) -> Array:
     return ring.at[at].set(block, unique_indices=True, mode="promise_in_bounds")
 
 
-def rows_in_order(meta: Meta) -> Array:
+def rows_in_order(index: ReplayIndex) -> Array:
     """Ring positions [C], oldest stored row first; the tail follows the ``size`` stored rows."""
-    return (meta.head - meta.size + jnp.arange(meta.flags.shape[0])) % meta.flags.shape[0]
+    return (index.head - index.size + jnp.arange(index.flags.shape[0])) % index.flags.shape[0]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Replay:
 
     One row of room holds the tail (the newest observation, whose action is not known yet), so at most ``capacity - 1`` rows
     are stored. With ``device=False`` the rows are numpy arrays in host memory that ``add`` changes in place; the index
-    (`Meta`) is on the device all the same, so both kinds draw the same bits. ``priorities`` keeps a weight per row.
+    (`ReplayIndex`) is on the device all the same, so both kinds draw the same bits. ``priorities`` keeps a priority per row.
     """
 
     capacity: int
@@ -51,9 +51,9 @@ class Replay:
         """Empty, for rows like ``row`` (leaves without leading axes: arrays or ``jax.ShapeDtypeStruct``)."""
         lead, xp = (self.capacity, self.streams), jnp if self.device else np
         data = jax.tree.map(lambda x: xp.zeros((*lead, *x.shape), x.dtype), without(row))
-        weight = jnp.zeros(lead if self.priorities else (0, 0), jnp.float32)
-        meta = Meta(jnp.int32(0), jnp.int32(0), jnp.bool_(False), jnp.zeros(lead, jnp.uint8), weight)
-        return ReplayState(meta, data, {})
+        priority = jnp.zeros(lead if self.priorities else (0, 0), jnp.float32)
+        index = ReplayIndex(jnp.int32(0), jnp.int32(0), jnp.bool_(False), jnp.zeros(lead, jnp.uint8), priority)
+        return ReplayState(index, data, {})
 
     # ------------------------------------------------------------------------------------------------------------ writing
 
@@ -75,44 +75,44 @@ class Replay:
         payload, flags = without(block), pack(block)
         if self.device:
             _fits(state.data, payload)
-            data = jax.tree.map(lambda ring, x: _write(ring, x, state.meta.head), state.data, payload)
-            return ReplayState(_index(state.meta, flags, count), data, state.overlay)
-        if isinstance(state.meta.head, jax.core.Tracer) or isinstance(rows.reward, jax.core.Tracer):
+            data = jax.tree.map(lambda ring, x: _write(ring, x, state.index.head), state.data, payload)
+            return ReplayState(_index(state.index, flags, count), data, state.overlay)
+        if isinstance(state.index.head, jax.core.Tracer) or isinstance(rows.reward, jax.core.Tracer):
             raise ValueError("add: this replay is in host memory and cannot be changed inside jit or vmap; use device=True.")
         payload = jax.tree.map(np.asarray, payload)
         _fits(state.data, payload)
-        jax.tree.map(lambda ring, x: _write_host(ring, x, int(state.meta.head)), state.data, payload)
-        return state._replace(meta=_index_jit(state.meta, flags, count))
+        jax.tree.map(lambda ring, x: _write_host(ring, x, int(state.index.head)), state.data, payload)
+        return state._replace(index=_index_jit(state.index, flags, count))
 
     def close(self, state: ReplayState) -> ReplayState:
         """Keeps a pending tail as a row: the interaction ends here, truncated unless it had ended anyway."""
-        meta, size = state.meta, state.meta.flags.shape[0]
-        newest = jnp.asarray(meta.flags)[meta.head]
+        index, size = state.index, state.index.flags.shape[0]
+        newest = jnp.asarray(index.flags)[index.head]
         cut = put(newest, TRUNCATED, has(newest, TRUNCATED) | ~has(newest, LAST)) | np.uint8(LAST)
-        step = meta.tail.astype(jnp.int32)
-        meta = meta._replace(
-            flags=jnp.asarray(meta.flags).at[meta.head].set(jnp.where(meta.tail, cut, newest)),
-            head=(meta.head + step) % size,
-            size=jnp.minimum(meta.size + step, size - 1),
-            tail=jnp.zeros_like(meta.tail),
+        step = index.tail.astype(jnp.int32)
+        index = index._replace(
+            flags=jnp.asarray(index.flags).at[index.head].set(jnp.where(index.tail, cut, newest)),
+            head=(index.head + step) % size,
+            size=jnp.minimum(index.size + step, size - 1),
+            tail=jnp.zeros_like(index.tail),
         )
-        return state._replace(meta=meta)
+        return state._replace(index=index)
 
     def evict(self, state: ReplayState, keep: int | Array) -> ReplayState:
         """Removes whole trajectories, oldest first, until each stream has at most ``keep`` rows (padding counts) in those
         left. The newest one stays, of which the newest ``keep`` rows if it is longer. Removed rows are marked invalid."""
-        meta = jax.tree.map(jnp.asarray, state.meta)
-        order = rows_in_order(meta)
+        index = jax.tree.map(jnp.asarray, state.index)
+        order = rows_in_order(index)
         i = jnp.arange(order.shape[0])[:, None]
-        begins = has(meta.flags[order], FIRST) & (i < meta.size)
+        begins = has(index.flags[order], FIRST) & (i < index.size)
         start = jax.lax.cummax(jnp.where(begins, i, 0), axis=0)  # where each row's trajectory began
         newest = jnp.where(begins, i, 0).max(0)
-        stay = (meta.size - start <= keep) | ((start == newest) & (meta.size - i <= keep))
-        flags = meta.flags.at[order].set(put(meta.flags[order], VALID, has(meta.flags[order], VALID) & stay))
-        return state._replace(meta=state.meta._replace(flags=flags))
+        stay = (index.size - start <= keep) | ((start == newest) & (index.size - i <= keep))
+        flags = index.flags.at[order].set(put(index.flags[order], VALID, has(index.flags[order], VALID) & stay))
+        return state._replace(index=state.index._replace(flags=flags))
 
-    def reweigh(self, state: ReplayState, index: PyTree, weight: Array) -> ReplayState:
-        return reweigh(state, index, weight)
+    def update_priorities(self, state: ReplayState, index: PyTree, priority: Array) -> ReplayState:
+        return update_priorities(state, index, priority)
 
     def export(self, state: ReplayState) -> list[Row]:
         return export(state)
@@ -144,52 +144,52 @@ def _fits(data: PyTree, block: PyTree) -> None:
             )
 
 
-def _index(meta: Meta, flags: Array, count: int) -> Meta:
+def _index(index: ReplayIndex, flags: Array, count: int) -> ReplayIndex:
     """The index after a block with ``flags`` [T, W]: ``count`` rows, and the tail if it has one more."""
-    size = meta.flags.shape[0]
-    weight = meta.weight
-    if weight.size:
-        top = jnp.where(weight.max() > 0, weight.max(), 1.0)
-        weight = _write(weight, jnp.full(flags.shape, top, weight.dtype), meta.head)
-    return Meta(
-        head=(meta.head + count) % size,
-        size=jnp.minimum(meta.size + count, size - 1),
-        tail=jnp.full_like(meta.tail, flags.shape[0] > count),
-        flags=_write(meta.flags, jnp.asarray(flags), meta.head),
-        weight=weight,
+    size = index.flags.shape[0]
+    priority = index.priority
+    if priority.size:
+        top = jnp.where(priority.max() > 0, priority.max(), 1.0)
+        priority = _write(priority, jnp.full(flags.shape, top, priority.dtype), index.head)
+    return ReplayIndex(
+        head=(index.head + count) % size,
+        size=jnp.minimum(index.size + count, size - 1),
+        tail=jnp.full_like(index.tail, flags.shape[0] > count),
+        flags=_write(index.flags, jnp.asarray(flags), index.head),
+        priority=priority,
     )
 
 
 _index_jit = jax.jit(_index, static_argnums=2)
 
 
-def reweigh(state: ReplayState, index: PyTree, weight: Array) -> ReplayState:
+def update_priorities(state: ReplayState, index: PyTree, priority: Array) -> ReplayState:
     """New priorities [B] for the rows at ``index`` (with ``t`` and ``w``). Entries with ``t < 0`` or from elsewhere are left
     out; of several for one row the largest counts."""
-    old = jnp.asarray(state.meta.weight)
+    old = jnp.asarray(state.index.priority)
     if not old.size:
-        raise ValueError("reweigh: this replay keeps no priorities; make it with priorities=True.")
+        raise ValueError("update_priorities: this replay keeps no priorities; make it with priorities=True.")
     there = index.t >= 0
     t = jnp.where(there, index.t, old.shape[0])  # out of bounds: dropped
     cleared = old.at[t, index.w].set(0.0, mode="drop")
-    return state._replace(meta=state.meta._replace(weight=cleared.at[t, index.w].max(weight, mode="drop")))
+    return state._replace(index=state.index._replace(priority=cleared.at[t, index.w].max(priority, mode="drop")))
 
 
-def rewrite(state: ReplayState, fn: Callable[..., Mapping[str, Array]], key: Key | None = None) -> ReplayState:
+def relabel(state: ReplayState, fn: Callable[..., Mapping[str, Array]], key: Key | None = None) -> ReplayState:
     """Relabelling without touching shared rows: ``fn(rows)`` (``fn(rows, key)`` if a key is given) returns leaves by name
     (``"reward"``, ``"terminated"``, ``"extras/z"``), [C, W, ...], that samplers of this state read in place of the stored
     ones. Where episodes begin and end does not change."""
     rows = stored(state)
-    new, meta = dict(fn(rows) if key is None else fn(rows, key)), state.meta
+    new, index = dict(fn(rows) if key is None else fn(rows, key)), state.index
     for name, leaf in new.items():
         if name in ("first", "truncated", "valid"):
-            raise ValueError(f"rewrite: {name!r} says where episodes lie, which relabelling cannot change.")
+            raise ValueError(f"relabel: {name!r} says where episodes lie, which relabelling cannot change.")
         old = leaf_of(rows, name)
         if leaf.shape != old.shape or leaf.dtype != old.dtype:
-            raise ValueError(f"rewrite: {name} must be {old.dtype}{old.shape}, got {leaf.dtype}{leaf.shape}.")
+            raise ValueError(f"relabel: {name} must be {old.dtype}{old.shape}, got {leaf.dtype}{leaf.shape}.")
     if "terminated" in new:
-        meta = meta._replace(flags=put(meta.flags, TERMINATED, new.pop("terminated")))
-    return state._replace(meta=meta, overlay={**state.overlay, **new})
+        index = index._replace(flags=put(index.flags, TERMINATED, new.pop("terminated")))
+    return state._replace(index=index, overlay={**state.overlay, **new})
 
 
 def leaf_of(row: Row, name: str) -> Any:
@@ -206,11 +206,11 @@ def leaf_of(row: Row, name: str) -> Any:
 
 def stored(state: ReplayState) -> Row:
     """The whole ring as rows [C, W, ...], in the order of the ring, without the overlay."""
-    return state.data._replace(**unpack(state.meta.flags))
+    return state.data._replace(**unpack(state.index.flags))
 
 
 def overlaid(state: ReplayState) -> Row:
-    """The data as samplers see them; what `Meta.flags` holds is ``()``."""
+    """The data as samplers see them; what `ReplayIndex.flags` holds is ``()``."""
     row = state.data
     for name, leaf in state.overlay.items():
         field, _, inner = name.partition("/")
@@ -223,13 +223,13 @@ def overlaid(state: ReplayState) -> Row:
 
 def export(state: ReplayState) -> list[Row]:
     """Episodes (numpy rows [T, ...]), stream by stream, oldest first; pieces of fewer than two rows are left out."""
-    meta = jax.tree.map(np.asarray, state.meta)
-    order = np.asarray(rows_in_order(state.meta))[: int(meta.size) + int(meta.tail)]
-    bits = unpack(meta.flags)
+    index = jax.tree.map(np.asarray, state.index)
+    order = np.asarray(rows_in_order(state.index))[: int(index.size) + int(index.tail)]
+    bits = unpack(index.flags)
     data = jax.tree.map(np.asarray, overlaid(state))._replace(**bits)
     episodes = []
-    for w in range(meta.flags.shape[1]):
-        first, last, valid = (has(meta.flags[order, w], bit) for bit in (FIRST, LAST, VALID))
+    for w in range(index.flags.shape[1]):
+        first, last, valid = (has(index.flags[order, w], bit) for bit in (FIRST, LAST, VALID))
         cuts = np.flatnonzero(first[1:] | last[:-1] | ~valid[1:] | ~valid[:-1]) + 1
         for piece in np.split(np.arange(len(order)), cuts):
             if len(piece) >= 2:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx.replay.flags import pack, without
-from rlx.types import Meta, ReplayState, Row
+from rlx.types import ReplayIndex, ReplayState, Row
 
 
 def from_episodes(episodes: Iterable[Mapping[str, Any] | Row], device: bool = True) -> ReplayState:
@@ -35,14 +35,14 @@ def from_episodes(episodes: Iterable[Mapping[str, Any] | Row], device: bool = Tr
     whole = jax.tree.map(lambda *xs: np.concatenate(xs)[:, None], *rows)
     payload = without(whole)
     data = jax.tree.map(jnp.asarray, payload) if device else payload
-    meta = Meta(
+    index = ReplayIndex(
         head=jnp.int32(0),
         size=jnp.int32(whole.reward.shape[0]),
         tail=jnp.bool_(False),
         flags=jnp.asarray(pack(whole)),
-        weight=jnp.zeros((0, 0), jnp.float32),
+        priority=jnp.zeros((0, 0), jnp.float32),
     )
-    return ReplayState(meta, data, {})
+    return ReplayState(index, data, {})
 
 
 def episode_row(episode: Mapping[str, Any] | Row, number: int) -> Row:

@@ -9,7 +9,7 @@ import numpy as np
 from rlx.types import Array, Row
 
 TERMINATED, TRUNCATED, FIRST, VALID = 1, 2, 4, 8
-LAST = 16  # the border of an episode: stays where it is when `rewrite` changes what terminated
+LAST = 16  # the border of an episode: stays where it is when `relabel` changes what terminated
 NAMES = ("terminated", "truncated", "first", "valid")  # the fields of a row that are kept as bits
 
 

@@ -19,7 +19,7 @@ def mix(samplers: Sequence[Sampler], share: float | Sequence[float] | Callable[[
 
     For more than two samplers ``share`` is one number per sampler (the cumulative sum is rounded). It may be a function of
     (hyper, clock), which makes it a schedule. The batch's ``index`` is a dict by source, with ``t = -1`` for entries that come
-    from elsewhere: this is what `rlx.replay.reweigh` takes.
+    from elsewhere: this is what `rlx.replay.update_priorities` takes.
     """
     names = [s.sources[0] for s in samplers]
     if len(samplers) < 2 or any(len(s.sources) != 1 for s in samplers) or len(set(names)) < len(names):

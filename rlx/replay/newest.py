@@ -23,13 +23,13 @@ def newest(length: int, source: str = "replay") -> Sampler:
         raise ValueError(f"newest: length must be at least 1, got {length}.")
 
     def draw(sources: Sources, hyper: dict[str, Array], clock: Clock, key: Key) -> Any:
-        meta = sources[source].meta
-        size, width = meta.flags.shape
+        ring = sources[source].index
+        size, width = ring.flags.shape
         if length > size:
             raise ValueError(f"newest: {length} rows were asked of {source!r}, which has room for {size} per stream.")
-        t = (meta.head + meta.tail - length + jnp.arange(length)) % size
-        stored = jnp.arange(length) >= length - meta.size - meta.tail
-        flags = jnp.where(stored[:, None], meta.flags[t], 0)  # what was never written is not valid
+        t = (ring.head + ring.tail - length + jnp.arange(length)) % size
+        stored = jnp.arange(length) >= length - ring.size - ring.tail
+        flags = jnp.where(stored[:, None], ring.flags[t], 0)  # what was never written is not valid
         return jnp.broadcast_to(t[:, None], (length, width)), jnp.broadcast_to(jnp.arange(width), (length, width)), flags
 
     def read(sources: Sources, drawn: Any) -> Sequences:

@@ -15,7 +15,7 @@ import numpy as np
 from rlx.replay.buffer import overlaid
 from rlx.replay.flags import TERMINATED, has, unpack
 from rlx.replay.windows import Index, capacity, draw_uniform, draw_weighted, steps_ahead, steps_back, steps_within, take
-from rlx.types import Array, Clock, Key, Meta, PyTree, ReplayState, Row, Sampler, Sources
+from rlx.types import Array, Clock, Key, PyTree, ReplayIndex, ReplayState, Row, Sampler, Sources
 
 
 class Transitions(NamedTuple):
@@ -89,9 +89,9 @@ def _take(tree: PyTree, t: Array, w: Array) -> PyTree:
     return jax.tree.map(lambda x: take(x, t.T, w.T).swapaxes(0, 1), tree)
 
 
-def _window(meta: Meta, index: Index, ahead: Array) -> Index:
+def _window(ring: ReplayIndex, index: Index, ahead: Array) -> Index:
     """The rows ``ahead`` [T, 1] or [T, B] steps after ``index`` [B]."""
-    t = (index.t + ahead) % capacity(meta)
+    t = (index.t + ahead) % capacity(ring)
     return Index(t, jnp.broadcast_to(index.w, t.shape))
 
 
@@ -115,16 +115,16 @@ def _check(batch: int, **least: int) -> None:
             raise ValueError(f"a sampler was given {name}={value}; it must be at least 1.")
 
 
-def _meta(sources: Sources, source: str, length: int) -> Meta:
+def _ring(sources: Sources, source: str, length: int) -> ReplayIndex:
     """The index of ``source``. Raises ValueError where it cannot serve windows of ``length`` rows."""
     if source not in sources:
         raise ValueError(f"a sampler reads {source!r}, but there are only {', '.join(map(repr, sources)) or 'no'} sources.")
     if not isinstance(sources[source], ReplayState):
         raise ValueError(f"a sampler of rows reads {source!r}, which is not a replay; use items(batch, {source!r}).")
-    meta = jax.tree.map(jnp.asarray, sources[source].meta)
-    if length > capacity(meta):
-        raise ValueError(f"windows of {length} rows were asked of {source!r}, which has room for {capacity(meta)} per stream.")
-    return meta
+    ring = jax.tree.map(jnp.asarray, sources[source].index)
+    if length > capacity(ring):
+        raise ValueError(f"windows of {length} rows were asked of {source!r}, which has room for {capacity(ring)} per stream.")
+    return ring
 
 
 def _hyper(hyper: dict[str, Array], name: str) -> Array:
@@ -137,12 +137,12 @@ def _draw(
     sources: Sources, source: str, key: Key, batch: int, length: int, cross: bool, hyper: dict[str, Array] | None
 ) -> tuple[Index, Array]:
     """Uniform windows and weights 1, or (given the exponents in ``hyper``) windows by priority and importance weights."""
-    meta = _meta(sources, source, length)
+    ring = _ring(sources, source, length)
     if hyper is None:
-        return draw_uniform(meta, key, batch, length, cross), jnp.ones(batch)
-    if not meta.weight.size:
+        return draw_uniform(ring, key, batch, length, cross), jnp.ones(batch)
+    if not ring.priority.size:
         raise ValueError(f"{source!r} keeps no priorities; make it with priorities=True.")
-    index, odds = draw_weighted(meta, key, batch, length, _hyper(hyper, "priority_exponent"), cross)
+    index, odds = draw_weighted(ring, key, batch, length, _hyper(hyper, "priority_exponent"), cross)
     weight = odds ** -_hyper(hyper, "importance_exponent")
     return index, weight / weight.max()
 
@@ -168,7 +168,7 @@ def transitions(
 ) -> Sampler:
     """`Transitions` of up to ``n`` steps; fewer where the episode or the stored rows end, with the discount to match.
 
-    ``discount`` names a traced value. ``priorities``: draw in proportion to ``weight ** hyper["priority_exponent"]``;
+    ``discount`` names a traced value. ``priorities``: draw in proportion to ``priority ** hyper["priority_exponent"]``;
     importance weights ``(N p) ** -hyper["importance_exponent"]`` are scaled to a maximum of 1 in the batch. ``stack``: each
     observation is its last ``stack`` frames, along the last axis; at the start of an episode the first one is repeated.
     """
@@ -176,11 +176,11 @@ def transitions(
 
     def draw(sources: Sources, hyper: dict[str, Array], clock: Clock, key: Key) -> _Drawn:
         index, weight = _draw(sources, source, key, batch, 2, False, hyper if priorities else None)
-        meta = _meta(sources, source, 2)
-        steps = jnp.ones(batch, jnp.int32) if n == 1 else steps_ahead(meta, index, n)
-        after = Index((index.t + steps) % capacity(meta), index.w)
-        terminated = has(take(meta.flags, *after), TERMINATED)
-        frames, following = (steps_back(meta, i, stack - 1) for i in (index, after))
+        ring = _ring(sources, source, 2)
+        steps = jnp.ones(batch, jnp.int32) if n == 1 else steps_ahead(ring, index, n)
+        after = Index((index.t + steps) % capacity(ring), index.w)
+        terminated = has(take(ring.flags, *after), TERMINATED)
+        frames, following = (steps_back(ring, i, stack - 1) for i in (index, after))
         powers = _hyper(hyper, discount) ** jnp.arange(n + 1)
         return _Drawn(index, steps, terminated, frames, following, powers, weight)
 
@@ -224,9 +224,9 @@ def sequences(
 
     def draw(sources: Sources, hyper: dict[str, Array], clock: Clock, key: Key) -> Any:
         index, weight = _draw(sources, source, key, batch, length, cross, hyper if priorities else None)
-        meta = _meta(sources, source, length)
-        window = _window(meta, index, jnp.arange(length)[:, None])
-        return index, window, take(meta.flags, *window), steps_back(meta, window, stack - 1), weight
+        ring = _ring(sources, source, length)
+        window = _window(ring, index, jnp.arange(length)[:, None])
+        return index, window, take(ring.flags, *window), steps_back(ring, window, stack - 1), weight
 
     def read(sources: Sources, drawn: Any) -> Sequences:
         rows, (index, (t, w), flags, frames, weight) = overlaid(sources[source]), drawn
@@ -264,26 +264,26 @@ def goals(
     base = transitions(batch, discount=discount, source=source, stack=stack)
 
     def draw(sources: Sources, hyper: dict[str, Array], clock: Clock, key: Key) -> Any:
-        meta = _meta(sources, source, 2)
+        ring = _ring(sources, source, 2)
         k = jax.random.split(key, 4)
         drawn = base.draw(sources, hyper, clock, k[0])
         u = jax.random.uniform(k[1], (batch,), minval=jnp.finfo(jnp.float32).tiny)
-        left = capacity(meta)
+        left = capacity(ring)
         if geometric:
             rate = jnp.minimum(jnp.log(_hyper(hyper, discount)), -1e-9)  # a discount of 1 means the end
             ahead = jnp.minimum(1 + jnp.floor(jnp.log(u) / rate), left).astype(jnp.int32)
-            ahead = steps_within(meta, drawn.index, ahead)
+            ahead = steps_within(ring, drawn.index, ahead)
         else:
-            whole = steps_within(meta, drawn.index, jnp.full(batch, left))
+            whole = steps_within(ring, drawn.index, jnp.full(batch, left))
             ahead = jnp.minimum(1 + jnp.floor(u * whole).astype(jnp.int32), whole)
         place = jax.random.uniform(k[3], (batch,))  # below future; below future + random; above
         ahead = jnp.where(place < future + random, ahead, 0)
         t, w = (drawn.index.t + ahead) % left, drawn.index.w
         if random:
-            anywhere, chosen = draw_uniform(meta, k[2], batch, 1), (place >= future) & (place < future + random)
+            anywhere, chosen = draw_uniform(ring, k[2], batch, 1), (place >= future) & (place < future + random)
             t, w = jnp.where(chosen, anywhere.t, t), jnp.where(chosen, anywhere.w, w)
         goal = Index(t, w)
-        return drawn, goal, steps_back(meta, goal, stack - 1)
+        return drawn, goal, steps_back(ring, goal, stack - 1)
 
     def read(sources: Sources, everything: Any) -> Goals:
         drawn, (t, w), frames = everything
@@ -303,13 +303,13 @@ def segments(batch: int, length: int, *, discount: str | None = None, source: st
     _check(batch, length=length, stack=stack)
 
     def draw(sources: Sources, hyper: dict[str, Array], clock: Clock, key: Key) -> Any:
-        meta = _meta(sources, source, 2)
-        index = draw_uniform(meta, key, batch, 2)
+        ring = _ring(sources, source, 2)
+        index = draw_uniform(ring, key, batch, 2)
         gamma = _hyper(hyper, discount) if discount else jnp.float32(1)
-        steps = steps_ahead(meta, index, length)
-        window = _window(meta, index, jnp.minimum(jnp.arange(length)[:, None], steps))
-        frames = steps_back(meta, window, stack - 1)
-        return index, window, take(meta.flags, *window), steps, frames, gamma ** jnp.arange(length)[:, None]
+        steps = steps_ahead(ring, index, length)
+        window = _window(ring, index, jnp.minimum(jnp.arange(length)[:, None], steps))
+        frames = steps_back(ring, window, stack - 1)
+        return index, window, take(ring.flags, *window), steps, frames, gamma ** jnp.arange(length)[:, None]
 
     def read(sources: Sources, drawn: Any) -> Segments:
         index, (t, w), flags, steps, frames, powers = drawn

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx.replay.flags import FIRST, LAST, VALID, has
-from rlx.types import Array, Key, Meta
+from rlx.types import Array, Key, ReplayIndex
 
 TRIES = 16  # rounds of rejection before the exact count over all rows
 CHUNK = 64  # rows looked at together when walking along an episode
@@ -22,8 +22,8 @@ class Index(NamedTuple):
     w: Array
 
 
-def capacity(meta: Meta) -> int:
-    return meta.flags.shape[0]
+def capacity(ring: ReplayIndex) -> int:
+    return ring.flags.shape[0]
 
 
 def take(x: Array, t: Array, w: Array) -> Array:
@@ -33,21 +33,21 @@ def take(x: Array, t: Array, w: Array) -> Array:
     return x.at[jnp.maximum(t, 0), w].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
-def age(meta: Meta, t: Array) -> Array:
+def age(ring: ReplayIndex, t: Array) -> Array:
     """How many stored rows are older than the one at ring position ``t``; ``size`` for the tail, more where none is stored."""
-    return (t - (meta.head - meta.size)) % capacity(meta)
+    return (t - (ring.head - ring.size)) % capacity(ring)
 
 
-def chain(meta: Meta, index: Index, length: int, cross: bool = False) -> Array:
+def chain(ring: ReplayIndex, index: Index, length: int, cross: bool = False) -> Array:
     """Whether each of ``length`` rows from ``index`` [B] on is followed by its successor, [B, length].
 
     This is the definition of a transition: both rows are stored (the second may be the tail) and valid, and no episode ends
     in between. With ``cross`` the borders of episodes do not count.
     """
-    at = (index.t[:, None] + jnp.arange(length + 1)) % capacity(meta)
+    at = (index.t[:, None] + jnp.arange(length + 1)) % capacity(ring)
     w = index.w[:, None]
-    flags = take(meta.flags, at, w)
-    return (age(meta, at[:, :-1]) + 1 < meta.size + meta.tail) & linked(flags[:, :-1], flags[:, 1:], cross)
+    flags = take(ring.flags, at, w)
+    return (age(ring, at[:, :-1]) + 1 < ring.size + ring.tail) & linked(flags[:, :-1], flags[:, 1:], cross)
 
 
 def linked(flags: Array, following: Array, cross: bool) -> Array:
@@ -57,20 +57,20 @@ def linked(flags: Array, following: Array, cross: bool) -> Array:
     return joined if cross else joined & ~has(flags, LAST) & ~has(following, FIRST)
 
 
-def admissible(meta: Meta, index: Index, length: int, cross: bool = False) -> Array:
+def admissible(ring: ReplayIndex, index: Index, length: int, cross: bool = False) -> Array:
     """Whether windows of ``length`` rows may begin at ``index`` [B]."""
     if length == 1:
-        return (age(meta, index.t) < meta.size) & has(take(meta.flags, index.t, index.w), VALID)
-    return chain(meta, index, length - 1, cross).all(1)
+        return (age(ring, index.t) < ring.size) & has(take(ring.flags, index.t, index.w), VALID)
+    return chain(ring, index, length - 1, cross).all(1)
 
 
-def admissible_everywhere(meta: Meta, length: int, cross: bool = False) -> Array:
+def admissible_everywhere(ring: ReplayIndex, length: int, cross: bool = False) -> Array:
     """`admissible` of each ring position and stream, [C, W]."""
     following = lambda x, k=1: jnp.roll(x, -k, axis=0)
-    old = age(meta, jnp.arange(capacity(meta)))[:, None]
+    old = age(ring, jnp.arange(capacity(ring)))[:, None]
     if length == 1:
-        return (old < meta.size) & has(meta.flags, VALID)
-    run = (old + 1 < meta.size + meta.tail) & linked(meta.flags, following(meta.flags), cross)
+        return (old < ring.size) & has(ring.flags, VALID)
+    run = (old + 1 < ring.size + ring.tail) & linked(ring.flags, following(ring.flags), cross)
     links = 1
     while links < length - 1:  # runs of twice the length; none goes past the newest row, which has no link
         more = min(links, length - 1 - links)
@@ -79,24 +79,24 @@ def admissible_everywhere(meta: Meta, length: int, cross: bool = False) -> Array
     return run
 
 
-def draw_uniform(meta: Meta, key: Key, batch: int, length: int, cross: bool = False) -> Index:
+def draw_uniform(ring: ReplayIndex, key: Key, batch: int, length: int, cross: bool = False) -> Index:
     """``batch`` windows, independent and uniform over all that are admissible.
 
     Rejection: candidates from all stored rows, those refused are drawn again. After `TRIES` rounds the rest is drawn from an
     exact count. Both are loops on a predicate, so that members under vmap pay for them only where one needs it.
     """
-    size, width = meta.flags.shape
+    size, width = ring.flags.shape
 
     def guess(carry: tuple) -> tuple:
         i, index, done = carry
-        place, fair = _below(jax.random.fold_in(key, i), batch, jnp.maximum(meta.size, 1) * width)
-        new = Index((meta.head - meta.size + place // width) % size, place % width)
-        return i + 1, merge(done, index, new), done | fair & admissible(meta, new, length, cross)
+        place, fair = _below(jax.random.fold_in(key, i), batch, jnp.maximum(ring.size, 1) * width)
+        new = Index((ring.head - ring.size + place // width) % size, place % width)
+        return i + 1, merge(done, index, new), done | fair & admissible(ring, new, length, cross)
 
     def count(carry: tuple) -> tuple:
         i, index, done = carry
         # Tied to the loop by the barrier: else XLA takes the count out of the loop and does it for every draw.
-        i, here = jax.lax.optimization_barrier((i, meta))
+        i, here = jax.lax.optimization_barrier((i, ring))
         upto = jnp.cumsum(admissible_everywhere(here, length, cross).reshape(-1), dtype=jnp.int32)
         rank, fair = _below(jax.random.fold_in(key, i), batch, jnp.maximum(upto[-1], 1))
         new = _unflatten(jnp.searchsorted(upto, rank, side="right"), width, upto[-1] > 0)
@@ -118,15 +118,17 @@ def _below(key: Key, batch: int, span: Array) -> tuple[Array, Array]:
     return (bits % span).astype(jnp.int32), bits <= jnp.uint32(2**32 - 1) - -span % span
 
 
-def draw_weighted(meta: Meta, key: Key, batch: int, length: int, exponent: Array, cross: bool = False) -> tuple[Index, Array]:
+def draw_weighted(
+    ring: ReplayIndex, key: Key, batch: int, length: int, exponent: Array, cross: bool = False
+) -> tuple[Index, Array]:
     """Windows with probability proportional to ``weight ** exponent`` of their first row, and that probability times the
     number of admissible windows (1 where uniform).
 
     The inverse of the distribution function in two levels, blocks and rows of one block: a single float32 sum over a million
     rows would be off by percents for a single row. O(C W) per call.
     """
-    ok = admissible_everywhere(meta, length, cross)
-    mass = jnp.where(ok, meta.weight**exponent, 0.0).reshape(-1)
+    ok = admissible_everywhere(ring, length, cross)
+    mass = jnp.where(ok, ring.priority**exponent, 0.0).reshape(-1)
     side = 1 << (max(mass.shape[0] - 1, 1).bit_length() + 1) // 2  # about the square root
     blocks = jnp.pad(mass, (0, -mass.shape[0] % side)).reshape(-1, side)
     sums = blocks.sum(1)
@@ -135,7 +137,7 @@ def draw_weighted(meta: Meta, key: Key, batch: int, length: int, exponent: Array
     place = block * side + _inverse(blocks[block], u[1])
     total = sums.sum()
     there = total > 0
-    return _unflatten(place, meta.flags.shape[1], there), mass[place] / jnp.where(there, total, 1.0) * ok.sum()
+    return _unflatten(place, ring.flags.shape[1], there), mass[place] / jnp.where(there, total, 1.0) * ok.sum()
 
 
 def _inverse(mass: Array, u: Array) -> Array:
@@ -151,17 +153,17 @@ def _unflatten(place: Array, width: int, there: Array) -> Index:
     return Index(jnp.where(there, place // width, -1), jnp.where(there, place % width, 0))
 
 
-def steps_ahead(meta: Meta, index: Index, most: int) -> Array:
+def steps_ahead(ring: ReplayIndex, index: Index, most: int) -> Array:
     """How many links in a row begin at ``index`` [B], at most ``most``."""
-    return jnp.cumprod(chain(meta, index, most), 1, dtype=jnp.int32).sum(1)
+    return jnp.cumprod(chain(ring, index, most), 1, dtype=jnp.int32).sum(1)
 
 
-def steps_within(meta: Meta, index: Index, most: Array) -> Array:
+def steps_within(ring: ReplayIndex, index: Index, most: Array) -> Array:
     """`steps_ahead` for a traced bound per entry, ``most`` [B], of any size: an episode is walked along as far as needed."""
 
     def walk(carry: tuple[Array, Array]) -> tuple[Array, Array]:
         steps, going = carry
-        more = steps_ahead(meta, index._replace(t=(index.t + steps) % capacity(meta)), CHUNK)
+        more = steps_ahead(ring, index._replace(t=(index.t + steps) % capacity(ring)), CHUNK)
         steps = steps + jnp.where(going, more, 0)
         return steps, going & (more == CHUNK) & (steps < most)
 
@@ -169,13 +171,13 @@ def steps_within(meta: Meta, index: Index, most: Array) -> Array:
     return jnp.minimum(jax.lax.while_loop(lambda c: c[1].any(), walk, carry)[0], most)
 
 
-def steps_back(meta: Meta, index: Index, most: int) -> Array:
+def steps_back(ring: ReplayIndex, index: Index, most: int) -> Array:
     """Ring positions [B..., most + 1] of the rows ``0 .. most`` steps back, staying at the first row of the episode (or the
     oldest stored row)."""
     shape, t, w = index.t.shape, index.t.reshape(-1), index.w.reshape(-1)
     places = [t]
     for _ in range(most):
-        before = (t - 1) % capacity(meta)
-        t = jnp.where(chain(meta, Index(before, w), 1)[:, 0], before, t)
+        before = (t - 1) % capacity(ring)
+        t = jnp.where(chain(ring, Index(before, w), 1)[:, 0], before, t)
         places.append(t)
     return jnp.stack(places, -1).reshape(*shape, most + 1)

@@ -90,7 +90,7 @@ class Checkpoints:
         temporary = self.directory / f".{step}-{'job' if self.whole else os.getpid()}"
         fault = ""
         try:
-            if processes.chief():
+            if processes.is_process_zero():
                 shutil.rmtree(temporary, ignore_errors=True)
                 self._need_room(tree)  # orbax's threads fail loudly, and at length
                 temporary.mkdir()
@@ -99,7 +99,7 @@ class Checkpoints:
         self._all_fine(fault, step)
         try:
             self._write(temporary, tree, meta)
-            if processes.chief():
+            if processes.is_process_zero():
                 place = self.directory / str(step)
                 shutil.rmtree(place, ignore_errors=True)
                 os.replace(temporary, place)
@@ -114,7 +114,7 @@ class Checkpoints:
                 raise
             raise CheckpointError(self._why(step, OSError(errno.ENOSPC, "") if full else e)) from e
         processes.wait()
-        if processes.chief():
+        if processes.is_process_zero():
             for old in self.steps()[: -self.keep]:
                 shutil.rmtree(self.directory / str(old), ignore_errors=True)
 
@@ -144,7 +144,7 @@ class Checkpoints:
         filled = {str(i): x for i, x in enumerate(arrays) if x.size}  # the format knows no empty arrays
         with _orbax() as checkpointer:
             checkpointer.save(folder.absolute() / "state", filled)
-        if not processes.chief():
+        if not processes.is_process_zero():
             return
         (folder / "meta.json").write_text(json.dumps(meta))
         (folder / "leaves.json").write_text(json.dumps(leaves))

@@ -10,9 +10,9 @@ import numpy as np
 
 from rlx import keys
 from rlx.envs.base import batch, begin
-from rlx.train.host import acting, live_of, new_carry
+from rlx.train.host import acting, device_state, new_carry
+from rlx.train.placement import Placement
 from rlx.train.program import Program
-from rlx.train.spread import Spread
 from rlx.train.state import frozen_data
 from rlx.types import Agent, AgentState, Array, Eval, Key, Problem, PyTree, RunState, Spec, Step, VecEnv
 
@@ -82,26 +82,32 @@ class Evaluator:
         if self.env.host:
             return self._on_host(run, key, clock)
         fn = program.jit(("eval", ev.name), self._on_device, (0, 0, None, 0, None))
-        return _finish(self.env.spec, fn(run.agent, live_of(program, run).sources, program.frozen, key, clock))
+        return _finish(self.env.spec, fn(run.agent, device_state(program, run).sources, program.frozen, key, clock))
 
     def _on_device(self, state: Any, sources: Any, frozen: PyTree, key: Key, clock: Any) -> Sums:
         env, ev, agent = self.env, self.ev, self.program.agent
         seen = {**frozen, **{k: s._replace(data=frozen[k]) if k in frozen else s for k, s in sources.items()}}
         params = ev.params(state, seen) if ev.params else env.params
-        loop = begin(env, params, agent.carry(state, env.n, ev.context), keys.fold(key, "reset"))
+        rollout_state = begin(env, params, agent.carry(state, env.n, ev.context), keys.fold(key, "reset"))
 
         def going(carry: tuple) -> Array:
             return (carry[0] < env.spec.horizon) & ~carry[1].done.all()
 
         def one(carry: tuple) -> tuple:
-            t, loop, sums = carry
+            t, rollout_state, sums = carry
             now = keys.fold(key, t)
-            action, policy, _ = agent.act(state, clock, loop.carry, loop.step._replace(info={}), keys.fold(now, "act"), ev.mode)
-            env_state, step = env.step(params, loop.env, action, keys.fold(now, "env"))
-            sums = _add(jnp, env.spec, sums, step, ~loop.done)
-            return t + 1, loop._replace(env=env_state, step=step, carry=policy, done=loop.done | step.last), sums
+            action, policy, _ = agent.act(
+                state, clock, rollout_state.carry, rollout_state.step._replace(info={}), keys.fold(now, "act"), ev.mode
+            )
+            env_state, step = env.step(params, rollout_state.env, action, keys.fold(now, "env"))
+            sums = _add(jnp, env.spec, sums, step, ~rollout_state.done)
+            return (
+                t + 1,
+                rollout_state._replace(env=env_state, step=step, carry=policy, done=rollout_state.done | step.last),
+                sums,
+            )
 
-        return jax.lax.while_loop(going, one, (0, loop, _start(jnp, env.spec, env.n)))[2]
+        return jax.lax.while_loop(going, one, (0, rollout_state, _start(jnp, env.spec, env.n)))[2]
 
     def _on_host(self, run: RunState, key: Key, clock: Any) -> dict[str, np.ndarray]:
         env, ev, program, members = self.env, self.ev, self.program, self.program.members
@@ -133,15 +139,15 @@ def evaluate(
     stage: int,
     cycle: int,
     episodes: int,
-    spread: Spread | None = None,
+    placement: Placement | None = None,
 ) -> dict[str, np.ndarray]:
-    """Whole episodes of what is learned in ``state`` (with ``spread`` by slot, as ``key``): what an `Evaluator` returns.
+    """Whole episodes of what is learned in ``state`` (with ``placement`` by place, as ``key``): what an `Evaluator` returns.
 
     Raises:
         ValueError: the environment has no time limit.
     """
-    program = Program(agent, problem, stage, frozen_data(problem), spread)
-    lead = () if spread is None else (spread.slots,)
+    program = Program(agent, problem, stage, frozen_data(problem), placement)
+    lead = () if placement is None else (placement.per_process,)
     reports = {"tally": None, "running": None}
     run = RunState(key, stage, cycle, state, {}, dict(problem.data), {}, {}, np.ones(lead, bool), reports)
     evaluator = Evaluator(program, Eval("final", "train", episodes=episodes))

@@ -15,14 +15,14 @@ import numpy as np
 
 from rlx import keys
 from rlx.envs.base import begin, rollout
-from rlx.train.program import Live, Program, count, streams, update_keys
+from rlx.train.program import DeviceState, Program, count, streams, update_keys
 from rlx.types import Collect, Host, Key, Out, PyTree, ReplayState, RunState, Update
 
 
-def live_of(program: Program, run: RunState) -> Live:
+def device_state(program: Program, run: RunState) -> DeviceState:
     """What the compiled programs take: the parts of ``run`` that live on the device, shared data left out."""
     agent, buffers = program.agent, program.agent.buffers
-    loops = {k: v for k, v in run.loops.items() if not agent.envs[k].host}
+    rollouts = {k: v for k, v in run.rollouts.items() if not agent.envs[k].host}
     sources = {}
     for name, source in run.sources.items():
         if name in program.frozen:
@@ -30,16 +30,16 @@ def live_of(program: Program, run: RunState) -> Live:
                 sources[name] = source._replace(data=None)
         elif buffers[name].device:
             sources[name] = source
-    return Live(run.agent, loops, sources, run.reports["tally"], run.reports["running"])
+    return DeviceState(run.agent, rollouts, sources, run.reports["tally"], run.reports["running"])
 
 
-def put_back(program: Program, run: RunState, live: Live) -> None:
-    """The inverse of `live_of`."""
-    run.agent = live.agent
-    run.loops = {**run.loops, **live.loops}
-    joined = {k: s._replace(data=program.frozen[k]) if k in program.frozen else s for k, s in live.sources.items()}
+def put_back(program: Program, run: RunState, on_device: DeviceState) -> None:
+    """The inverse of `device_state`."""
+    run.agent = on_device.agent
+    run.rollouts = {**run.rollouts, **on_device.rollouts}
+    joined = {k: s._replace(data=program.frozen[k]) if k in program.frozen else s for k, s in on_device.sources.items()}
     run.sources = {**run.sources, **joined}
-    run.reports["tally"], run.reports["running"] = live.tally, live.running
+    run.reports["tally"], run.reports["running"] = on_device.tally, on_device.running
 
 
 def member(tree: PyTree, m: int) -> PyTree:
@@ -67,7 +67,7 @@ def run_phase(program: Program, run: RunState, j: int) -> None:
 
 
 def acting(program: Program, mode: str) -> Any:
-    """``agent.act`` compiled for host loops: the slot's key comes as raw data."""
+    """``agent.act`` compiled for loops on the host: the step's key comes as raw data."""
 
     def act(state: Any, clock: Any, carry: Any, step: Any, data: Any) -> Any:
         return program.agent.act(state, clock, carry, step, jax.random.wrap_key_data(data), mode)
@@ -94,19 +94,19 @@ def _collect(program: Program, run: RunState, j: int, phase: Collect, key: Key) 
             if buffer is not None:
                 close(program, run, phase.into)
             fresh = program.jit("fresh", lambda k: keys.fold(k, "reset"), (0,))
-            run.loops[phase.env] = begin_host(program, run, phase.env, fresh(key), params)
+            run.rollouts[phase.env] = begin_host(program, run, phase.env, fresh(key), params)
         act = acting(program, phase.mode)
         policy = lambda carry, step, data: act(run.agent, clock, carry, step, data)
-        loop, rows, tail = rollout(env, params, policy, run.loops[phase.env], key, phase.steps, program.members)
-        run.loops[phase.env] = loop
+        rollout_state, rows, tail = rollout(env, params, policy, run.rollouts[phase.env], key, phase.steps, program.members)
+        run.rollouts[phase.env] = rollout_state
     else:
         rows, tail = _device_rows(program, run, j, phase, key)
     store = buffer is not None and buffer.device
     if phase.into and not store:
         _add_on_host(program, run, phase.into, rows, tail)
-    fn = lambda live, rows, tail, key, cycle: program.absorb(phase, live, rows, tail, key, cycle, store)
-    absorb = program.jit(("absorb", j), fn, (0, 0, 0, 0, None), donate_argnums=0)
-    put_back(program, run, absorb(live_of(program, run), rows, tail if store else None, key, np.int32(run.cycle)))
+    fn = lambda on_device, rows, tail, key, cycle: program.store_rollout(phase, on_device, rows, tail, key, cycle, store)
+    store_rollout = program.jit(("store_rollout", j), fn, (0, 0, 0, 0, None), donate_argnums=0)
+    put_back(program, run, store_rollout(device_state(program, run), rows, tail if store else None, key, np.int32(run.cycle)))
 
 
 def _device_rows(program: Program, run: RunState, j: int, phase: Collect, key: Key) -> tuple[PyTree, PyTree]:
@@ -115,16 +115,16 @@ def _device_rows(program: Program, run: RunState, j: int, phase: Collect, key: K
         close(program, run, phase.into)
     env = program.agent.envs[phase.env]
 
-    def roll(live: Live, frozen: PyTree, key: Key, cycle: Any) -> Any:
-        params = program.env_params(phase, live.agent, program.sources(live, frozen))
-        loop, clock = live.loops[phase.env], program.clock(cycle, j)
+    def roll(on_device: DeviceState, frozen: PyTree, key: Key, cycle: Any) -> Any:
+        params = program.env_params(phase, on_device.agent, program.sources(on_device, frozen))
+        rollout_state, clock = on_device.rollouts[phase.env], program.clock(cycle, j)
         if phase.fresh:
-            loop = begin(env, params, program.agent.carry(live.agent, env.n), keys.fold(key, "reset"))
-        policy = lambda carry, step, now: program.agent.act(live.agent, clock, carry, step, now, phase.mode)
-        return rollout(env, params, policy, loop, key, phase.steps)
+            rollout_state = begin(env, params, program.agent.carry(on_device.agent, env.n), keys.fold(key, "reset"))
+        policy = lambda carry, step, now: program.agent.act(on_device.agent, clock, carry, step, now, phase.mode)
+        return rollout(env, params, policy, rollout_state, key, phase.steps)
 
     fn = program.jit(("roll", j), roll, (0, None, 0, None))
-    run.loops[phase.env], rows, tail = fn(live_of(program, run), program.frozen, key, np.int32(run.cycle))
+    run.rollouts[phase.env], rows, tail = fn(device_state(program, run), program.frozen, key, np.int32(run.cycle))
     return to_numpy(rows), to_numpy(tail)
 
 
@@ -150,8 +150,8 @@ def _each_member(program: Program, run: RunState, name: str, fn: Any, *args: PyT
         run.sources[name] = fn(state, *args)
         return
     states = [fn(member(state, m), *(member(a, m) for a in args)) for m in range(program.members)]
-    metas = jax.tree.map(lambda *xs: jnp.stack(xs), *(s.meta for s in states))
-    run.sources[name] = state._replace(meta=metas)
+    indices = jax.tree.map(lambda *xs: jnp.stack(xs), *(s.index for s in states))
+    run.sources[name] = state._replace(index=indices)
 
 
 # ----------------------------------------------------------------------------------------------------------------- update
@@ -165,7 +165,7 @@ def _update(program: Program, run: RunState, j: int, phase: Update, key: Key) ->
     The device runs one block asynchronously while the host reads the next; with priorities each draw must see the update
     before it, so blocks are of one.
     """
-    clock, names = program.clock(run.cycle, j), program.reweighed(phase)
+    clock, names = program.clock(run.cycle, j), program.prioritised(phase)
     sampler, block = phase.sample, 1 if names or phase.sample.prioritised else BLOCK
     # draws need the index of replays, and all of other data (which members share); rows stay where they are
     seen = {k: s._replace(data=None) for k, s in run.sources.items() if isinstance(s, ReplayState)}
@@ -176,15 +176,15 @@ def _update(program: Program, run: RunState, j: int, phase: Update, key: Key) ->
         one = lambda k, pair: sampler.draw(seen, hyper, now._replace(updates=now.updates + k), pair[0])
         return jax.vmap(one)(i, update_keys(key, i))
 
-    def learn(live: Live, frozen: PyTree, batches: PyTree, key: Key, i: Any, now: Any) -> Any:
+    def learn(on_device: DeviceState, frozen: PyTree, batches: PyTree, key: Key, i: Any, now: Any) -> Any:
         def one(state: Any, x: Any) -> Any:
             batch, k, pair = x
             state, out = phase.update(state, now._replace(updates=now.updates + k), batch, pair[1])
             return state, (out.metrics, out.priority)
 
-        state, (metrics, priority) = jax.lax.scan(one, live.agent, (batches, i, update_keys(key, i)))
+        state, (metrics, priority) = jax.lax.scan(one, on_device.agent, (batches, i, update_keys(key, i)))
         at = now._replace(updates=now.updates + i[0])
-        return live._replace(agent=state, tally=count(live.tally, metrics, len(i), at)), priority
+        return on_device._replace(agent=state, tally=count(on_device.tally, metrics, len(i), at)), priority
 
     drawing = program.jit(("draw", j), draw, (0, 0, None, 0, None, None))
     learning = program.jit(("learn", j), learn, (0, None, 0, 0, None, None), donate_argnums=0)
@@ -193,11 +193,11 @@ def _update(program: Program, run: RunState, j: int, phase: Update, key: Key) ->
         i = np.arange(start, min(start + block, phase.n), dtype=np.int32)
         index = to_numpy(drawing(run.agent.hyper, seen, plain, key, i, clock))
         batches = _read(program, sampler, host, index, len(i))
-        live, priority = learning(live_of(program, run), program.frozen, batches, key, i, clock)
-        put_back(program, run, live)
-        for k, weight in _new_weights(program, phase, host, batches, priority).items():
+        on_device, priority = learning(device_state(program, run), program.frozen, batches, key, i, clock)
+        put_back(program, run, on_device)
+        for k, new in _new_priorities(program, phase, host, batches, priority).items():
             state = run.sources[k]
-            run.sources[k] = state._replace(meta=state.meta._replace(weight=weight))
+            run.sources[k] = state._replace(index=state.index._replace(priority=new))
             seen[k] = run.sources[k]._replace(data=None)
 
 
@@ -210,13 +210,13 @@ def _read(program: Program, sampler: Any, host: dict[str, PyTree], index: PyTree
     return stack([stack([sampler.read(v, member(member(index, m), i)) for i in range(count)]) for m, v in enumerate(views)])
 
 
-def _new_weights(program: Program, phase: Update, host: dict[str, PyTree], batches: PyTree, priority: PyTree) -> dict:
-    if not program.reweighed(phase):
+def _new_priorities(program: Program, phase: Update, host: dict[str, PyTree], batches: PyTree, priority: PyTree) -> dict:
+    if not program.prioritised(phase):
         return {}
-    fn = lambda seen, batch, priority: program.reweigh(phase, seen, batch, Out({}, priority))
-    seen = {k: host[k]._replace(data=None) for k in program.reweighed(phase)}
+    fn = lambda seen, batch, priority: program.update_priorities(phase, seen, batch, Out({}, priority))
+    seen = {k: host[k]._replace(data=None) for k in program.prioritised(phase)}
     first = lambda tree: jax.tree.map(lambda x: x[0] if program.members is None else x[:, 0], tree)
-    return program.jit(("reweigh", phase.reweighs), fn, (0, 0, 0))(seen, first(batches), first(priority))
+    return program.jit(("priorities", phase.priorities_of), fn, (0, 0, 0))(seen, first(batches), first(priority))
 
 
 # ------------------------------------------------------------------------------------------------------------------- host
@@ -235,9 +235,11 @@ def _host(program: Program, run: RunState, j: int, phase: Host, key: Key) -> Non
         new_sources = {k: _join([s[k] for _, s in new], program, k) for k in sources}
     where = f"the host phase {j} of stage {program.stage.name!r}"
     _same(state, new_state, f"the agent state from {where}")
-    before = live_of(program, run)
+    before = device_state(program, run)
     after = before._replace(agent=_to_device(run.agent, state, new_state))
-    run.agent = program.jit("hold", program.hold, (0, 0))(before, after).agent if program.members else after.agent
+    run.agent = (
+        program.jit("freeze_inactive", program.freeze_inactive, (0, 0))(before, after).agent if program.members else after.agent
+    )
     for k, new_source in new_sources.items():
         if not isinstance(new_source, ReplayState):
             continue  # frozen data other than replays cannot change
@@ -247,12 +249,12 @@ def _host(program: Program, run: RunState, j: int, phase: Host, key: Key) -> Non
             overlay = _to_device(now.overlay, old.overlay, new_source.overlay)
         else:
             overlay = jax.tree.map(jnp.array, new_source.overlay)
-        _same(old.meta, new_source.meta, f"the index of {k!r} from {where}")
+        _same(old.index, new_source.index, f"the index of {k!r} from {where}")
         data = now.data
         if k not in program.frozen:
             _same(old.data, new_source.data, f"the rows of {k!r} from {where}")
             data = _to_device(now.data, old.data, new_source.data) if program.agent.buffers[k].device else new_source.data
-        run.sources[k] = ReplayState(_to_device(now.meta, old.meta, new_source.meta), data, overlay)
+        run.sources[k] = ReplayState(_to_device(now.index, old.index, new_source.index), data, overlay)
 
 
 def _to_device(original: PyTree, given: PyTree, new: PyTree) -> PyTree:
@@ -265,7 +267,7 @@ def _member_source(program: Program, name: str, source: PyTree, m: int) -> PyTre
         return member(source, m)
     if not isinstance(source, ReplayState):
         return source
-    return ReplayState(member(source.meta, m), source.data, member(source.overlay, m))
+    return ReplayState(member(source.index, m), source.data, member(source.overlay, m))
 
 
 def _join(parts: list[PyTree], program: Program, name: str) -> PyTree:
@@ -273,7 +275,7 @@ def _join(parts: list[PyTree], program: Program, name: str) -> PyTree:
         return stack([to_numpy(p) for p in parts])
     if not isinstance(parts[0], ReplayState):
         return parts[0]
-    mine = stack([to_numpy((p.meta, p.overlay)) for p in parts])
+    mine = stack([to_numpy((p.index, p.overlay)) for p in parts])
     return ReplayState(mine[0], parts[0].data, mine[1])
 
 

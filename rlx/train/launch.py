@@ -25,7 +25,7 @@ Told = Callable[[str, int], None]  # (name, exit code) of a trial that has ended
 
 
 def command(folder: Path, more: Sequence[str]) -> list[str]:
-    return [sys.executable, "-m", "rlx", "train", "--recipe", str(folder / "config.json"), "--run-dir", str(folder), *more]
+    return [sys.executable, "-m", "rlx", "train", "--run-config", str(folder / "config.json"), "--run-dir", str(folder), *more]
 
 
 def execute(argv: Sequence[str], log: str, env: Mapping[str, str]) -> int:
@@ -62,21 +62,21 @@ def devices(workers: int) -> Iterator[dict[str, str]]:
 def local(trials: Mapping[str, Path], workers: int, more: Sequence[str], told: Told, retries: int) -> None:
     """Up to ``workers`` trials at a time on this machine. Interrupted, it asks the running ones to save and stop."""
     waiting = [(name, folder, 0) for name, folder in trials.items()]
-    slots = list(devices(workers))
+    placed = list(devices(workers))
     running: dict[int, tuple[subprocess.Popen, str, Path, int]] = {}
     try:
         while waiting or running:
-            for slot in range(workers):
-                if slot not in running and waiting:
+            for worker in range(workers):
+                if worker not in running and waiting:
                     name, folder, tried = waiting.pop(0)
                     with (folder / LOG).open("ab") as out:
-                        running[slot] = _start(command(folder, more), out, slots[slot]), name, folder, tried
+                        running[worker] = _start(command(folder, more), out, placed[worker]), name, folder, tried
             time.sleep(0.1)
-            for slot, (process, name, folder, tried) in list(running.items()):
+            for worker, (process, name, folder, tried) in list(running.items()):
                 code = process.poll()
                 if code is None:
                     continue
-                del running[slot]
+                del running[worker]
                 if code not in FINAL and tried < retries:
                     waiting.append((name, folder, tried + 1))
                 else:

@@ -27,14 +27,14 @@ def needs(agent: Agent, problem: Problem) -> dict[str, int]:
     state, rows = outline(agent, problem)
     parts = {name: agent.buffers[name].nbytes(row) for name, row in rows.items()}
     parts["learned"] = 4 * _size(state)
-    loops: list[Any] = []
+    rollouts: list[Any] = []
     for env in agent.envs.values():
         carry = jax.eval_shape(lambda state, env=env: agent.carry(state, streams(env)), state)
-        loops.append(carry)
+        rollouts.append(carry)
         if not env.host:
             fn = lambda carry, env=env: begin(env, env.params, carry, jax.random.key(0))
-            loops.append(jax.eval_shape(fn, carry))
-    parts["environments"] = _size(loops)
+            rollouts.append(jax.eval_shape(fn, carry))
+    parts["environments"] = _size(rollouts)
     return parts
 
 

@@ -66,7 +66,7 @@ def validate(agent: Agent, problem: Problem, key: Any) -> None:
                     _need(source, {*agent.buffers, *problem.data}, "source", where)
     total = np.sum([budget(agent, s) for s in agent.stages], 0)
     if total.max() >= 2**31:
-        raise ValueError(f"the plan has {total.max():.3g} slots or updates; the clock counts to 2147483647.")
+        raise ValueError(f"the plan has {total.max():.3g} env steps or updates; the clock counts to 2147483647.")
 
 
 def _check_job(agent: Agent, key: Any) -> None:
@@ -108,8 +108,8 @@ def plan(agent: Agent, problem: Problem, key: Any) -> list[tuple[str, str]]:
     if members:
         rows.append(("members", str(members)))
     for stage in agent.stages:
-        slots, updates = budget(agent, stage)
-        what = [f"{stage.cycles} cycles"] + [f"{n:,} {u}" for n, u in ((slots, "env slots"), (updates, "updates")) if n]
+        env_steps, updates = budget(agent, stage)
+        what = [f"{stage.cycles} cycles"] + [f"{n:,} {u}" for n, u in ((env_steps, "env steps"), (updates, "updates")) if n]
         rows.append((f"stage {stage.name}", ", ".join(what)))
     for name, env in agent.envs.items():
         kind = "host threads" if env.host else jax.default_backend()

@@ -16,7 +16,8 @@ from rlx.config import nearest
 from rlx.envs.actions import to_native
 from rlx.envs.observations import cast, flatten, named
 from rlx.envs.wrappers import as_vector
-from rlx.train import recipe as recipes
+from rlx.train import layout
+from rlx.train import run_config as run_configs
 from rlx.train import state as states
 from rlx.train.checkpoint import Checkpoints
 from rlx.train.evaluate import evaluate
@@ -35,7 +36,7 @@ class Policy:
     problem: Problem
     stage: int = 0  # where the run stood: index into agent.stages, and its cycle
     cycle: int = 0
-    recipe: recipes.Recipe | None = None  # where it comes from a run folder
+    run_config: run_configs.RunConfig | None = None  # where it comes from a run folder
     _compiled: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -88,7 +89,7 @@ class Policy:
             ValueError: unknown, or its observations or actions have other shapes than those trained on.
         """
         if isinstance(env, str):
-            env = replace(self.recipe, env=env).problem().envs["train"] if self.recipe else envs.make(env)
+            env = replace(self.run_config, env=env).problem().envs["train"] if self.run_config else envs.make(env)
         if isinstance(self.spec.obs, Leaf) and not isinstance(env.spec.obs, Leaf):
             env = as_vector(env)
         _same_shapes(self.problem.envs["train"], env)
@@ -164,35 +165,36 @@ def load(run_dir: str | os.PathLike, which: Which = "best", member: int = 0) -> 
     """
     if which not in ("best", "last"):
         raise ValueError(f"which={which!r} is unknown; give 'best' or 'last'.")
-    recipe = recipes.read(run_dir)
-    if not 0 <= member < recipe.members:
-        raise ValueError(f"{run_dir} has {recipe.members} member(s), counted from 0; there is no member {member}.")
+    run_config = run_configs.read(run_dir)
+    if not 0 <= member < run_config.members:
+        raise ValueError(f"{run_dir} has {run_config.members} member(s), counted from 0; there is no member {member}.")
     folder = Path(run_dir) / "checkpoints"
     found = None
     if folder.is_dir():
-        problem = recipe.problem()
-        agent = recipe.make(problem)
-        found = Checkpoints(folder).newest(lambda meta: _template(agent, problem, recipe, meta, folder), part=True)
+        problem = run_config.problem()
+        agent = run_config.make(problem)
+        found = Checkpoints(folder).newest(lambda meta: _template(agent, problem, run_config, meta, folder), part=True)
     if found is None:
         raise ValueError(f"{run_dir} has no checkpoint yet: let its run go on, with the command that began it.")
     _, tree, meta = found
     if which == "best" and not meta["has_best"]:
         raise ValueError(f"{run_dir} has no best policy, as nothing was evaluated so far: give which='last'.")
     row = None
-    if not recipe.solo:
-        held = member in meta["slots"]
-        row, tree = (meta["slots"].index(member), tree) if held else (member, tree["retired"])
+    if not run_config.solo:
+        held = member in meta["member_ids"]
+        row, tree = (meta["member_ids"].index(member), tree) if held else (member, tree["retired"])
     state, cycle = tree["agent"], meta["cycle"]
     if which == "best":
         state, cycle = state._replace(learned=tree["best"]["learned"]), tree["best"]["cycle"]
     state, cycle = (state, cycle) if row is None else jax.tree.map(lambda x: x[row] if np.ndim(x) else x, (state, cycle))
-    return Policy(agent, state, problem, meta["stage"], int(cycle), recipe)
+    return Policy(agent, state, problem, meta["stage"], int(cycle), run_config)
 
 
-def _template(agent: Agent, problem: Problem, recipe: recipes.Recipe, meta: dict[str, Any], folder: Path) -> PyTree:
+def _template(agent: Agent, problem: Problem, run_config: run_configs.RunConfig, meta: dict[str, Any], folder: Path) -> PyTree:
     """The learned part of a checkpoint, as shapes."""
+    layout.check(meta.get("rlx"), folder)
     if meta.get("agent") != agent.name:
-        raise ValueError(f"{folder} holds a run of {meta.get('agent')!r}, not of {agent.name!r} as {recipes.FILE} says.")
+        raise ValueError(f"{folder} holds a run of {meta.get('agent')!r}, not of {agent.name!r} as {run_configs.FILE} says.")
     state, _ = states.outline(agent, problem, meta["stage"])
 
     def part(lead: tuple[int, ...]) -> PyTree:
@@ -200,6 +202,6 @@ def _template(agent: Agent, problem: Problem, recipe: recipes.Recipe, meta: dict
         best = {"score": np.zeros(lead, np.float32), "learned": wide.learned, "cycle": np.zeros(lead, np.int64)}
         return {"agent": wide, **({"best": best} if meta["has_best"] else {})}
 
-    if recipe.solo:
+    if run_config.solo:
         return part(())
-    return {**part((len(meta["slots"]),)), **({"retired": part((recipe.members,))} if meta["retired"] else {})}
+    return {**part((len(meta["member_ids"]),)), **({"retired": part((run_config.members,))} if meta["retired"] else {})}

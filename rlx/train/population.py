@@ -7,7 +7,7 @@
         print(row)
 
 Members lie settings first, seeds within each. Member ``i`` gives the result of the run of its seed and setting alone, up to
-the order of floating-point sums. `rlx.train.spread` says how members lie on devices.
+the order of floating-point sums. `rlx.train.placement` says how members lie on devices.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ def _one_after_another(states: list[RunState]) -> RunState:
 
 def pmap(agent: Agent, problem: Problem, keys: Key, run_dir: str | os.PathLike | None = None, **more: Any) -> RunState:
     """`run` for those who think in a leading device axis, as `jax.pmap` has it: ``keys`` [D, m] are ``m`` members on each of
-    the first ``D`` devices, and so is the result [D, m, ...], but for loops and sources, which stay as they lie.
+    the first ``D`` devices, and so is the result [D, m, ...], but for rollouts and sources, which stay as they lie.
 
     Raises:
         ValueError: keys of another shape, or fewer devices than D.

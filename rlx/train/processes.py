@@ -60,7 +60,7 @@ def index() -> int:
     return jax.process_index()
 
 
-def chief() -> bool:
+def is_process_zero() -> bool:
     """Whether this process writes what all have in common."""
     return index() == 0
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rlx.train import logging, rankings, sweeps
-from rlx.train import recipe as recipes
+from rlx.train import run_config as run_configs
 from rlx.train.stats import interval, iqm, probability_of_improvement
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444")
@@ -38,10 +38,10 @@ def read_run(run_dir: Path) -> list[Curve]:
         ValueError: the folder is no run folder, or holds no evaluation yet.
     """
     try:
-        tree = json.loads((run_dir / recipes.FILE).read_text())
+        tree = json.loads((run_dir / run_configs.FILE).read_text())
         lines = [x for x in logging.read(run_dir) if x["kind"] == "eval"]
     except (OSError, ValueError) as e:
-        raise ValueError(f"{run_dir} is not a run folder: it needs {recipes.FILE} and {logging.FILE} ({e}).") from e
+        raise ValueError(f"{run_dir} is not a run folder: it needs {run_configs.FILE} and {logging.FILE} ({e}).") from e
     if not lines:
         raise ValueError(f"{run_dir} holds no evaluation yet: its run stopped before the first one.")
     lines = [x for x in lines if x["eval"] == lines[0]["eval"]]
@@ -49,7 +49,7 @@ def read_run(run_dir: Path) -> list[Curve]:
     steps = np.array([np.ravel(x[unit]) for x in lines], float)  # [K, M]
     returns = np.array([np.ravel(np.asarray(x["return_mean"], float)) for x in lines], float)
     curves = []
-    for i, (seed, setting) in enumerate(recipes.read(run_dir).who()):
+    for i, (seed, setting) in enumerate(run_configs.read(run_dir).who()):
         fine = np.isfinite(returns[:, i]) & np.isfinite(steps[:, i])  # not of a member that diverged, from then on
         own = {k: v for k, v in tree.items() if k not in ("seed", "seeds", "settings", "part", "versions")}
         own["config"] = {**own["config"], **setting}

@@ -15,19 +15,19 @@ import numpy as np
 
 from rlx import keys
 from rlx.envs.base import HostVec
+from rlx.train import layout, processes
 from rlx.train import members as membership
-from rlx.train import processes
 from rlx.train import state as states
 from rlx.train.checkpoint import Checkpoints
 from rlx.train.compilation import compile_seconds, use_persistent_cache
 from rlx.train.evaluate import Evaluator, summary
-from rlx.train.host import close, live_of, put_back, run_phase
+from rlx.train.host import close, device_state, put_back, run_phase
 from rlx.train.logging import Logger, Progress
 from rlx.train.options import Diverged, Interrupted, Options
+from rlx.train.placement import EMPTY, Placement
 from rlx.train.plan import only, validate
 from rlx.train.program import Program, due
 from rlx.train.signals import Signals
-from rlx.train.spread import EMPTY, Spread
 from rlx.types import Agent, AgentState, Collect, Eval, Members, Problem, RunState
 
 LOOK = 0.5  # seconds between two looks at the device from stages that run on the host
@@ -85,53 +85,52 @@ class _Runner:
         self.options, self.on_report, self.devices = options, on_report, devices
         self.members = key if isinstance(key, Members) else None
         self.exchange = self.members if self.members and self.members.exchange else None
-        self.spread: Spread | None = None
+        self.placement: Placement | None = None
         self.frozen = states.frozen_data(problem)
         self.run_dir = run_dir = Path(run_dir) if run_dir is not None else None
-        chief = processes.chief()
-        self.logger = Logger(run_dir if chief else None, options.tensorboard and chief, options.wandb if chief else None)
+        zero = processes.is_process_zero()
+        self.logger = Logger(run_dir if zero else None, options.tensorboard and zero, options.wandb if zero else None)
         self.total = sum(s.cycles for s in agent.stages)
         self.progress: Any = None
         self.last_look = self.last_save = self.started = time.monotonic()
-        self.unseen = 0
-        self.past_seconds = 0.0
+        self.unseen, self.past_seconds = 0, 0.0
         self.compile_at_start = compile_seconds()
         self.evaluators: dict[tuple[str, int], Evaluator] = {}
         if self.members is not None:
             self._place(range(self.members.keys.shape[0]))
-        whole = self.spread.whole if self.spread is not None and processes.count() > 1 else None
+        whole = self.placement.whole if self.placement is not None and processes.count() > 1 else None
         self.checkpoints = Checkpoints(run_dir / "checkpoints", keep=options.keep, whole=whole) if run_dir else None
 
     def _place(self, members: Sequence[int] | np.ndarray) -> None:
-        """From now on these members, each in a slot of its own."""
+        """From now on these members, each in a place of its own."""
         assert self.members is not None
-        self.spread = spread = Spread.of(members, self.members.keys.shape[0], self.devices)
-        wide = lambda e: replace(e, members=spread.slots) if isinstance(e, HostVec) else e
+        self.placement = placement = Placement.of(members, self.members.keys.shape[0], self.devices)
+        wide = lambda e: replace(e, members=placement.per_process) if isinstance(e, HostVec) else e
         self.agent = replace(self.asked_for, envs={k: wide(e) for k, e in self.asked_for.envs.items()})
-        self.frozen = spread.everywhere(states.frozen_data(self.problem))
+        self.frozen = placement.everywhere(states.frozen_data(self.problem))
         self.evaluators = {}
 
     # ----------------------------------------------------------------------------------------------------------- the run
 
     def go(self, init_from: AgentState | None) -> RunState:
-        self.run = states.start(self.agent, self.problem, self.key, init_from, self.spread)
+        self.run = states.start(self.agent, self.problem, self.key, init_from, self.placement)
         restored = self._restore()
         try:
-            with Progress(self.agent.name, self.total, enabled=self.options.progress and processes.chief()) as self.progress:
+            with Progress(self.agent.name, self.total, self.options.progress and processes.is_process_zero()) as self.progress:
                 first = self.run.stage
                 for index in range(first, len(self.agent.stages)):
                     if not (restored and index == first):
                         self._enter(index)
                     self._run_stage()
             self._save(final=True)
-            return self.run if self.spread is None else membership.by_member(self.run, self.spread)
+            return self.run if self.placement is None else membership.by_member(self.run, self.placement)
         except processes.Gone as e:
             raise processes.Gone(f"{e} Start all processes again: the same command goes on. {self._last_good()}") from e
         finally:
             self.logger.close()
 
     def _enter(self, index: int) -> None:
-        self.program = Program(self.agent, self.problem, index, self.frozen, self.spread)
+        self.program = Program(self.agent, self.problem, index, self.frozen, self.placement)
         before = str(jax.tree.structure(self.run.agent.learned))
         states.enter(self.program, self.run)
         if str(jax.tree.structure(self.run.agent.learned)) != before:
@@ -158,13 +157,13 @@ class _Runner:
     def _chunk(self, n: int) -> int:
         """Up to ``n`` cycles in one call; the number done. Where a stage stops early, all processes stop together."""
         run, program = self.run, self.program
-        live, done = program.chunk(live_of(program, run), run.key, run.cycle, n)
+        state, done = program.chunk(device_state(program, run), run.key, run.cycle, n)
         if program.stage.stop is not None:
             most = processes.agree(done=done)["done"]
             if most > done:
-                live, more = program.chunk(live, run.key, run.cycle + done, most - done, insist=True)
+                state, more = program.chunk(state, run.key, run.cycle + done, most - done, ignore_stop=True)
                 done += more
-        put_back(program, run, live)
+        put_back(program, run, state)
         run.cycle += done
         return done
 
@@ -181,7 +180,7 @@ class _Runner:
 
         def flush() -> None:
             if waiting:
-                put_back(program, run, program.phases(tuple(waiting), live_of(program, run), run.key, run.cycle))
+                put_back(program, run, program.phases(tuple(waiting), device_state(program, run), run.key, run.cycle))
                 waiting.clear()
 
         for j, phase in enumerate(program.stage.phases):
@@ -194,7 +193,7 @@ class _Runner:
                 waiting.append(j)
         flush()
         if program.stage.stop is not None:
-            put_back(program, run, program.jit("stop", program.ask_stop, (0,), donate_argnums=0)(live_of(program, run)))
+            put_back(program, run, program.jit("stop", program.ask_stop, (0,), donate_argnums=0)(device_state(program, run)))
         run.cycle += 1
 
     def _distance(self) -> int:
@@ -232,8 +231,8 @@ class _Runner:
             self._evaluate(evals)
         if log:
             self._log()
-        if self.exchange and self.spread and run.cycle % self.exchange.every == 0:
-            event = membership.exchange(run, self.spread, self.exchange, self.program.stage.name)
+        if self.exchange and self.placement and run.cycle % self.exchange.every == 0:
+            event = membership.exchange(run, self.placement, self.exchange, self.program.stage.name)
             if event:
                 self._write("event", event)
         if evals and not self.exchange:
@@ -279,9 +278,9 @@ class _Runner:
         alive = run.reports["scores"][np.isfinite(run.reports["scores"])] if self.members else score
         self.progress.score(float(np.mean(alive)) if np.size(alive) else float("nan"))
 
-    def _by_member(self, slots: Any, rest: Any = np.nan) -> np.ndarray:
-        """An array by slot as one by member, ``rest`` where a member has no slot any more."""
-        return np.asarray(slots) if self.spread is None else self.spread.members(slots, rest)
+    def _by_member(self, places: Any, rest: Any = np.nan) -> np.ndarray:
+        """An array by place as one by member, ``rest`` where a member has no place any more."""
+        return np.asarray(places) if self.placement is None else self.placement.by_member(places, rest)
 
     def _compact(self) -> None:
         """At evaluations, so that the plan alone says when: how many share a program may move the last bit of a sum."""
@@ -289,8 +288,8 @@ class _Runner:
         if living is None:
             return
         self._place(living)
-        membership.move(self.run, old, self.spread)
-        self.program = Program(self.agent, self.problem, old.index, self.frozen, self.spread)
+        membership.move(self.run, old, self.placement)
+        self.program = Program(self.agent, self.problem, old.index, self.frozen, self.placement)
         self._write("event", {"event": "half of the members or more have diverged: the others go on by themselves"})
 
     # -------------------------------------------------------------------------------------------------- checks and records
@@ -298,13 +297,13 @@ class _Runner:
     def _check(self) -> None:
         """Raise before anything spoiled is saved. A diverged member of several is frozen by its program and marked dead."""
         tally, run = self.run.reports["tally"], self.run
-        bad, blind = np.asarray(tally.bad), np.asarray(tally.blind)
+        nan_update, nan_cycle = np.asarray(tally.first_nan_update), np.asarray(tally.first_nan_cycle)
         if self.members is not None:
-            run.alive = run.alive & self._by_member((bad < 0) & (blind < 0), False)
+            run.alive = run.alive & self._by_member((nan_update < 0) & (nan_cycle < 0), False)
             if run.alive.any():
                 return
-            bad, blind = processes.gather(bad), processes.gather(blind)
-        fault = self.program.fault(tally, bad, blind)
+            nan_update, nan_cycle = processes.gather(nan_update), processes.gather(nan_cycle)
+        fault = self.program.fault(tally, nan_update, nan_cycle)
         if fault:
             raise Diverged(f"{fault} {self._last_good()}")
 
@@ -357,7 +356,7 @@ class _Runner:
             return
         self.logger.flush()
         tree, meta = states.pack(self.agent, self.frozen, self.run)
-        meta |= {} if self.spread is None else {"slots": self.spread.ids.tolist()}
+        meta |= {} if self.placement is None else {"member_ids": self.placement.member_ids.tolist()}
         meta |= {"lines": self.logger.lines, "seconds": self.past_seconds + time.monotonic() - self.started, "final": final}
         if self._number() not in self.checkpoints.steps():
             self.checkpoints.save(self._number(), tree, meta)
@@ -372,7 +371,7 @@ class _Runner:
             self.logger.truncate(0)
             return False
         _, tree, meta = found
-        lost = states.unpack(self.agent, self.frozen, self.run, tree, meta, self.spread)
+        lost = states.unpack(self.agent, self.frozen, self.run, tree, meta, self.placement)
         self.logger.truncate(meta["lines"])
         self.past_seconds = meta["seconds"]
         for name in lost:
@@ -380,14 +379,15 @@ class _Runner:
         return True
 
     def _abstract(self, meta: dict[str, Any]) -> Any:
+        layout.check(meta.get("rlx"), self.run_dir or "")
         if meta.get("agent") != self.agent.name:
             raise ValueError(
                 f"{self.run_dir} holds a run of {meta.get('agent')!r}, not of {self.agent.name!r}: "
                 "give another run folder, or the agent that it was made with."
             )
         if self.members is not None:
-            self._place([m for m in meta["slots"] if m != EMPTY])
-            self.run = states.start(self.agent, self.problem, self.key, None, self.spread)
+            self._place([m for m in meta["member_ids"] if m != EMPTY])
+            self.run = states.start(self.agent, self.problem, self.key, None, self.placement)
         for index in range(meta["stage"] + 1):
             self._enter(index)
         return states.template(self.agent, self.frozen, self.run, meta)

@@ -9,21 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx import keys
+from rlx._version import __version__
 from rlx.envs.base import begin
 from rlx.train.checkpoint import is_key
-from rlx.train.host import begin_host, live_of, stack
+from rlx.train.host import begin_host, device_state, stack
 from rlx.train.logging import plain
+from rlx.train.placement import Placement
 from rlx.train.program import COUNTS, Program, streams
-from rlx.train.spread import Spread
 from rlx.types import Agent, AgentState, Collect, Members, Problem, PyTree, ReplayState, Row, RunState, Step
 
 
-def _mapped(fn: Any, spread: Spread | None) -> Any:
+def _mapped(fn: Any, placement: Placement | None) -> Any:
     """``fn`` jitted; with members one after another on their device, so that each gets the bits of its solo run."""
-    if spread is None:
+    if placement is None:
         return jax.jit(fn)
     one_by_one = lambda fn, axes: lambda *args: jax.lax.map(lambda a: fn(*a), args)
-    return lambda *args: jax.jit(spread.map(fn, (0,) * len(args), one_by_one))(*args)
+    return lambda *args: jax.jit(placement.map(fn, (0,) * len(args), one_by_one))(*args)
 
 
 def frozen_data(problem: Problem) -> dict[str, PyTree]:
@@ -32,70 +33,70 @@ def frozen_data(problem: Problem) -> dict[str, PyTree]:
 
 
 def start(
-    agent: Agent, problem: Problem, key: Any, init_from: AgentState | None = None, spread: Spread | None = None
+    agent: Agent, problem: Problem, key: Any, init_from: AgentState | None = None, placement: Placement | None = None
 ) -> RunState:
-    """A run before its first stage. ``key``: a typed key, or `Members` (``spread``: as those lie there)."""
+    """A run before its first stage. ``key``: a typed key, or `Members` (``placement``: as those lie there)."""
     root, given, total = key, {}, None
     if isinstance(key, Members):
         total = key.keys.shape[0]
-        spread = spread or Spread.of(range(total), total)
-        here = spread.places(np.arange(total))[spread.own]
-        root, given = spread.put(key.keys[here]), {k: jnp.asarray(v)[here] for k, v in key.hypers.items()}
-    members = None if spread is None else spread.slots
+        placement = placement or Placement.of(range(total), total)
+        here = placement.locate(np.arange(total))[placement.own]
+        root, given = placement.put(key.keys[here]), {k: jnp.asarray(v)[here] for k, v in key.hypers.items()}
+    members = None if placement is None else placement.per_process
     unknown = sorted(set(given) - set(agent.hyper))
     if unknown:
         raise ValueError(f"{agent.name} has no traced value {', '.join(unknown)}; it has {', '.join(sorted(agent.hyper))}.")
     lead = () if members is None else (members,)
     hyper = {k: jnp.broadcast_to(jnp.asarray(given.get(k, v), jnp.float32), lead) for k, v in agent.hyper.items()}
-    state = _mapped(lambda k, h: agent.init(keys.fold(k, "init"), h), spread)(root, hyper)
+    state = _mapped(lambda k, h: agent.init(keys.fold(k, "init"), h), placement)(root, hyper)
     if init_from is not None:
         learned = jax.tree.map(lambda new, old: jnp.broadcast_to(new, old.shape), init_from.learned, state.learned)
-        state = state._replace(learned=put(spread, learned))
+        state = state._replace(learned=put(placement, learned))
     sources = {}
     for name, data in problem.data.items():
         if isinstance(data, ReplayState):
             widen = lambda x: jnp.broadcast_to(x, (*lead, *x.shape))
-            meta, overlay = put(spread, own(jax.tree.map(widen, (data.meta, data.overlay))))
-            data = ReplayState(meta, data.data, overlay)
+            index, overlay = put(placement, own(jax.tree.map(widen, (data.index, data.overlay))))
+            data = ReplayState(index, data.data, overlay)
         sources[name] = data
     counts = {k: np.zeros(lead, np.int64) for k in (*COUNTS, "eval_steps")}
     each = () if total is None else (total,)
-    reports = {"tally": None, "running": put(spread, jnp.ones(lead, bool)), "scores": np.full(each, -np.inf, np.float32)}
-    ids = None if spread is None else spread.ids[spread.own]
-    return RunState(root, 0, 0, state, {}, sources, counts, {}, np.ones(each, bool), reports, ids)
+    reports = {"tally": None, "running": put(placement, jnp.ones(lead, bool)), "scores": np.full(each, -np.inf, np.float32)}
+    member_ids = None if placement is None else placement.member_ids[placement.own]
+    return RunState(root, 0, 0, state, {}, sources, counts, {}, np.ones(each, bool), reports, member_ids)
 
 
-def put(spread: Spread | None, tree: PyTree) -> PyTree:
-    """Arrays by slot to their devices, where there are members."""
-    return tree if spread is None else spread.put(tree)
+def put(placement: Placement | None, tree: PyTree) -> PyTree:
+    """Arrays by place to their devices, where there are members."""
+    return tree if placement is None else placement.put(tree)
 
 
 def enter(program: Program, run: RunState) -> None:
     """Into the program's stage: its ``enter``, the interactions and buffers that it is the first to use, an empty tally."""
-    members, stage, spread = program.members, program.stage, program.spread
+    members, stage, placement = program.members, program.stage, program.placement
     run.stage, run.cycle = program.index, 0
-    run.reports["running"] = put(spread, jnp.ones(run.reports["running"].shape, bool))
+    run.reports["running"] = put(placement, jnp.ones(run.reports["running"].shape, bool))
     if stage.enter is not None:
-        fn = lambda live, root: stage.enter(
-            live.agent, program.sources(live, program.frozen), keys.fold(root, stage.name, "enter")
+        fn = lambda on_device, root: stage.enter(
+            on_device.agent, program.sources(on_device, program.frozen), keys.fold(root, stage.name, "enter")
         )
-        run.agent = own(_mapped(fn, spread)(live_of(program, run), run.key))
+        run.agent = own(_mapped(fn, placement)(device_state(program, run), run.key))
     for phase in stage.phases:
-        if isinstance(phase, Collect) and phase.env not in run.loops:
-            run.loops[phase.env] = _begin(program, run, phase)
+        if isinstance(phase, Collect) and phase.env not in run.rollouts:
+            run.rollouts[phase.env] = _begin(program, run, phase)
         if isinstance(phase, Collect) and phase.into and phase.into not in run.sources:
             run.sources[phase.into] = _new_buffer(program, run, phase)
-    live = live_of(program, run)
+    on_device = device_state(program, run)
     buffers = {k: s for k, s in run.sources.items() if k not in program.frozen}
-    live = abstract(
-        live._replace(
+    on_device = abstract(
+        on_device._replace(
             tally=(),  # type: ignore[arg-type]
-            sources={**live.sources, **buffers},
+            sources={**on_device.sources, **buffers},
         )
     )
-    empty = program.empty_tally(live if members is None else jax.tree.map(_drop, live), program.frozen)
+    empty = program.empty_tally(on_device if members is None else jax.tree.map(_drop, on_device), program.frozen)
     wide = empty if members is None else jax.tree.map(lambda x: jnp.stack([x] * members), empty)
-    run.reports["tally"] = put(spread, own(wide))
+    run.reports["tally"] = put(placement, own(wide))
 
 
 def own(tree: PyTree) -> PyTree:
@@ -113,16 +114,16 @@ def _drop(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
 
 def _begin(program: Program, run: RunState, phase: Collect) -> Any:
     env = program.agent.envs[phase.env]
-    key = _mapped(lambda k: keys.fold(k, "begin", phase.env), program.spread)(run.key)
+    key = _mapped(lambda k: keys.fold(k, "begin", phase.env), program.placement)(run.key)
     if env.host:
         params = phase.params(run.agent, run.sources) if phase.params else env.params
         return begin_host(program, run, phase.env, key, params)
 
-    def fn(live: Any, key: Any) -> Any:
-        params = program.env_params(phase, live.agent, program.sources(live, program.frozen))
-        return begin(env, params, program.agent.carry(live.agent, env.n), key)
+    def fn(on_device: Any, key: Any) -> Any:
+        params = program.env_params(phase, on_device.agent, program.sources(on_device, program.frozen))
+        return begin(env, params, program.agent.carry(on_device.agent, env.n), key)
 
-    return jax.jit(fn if program.spread is None else program.spread.map(fn, (0, 0)))(live_of(program, run), key)
+    return jax.jit(fn if program.placement is None else program.placement.map(fn, (0, 0)))(device_state(program, run), key)
 
 
 def example_row(program: Program, state: AgentState, phase: Collect) -> Row:
@@ -180,11 +181,11 @@ def _new_buffer(program: Program, run: RunState, phase: Collect) -> ReplayState:
     if not buffer.device:
         states = [buffer.init(row) for _ in range(program.members)]
         data = stack([s.data for s in states])
-        return ReplayState(jax.tree.map(lambda *xs: jnp.stack(xs), *(s.meta for s in states)), data, {})
-    spread = program.spread
-    assert spread is not None
-    numbers = spread.put(jnp.arange(program.members))
-    return jax.jit(spread.map(lambda _: buffer.init(row), 0))(numbers)
+        return ReplayState(jax.tree.map(lambda *xs: jnp.stack(xs), *(s.index for s in states)), data, {})
+    placement = program.placement
+    assert placement is not None
+    numbers = placement.put(jnp.arange(program.members))
+    return jax.jit(placement.map(lambda _: buffer.init(row), 0))(numbers)
 
 
 # ------------------------------------------------------------------------------------------------------------ checkpoints
@@ -192,14 +193,14 @@ def _new_buffer(program: Program, run: RunState, phase: Collect) -> ReplayState:
 
 def pack(agent: Agent, frozen: dict[str, PyTree], run: RunState) -> tuple[PyTree, dict[str, Any]]:
     """``run`` as a tree of arrays, and what must be known beforehand to read it back."""
-    loops: dict[str, Any] = {}
+    rollouts: dict[str, Any] = {}
     uncertain = []
-    for name, loop in run.loops.items():
-        saved = agent.envs[name].save(loop.env)
+    for name, rollout_state in run.rollouts.items():
+        saved = agent.envs[name].save(rollout_state.env)
         if saved is None:
             uncertain.append(name)
             saved = {}
-        loops[name] = loop._replace(env=saved)
+        rollouts[name] = rollout_state._replace(env=saved)
     sources = {}
     for name, source in run.sources.items():
         if isinstance(source, ReplayState):
@@ -207,7 +208,7 @@ def pack(agent: Agent, frozen: dict[str, PyTree], run: RunState) -> tuple[PyTree
     tree = {
         "key": run.key,
         "agent": run.agent,
-        "loops": loops,
+        "rollouts": rollouts,
         "sources": sources,
         "counts": run.counts,
         "best": run.best,
@@ -217,6 +218,7 @@ def pack(agent: Agent, frozen: dict[str, PyTree], run: RunState) -> tuple[PyTree
     }
     shapes = lambda tree: {k: [list(v.shape), str(v.dtype)] for k, v in tree.items()}
     meta = {
+        "rlx": __version__,
         "agent": agent.name,
         "stage": run.stage,
         "cycle": run.cycle,
@@ -225,7 +227,7 @@ def pack(agent: Agent, frozen: dict[str, PyTree], run: RunState) -> tuple[PyTree
         "alive": np.asarray(run.alive).tolist(),
         "scores": plain(run.reports["scores"]),
         "overlays": {k: shapes(s.overlay) for k, s in sources.items()},
-        "host_envs": {k: shapes(loops[k].env) for k in loops if agent.envs[k].host and k not in uncertain},
+        "host_envs": {k: shapes(rollouts[k].env) for k in rollouts if agent.envs[k].host and k not in uncertain},
         "not_saved": uncertain,
     }
     return tree, meta
@@ -234,7 +236,7 @@ def pack(agent: Agent, frozen: dict[str, PyTree], run: RunState) -> tuple[PyTree
 def template(agent: Agent, frozen: dict[str, PyTree], run: RunState, meta: dict[str, Any]) -> PyTree:
     """The tree to read a checkpoint into: numpy throughout, which takes nothing of the device and keeps 64 bits, but for typed
     keys. ``run`` has just entered the stage that ``meta`` names."""
-    before = len(meta["slots"]) if "slots" in meta else None
+    before = len(meta["member_ids"]) if "member_ids" in meta else None
     if meta["has_best"]:
         run.best = new_best(run, np.zeros(np.shape(run.counts["updates"]), np.float32))
     tree, _ = pack(agent, frozen, run)
@@ -244,7 +246,7 @@ def template(agent: Agent, frozen: dict[str, PyTree], run: RunState, meta: dict[
     tree = jax.tree.map(lambda x: _later(x, before), tree)
     for name, shapes in meta["host_envs"].items():
         saved = {k: np.empty(tuple(s), np.dtype(d)) for k, (s, d) in shapes.items()}
-        tree["loops"][name] = tree["loops"][name]._replace(env=saved)
+        tree["rollouts"][name] = tree["rollouts"][name]._replace(env=saved)
     if meta["retired"]:
         tree["retired"] = {k: jax.tree.map(lambda x: _later(x, run.alive.size), tree[k]) for k in meta["retired"]}
     return tree
@@ -257,13 +259,18 @@ def _later(x: Any, lead: int | None = None) -> Any:
 
 
 def unpack(
-    agent: Agent, frozen: dict[str, PyTree], run: RunState, tree: PyTree, meta: dict[str, Any], spread: Spread | None = None
+    agent: Agent,
+    frozen: dict[str, PyTree],
+    run: RunState,
+    tree: PyTree,
+    meta: dict[str, Any],
+    placement: Placement | None = None,
 ) -> list[str]:
-    """A restored tree into ``run``, each member in its slot. Returns the environments that could not be saved: their
+    """A restored tree into ``run``, each member in its place. Returns the environments that could not be saved: their
     interaction starts anew."""
-    place = None if spread is None else spread.places(np.array(meta["slots"]))[spread.own]
+    place = None if placement is None else placement.locate(np.array(meta["member_ids"]))[placement.own]
     mine = lambda tree: tree if place is None else jax.tree.map(lambda x: x[place], tree)
-    device = lambda tree: put(spread, jax.tree.map(lambda x: x if is_key(x) else jnp.array(x), mine(tree)))
+    device = lambda tree: put(placement, jax.tree.map(lambda x: x if is_key(x) else jnp.array(x), mine(tree)))
     run.key, run.agent, run.counts = device(tree["key"]), device(tree["agent"]), mine(tree["counts"])
     run.best = {**mine(tree["best"]), "learned": device(tree["best"]["learned"])} if tree["best"] else {}
     run.alive, run.cycle, run.stage, run.retired = np.array(meta["alive"]), meta["cycle"], meta["stage"], tree["retired"]
@@ -271,32 +278,34 @@ def unpack(
     run.reports.update(tally=device(tree["tally"]), running=device(tree["running"]), scores=scores)
     for name, source in tree["sources"].items():
         if name in frozen:
-            run.sources[name] = ReplayState(device(source.meta), frozen[name], device(source.overlay))
+            run.sources[name] = ReplayState(device(source.index), frozen[name], device(source.overlay))
         elif agent.buffers[name].device:
             run.sources[name] = device(source)
         else:  # numpy, own and writable: adds change it in place
             data = jax.tree.map(np.array, mine(source.data))
-            run.sources[name] = ReplayState(device(source.meta), data, device(source.overlay))
-    for name, loop in tree["loops"].items():
+            run.sources[name] = ReplayState(device(source.index), data, device(source.overlay))
+    for name, rollout_state in tree["rollouts"].items():
         if name in meta["not_saved"]:
             continue
         env = agent.envs[name]
         if env.host:
-            arrays = _streams_of(loop.env, place, len(meta.get("slots", ())))
-            step, done = jax.tree.map(np.array, mine((loop.step, loop.done)))
-            run.loops[name] = loop._replace(env=env.load(arrays), step=step, done=done, carry=device(loop.carry))
+            arrays = _streams_of(rollout_state.env, place, len(meta.get("member_ids", ())))
+            step, done = jax.tree.map(np.array, mine((rollout_state.step, rollout_state.done)))
+            run.rollouts[name] = rollout_state._replace(
+                env=env.load(arrays), step=step, done=done, carry=device(rollout_state.carry)
+            )
         else:
-            run.loops[name] = device(loop)
+            run.rollouts[name] = device(rollout_state)
     return list(meta["not_saved"])
 
 
 def _streams_of(arrays: dict[str, np.ndarray], place: np.ndarray | None, before: int) -> dict[str, np.ndarray]:
-    """Of what a host environment saved of ``before`` slots, that of the slots in ``place``."""
+    """Of what a host environment saved of ``before`` places, that of those that ``place`` names."""
     if place is None or np.array_equal(place, np.arange(before)):
         return arrays
     wrong = [k for k, x in arrays.items() if not x.ndim or len(x) % before]
     if wrong:
-        raise ValueError(f"this run goes on with as many slots as before only ({before}), since {wrong} is not by stream.")
+        raise ValueError(f"this run goes on with as many places as before only ({before}), since {wrong} is not by stream.")
     return {k: x.reshape(before, -1, *x.shape[1:])[place].reshape(-1, *x.shape[1:]) for k, x in arrays.items()}
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from rlx import config
-from rlx.train.recipe import Recipe
+from rlx.train.run_config import RunConfig
 from rlx.train.stats import interval, iqm, probability_of_improvement
 
 FILE = "sweep.json"
@@ -45,7 +45,7 @@ class Trial:
     """One run folder of a sweep."""
 
     name: str
-    recipe: Recipe
+    run_config: RunConfig
 
 
 # ------------------------------------------------------------------------------------------------------------------ settings
@@ -143,9 +143,9 @@ def points(found: Mapping[str, list[Any] | Range], search: str, seed: int) -> li
     return [p for i, p in enumerate(drawn) if p not in drawn[:i]]
 
 
-def trials(recipe: Recipe, settings: Sequence[Point], together: bool) -> list[Trial]:
+def trials(run_config: RunConfig, settings: Sequence[Point], together: bool) -> list[Trial]:
     """``settings`` as trials, each with all seeds. ``together``: settings that share a program are one trial."""
-    traced = config.hyper(recipe.config)
+    traced = config.hyper(run_config.config)
     programs: dict[str, list[tuple[Point, Point]]] = {}
     for point in settings:
         fixed = {k: v for k, v in point.items() if k not in traced}
@@ -154,9 +154,9 @@ def trials(recipe: Recipe, settings: Sequence[Point], together: bool) -> list[Tr
         programs.setdefault(name, []).append((fixed, moving))
     out = []
     for name, members in programs.items():
-        own = config.replace(recipe.config, members[0][0])
+        own = config.replace(run_config.config, members[0][0])
         swept = tuple(m for _, m in members) if members[0][1] else ()
-        out.append(Trial(_short(name), replace(recipe, config=own, settings=swept)))
+        out.append(Trial(_short(name), replace(run_config, config=own, settings=swept)))
     return out
 
 

@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import gymnasium
+import jax
 import numpy as np
 import pytest
 
@@ -51,6 +52,7 @@ def run_dir(tmp_path_factory) -> Path:
         (["train", "sax", *PENDULUM], "'sac'"),
         (["train", "--env", "rlx:pendulum", "sac"], "agent comes first"),
         (["train", "sac"], "--env"),
+        (["train", "--recipe", "runs/x/config.json"], "now called --run-config"),
         (["train", "sac", "--env", "rlx:pendulun"], "rlx:pendulum"),
         (["train", "sac", "--env", "dmc:walker-wlak"], "walker-walk"),
         (["train", "sac", "--env", "nowhere:walker"], "dmc:"),
@@ -161,11 +163,11 @@ def test_a_checkpoint_of_another_agent(run_dir, tmp_path, capsys):
     import shutil
 
     from rlx import agents
-    from rlx.train.recipe import Recipe
+    from rlx.train.run_config import RunConfig
 
     other = tmp_path / "other"
     shutil.copytree(run_dir, other)
-    (other / "config.json").write_text(Recipe("td3", "rlx:pendulum", agents.config("td3")).to_json())
+    (other / "config.json").write_text(RunConfig("td3", "rlx:pendulum", agents.config("td3")).to_json())
     before = contents(other)
     message = refused(capsys, "evaluate", "--run-dir", str(other))
     assert "'sac'" in message and "'td3'" in message
@@ -188,6 +190,54 @@ def test_a_damaged_config(run_dir, tmp_path, capsys):
     tree["config"]["no_such_field"] = 1
     (tmp_path / "config.json").write_text(json.dumps(tree))
     assert "no_such_field" in refused(capsys, "evaluate", "--run-dir", str(tmp_path))
+
+
+def test_a_run_folder_of_an_older_layout(run_dir, tmp_path, capsys):
+    """As rlx 0.1 wrote it: another version in the config, another field. One message, and nothing is touched."""
+    import shutil
+
+    import rlx
+    from rlx import agents, config
+    from rlx.train import run
+    from rlx.types import Problem
+
+    old = tmp_path / "old"
+    shutil.copytree(run_dir, old)
+    tree = json.loads((old / "config.json").read_text())
+    tree["versions"]["rlx"] = "0.1.0"
+    tree["config"]["no_longer_there"] = 1
+    (old / "config.json").write_text(json.dumps(tree))
+    before = contents(old)
+    for argv in (
+        ["train", "sac", *PENDULUM, *DEBUG, "--run-dir", str(old)],
+        ["train", "--run-config", str(old / "config.json"), "--run-dir", str(tmp_path / "new")],
+        ["evaluate", "--run-dir", str(old)],
+        ["export", "--run-dir", str(old), "--out", str(tmp_path / "out")],
+    ):
+        message = refused(capsys, *argv)
+        assert "was written by rlx 0.1.0" in message and f"this is rlx {rlx.__version__}" in message
+    with pytest.raises(ValueError, match=r"was written by rlx 0\.1\.0.*train again in another run folder"):
+        rlx.load(old)
+    assert contents(old) == before
+
+    # a folder that `rlx.train.run` wrote has checkpoints alone
+    (newest,) = sorted((old / "checkpoints").iterdir())[-1:]
+    for name in ("meta.json", "manifest.json"):
+        file = newest / name
+        tree = json.loads(file.read_text())
+        tree.pop("rlx", None)
+        tree.pop("meta.json", None)
+        file.write_text(json.dumps(tree))
+    problem = Problem({"train": rlx.envs.make("rlx:pendulum")})
+    agent = agents.make("sac", config.replace(agents.config("sac"), agents.presets("sac")["debug"]), problem)
+    with pytest.raises(ValueError, match=r"old was written by an rlx before 0\.2"):
+        run(agent, problem, jax.random.key(0), old)
+
+
+def test_a_sweep_folder_of_an_older_layout(tmp_path, capsys):
+    (tmp_path / "sweep.json").write_text(json.dumps({"recipe": {}, "points": [], "together": True}))
+    argv = ["sweep", "sac", *PENDULUM, "--grid", "actor_lr=1e-3,3e-4", "--preset", "debug", "--run-dir", str(tmp_path)]
+    assert "was written by an rlx before 0.2" in refused(capsys, *argv)
 
 
 def test_datasets(run_dir, tmp_path, capsys):

@@ -123,7 +123,9 @@ def cart():
     vec = envs.batch(rlx.envs.make("rlx:cartpole-swingup"), 8)
     uniform = lambda carry, step, key: (jax.random.uniform(key, (8, 1), minval=-1.0, maxval=1.0), carry, {})
     start = envs.begin(vec, vec.params, (), jax.random.key(0))
-    _, rows, tail = jax.jit(lambda loop, key: envs.rollout(vec, vec.params, uniform, loop, key, 200))(start, jax.random.key(1))
+    _, rows, tail = jax.jit(lambda rollout_state, key: envs.rollout(vec, vec.params, uniform, rollout_state, key, 200))(
+        start, jax.random.key(1)
+    )
     ring = replay.ring(202, 8)
     one = jax.tree.map(lambda x: x[0, 0], rows)
     episodes = ring.export(ring.add(ring.init(one), rows, tail))

@@ -52,8 +52,8 @@ def test_stopped_streams_repeat_and_are_not_valid():
 def test_two_rollouts_join_at_the_tail():
     vec, key = batch(counter(limit=100), 2), jax.random.key(0)
     policy = lambda carry, step, k: (jnp.ones((2, 1)), carry + 1, {"age": carry})
-    loop, a, tail = rollout(vec, vec.params, policy, begin(vec, vec.params, jnp.zeros(2), key), key, 5)
-    _, b, _ = rollout(vec, vec.params, policy, loop, jax.random.fold_in(key, 1), 5)
+    rollout_state, a, tail = rollout(vec, vec.params, policy, begin(vec, vec.params, jnp.zeros(2), key), key, 5)
+    _, b, _ = rollout(vec, vec.params, policy, rollout_state, jax.random.fold_in(key, 1), 5)
     np.testing.assert_array_equal(b.obs[0], tail.obs)
     np.testing.assert_array_equal(np.r_[a.extras["age"], b.extras["age"]][:, 0], np.arange(10))
 
@@ -75,7 +75,7 @@ def test_members_of_a_host_batch_equal_their_solo_runs():
     env = rlx.envs.make("rlx:pendulum", host=True, time_limit=6)
     keys = jax.random.split(jax.random.key(0), 3)
 
-    def policy(carry, step, data):  # depends on the slot's key alone, so that members can be told apart
+    def policy(carry, step, data):  # depends on the step's key alone, so that members can be told apart
         noise = np.asarray(data, np.float64)[..., :1] / 2**32
         return np.broadcast_to(noise[..., None], (*step.reward.shape, 1)).astype(np.float32), carry, {}
 

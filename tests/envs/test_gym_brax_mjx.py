@@ -14,8 +14,8 @@ from rlx.envs import tasks
 from rlx.keys import HostKey
 
 
-def key(streams=1, slot=0):
-    return HostKey(np.array([[3, 4]], np.uint32), streams, slot)
+def key(streams=1, step=0):
+    return HostKey(np.array([[3, 4]], np.uint32), streams, step)
 
 
 @pytest.mark.parametrize(("name", "limit"), [("Pendulum-v1", 15), ("HalfCheetah-v5", 12), ("Hopper-v5", None)])

@@ -18,8 +18,8 @@ from rlx.keys import HostKey
 STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 
 
-def key(streams=1, slot=0):
-    return HostKey(np.array([[3, 4]], np.uint32), streams, slot)
+def key(streams=1, step=0):
+    return HostKey(np.array([[3, 4]], np.uint32), streams, step)
 
 
 def same_state(name, seed=0):

@@ -40,8 +40,8 @@ def played():
             held = jnp.where(t % 4 == 0, size * jax.random.uniform(key, held.shape, minval=-1.0), held)
             return held, (t + 1, held), {}
 
-        loop = rlx.envs.begin(vec, env.params, (jnp.int32(0), jnp.zeros((64, 4))), key)
-        return rlx.envs.rollout(vec, env.params, act, loop, key, 802)[1]
+        rollout_state = rlx.envs.begin(vec, env.params, (jnp.int32(0), jnp.zeros((64, 4))), key)
+        return rlx.envs.rollout(vec, env.params, act, rollout_state, key, 802)[1]
 
     roll = jax.jit(roll)
     return [jax.tree.map(np.asarray, roll(jax.random.key(0), size)) for size in (0.0, 1.0)]

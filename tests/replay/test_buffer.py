@@ -30,7 +30,7 @@ def test_every_transition_and_no_other_is_there(blocks, tail):
     _, state = fill(world, capacity, blocks, tail)
     total = sum(blocks)
     stored = min(total, capacity - 1)
-    assert int(state.meta.size) == stored and int(state.meta.head) == total % capacity
+    assert int(state.index.size) == stored and int(state.index.head) == total % capacity
     newest = total if tail else total - 1
     pairs, out = drawn_pairs(state)
     assert pairs == world.pairs(total - stored, newest)
@@ -42,7 +42,7 @@ def test_rows_are_kept_bit_for_bit_with_their_dtypes():
     _, state = fill(world, 12, [7, 6])
     assert state.data.obs["frame"].dtype == np.uint8 and state.data.info["t"].dtype == np.int32
     expected = world.rows(2, 12)  # rows 2 to 12 and the tail, 13
-    order = np.asarray((state.meta.head - state.meta.size + jnp.arange(12)) % 12)
+    order = np.asarray((state.index.head - state.index.size + jnp.arange(12)) % 12)
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x)[order], y), stored(state), expected)
 
 
@@ -58,7 +58,7 @@ def test_close_completes_and_cuts():
     world = World([[100], [4]])
     buffer, state = fill(world, 16, [3])  # stream 1 has its tail at a terminal row
     state = jax.jit(buffer.close)(state)
-    assert int(state.meta.size) == 4 and not bool(state.meta.tail)
+    assert int(state.index.size) == 4 and not bool(state.index.tail)
     assert np.asarray(stored(state).truncated[3]).tolist() == [True, False]
     assert np.asarray(stored(state).last[3]).tolist() == [True, True]
     again = buffer.close(state)
@@ -134,20 +134,20 @@ def test_a_dataset_of_exported_episodes_has_the_same_transitions(device):
     assert drawn_pairs(jax.tree.map(jnp.asarray, data))[0] == world.pairs(0, 31)
 
 
-def test_rewrite_is_an_overlay():
+def test_relabel_is_an_overlay():
     world = World(LENGTHS)
     _, state = fill(world, 32, [20])
-    new = replay.rewrite(state, lambda rows: {"reward": rows.reward + 100, "extras/z": -rows.extras["z"]})
+    new = replay.relabel(state, lambda rows: {"reward": rows.reward + 100, "extras/z": -rows.extras["z"]})
     assert new.data is state.data
     old_out, out = (sample(replay.transitions(64), {"replay": s}) for s in (state, new))
     np.testing.assert_array_equal(out.reward, np.asarray(old_out.reward) + 100)
     np.testing.assert_array_equal(out.extras["z"], -np.asarray(old_out.extras["z"]))
     np.testing.assert_array_equal(out.action, old_out.action)
-    ended = replay.rewrite(state, lambda rows: {"terminated": rows.terminated | (rows.reward > 0)})
+    ended = replay.relabel(state, lambda rows: {"terminated": rows.terminated | (rows.reward > 0)})
     fewer, all_of_them = (drawn_pairs(s) for s in (ended, state))
     assert fewer[0] == all_of_them[0]  # another value of the ends, no other borders
     np.testing.assert_array_equal(fewer[1].discount == 0, fewer[1].terminated | (fewer[1].reward > 0))
-    keyed = replay.rewrite(state, lambda rows, key: {"reward": jax.random.normal(key, rows.reward.shape)}, jax.random.key(1))
+    keyed = replay.relabel(state, lambda rows, key: {"reward": jax.random.normal(key, rows.reward.shape)}, jax.random.key(1))
     np.testing.assert_array_equal(keyed.overlay["reward"], jax.random.normal(jax.random.key(1), (32, 3)))
 
 
@@ -227,21 +227,21 @@ def test_state_survives_flattening_to_numpy_and_back():
     jax.tree.map(np.testing.assert_array_equal, buffer.add(state, rows, tail), buffer.add(restored, rows, tail))
 
 
-def test_reweigh_takes_the_largest_of_several_and_leaves_out_others():
+def test_update_priorities_takes_the_largest_of_several_and_leaves_out_others():
     _, state = fill(World(LENGTHS), 16, [6], priorities=True)
-    assert (np.asarray(state.meta.weight[:7]) == 1).all()
+    assert (np.asarray(state.index.priority[:7]) == 1).all()
     index = replay.Index(jnp.array([2, 2, 4, -1]), jnp.array([1, 1, 0, 2]))
-    state = jax.jit(replay.reweigh)(state, index, jnp.array([5.0, 3.0, 0.5, 99.0]))
-    weight = np.asarray(state.meta.weight)
+    state = jax.jit(replay.update_priorities)(state, index, jnp.array([5.0, 3.0, 0.5, 99.0]))
+    weight = np.asarray(state.index.priority)
     assert weight[2, 1] == 5 and weight[4, 0] == 0.5 and weight.max() == 5
 
 
 def test_new_rows_get_the_largest_priority():
     world = World(LENGTHS)
     buffer, state = fill(world, 16, [6], priorities=True)
-    state = replay.reweigh(state, replay.Index(jnp.array([2]), jnp.array([1])), jnp.array([7.0]))
+    state = replay.update_priorities(state, replay.Index(jnp.array([2]), jnp.array([1])), jnp.array([7.0]))
     state = buffer.add(state, *world.next(3))
-    np.testing.assert_array_equal(state.meta.weight[6:10], np.full((4, 3), 7.0))
+    np.testing.assert_array_equal(state.index.priority[6:10], np.full((4, 3), 7.0))
 
 
 def test_errors_say_what_to_do():
@@ -259,14 +259,14 @@ def test_errors_say_what_to_do():
     with pytest.raises(ValueError, match="extras"):
         buffer.add(state, rows._replace(extras={}))
     with pytest.raises(ValueError, match="priorities=True"):
-        buffer.reweigh(state, replay.Index(jnp.array([0]), jnp.array([0])), jnp.ones(1))
+        buffer.update_priorities(state, replay.Index(jnp.array([0]), jnp.array([0])), jnp.ones(1))
     with pytest.raises(ValueError, match="it has obs/<code|frame>"):
-        replay.rewrite(state, lambda rows: {"rewards": rows.reward})
+        replay.relabel(state, lambda rows: {"rewards": rows.reward})
     with pytest.raises(ValueError, match="must be float32"):
-        replay.rewrite(state, lambda rows: {"reward": rows.reward[:2]})
+        replay.relabel(state, lambda rows: {"reward": rows.reward[:2]})
     with pytest.raises(ValueError, match="where episodes lie"):
-        replay.rewrite(state, lambda rows: {"first": rows.first})
+        replay.relabel(state, lambda rows: {"first": rows.first})
     host = replay.ring(8, 3, device=False)
     with pytest.raises(ValueError, match="host memory"):
-        jax.jit(lambda r, t: host.add(host.init(example(world)), r, t).meta)(rows, tail)
+        jax.jit(lambda r, t: host.add(host.init(example(world)), r, t).index)(rows, tail)
     assert isinstance(rows, Row)

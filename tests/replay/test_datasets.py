@@ -129,7 +129,7 @@ def test_ogbench(tmp_path):
     a, b = datasets.from_ogbench(tmp_path / "maze.npz")
     assert a.obs[:, 0].tolist() == [0, 1, 2] and b.obs[:, 0].tolist() == [10, 11]
     assert a.truncated.tolist() == [False, False, True] and not a.terminated.any() and a.info["qpos"].shape == (3, 3)
-    assert int(replay.from_episodes([a, b]).meta.size) == 5
+    assert int(replay.from_episodes([a, b]).index.size) == 5
     with pytest.raises(ValueError, match="loader"):
         datasets.from_ogbench({**arrays, "next_observations": obs})
 

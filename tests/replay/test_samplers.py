@@ -116,7 +116,7 @@ def test_priorities_are_drawn_in_proportion_and_weighed_by_hand(wrapped):
     world, state = wrapped
     weight = np.random.default_rng(0).uniform(0.1, 5, (32, 3)).astype(np.float32)
     weight[20] = 0
-    state = state._replace(meta=state.meta._replace(weight=jnp.asarray(weight)))
+    state = state._replace(index=state.index._replace(priority=jnp.asarray(weight)))
     out = sample(replay.transitions(DRAWS, priorities=True), {"replay": state})
     time = np.asarray(state.data.info["t"])
     place = {(w, time[t, w]): (t, w) for t in range(32) for w in range(3)}
@@ -132,7 +132,7 @@ def test_importance_weights_by_hand():
     """Three transitions of priorities 1, 4 and 4, exponents 1/2 and 1: p = 1/5, 2/5, 2/5; N p = 3/5, 6/5; weights 1, 1/2."""
     episode = {"obs": np.arange(4.0)[:, None], "action": np.zeros((4, 1)), "reward": np.zeros(4), "terminated": np.zeros(4)}
     data = replay.from_episodes([episode])
-    data = data._replace(meta=data.meta._replace(weight=jnp.array([[1.0], [4.0], [4.0], [100.0]])))
+    data = data._replace(index=data.index._replace(priority=jnp.array([[1.0], [4.0], [4.0], [100.0]])))
     hyper = {"discount": jnp.float32(1), "priority_exponent": jnp.float32(0.5), "importance_exponent": jnp.float32(1)}
     out = sample(replay.transitions(200, priorities=True), {"replay": data}, hyper=hyper)
     expected = np.array([1.0, 0.5, 0.5])[codes({"code": out.obs})[:, 0]]
@@ -145,7 +145,7 @@ def test_priorities_stay_exact_among_a_million_rows():
     episode = {k: np.zeros((size, 1)) for k in ("obs", "action")}
     data = replay.from_episodes([{**episode, "reward": np.zeros(size), "terminated": np.zeros(size)}])
     weight = jnp.ones((size, 1)).at[size // 2 :: 3].set(3.0)
-    data = data._replace(meta=data.meta._replace(weight=weight))
+    data = data._replace(index=data.index._replace(priority=weight))
     hyper = {**HYPER, "priority_exponent": jnp.float32(1)}
     out = sample(replay.transitions(DRAWS, priorities=True), {"replay": data}, hyper=hyper)
     t = np.asarray(out.index.t)
@@ -281,8 +281,8 @@ def test_priorities_of_a_mixture_go_back_to_their_own_rows(wrapped):
     assert sampler.prioritised
     out = sample(sampler, sources)
     new = 10.0 + np.arange(12)
-    weight = np.asarray(replay.reweigh(state, out.index["replay"], jnp.asarray(new)).meta.weight)
-    expected = np.asarray(state.meta.weight).copy()
+    weight = np.asarray(replay.update_priorities(state, out.index["replay"], jnp.asarray(new)).index.priority)
+    expected = np.asarray(state.index.priority).copy()
     for i in range(3, 9):
         expected[out.index["replay"].t[i], out.index["replay"].w[i]] = new[i]
     np.testing.assert_array_equal(weight, expected)
@@ -308,7 +308,7 @@ def test_a_draw_is_a_function_of_key_index_and_hyper_alone(wrapped):
 
 def test_errors_say_what_to_do(wrapped):
     _, state = wrapped
-    sources = {"replay": state._replace(meta=state.meta._replace(weight=jnp.zeros((0, 0)))), "table": {"x": jnp.zeros(3)}}
+    sources = {"replay": state._replace(index=state.index._replace(priority=jnp.zeros((0, 0)))), "table": {"x": jnp.zeros(3)}}
     cases = [
         (lambda: replay.transitions(0), "batch=0"),
         (lambda: replay.transitions(4, n=0), "n=0"),

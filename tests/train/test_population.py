@@ -18,8 +18,8 @@ from rlx import agents, config, keys
 from rlx.envs import make
 from rlx.train import Diverged, Options, memory, pmap, population, run, tournament
 from rlx.train import state as states
+from rlx.train.placement import EMPTY, Placement
 from rlx.train.population import members, settings_of, traced_grid, turns
-from rlx.train.spread import EMPTY, Spread
 from rlx.types import Collect, Members, Problem
 from tests.train.devices import small
 from tests.train.toys import QUIET, toy
@@ -44,7 +44,7 @@ def test_a_member_is_its_solo_run(name):
         for a, b in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
         for name_, source in state.sources.items():  # what was collected: exactly as many rows, at the same places
-            np.testing.assert_array_equal(found.state.sources[name_].meta.flags[i], source.meta.flags)
+            np.testing.assert_array_equal(found.state.sources[name_].index.flags[i], source.index.flags)
 
 
 @pytest.mark.parametrize("name", SHORT)
@@ -109,14 +109,14 @@ def test_1_2_and_4_devices_and_checkpoints_between_them(tmp_path):
 
 
 def test_where_members_lie():
-    five = Spread.of(range(5), 5, devices=("a", "b", "c", "d"))
-    assert five.ids.tolist() == [0, 1, 2, 3, 4, EMPTY] and five.devices == ("a", "b", "c")
-    assert Spread.of(range(2), 2, devices=("a", "b", "c")).devices == ("a", "b")
-    some = Spread.of([4, 1], 5, devices=("a",))
-    assert some.places(five.ids).tolist() == [4, 1]
-    found = some.members(np.array([40.0, 10.0]))
+    five = Placement.of(range(5), 5, devices=("a", "b", "c", "d"))
+    assert five.member_ids.tolist() == [0, 1, 2, 3, 4, EMPTY] and five.devices == ("a", "b", "c")
+    assert Placement.of(range(2), 2, devices=("a", "b", "c")).devices == ("a", "b")
+    some = Placement.of([4, 1], 5, devices=("a",))
+    assert some.locate(five.member_ids).tolist() == [4, 1]
+    found = some.by_member(np.array([40.0, 10.0]))
     assert found[[4, 1]].tolist() == [40, 10] and np.isnan(found[[0, 2, 3]]).all()
-    assert some.members(np.array([4, 1]), np.array([7, 0, 8, 9, 0])).tolist() == [7, 1, 8, 9, 4]
+    assert some.by_member(np.array([4, 1]), np.array([7, 0, 8, 9, 0])).tolist() == [7, 1, 8, 9, 4]
 
 
 def test_pmap_lays_members_out_by_device():
@@ -138,11 +138,11 @@ def test_the_dead_are_compacted_and_keep_what_they_had(interrupted, tmp_path):
     agent, problem = toy(blow_up_at=7)  # with rate 1.0 only
     rates = jnp.array([1.0, 0.5, 1.0, 1.0])
     everyone = Members(jax.random.split(jax.random.key(0), 4), {"rate": rates})
-    slots = []
+    stopped = []
 
     def look(report):
-        if interrupted and not slots and report["cycle"] >= 8:
-            slots.append(1)
+        if interrupted and not stopped and report["cycle"] >= 8:
+            stopped.append(1)
             raise KeyboardInterrupt
 
     options = Options(progress=False, checkpoint_cycles=1)
@@ -153,7 +153,7 @@ def test_the_dead_are_compacted_and_keep_what_they_had(interrupted, tmp_path):
     assert state.alive.tolist() == [False, True, False, False]
     np.testing.assert_allclose(state.agent.learned["x"], [6.0, 6.0, 6.0, 6.0])
     np.testing.assert_allclose(state.agent.hyper["rate"], rates)
-    assert state.slots.tolist() == [1], "one slot is left"
+    assert state.member_ids.tolist() == [1], "one place is left"
     assert state.counts["updates"].shape == (4,) and (state.counts["updates"] > 0).all()
     events = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert sum("diverged" in str(e.get("event")) for e in events) == 1

@@ -22,7 +22,7 @@ def test_counts_and_clock_come_out_right():
     agent, problem = toy()
     state = run(agent, problem, jax.random.key(0), options=QUIET)
     assert state.counts["updates"] == 12 and float(state.agent.learned["x"]) == 12
-    # 24 slots per stream: episodes of 5 decisions and 6 rows, so 4 rows were last and not acted on
+    # 24 steps per stream: episodes of 5 decisions and 6 rows, so 4 rows were last and not acted on
     assert state.counts["env_steps"] == 2 * 20 and state.counts["eval_steps"] == 3 * 2 * 5
     assert state.counts["model_steps"] == 0 and state.cycle == 6
 
@@ -31,9 +31,9 @@ def test_the_clock_counts_each_phase_by_its_own_turns():
     agent = AGENTS["sindy_rl"](Problem({"train": make("rlx:pendulum")}))
     seed, dyna = agent.stages[:2]
     assert budget(agent, seed) == (20 * 2, 0)
-    assert budget(agent, dyna) == (6 * 2 * 2, 2 * 4)  # real slots in every second of 4 cycles, two updates in each
+    assert budget(agent, dyna) == (6 * 2 * 2, 2 * 4)  # real steps in every second of 4 cycles, two updates in each
     clock = clock_at(agent, 2, 0, 0)
-    assert (clock.slots, clock.updates) == (40 + 24, 8)
+    assert (clock.env_steps, clock.updates) == (40 + 24, 8)
 
 
 def test_nan_stops_the_run_and_names_metric_update_and_checkpoint(tmp_path):
@@ -119,7 +119,7 @@ def test_plan_and_memory_say_what_will_be():
     problem = Problem({"train": make("rlx:pendulum")})
     agent = agents.make("sac", None, problem, env_steps=2_000, prefill=1_000, hidden=(16,))
     rows = dict(plan(agent, problem, jax.random.key(0)))
-    assert "1,000 env slots" in rows["stage prefill"] and "1,000 updates" in rows["stage learn"]
+    assert "1,000 env steps" in rows["stage prefill"] and "1,000 updates" in rows["stage learn"]
     found = needs(agent, problem)["replay"]
     row = 4 * (3 + 1 + 1) + 1  # obs, reward, action; the byte of flags
     assert found == agent.buffers["replay"].capacity * row

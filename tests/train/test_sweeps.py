@@ -16,7 +16,7 @@ import pytest
 
 from rlx import agents
 from rlx.cli import main
-from rlx.train import recipe as recipes
+from rlx.train import run_config as run_configs
 from rlx.train import sweeps
 
 # twenty updates: longer runs part from one another by rounding
@@ -39,9 +39,9 @@ def learned(run_dir: Path) -> dict[str, list[np.ndarray]]:
 
     out = {}
     for folder in sweeps.folders(run_dir):
-        for m, (seed, setting) in enumerate(recipes.read(folder).who()):
+        for m, (seed, setting) in enumerate(run_configs.read(folder).who()):
             state = rlx.load(folder, "last", member=m).state
-            name = f"{recipes.read(folder).config.hidden} {setting} {seed}"
+            name = f"{run_configs.read(folder).config.hidden} {setting} {seed}"
             out[name] = [np.asarray(x) for x in jax.tree.leaves(state.learned)]
     return out
 
@@ -90,13 +90,14 @@ def test_grids_lists_and_ranges():
 
 
 def test_traced_fields_share_a_program():
-    recipe = recipes.Recipe("sac", "rlx:pendulum", agents.config("sac"), seeds=3)
-    points = sweeps.points(sweeps.axes(recipe.config, ["actor_lr=1e-3,3e-4", "hidden=16,8x8"]), "grid", 0)
-    one, apart = sweeps.trials(recipe, points, True), sweeps.trials(recipe, points, False)
-    assert [(t.name, t.recipe.members) for t in one] == [("hidden=16x16", 6), ("hidden=8x8", 6)]
-    assert [t.recipe.members for t in apart] == [3] * 4 and apart[0].name == "actor_lr=0.001,hidden=16x16"
+    run_config = run_configs.RunConfig("sac", "rlx:pendulum", agents.config("sac"), seeds=3)
+    points = sweeps.points(sweeps.axes(run_config.config, ["actor_lr=1e-3,3e-4", "hidden=16,8x8"]), "grid", 0)
+    one, apart = sweeps.trials(run_config, points, True), sweeps.trials(run_config, points, False)
+    assert [(t.name, t.run_config.members) for t in one] == [("hidden=16x16", 6), ("hidden=8x8", 6)]
+    assert [t.run_config.members for t in apart] == [3] * 4 and apart[0].name == "actor_lr=0.001,hidden=16x16"
     both = [
-        sorted((str(t.recipe.config.hidden), *m[1].items(), m[0]) for t in ts for m in t.recipe.who()) for ts in (one, apart)
+        sorted((str(t.run_config.config.hidden), *m[1].items(), m[0]) for t in ts for m in t.run_config.who())
+        for ts in (one, apart)
     ]
     assert sorted(both[0]) == sorted(both[1])
 
@@ -217,7 +218,7 @@ def test_no_ray_cluster_answers(tmp_path, capsys):
 
 
 def test_a_run_folder_is_for_one_process(tmp_path, capsys):
-    with recipes.held(tmp_path):
+    with run_configs.held(tmp_path):
         assert main(["train", "sac", *SMALL, "--run-dir", str(tmp_path)]) == 2
     assert "another process trains" in capsys.readouterr().err
 

@@ -174,7 +174,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
         run(agent, plant, jax.random.key(5), tmp_path, options=often, on_report=stop)
     again = run(agent, plant, jax.random.key(5), tmp_path, options=often)
     same(again.agent, whole.agent)
-    same(again.sources["replay"].meta, whole.sources["replay"].meta)
+    same(again.sources["replay"].index, whole.sources["replay"].index)
     assert {k: int(v) for k, v in again.counts.items()} == {k: int(v) for k, v in whole.counts.items()}
 
 

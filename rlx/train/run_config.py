@@ -1,4 +1,4 @@
-"""The recipe of a run: all that decides its result, as the ``config.json`` of its run folder."""
+"""The config of a run: all that decides its result, as the ``config.json`` of its run folder."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import jax
 
 from rlx import _versions, agents, config, envs, replay
 from rlx._version import __version__
+from rlx.train import layout
 from rlx.train.population import members
 from rlx.types import Agent, Host, Key, Members, Problem, Stage, Update
 
@@ -23,8 +24,8 @@ FILE = "config.json"
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Same recipe, same machine: same result. How a run is watched and kept (`rlx.train.Options`) is not part of it."""
+class RunConfig:
+    """Same run config, same machine: same result. How a run is watched and kept (`rlx.train.Options`) is not part of it."""
 
     agent: str  # a name in rlx.agents.list()
     env: str  # a name that rlx.envs.make knows
@@ -74,7 +75,7 @@ class Recipe:
         own |= {"config": json.loads(config.to_json(self.config)), "versions": versions()}
         return json.dumps(own, indent=2) + "\n"
 
-    def differences(self, other: Recipe) -> list[str]:
+    def differences(self, other: RunConfig) -> list[str]:
         """Where ``other`` departs from this one: ``"seed: 0, not 1"``."""
         mine, theirs = _flat(self), _flat(other)
         return [f"{k}: {mine.get(k)!r}, not {theirs.get(k)!r}" for k in {**mine, **theirs} if mine.get(k) != theirs.get(k)]
@@ -88,7 +89,7 @@ def _may_read(stage: Stage) -> bool:
     )
 
 
-def _flat(recipe: Recipe) -> dict[str, Any]:
+def _flat(run_config: RunConfig) -> dict[str, Any]:
     out: dict[str, Any] = {}
 
     def walk(prefix: str, value: Any) -> None:
@@ -98,7 +99,7 @@ def _flat(recipe: Recipe) -> dict[str, Any]:
         else:
             out[prefix] = value
 
-    tree = json.loads(recipe.to_json())
+    tree = json.loads(run_config.to_json())
     del tree["versions"]
     own = tree.pop("config")
     walk("", tree)
@@ -112,11 +113,11 @@ def versions() -> dict[str, str]:
     return {"rlx": __version__, "python": platform.python_version(), **{k: v for k, v in found.items() if v}}
 
 
-def read(run_dir: str | os.PathLike) -> Recipe:
-    """The recipe of a run folder.
+def read(run_dir: str | os.PathLike) -> RunConfig:
+    """The run config of a run folder.
 
     Raises:
-        ValueError: there is none, or it cannot be read back.
+        ValueError: there is none, it is of an older layout, or it cannot be read back.
     """
     path = Path(run_dir) / FILE
     try:
@@ -125,28 +126,28 @@ def read(run_dir: str | os.PathLike) -> Recipe:
         raise ValueError(f"{run_dir} is no run folder: it has no {FILE}. Give one that `rlx train` has written.") from None
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} cannot be read: {error}.") from None
-    tree.pop("versions", None)
+    layout.check(tree.pop("versions", {}).get("rlx"), run_dir)
     try:
         own = config.from_json(agents.config(tree["agent"]), json.dumps(tree.pop("config")))
         settings, part = tuple(tree.pop("settings", ())), tree.pop("part", None)
-        return Recipe(**tree, config=own, settings=settings, part=part and tuple(part))
+        return RunConfig(**tree, config=own, settings=settings, part=part and tuple(part))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a config of this version of rlx: {error}.") from None
 
 
-def keep(recipe: Recipe, run_dir: Path) -> bool:
-    """Writes the recipe into ``run_dir``; True where the same one was there already, so that its run goes on.
+def keep(run_config: RunConfig, run_dir: Path) -> bool:
+    """Writes the run config into ``run_dir``; True where the same one was there already, so that its run goes on.
 
     Raises:
-        ValueError: the folder holds the run of another recipe.
+        ValueError: the folder holds the run of another run config.
         OSError: the folder cannot be written.
     """
     path = run_dir / FILE
     if path.exists():
         old = read(run_dir)
-        if old.agent != recipe.agent:
-            raise ValueError(f"{run_dir} holds a run of {old.agent!r}, not of {recipe.agent!r}. Give another --run-dir.")
-        differs = old.differences(recipe)
+        if old.agent != run_config.agent:
+            raise ValueError(f"{run_dir} holds a run of {old.agent!r}, not of {run_config.agent!r}. Give another --run-dir.")
+        differs = old.differences(run_config)
         if differs:
             raise ValueError(
                 f"{run_dir} holds a run with another configuration ({'; '.join(differs)}). "
@@ -154,7 +155,7 @@ def keep(recipe: Recipe, run_dir: Path) -> bool:
             )
         return True
     run_dir.mkdir(parents=True, exist_ok=True)
-    write_text(path, recipe.to_json())
+    write_text(path, run_config.to_json())
     return False
 
 

@@ -1,8 +1,8 @@
 """How the members of a population lie on devices and processes.
 
-A *slot* is a place for one member in the compiled programs, and every device has equally many of them. A population that does
-not divide is padded with empty slots, which run a copy that nobody asks for; where members died, the living ones move together
-into fewer. Inside the runner arrays are by slot, what leaves it is by member.
+The compiled programs have *places* for one member each, and every device has equally many of them. A population that does
+not divide is padded with empty places, which run a copy that nobody asks for; where members died, the living ones move together
+into fewer. Inside the runner arrays are by place, what leaves it is by member.
 
 Members need nothing from one another while they train, so each process compiles its programs for its own devices. Processes
 meet between two chunks only: to agree on what comes next, to gather scores, to exchange members and to write a checkpoint.
@@ -28,40 +28,40 @@ EMPTY = -1
 
 
 @dataclass(frozen=True, eq=False)
-class Spread:
-    """``ids`` int [P * S]: the member in each slot, of all processes in turn, or `EMPTY`. ``total``: members in all, living or
-    not. ``devices``: those of this process that are used."""
+class Placement:
+    """``member_ids`` int [P * S]: the member in each place, of all processes in turn, or `EMPTY`. ``total``: members in all,
+    living or not. ``devices``: those of this process that are used."""
 
-    ids: np.ndarray
+    member_ids: np.ndarray
     total: int
     devices: tuple[Any, ...]
 
     @staticmethod
-    def of(members: Sequence[int] | np.ndarray, total: int, devices: Sequence[Any] | None = None) -> Spread:
+    def of(members: Sequence[int] | np.ndarray, total: int, devices: Sequence[Any] | None = None) -> Placement:
         """``members`` in order, equally many to each device of each process; devices that would stay empty are left out."""
         have = tuple(jax.local_devices() if devices is None else devices)
         count = processes.count()
         each = -(-len(members) // count)  # members to a process
-        per = -(-each // len(have))  # slots to a device
+        per = -(-each // len(have))  # places to a device
         used = have[: -(-each // per)]
-        ids = np.full(count * per * len(used), EMPTY, np.int64)
-        ids[: len(members)] = members
-        return Spread(ids, total, used)
+        member_ids = np.full(count * per * len(used), EMPTY, np.int64)
+        member_ids[: len(members)] = members
+        return Placement(member_ids, total, used)
 
     @property
-    def slots(self) -> int:
-        """Slots of this process."""
-        return len(self.ids) // processes.count()
+    def per_process(self) -> int:
+        """Places of this process."""
+        return len(self.member_ids) // processes.count()
 
     @property
     def own(self) -> slice:
-        """Where the slots of this process are among all."""
-        return slice(processes.index() * self.slots, (processes.index() + 1) * self.slots)
+        """Where the places of this process are among all."""
+        return slice(processes.index() * self.per_process, (processes.index() + 1) * self.per_process)
 
     @property
     def full(self) -> bool:
-        """Whether slot and member are the same thing."""
-        return processes.count() == 1 and len(self.ids) == self.total
+        """Whether place and member are the same thing."""
+        return processes.count() == 1 and len(self.member_ids) == self.total
 
     @cached_property
     def mesh(self) -> Mesh:
@@ -70,12 +70,12 @@ class Spread:
     # ------------------------------------------------------------------------------------------------------------ programs
 
     def map(self, fn: Callable, axes: Any, each: Callable = jax.vmap) -> Callable:
-        """``fn`` over the slots: ``each(fn, axes)`` on every device. ``axes``: 0 or None for each argument."""
+        """``fn`` over the places: ``each(fn, axes)`` on every device. ``axes``: 0 or None for each argument."""
         axes = (axes,) if isinstance(axes, int) else axes
         return self.shard(each(fn, axes), axes)
 
     def shard(self, fn: Callable, axes: Sequence[int | None], out: Any = None) -> Callable:
-        """``fn``, which takes slots by itself, on every device with the slots that are there."""
+        """``fn``, which takes places by itself, on every device with the places that are there."""
         if len(self.devices) == 1:
             return fn
         specs = tuple(P() if a is None else P(AXIS) for a in axes)
@@ -86,11 +86,11 @@ class Spread:
         return flag if len(self.devices) == 1 else jax.lax.pmax(flag.astype(int), AXIS) > 0
 
     def put(self, tree: PyTree) -> PyTree:
-        """Arrays by slot, on their devices."""
+        """Arrays by place, on their devices."""
         return self._put(tree, P(AXIS))
 
     def whole(self, array: Any) -> Any:
-        """An array by slot of this process as its part of one over all processes: what orbax writes. Numpy is gathered."""
+        """An array by place of this process as its part of one over all processes: what orbax writes. Numpy is gathered."""
         if isinstance(array, np.ndarray):
             return processes.gather(array)
         used = {d.process_index: 0 for d in jax.devices()}
@@ -101,10 +101,10 @@ class Spread:
             used[d.process_index] += 1
         sharding = NamedSharding(Mesh(np.array(order), (AXIS,)), P(AXIS))
         parts = [s.data for s in sorted(self.put(array).addressable_shards, key=lambda s: s.device.id)]
-        return jax.make_array_from_single_device_arrays((len(self.ids), *array.shape[1:]), sharding, parts)
+        return jax.make_array_from_single_device_arrays((len(self.member_ids), *array.shape[1:]), sharding, parts)
 
     def everywhere(self, tree: PyTree) -> PyTree:
-        """Arrays that all slots share, on every device; those in host memory stay there."""
+        """Arrays that all places share, on every device; those in host memory stay there."""
         return jax.tree.map(lambda x: self._put(x, P()) if isinstance(x, jax.Array) else x, tree)
 
     def _put(self, tree: PyTree, spec: P) -> PyTree:
@@ -112,19 +112,19 @@ class Spread:
             return tree if self.devices[0] == jax.local_devices()[0] else jax.device_put(tree, self.devices[0])
         return jax.device_put(tree, NamedSharding(self.mesh, spec))
 
-    # ---------------------------------------------------------------------------------------------------- slots and members
+    # --------------------------------------------------------------------------------------------------- places and members
 
-    def places(self, ids: np.ndarray) -> np.ndarray:
-        """Of each of all slots, where its member is in ``ids``; for an empty one some place that holds a member."""
-        at = {int(m): i for i, m in enumerate(ids) if m != EMPTY}
-        return np.array([at.get(int(m), next(iter(at.values()))) for m in self.ids], np.int64)
+    def locate(self, member_ids: np.ndarray) -> np.ndarray:
+        """Of each of all places, where its member is in ``member_ids``; for an empty one some place that holds a member."""
+        at = {int(m): i for i, m in enumerate(member_ids) if m != EMPTY}
+        return np.array([at.get(int(m), next(iter(at.values()))) for m in self.member_ids], np.int64)
 
-    def at(self, members: np.ndarray) -> np.ndarray:
-        """Among all slots, that of each of ``members``; 0 for one without."""
-        return np.array([int(np.argmax(self.ids == m)) for m in members], np.int64)
+    def place_of(self, members: np.ndarray) -> np.ndarray:
+        """Among all places, that of each of ``members``; 0 for one without."""
+        return np.array([int(np.argmax(self.member_ids == m)) for m in members], np.int64)
 
-    def members(self, array: Any, rest: Any = np.nan) -> np.ndarray:
-        """An array by slot of this process as one by member of all, ``rest`` (a scalar, or by member) where there is none."""
+    def by_member(self, array: Any, rest: Any = np.nan) -> np.ndarray:
+        """An array by place of this process as one by member of all, ``rest`` (a scalar, or by member) where there is none."""
         array = np.asarray(array)
         if self.full:
             return array
@@ -133,6 +133,6 @@ class Spread:
         kind = np.result_type(array, np.float32) if rest.dtype.kind == "f" and np.isnan(rest).any() else array.dtype
         out = np.empty((self.total, *array.shape[1:]), kind)
         out[...] = rest
-        held = self.ids != EMPTY
-        out[self.ids[held]] = array[held]
+        held = self.member_ids != EMPTY
+        out[self.member_ids[held]] = array[held]
         return out
