@@ -14,7 +14,7 @@ import numpy as np
 from rlx.envs import actions
 from rlx.envs.base import batch, begin, rollout
 from rlx.envs.check_types import faults_of_types
-from rlx.types import Env, HostEnv, Key, Leaf, Loop, PyTree, Row, VecEnv
+from rlx.types import Env, HostEnv, Key, Leaf, PyTree, RolloutState, Row, VecEnv
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def _run(env: Env | HostEnv, vec: VecEnv, seed: int, half: int, episodes: int, f
     go_on = jit(lambda loop, key, block: roll(loop, jax.random.fold_in(key, block)))
     most = 2 if env.spec.horizon is None else -(-episodes * (env.spec.horizon + 1) // half)
 
-    def play(key: Key, episodes: int) -> tuple[Row, Loop, PyTree]:
+    def play(key: Key, episodes: int) -> tuple[Row, RolloutState, PyTree]:
         """All rows; the interaction after the first block; what was saved there."""
         loop, rows = go_on(start(key), key, 0)
         saved = vec.save(loop.env)
