@@ -105,12 +105,12 @@ def alternate(contestants: dict[str, Callable[[], Any]], rounds: int) -> dict[st
 # ------------------------------------------------------------------------------------------------------------------ refit
 
 
-def peer_fit(theta: np.ndarray, targets: np.ndarray, members: int, bag: float) -> Any:
+def peer_fit(theta: np.ndarray, targets: np.ndarray, ensemble_size: int, bag: float) -> Any:
     from pysindy.optimizers import STLSQ, EnsembleOptimizer
 
     how = {"bagging": True, "library_ensemble": True, "n_candidates_to_drop": 1, "replace": True}
     single = STLSQ(threshold=7e-3, alpha=5e-5, unbias=False)
-    optimizer = EnsembleOptimizer(single, n_models=members, n_subset=int(bag * len(theta)), **how)
+    optimizer = EnsembleOptimizer(single, n_models=ensemble_size, n_subset=int(bag * len(theta)), **how)
     return optimizer.fit(theta, targets)
 
 
@@ -128,7 +128,7 @@ def one_thread(call: Callable[[], Any]) -> Callable[[], Any]:
 def refit_part(begun: Begun, rounds: int) -> dict[str, Any]:
     settings = begun.agent.config
     library, inputs, targets = begun.model.library, begun.inputs, begun.targets
-    how: dict[str, Any] = {"alpha": 5e-5, "threshold": 7e-3, "members": settings.ensemble_size, "bag": 0.6, "drop": 1}
+    how: dict[str, Any] = {"alpha": 5e-5, "threshold": 7e-3, "ensemble_size": settings.ensemble_size, "bag": 0.6, "drop": 1}
     ours = lambda: fit(library, inputs, targets, rng=np.random.default_rng(0), **how)
     theirs = lambda: peer_fit(library(inputs), targets, settings.ensemble_size, 0.6)
     calls = {"rlx": ours, "pysindy": theirs} | {"rlx_1": one_thread(ours), "pysindy_1": one_thread(theirs)}

@@ -72,8 +72,8 @@ class Dictionary:
         if len(given) != self.variables:
             raise ValueError(f"this dictionary is of {self.variables} variables; {len(given)} names were given: {given}.")
         word = lambda i, k: given[i] if k == 1 else power.format(given[i], k)
-        said = [times.join(word(i, k) for i, k in enumerate(row) if k) for row in self.exponents.tolist()]
-        return [text or "1" for text in said]
+        texts = [times.join(word(i, k) for i, k in enumerate(row) if k) for row in self.exponents.tolist()]
+        return [text or "1" for text in texts]
 
 
 @cache  # one object for each, so that its exponents and products are found once, not at every refit

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from rlx.dynamics.sparse import SparseModel
+from rlx.dynamics.dictionary import Dictionary
+from rlx.dynamics.sparse_model import SparseModel
 
 Format = Literal["text", "latex", "python", "c"]
 
@@ -34,7 +34,7 @@ def equations(
     if fmt not in ("text", "latex", "python", "c"):
         raise ValueError(f"fmt={fmt!r} is unknown; give 'text', 'latex', 'python' or 'c'.")
     coef = np.asarray(model.coef, np.float64)
-    spread = np.asarray(model.members, np.float64).std(0) if deviations else None
+    std = np.asarray(model.members, np.float64).std(0) if deviations else None
     given = list(names) if names is not None else [f"z{i}" for i in range(model.library.variables)]
     outputs = list(targets) if targets is not None else _next(given, len(coef), fmt)
     if len(outputs) != len(coef):
@@ -46,7 +46,7 @@ def equations(
     lines = []
     for k, name in enumerate(outputs):
         parts = [
-            (coef[k, j] < 0, _number(abs(coef[k, j]), digits, fmt, None if spread is None else spread[k, j]), terms[j])
+            (coef[k, j] < 0, _number(abs(coef[k, j]), digits, fmt, None if std is None else std[k, j]), terms[j])
             for j in np.flatnonzero(coef[k])
         ]
         lines.append((name, _sum(parts, style["times"])))
@@ -80,7 +80,7 @@ def _sum(parts: list[tuple[bool, str, str]], times: str) -> str:
     return out or "0"
 
 
-def _code(coef: np.ndarray, library: object, given: list[str], outputs: list[str], fmt: str) -> str:
+def _code(coef: np.ndarray, library: Dictionary, given: list[str], outputs: list[str], fmt: str) -> str:
     odd = [n for n in (*given, *outputs) if not re.fullmatch(r"[A-Za-z_]\w*", n)]
     if odd:
         raise ValueError(f"names in {fmt} must be identifiers; {odd} are not.")
@@ -88,7 +88,7 @@ def _code(coef: np.ndarray, library: object, given: list[str], outputs: list[str
     for row in coef:
         parts = []
         for j in np.flatnonzero(row):
-            factors = [given[i] for i in library.factors[j]]  # type: ignore[attr-defined]
+            factors = [given[i] for i in library.factors[j]]
             parts.append((row[j] < 0, " * ".join([repr(float(abs(row[j]))), *factors]), "1"))
         sums.append(_sum(parts, " * ") if parts else "0.0")
     if fmt == "python":

@@ -15,71 +15,18 @@ coefficients are arrays of a pytree: a refit recompiles nothing, `jax.vmap` runs
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rlx.dynamics import stlsq
 from rlx.dynamics.dictionary import Dictionary, affine, poly
 from rlx.dynamics.equations import equations
-from rlx.types import Array
+from rlx.dynamics.sparse_model import Aggregate, SparseModel, aggregated, load, save
 
 __all__ = ["Dictionary", "SparseModel", "affine", "aggregated", "equations", "fit", "load", "poly", "save"]
-
-Aggregate = Literal["median", "mean"]
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class SparseModel:
-    """``members`` of one dictionary, and what stands for them all."""
-
-    members: Array  # [E, q, d]
-    coef: Array  # [q, d]
-    library: Dictionary = dataclasses.field(metadata={"static": True})
-
-    def __call__(self, z: Array) -> Array:
-        """The aggregate's f(z) [..., q] for z [..., v]."""
-        return jnp.matmul(self.library(z), self.coef.T, precision="highest")
-
-    def member(self, index: Array) -> SparseModel:
-        """The model whose aggregate is one member."""
-        return dataclasses.replace(self, coef=self.members[index])
-
-    def each(self, z: Array) -> Array:
-        """What each member says [E, ..., q]."""
-        return jnp.einsum("...d,eqd->e...q", self.library(z), self.members, precision="highest")
-
-    def variance(self, z: Array) -> Array:
-        """Over the members, of each output [..., q]: theta' Cov theta, Cov that of the coefficients (SINDy-RL, eq. 7)."""
-        return self.each(z).var(0)
-
-    @property
-    def covariance(self) -> np.ndarray:
-        """Of the members' coefficients, per output: float64 [q, d, d], divided by E."""
-        members = np.asarray(self.members, np.float64)
-        off = members - members.mean(0)
-        return np.einsum("eqi,eqj->qij", off, off) / len(off)
-
-    @property
-    def terms(self) -> int:
-        """How many coefficients of the aggregate are not 0."""
-        return int(np.count_nonzero(np.asarray(self.coef)))
-
-
-def aggregated(members: np.ndarray, how: Aggregate = "median") -> np.ndarray:
-    """One coefficient each of those of the members [E, ...]: a term stays in the median where half of the members have it."""
-    if how not in ("median", "mean"):
-        raise ValueError(f"aggregate={how!r} is unknown; give 'median' or 'mean'.")
-    return np.median(members, 0) if how == "median" else members.mean(0)
 
 
 def fit(
@@ -90,7 +37,7 @@ def fit(
     alpha: float,
     threshold: float,
     rng: np.random.Generator,
-    members: int = 20,
+    ensemble_size: int = 20,
     bag: float = 0.6,
     drop: int = 1,
     iterations: int = stlsq.ITERATIONS,
@@ -100,7 +47,7 @@ def fit(
     names: Sequence[str] | None = None,
 ) -> SparseModel:
     """The ensemble for rows ``inputs`` [N, v] and ``targets`` [N, q]: each member from ``bag`` x N rows drawn with replacement,
-    without ``drop`` terms. ``alpha``: ridge; ``threshold``: least coefficient, in the units of the data. With ``members=1``,
+    without ``drop`` terms. ``alpha``: ridge; ``threshold``: least coefficient, in the units of the data. With ``ensemble_size=1``,
     ``bag=0`` and ``drop=0`` it is one plain fit on all rows. ``names`` of the targets are for messages.
 
     Raises:
@@ -108,11 +55,11 @@ def fit(
             coefficients of a target that is not constant 0.
     """
     inputs, targets = np.asarray(inputs, np.float64), np.asarray(targets, np.float64)
-    _check(library, inputs, targets, alpha, threshold, members=members, bag=bag, drop=drop)
+    _check(library, inputs, targets, alpha, threshold, ensemble_size=ensemble_size, bag=bag, drop=drop)
     theta = library(inputs)
     count = len(inputs)
-    weights = stlsq.bags(rng, count, max(1, int(bag * count)), members) if bag else np.ones((members, count))
-    mask = stlsq.dropped(rng, len(library), drop, members)
+    weights = stlsq.bags(rng, count, max(1, int(bag * count)), ensemble_size) if bag else np.ones((ensemble_size, count))
+    mask = stlsq.dropped(rng, len(library), drop, ensemble_size)
     gram, moment = stlsq.moments(theta, targets, weights, library.products)
     if backend == "pysindy":
         found = _pysindy(theta, targets, weights, mask, alpha, threshold, iterations, unbias)
@@ -130,7 +77,7 @@ def fit(
 
 
 def _check(library: Dictionary, inputs: np.ndarray, targets: np.ndarray, alpha: float, threshold: float, **how: Any) -> None:
-    d, members, bag, drop = len(library), how["members"], how["bag"], how["drop"]
+    d, ensemble_size, bag, drop = len(library), how["ensemble_size"], how["bag"], how["drop"]
     if inputs.ndim != 2 or targets.ndim != 2 or len(inputs) != len(targets) or inputs.shape[1] != library.variables:
         raise ValueError(
             f"fit takes inputs [N, {library.variables}] and targets [N, q]; got {list(inputs.shape)} and {list(targets.shape)}."
@@ -141,10 +88,10 @@ def _check(library: Dictionary, inputs: np.ndarray, targets: np.ndarray, alpha: 
         if not np.isfinite(x).all():
             row = int(np.argwhere(~np.isfinite(x))[0, 0])
             raise ValueError(f"{name} have {int((~np.isfinite(x)).sum())} numbers that are not finite, the first in row {row}.")
-    if alpha < 0 or threshold < 0 or members < 1 or not 0 <= bag <= 1 or not 0 <= drop < d:
+    if alpha < 0 or threshold < 0 or ensemble_size < 1 or not 0 <= bag <= 1 or not 0 <= drop < d:
         raise ValueError(
-            f"fit needs alpha >= 0, threshold >= 0, members >= 1, bag within [0, 1], drop below {d}; got alpha={alpha}, "
-            f"threshold={threshold}, members={members}, bag={bag}, drop={drop}."
+            f"fit needs alpha >= 0, threshold >= 0, ensemble_size >= 1, bag within [0, 1], drop below {d}; got alpha={alpha}, "
+            f"threshold={threshold}, ensemble_size={ensemble_size}, bag={bag}, drop={drop}."
         )
 
 
@@ -168,37 +115,3 @@ def _pysindy(
         optimizer.fit(theta[rows][:, use], targets[rows])
         found[e][:, use] = optimizer.coef_
     return found
-
-
-def save(model: SparseModel, path: str | os.PathLike) -> Path:
-    """The model as ``.npz``: plain arrays, no code."""
-    path = Path(path)
-    text = json.dumps({"variables": model.library.variables, "factors": model.library.factors})
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            np.savez(file, members=np.asarray(model.members), coef=np.asarray(model.coef), library=np.array(text))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
-
-
-def load(path: str | os.PathLike) -> SparseModel:
-    """What `save` wrote.
-
-    Raises:
-        ValueError: no such file, or another kind of file. Pickles are refused: loading one runs code.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            tree: Any = json.loads(str(file["library"]))
-            library = Dictionary(int(tree["variables"]), tuple(tuple(map(int, term)) for term in tree["factors"]))
-            return SparseModel(jnp.asarray(file["members"]), jnp.asarray(file["coef"]), library)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: there is no such file.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is no sparse model: {error}. Give an .npz that rlx.dynamics.sparse.save wrote; pickled models of other "
-            "packages are not read, since loading them runs code."
-        ) from None

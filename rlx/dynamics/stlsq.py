@@ -67,15 +67,15 @@ def stlsq(
     return solve(gram, moment, mask, 0.0) if unbias else w
 
 
-def bags(rng: np.random.Generator, rows: int, size: int, members: int) -> np.ndarray:
-    """How often each of ``rows`` is in each bag, int [members, rows]: ``size`` draws with replacement each."""
-    drawn = rng.integers(rows, size=(members, size))
+def bags(rng: np.random.Generator, rows: int, size: int, ensemble_size: int) -> np.ndarray:
+    """How often each of ``rows`` is in each bag, int [E, rows]: ``size`` draws with replacement each."""
+    drawn = rng.integers(rows, size=(ensemble_size, size))
     return np.stack([np.bincount(row, minlength=rows) for row in drawn])
 
 
-def dropped(rng: np.random.Generator, terms: int, count: int, members: int) -> np.ndarray:
-    """Which terms each member may use, bool [members, terms]: all but ``count`` at random."""
-    mask = np.ones((members, terms), bool)
+def dropped(rng: np.random.Generator, terms: int, count: int, ensemble_size: int) -> np.ndarray:
+    """Which terms each member may use, bool [E, terms]: all but ``count`` at random."""
+    mask = np.ones((ensemble_size, terms), bool)
     for row in mask:
         row[rng.choice(terms, count, replace=False)] = False
     return mask

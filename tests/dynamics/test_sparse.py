@@ -94,8 +94,8 @@ def test_equations_as_text_and_latex():
     assert equations(WORDS, ["x", "v"]) == "x' = x - 0.25 x^2\nv' = 0"
     assert equations(WORDS, ["x", "v"], ["a", "bb"]) == "a  = x - 0.25 x^2\nbb = 0"
     assert "x_{k+1} &= x - 0.25 \\, x^{2}" in equations(WORDS, ["x", "v"], fmt="latex")
-    spread = model_of([[[1.0, 0]], [[1.5, 0]], [[2.0, 0]]])
-    assert equations(spread, ["x"], deviations=True) == "x' = (1.5 +- 0.4) x"
+    uncertain = model_of([[[1.0, 0]], [[1.5, 0]], [[2.0, 0]]])
+    assert equations(uncertain, ["x"], deviations=True) == "x' = (1.5 +- 0.4) x"
     for wrong, words in ((dict(fmt="xml"), "latex"), (dict(names=["x"]), "names"), (dict(targets=["a"]), "outputs")):
         with pytest.raises(ValueError, match=words):
             equations(WORDS, **wrong)
@@ -158,7 +158,7 @@ def test_fits_that_cannot_be():
             fit(*args, **how)
     with pytest.raises(ValueError, match="leaves no term for speed, whose coefficients reach 1"):
         fit(library, x, x, alpha=1e-3, threshold=3.0, rng=rng, names=("speed", "place"))
-    for wrong in (dict(alpha=-1), dict(bag=2.0), dict(drop=5), dict(members=0)):
+    for wrong in (dict(alpha=-1), dict(bag=2.0), dict(drop=5), dict(ensemble_size=0)):
         with pytest.raises(ValueError, match="fit needs"):
             fit(library, x, x, **{**how, **wrong})
 

@@ -48,7 +48,7 @@ def test_columns_that_depend_on_each_other():
 def whole(library, inputs, targets, alpha, threshold):
     """One fit on all rows, nothing dropped: coefficients [q, d]."""
     rng = np.random.default_rng(0)
-    model = fit(library, inputs, targets, alpha=alpha, threshold=threshold, rng=rng, members=1, bag=0, drop=0)
+    model = fit(library, inputs, targets, alpha=alpha, threshold=threshold, rng=rng, ensemble_size=1, bag=0, drop=0)
     return np.asarray(model.coef, np.float64)
 
 
@@ -137,7 +137,7 @@ def cart():
 def test_pysindy_agrees(cart, alpha, threshold):
     inputs, targets = cart
     both = [
-        fit(affine(5, 1, 2), inputs, targets, alpha=alpha, threshold=threshold, rng=np.random.default_rng(1), members=5,
+        fit(affine(5, 1, 2), inputs, targets, alpha=alpha, threshold=threshold, rng=np.random.default_rng(1), ensemble_size=5,
             drop=drop, backend=backend)
         for drop in (0, 1) for backend in ("rlx", "pysindy")
     ]  # fmt: skip

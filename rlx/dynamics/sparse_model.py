@@ -1,0 +1,98 @@
+"""A sparse model: f(z) = Xi theta(z), linear in the terms of a dictionary, as a pytree and as a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlx.dynamics.dictionary import Dictionary
+from rlx.types import Array
+
+Aggregate = Literal["median", "mean"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class SparseModel:
+    """``members`` of one dictionary, and what stands for them all."""
+
+    members: Array  # [E, q, d]
+    coef: Array  # [q, d]
+    library: Dictionary = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, z: Array) -> Array:
+        """The aggregate's f(z) [..., q] for z [..., v]."""
+        return jnp.matmul(self.library(z), self.coef.T, precision="highest")
+
+    def member(self, index: Array) -> SparseModel:
+        """The model whose aggregate is one member."""
+        return dataclasses.replace(self, coef=self.members[index])
+
+    def each(self, z: Array) -> Array:
+        """The prediction of each member [E, ..., q]."""
+        return jnp.einsum("...d,eqd->e...q", self.library(z), self.members, precision="highest")
+
+    def variance(self, z: Array) -> Array:
+        """Over the members, of each output [..., q]: theta' Cov theta, Cov that of the coefficients (SINDy-RL, eq. 7)."""
+        return self.each(z).var(0)
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """Of the members' coefficients, per output: float64 [q, d, d], divided by E."""
+        members = np.asarray(self.members, np.float64)
+        off = members - members.mean(0)
+        return np.einsum("eqi,eqj->qij", off, off) / len(off)
+
+    @property
+    def terms(self) -> int:
+        """How many coefficients of the aggregate are not 0."""
+        return int(np.count_nonzero(np.asarray(self.coef)))
+
+
+def aggregated(members: np.ndarray, how: Aggregate = "median") -> np.ndarray:
+    """One coefficient each of those of the members [E, ...]: a term stays in the median where half of the members have it."""
+    if how not in ("median", "mean"):
+        raise ValueError(f"aggregate={how!r} is unknown; give 'median' or 'mean'.")
+    return np.median(members, 0) if how == "median" else members.mean(0)
+
+
+def save(model: SparseModel, path: str | os.PathLike) -> Path:
+    """The model as ``.npz``: plain arrays, no code."""
+    path = Path(path)
+    text = json.dumps({"variables": model.library.variables, "factors": model.library.factors})
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            np.savez(file, members=np.asarray(model.members), coef=np.asarray(model.coef), library=np.array(text))
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def load(path: str | os.PathLike) -> SparseModel:
+    """What `save` wrote.
+
+    Raises:
+        ValueError: no such file, or another kind of file. Pickles are refused: loading one runs code.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            tree: Any = json.loads(str(file["library"]))
+            library = Dictionary(int(tree["variables"]), tuple(tuple(map(int, term)) for term in tree["factors"]))
+            return SparseModel(jnp.asarray(file["members"]), jnp.asarray(file["coef"]), library)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: there is no such file.") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is no sparse model: {error}. Give an .npz that rlx.dynamics.sparse.save wrote; pickled models of other "
+            "packages are not read, since loading them runs code."
+        ) from None
