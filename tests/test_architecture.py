@@ -96,6 +96,56 @@ def upward(path: str, tree: ast.AST) -> list[str]:
     return wrong
 
 
+def import_graph(trees: dict[str, ast.AST]) -> dict[str, set[str]]:
+    """Which files each file imports, at its top or inside a function. A name out of a package leads to its ``__init__``; the
+    packages around a file do not count, since Python runs them before any import."""
+    files = {".".join(Path(path).with_suffix("").parts).removesuffix(".__init__"): path for path in trees}
+    graph: dict[str, set[str]] = {}
+    for path, tree in trees.items():
+        found = ((name, name.rpartition(".")[0]) for name, _ in imports(tree))
+        graph[path] = {files[name] if name in files else files[parent] for name, parent in found if {name, parent} & set(files)}
+    return graph
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Files that import each other in a ring, the first again at the end; empty where there is none."""
+    done: set[str] = set()
+
+    def walk(path: str, way: list[str]) -> list[str]:
+        if path in way:
+            return [*way[way.index(path) :], path]
+        if path not in done:
+            for other in sorted(graph[path]):
+                if found := walk(other, [*way, path]):
+                    return found
+            done.add(path)
+        return []
+
+    return next((found for path in sorted(graph) if (found := walk(path, []))), [])
+
+
+def test_no_files_import_each_other_in_a_circle():
+    found = circle(import_graph({path: tree_of(path) for path in LIBRARY}))
+    assert not found, f"{' -> '.join(found)}: move what both need into a file below them (imports for types alone count)"
+
+
+@pytest.mark.parametrize(
+    ("codes", "found"),
+    [
+        ({"a": "import rlx.b", "b": "from rlx.c import x", "c": ""}, ""),
+        ({"a": "import rlx.b", "b": "from rlx.c import x", "c": "def f():\n    from rlx import a"}, "abca"),
+        ({"a": "if TYPE_CHECKING:\n    from rlx.b import B", "b": "from rlx import a"}, "aba"),
+        ({"a": "import rlx.a"}, "aa"),
+        ({"a": "import rlx.c", "b": "import rlx.c, rlx.a", "c": "import jax, rlx"}, ""),
+    ],
+)
+def test_the_circle_check_itself(codes, found):
+    graph = import_graph(
+        {f"rlx/{name}.py": ast.parse(code) for name, code in codes.items()} | {"rlx/__init__.py": ast.parse("")}
+    )
+    assert circle(graph) == [f"rlx/{name}.py" for name in found]
+
+
 def another_method(inside: tuple[str, ...], target: list[str]) -> bool:
     """Whether a file at ``inside`` of agents imports a method (a folder there) other than its own."""
     return bool(target) and (ROOT / "rlx" / "agents" / target[0]).is_dir() and target[0] != inside[0]

@@ -14,8 +14,8 @@ other pure function from a vector to a vector.
 
 from __future__ import annotations
 
-from rlx.export.c_source import to_c
-from rlx.export.cost import Cost, cost
+from rlx.export.c_source import cost, to_c
+from rlx.export.cost import Cost
 from rlx.export.law import Law, law_of
 from rlx.export.measure import Timing, measure_c
 from rlx.export.numpy_source import to_numpy

@@ -83,6 +83,15 @@ def code(policy: Any, name: str = "policy", dtype: str = "float32") -> Code:
     return Code(name, _header(program, name, cost), source, program.sizes, real, cost)
 
 
+def cost(policy: Any, dtype: str = "float32") -> Cost:
+    """What one decision of ``policy`` costs as the C of `to_c` takes it; print it for a table.
+
+    Raises:
+        ValueError: as `to_c`.
+    """
+    return code(policy, dtype=dtype).cost
+
+
 def _width(kind: str) -> int:
     return {"double": 8, "long long": 8, "unsigned long long": 8, "float": 4, "int": 4, "unsigned int": 4}.get(
         kind, 2 if "short" in kind else 1

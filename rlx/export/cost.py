@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from rlx.export.ir import Node, Program
 
@@ -40,17 +39,6 @@ class Cost:
         rows = self.rows()
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {value:>12}" for name, value in rows)
-
-
-def cost(policy: Any, dtype: str = "float32") -> Cost:
-    """What one decision of ``policy`` costs as the C of `to_c` takes it; print it for a table.
-
-    Raises:
-        ValueError: as `to_c`.
-    """
-    from rlx.export.c_source import code
-
-    return code(policy, dtype=dtype).cost
 
 
 def count(program: Program, constants: int, stack: int) -> Cost:
