@@ -309,10 +309,15 @@ class AgentState(NamedTuple):
 
 
 class Out(NamedTuple):
-    """What an update says: scalar metrics (``"critic/loss"``), and new priorities for the batch that it saw (or None)."""
+    """What an update says: scalar metrics (``"critic/loss"``), and new priorities for the batch that it saw (or None).
+
+    ``valid``: bool by name, for metrics that only some updates have, such as the loss of a delayed actor. Where it is False
+    the metric may hold anything: it is not part of the mean that is logged, nor looked at for NaN.
+    """
 
     metrics: dict[str, Array]
     priority: PyTree = None
+    valid: dict[str, Array] | None = None
 
 
 @dataclass(frozen=True)

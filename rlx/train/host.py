@@ -180,11 +180,11 @@ def _update(program: Program, run: RunState, j: int, phase: Update, key: Key) ->
         def one(state: Any, x: Any) -> Any:
             batch, k, pair = x
             state, out = phase.update(state, now._replace(updates=now.updates + k), batch, pair[1])
-            return state, (out.metrics, out.priority)
+            return state, out
 
-        state, (metrics, priority) = jax.lax.scan(one, on_device.agent, (batches, i, update_keys(key, i)))
+        state, outs = jax.lax.scan(one, on_device.agent, (batches, i, update_keys(key, i)))
         at = now._replace(updates=now.updates + i[0])
-        return on_device._replace(agent=state, tally=count(on_device.tally, metrics, len(i), at)), priority
+        return on_device._replace(agent=state, tally=count(on_device.tally, outs, len(i), at)), outs.priority
 
     drawing = program.jit(("draw", j), draw, (0, 0, None, 0, None, None))
     learning = program.jit(("learn", j), learn, (0, None, 0, 0, None, None), donate_argnums=0)

@@ -109,14 +109,16 @@ def update_keys(key: Key, i: Array) -> Key:
     return jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(i)
 
 
-def count(tally: Tally, metrics: dict[str, Array], length: int, clock: Clock) -> Tally:
-    """The metrics [n] of ``length`` updates, the first of them at ``clock``, added to the tally."""
+def count(tally: Tally, outs: Out, length: int, clock: Clock) -> Tally:
+    """What ``length`` updates said (leaves [n]), the first of them at ``clock``, added to the tally."""
     counts = {**tally.counts, "updates": tally.counts["updates"] + length}
-    if not metrics:
+    if not outs.metrics:
         return tally._replace(counts=counts)
-    metrics = {k: jnp.asarray(v, jnp.float32) for k, v in metrics.items()}
+    metrics, valid = {k: jnp.asarray(v, jnp.float32) for k, v in outs.metrics.items()}, outs.valid or {}
+    metrics = {k: jnp.where(valid[k], v, 0) if k in valid else v for k, v in metrics.items()}
     sums = {k: v + metrics[k].sum() if k in metrics else v for k, v in tally.sums.items()}
-    n = {k: v + length if k in metrics else v for k, v in tally.n.items()}
+    times = {k: valid[k].sum() if k in valid else length for k in metrics}
+    n = {k: v + times[k] if k in metrics else v for k, v in tally.n.items()}
     wrong = ~jnp.isfinite(sum(metrics.values()))
     nan_update = jnp.where(
         (tally.first_nan_update < 0) & wrong.any(), clock.updates + jnp.argmax(wrong), tally.first_nan_update
@@ -316,16 +318,16 @@ class Program:
             state, out = phase.update(state, now, batch, pair[1])
             if names:
                 priorities = self.update_priorities(phase, seen, batch, out)
-            return (state, priorities), out.metrics
+            return (state, priorities), out._replace(priority=None)
 
         i = jnp.arange(phase.n)
         priorities = {k: sources[k].index.priority for k in names}
-        metrics: dict[str, Array]
-        (state, priorities), metrics = jax.lax.scan(one, (on_device.agent, priorities), (i, update_keys(key, i)))
+        outs: Out
+        (state, priorities), outs = jax.lax.scan(one, (on_device.agent, priorities), (i, update_keys(key, i)))
         buffers = dict(on_device.sources)
         for k, new in priorities.items():
             buffers[k] = buffers[k]._replace(index=buffers[k].index._replace(priority=new))
-        return on_device._replace(agent=state, sources=buffers, tally=count(on_device.tally, metrics, phase.n, clock))
+        return on_device._replace(agent=state, sources=buffers, tally=count(on_device.tally, outs, phase.n, clock))
 
     def fault(self, tally: Tally, nan_update: np.ndarray, nan_cycle: np.ndarray) -> str:
         """What stopped being finite; empty where nothing did. ``nan_update``, ``nan_cycle``: the tally's, of all members."""
@@ -357,13 +359,21 @@ class Program:
         return Tally(zero, empty, dict(empty), jnp.int32(-1), jnp.int32(-1))
 
     def _metric_names(self, phase: Update, j: int, on_device: DeviceState, frozen: PyTree) -> list[str]:
-        def outs(state: AgentState, sources: Any) -> dict[str, Array]:
+        def outs(state: AgentState, sources: Any) -> Out:
             clock, key = self.clock(0, j), jax.random.key(0)
             batch = phase.sample(state.hyper, clock, sources, key)
-            return phase.update(state, clock, batch, key)[1].metrics
+            return phase.update(state, clock, batch, key)[1]
 
-        shapes = jax.eval_shape(outs, on_device.agent, self.sources(on_device, frozen))
-        wrong = {k: v.shape for k, v in shapes.items() if v.shape}
+        out = jax.eval_shape(outs, on_device.agent, self.sources(on_device, frozen))
+        wrong = {k: v.shape for k, v in out.metrics.items() if v.shape}
         if wrong:
             raise ValueError(f"metrics of an update must be scalars; stage {self.stage.name!r} gave shapes {wrong}.")
-        return list(shapes)
+        flag = lambda v: (v.shape, v.dtype) == ((), bool)
+        odd = {k: f"{v.dtype}{v.shape}" for k, v in (out.valid or {}).items() if k not in out.metrics or not flag(v)}
+
+        if odd:
+            raise ValueError(
+                f"Out.valid names metrics, a bool each; stage {self.stage.name!r} gave {odd} where its metrics are "
+                f"{', '.join(out.metrics) or 'none'}."
+            )
+        return list(out.metrics)

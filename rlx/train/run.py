@@ -334,7 +334,8 @@ class _Runner:
     def _log(self) -> None:
         """Means since the last line; the tally begins anew."""
         run, tally = self.run, self.run.reports["tally"]
-        means = {k: np.asarray(v) / np.maximum(np.asarray(tally.n[k]), 1) for k, v in tally.sums.items()}
+        n = {k: np.asarray(v) for k, v in tally.n.items() if np.any(v)}  # of the others there is nothing to say
+        means = {k: np.where(n[k] > 0, np.asarray(tally.sums[k]) / np.maximum(n[k], 1), np.nan) for k in n}
         huge = {k: v for k, v in means.items() if "loss" in k and np.max(np.abs(v)) > self.options.explode}
         if huge and self.members is None:
             name, value = next(iter(huge.items()))

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlx import agents
+from rlx import agents, replay
 from rlx.envs import make
 from rlx.train import Diverged, Options, run
+from rlx.train.logging import read
 from rlx.train.memory import needs
 from rlx.train.plan import plan
 from rlx.train.program import budget, clock_at
-from rlx.types import Collect, Host, Members, Problem, Stage
+from rlx.types import Collect, Host, Members, Out, Problem, Stage, Update
 from tests.dummies import AGENTS
 from tests.train.toys import QUIET, toy
 
@@ -41,6 +44,46 @@ def test_nan_stops_the_run_and_names_metric_update_and_checkpoint(tmp_path):
     options = Options(progress=False, checkpoint_cycles=1, chunk_cycles=1)
     with pytest.raises(Diverged, match=r"toy/loss stopped being finite at update 7.*last good checkpoint is .*checkpoints.3"):
         run(agent, problem, jax.random.key(0), tmp_path, options=options)
+
+
+def sometimes(state, clock, rows, key):
+    """Adds 1 (or ``rate``); "toy/late" is there in every fourth update only, and NaN elsewhere."""
+    x = state.learned["x"] + state.hyper["rate"]
+    here = clock.updates % 4 == 3
+    out = Out({"toy/x": x, "toy/late": jnp.where(here, x, jnp.nan)}, valid={"toy/late": here})
+    return state._replace(learned={**state.learned, "x": x}), out
+
+
+@pytest.mark.parametrize("device", [True, False], ids=["device", "host memory"])
+def test_a_metric_counts_in_the_updates_that_have_it(tmp_path, device):
+    stages = (Stage("learn", 4, (Collect("train", 4, "replay"), Update(2, replay.transitions(4), sometimes))),)
+    agent, problem = toy(stages=stages)
+    agent = replace(agent, buffers={"replay": replay.ring(64, 2, device=device)})
+    run(agent, problem, jax.random.key(0), tmp_path / "one", options=QUIET)
+    lines = [line for line in read(tmp_path / "one") if line["kind"] == "train"]
+    assert [line["toy/x"] for line in lines] == [1.5, 3.5, 5.5, 7.5]
+    assert [line.get("toy/late") for line in lines] == [None, 4, None, 8]  # absent, not 0, where no update has it
+    members = Members(jax.random.split(jax.random.key(0), 2), {"rate": jnp.array([1.0, 2.0])})
+    state = run(agent, problem, members, tmp_path / "two", options=replace(QUIET, log_every=4))
+    (line,) = [line for line in read(tmp_path / "two") if line["kind"] == "train"]
+    assert line["toy/late"] == [6, 12] and line["toy/x"] == [4.5, 9] and state.alive.all()
+
+
+def test_nan_in_a_metric_that_counts_stops_the_run():
+    def update(state, clock, rows, key):
+        return state, Out({"toy/late": jnp.float32(jnp.nan)}, valid={"toy/late": clock.updates == 5})
+
+    agent, problem = toy(stages=(Stage("learn", 6, (Collect("train", 4, "replay"), Update(2, replay.transitions(4), update))),))
+    with pytest.raises(Diverged, match="toy/late stopped being finite at update 5"):
+        run(agent, problem, jax.random.key(0), options=QUIET)
+
+
+@pytest.mark.parametrize("valid", [{"toy/lat": jnp.bool_(True)}, {"toy/late": jnp.float32(1)}, {"toy/late": jnp.ones(2, bool)}])
+def test_valid_names_metrics(valid):
+    update = lambda state, clock, rows, key: (state, Out({"toy/late": jnp.float32(1)}, valid=valid))
+    agent, problem = toy(stages=(Stage("learn", 1, (Collect("train", 4, "replay"), Update(2, replay.transitions(4), update))),))
+    with pytest.raises(ValueError, match=r"Out.valid names metrics, a bool each.*toy/la.* its metrics are toy/late"):
+        run(agent, problem, jax.random.key(0), options=QUIET)
 
 
 def test_a_diverged_member_is_frozen_and_the_others_go_on():
