@@ -47,8 +47,8 @@ def fit(
     names: Sequence[str] | None = None,
 ) -> SparseModel:
     """The ensemble for rows ``inputs`` [N, v] and ``targets`` [N, q]: each member from ``bag`` x N rows drawn with replacement,
-    without ``drop`` terms. ``alpha``: ridge; ``threshold``: least coefficient, in the units of the data. With ``ensemble_size=1``,
-    ``bag=0`` and ``drop=0`` it is one plain fit on all rows. ``names`` of the targets are for messages.
+    without ``drop`` terms. ``alpha``: ridge; ``threshold``: least coefficient, in the units of the data. With
+    ``ensemble_size=1``, ``bag=0`` and ``drop=0`` it is one plain fit on all rows. ``names`` of the targets are for messages.
 
     Raises:
         ValueError: rows that are too few, of unequal number or not finite, settings out of range, or a threshold above all

@@ -26,7 +26,7 @@ Outside = Literal["nearest", "zero"]
 
 
 class Move(NamedTuple):
-    """What a law says, for z [..., nz]."""
+    """What a law decides for z [..., nz]."""
 
     u: Array  # [..., m]
     region: Array  # int32 [...], 0 where the law has no regions

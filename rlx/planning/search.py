@@ -56,8 +56,8 @@ class Tree:
 def settle(
     ask: Callable[[Array], tuple[Array, Array]], z: Array, found: tuple[Array, Array], left: Array
 ) -> tuple[Array, Array]:
-    """``found`` [B] each, with what ``ask`` says of z [B, nz] in its place where ``left`` [B]: some at a time, so that it takes
-    as long as there are such, under `jax.vmap` as many as the member has that has most."""
+    """``found`` [B] each, with what ``ask`` gives for z [B, nz] in its place where ``left`` [B]: some at a time, so that it
+    takes as long as there are such, under `jax.vmap` as many as the member has that has most."""
     n, state = len(z), (*found, left)
     for size in sorted({min(n, size) for size in CHUNKS}, reverse=True):
         few = size // 3 if size > CHUNKS[-1] else 0

@@ -40,14 +40,8 @@ class Sparse(NamedTuple):
         Raises ValueError as `rlx.dynamics.sparse.fit` does."""
         c, own = self.config, self.settings
         bag = c.bag * min(1.0, c.seed_steps / len(inputs)) if c.bag_frozen else c.bag
-        how: dict[str, Any] = {
-            "rng": rng,
-            "ensemble_size": c.ensemble_size,
-            "bag": bag,
-            "unbias": c.unbias,
-            "backend": c.backend,
-        }
-        how["aggregate"] = "median" if c.aggregate == "sample" else c.aggregate
+        how: dict[str, Any] = {"rng": rng, "ensemble_size": c.ensemble_size, "bag": bag, "unbias": c.unbias}
+        how |= {"backend": c.backend, "aggregate": "median" if c.aggregate == "sample" else c.aggregate}
         levels: dict[str, Any] = {"alpha": own.alpha, "threshold": own.threshold, "drop": min(c.drop, len(self.library) - 1)}
         return sparse.fit(self.library, inputs, targets, names=names, **levels, **how)
 
