@@ -208,7 +208,7 @@ def starts(args: argparse.Namespace) -> dict[str, Any]:
     for outside in ("zero", "nearest"):
         learner = Learner(c := configured(["frozen"], {"outside": outside}), build(c, Problem({"train": env})))
         for angle in (0.1, 0.2, 0.3, 0.35, 0.4, 0.45):
-            state, step = env.reset({**env.params, "spread": 0.0}, jax.random.key(0))
+            state, step = env.reset({**env.params, "start_range": 0.0}, jax.random.key(0))
             x = jnp.array([angle, 0.0], jnp.float32)
             state = state._replace(x=state.x._replace(x=x))
 

@@ -33,17 +33,10 @@ class _State(NamedTuple):
     pool: tuple[PyTree, Step] | None  # start states, leaves [P]
 
 
-@dataclass(frozen=True)
-class DeviceVec:
-    """`VecEnv` over a device environment: `vmap` plus what happens after a last row."""
+class Named:
+    """Name, spec and parameters of a `VecEnv` are those of the environment ``env`` that it has streams of."""
 
-    env: Env
-    n: int
-    ends: str
-    starts: Starts
-    params_axes: Any = None
-
-    host = False
+    env: Env | HostEnv
 
     @property
     def name(self) -> str:
@@ -56,6 +49,30 @@ class DeviceVec:
     @property
     def params(self) -> PyTree:
         return self.env.params
+
+
+def draw(env: Env, params: PyTree, states: PyTree, index: int) -> np.ndarray:
+    """uint8 [H, W, 3]: stream ``index`` of ``states`` [W].
+
+    Raises:
+        ValueError: the environment has no picture.
+    """
+    if env.render is None:
+        raise ValueError(f"{env.name} has no picture of itself: it was made without a render function.")
+    return env.render(params, jax.tree.map(lambda x: x[index], states))
+
+
+@dataclass(frozen=True)
+class DeviceVec(Named):
+    """`VecEnv` over a device environment: `vmap` plus what happens after a last row."""
+
+    env: Env
+    n: int
+    ends: str
+    starts: Starts
+    params_axes: Any = None
+
+    host = False
 
     def _starts(self, params: PyTree, key: Key, n: int) -> tuple[PyTree, Step]:
         axes = self.params_axes if n == self.n else None
@@ -96,45 +113,18 @@ class DeviceVec:
         return arrays
 
     def render(self, params: PyTree, state: _State, index: int = 0) -> np.ndarray:
-        if self.env.render is None:
-            raise ValueError(f"{self.name} has no picture of itself: it was made without a render function.")
-        return self.env.render(params, jax.tree.map(lambda x: x[index], state.env))
+        return draw(self.env, params, state.env, index)
 
     def close(self) -> None:
         pass
 
 
-@dataclass(frozen=True)
-class HostVec:
-    """`VecEnv` over a host environment, built when it is first used. ``members`` runs of ``per`` streams each are one batch,
-    so that a population steps its native environments together."""
+class Forwarding:
+    """A host `VecEnv` that hands everything on to another one, ``made``."""
 
-    source: HostEnv
-    per: int
-    ends: str
-    members: int = 1
+    made: VecEnv
 
     host = True
-
-    @cached_property
-    def made(self) -> VecEnv:
-        return self.source.make(self.n, self.ends)
-
-    @property
-    def n(self) -> int:
-        return self.per * self.members
-
-    @property
-    def name(self) -> str:
-        return self.source.name
-
-    @property
-    def spec(self) -> Spec:
-        return self.source.spec
-
-    @property
-    def params(self) -> PyTree:
-        return self.source.params
 
     def reset(self, params: PyTree, key: keys.HostKey) -> tuple[Any, Step]:
         return self.made.reset(params, key)
@@ -153,6 +143,28 @@ class HostVec:
 
     def render(self, params: PyTree, state: Any, index: int = 0) -> np.ndarray:
         return self.made.render(params, state, index)
+
+    def close(self) -> None:
+        self.made.close()
+
+
+@dataclass(frozen=True)
+class HostVec(Named, Forwarding):
+    """`VecEnv` over a host environment, built when it is first used. ``members`` runs of ``per`` streams each are one batch,
+    so that a population steps its native environments together."""
+
+    env: HostEnv
+    per: int
+    ends: str
+    members: int = 1
+
+    @cached_property
+    def made(self) -> VecEnv:  # type: ignore[override]
+        return self.env.make(self.n, self.ends)
+
+    @property
+    def n(self) -> int:
+        return self.per * self.members
 
     def close(self) -> None:
         if "made" in self.__dict__:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx.envs import tasks
+from rlx.envs.brax_like import from_brax
 from rlx.envs.options import positive, unknown
 from rlx.envs.tasks.base import MujocoTask
 from rlx.types import Array, Env, Key, Leaf, PyTree, Spec, Step
@@ -143,33 +144,4 @@ def _playground(name: str, repeat: int, time_limit: int | None, impl: str) -> En
         config.impl = impl
     inner = registry.load(name, config=config)
     limit = time_limit or -(-int(config.episode_length) // repeat)
-    raw = jax.random.key_data  # Playground takes raw keys
-
-    def arrive(state: Any, reward: Array, t: Array, first: bool) -> Step:
-        over = (state.done > 0) & ~jnp.bool_(first)
-        info = {} if not metrics else {k: jnp.asarray(state.metrics[k], jnp.float32) for k in metrics}
-        return Step(state.obs, jnp.float32(reward), over, (t >= limit) & ~over, jnp.bool_(first), info)
-
-    def reset(params: PyTree, key: Key) -> tuple[PyTree, Step]:
-        state = inner.reset(raw(key))
-        return (state, jnp.int32(0)), arrive(state, jnp.float32(0), jnp.int32(0), True)
-
-    def step(params: PyTree, state: PyTree, action: Array, key: Key) -> tuple[PyTree, Step]:
-        del key
-        action = jnp.clip(action, -1.0, 1.0)
-
-        def once(carry: tuple, _: None) -> tuple[tuple, None]:
-            old, total, over = carry
-            new = inner.step(old, action)
-            new = jax.tree.map(lambda a, b: jnp.where(over, a, b), old, new)
-            return (new, total + jnp.where(over, 0.0, new.reward), over | (new.done > 0)), None
-
-        (new, total, _), _ = jax.lax.scan(once, (state[0], jnp.float32(0), jnp.bool_(False)), None, repeat)
-        return (new, state[1] + 1), arrive(new, total, state[1] + 1, False)
-
-    shapes = jax.eval_shape(inner.reset, jax.random.PRNGKey(0))
-    metrics = sorted(shapes.metrics)
-    obs = jax.tree.map(lambda x: Leaf(x.shape, x.dtype), shapes.obs)
-    info = {k: Leaf((), reduce="last") for k in metrics}
-    spec = Spec(obs, Leaf((inner.action_size,), low=-1, high=1), info, limit, repeat)
-    return Env(f"mjx:{name}", spec, (), reset, step, starts="pool")
+    return from_brax(f"mjx:{name}", inner, limit, repeat)

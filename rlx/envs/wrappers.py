@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlx.envs.base import DeviceVec
+from rlx.envs.base import Forwarding, Named, draw
 from rlx.envs.observations import described, flatten, named, vector_leaf
 from rlx.envs.options import positive
 from rlx.keys import HostKey
@@ -71,7 +71,7 @@ def time_limit(env: Env, limit: int) -> Env:
     return replace(env, reset=reset, step=step, render=render, spec=replace(env.spec, horizon=horizon))
 
 
-# ----------------------------------------------------------------------------------------- what each step says, seen otherwise
+# --------------------------------------------------------------------------------------------- other observations and rewards
 
 
 def scale_reward(env: E, factor: float) -> E:
@@ -166,51 +166,40 @@ def _map_steps(
 
 
 @dataclass(frozen=True)
-class _MappedVec:
+class _MappedVec(Forwarding):
     """The host side of `_map_steps`."""
 
-    vec: VecEnv
+    made: VecEnv
     spec: Spec
     params: PyTree
     fn: Callable[[Any, PyTree, Step], Step]
     inner: Callable[[PyTree], PyTree]
 
-    host = True
-
     @property
     def name(self) -> str:
-        return self.vec.name
+        return self.made.name
 
     @property
     def n(self) -> int:
-        return self.vec.n
+        return self.made.n
 
     @property
     def ends(self) -> str:
-        return self.vec.ends
+        return self.made.ends
 
     def reset(self, params: PyTree, key: HostKey) -> tuple[Any, Step]:
-        state, step = self.vec.reset(self.inner(params), key)
+        state, step = super().reset(self.inner(params), key)
         return state, self.fn(np, params, step)
 
     def step(self, params: PyTree, state: Any, action: PyTree, key: HostKey) -> tuple[Any, Step]:
-        state, step = self.vec.step(self.inner(params), state, action, key)
+        state, step = super().step(self.inner(params), state, action, key)
         return state, self.fn(np, params, step)
 
     def refresh(self, params: PyTree, state: Any, key: HostKey) -> Any:
-        return self.vec.refresh(self.inner(params), state, key)
-
-    def save(self, state: Any) -> PyTree:
-        return self.vec.save(state)
-
-    def load(self, arrays: PyTree) -> Any:
-        return self.vec.load(arrays)
+        return super().refresh(self.inner(params), state, key)
 
     def render(self, params: PyTree, state: Any, index: int = 0) -> np.ndarray:
-        return self.vec.render(self.inner(params), state, index)
-
-    def close(self) -> None:
-        self.vec.close()
+        return super().render(self.inner(params), state, index)
 
 
 # ------------------------------------------------------------------------------------------------------------ on the host
@@ -222,28 +211,12 @@ def on_host(env: Env) -> HostEnv:
 
 
 @dataclass(frozen=True)
-class _OnHost:
+class _OnHost(Named):
     env: Env
     n: int
     ends: str
 
     host = True
-
-    @property
-    def name(self) -> str:
-        return self.env.name
-
-    @property
-    def spec(self) -> Spec:
-        return self.env.spec
-
-    @property
-    def params(self) -> PyTree:
-        return self.env.params
-
-    @cached_property
-    def _vec(self) -> DeviceVec:
-        return DeviceVec(self.env, self.n, self.ends, "exact")
 
     @cached_property
     def _reset(self) -> Any:
@@ -286,9 +259,7 @@ class _OnHost:
         return jax.tree.unflatten(jax.tree.structure(shapes), [np.array(arrays[str(i)]) for i in range(len(arrays))])
 
     def render(self, params: PyTree, state: Any, index: int = 0) -> np.ndarray:
-        if self.env.render is None:
-            raise ValueError(f"{self.name} has no picture of itself: it was made without a render function.")
-        return self.env.render(params, jax.tree.map(lambda x: x[index], state[0]))
+        return draw(self.env, params, state[0], index)
 
     def close(self) -> None:
         pass

@@ -92,3 +92,13 @@ def rod(pen: Any, a: tuple[float, float], b: tuple[float, float], width: int, co
 
 def disc(pen: Any, x: float, y: float, radius: float, colour: tuple[int, int, int]) -> None:
     pen.ellipse([x - radius, y - radius, x + radius, y + radius], colour)
+
+
+def bars(
+    pen: Any, size: int, shares: Any, lefts: tuple[float, ...], span: tuple[float, float], colour: tuple[int, int, int]
+) -> None:
+    """Upright bars from the bottom of ``span``, full at its top, as parts of the picture's size."""
+    top, bottom = span
+    for left, share in zip(lefts, shares, strict=True):
+        high = bottom - (bottom - top) * float(share)
+        pen.rectangle([left * size, size * high, (left + 0.04) * size, bottom * size], colour)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from scipy import optimize
 
+from rlx.envs.control.base import bars
 from rlx.envs.control.process import Process, chosen, physical, process, runge_kutta, schedules, starting
 from rlx.types import Env
 
@@ -32,7 +33,7 @@ STAGES, HORIZON, DT, SUBSTEPS = 5, 60, 0.05, 8
 LOW, HIGH = np.array([20.0, 20.0]), np.array([300.0, 400.0])  # m^3/h of liquid and gas
 SETPOINTS = (0.3, 0.4, 0.4, 0.3)  # kg/m^3, of X5, for 15 decisions each
 START = (0.55, 0.3, 0.45, 0.25, 0.4, 0.2, 0.35, 0.15, 0.25, 0.1)
-SPREAD = (0.04,) * (2 * STAGES)
+START_RANGE = (0.04,) * (2 * STAGES)
 
 
 def balances(xp: Any, p: Any, x: Any, u: Any) -> Any:
@@ -94,8 +95,7 @@ def draw(pen: Any, size: int, s: Process) -> None:
         pen.rectangle([middle - wide, top, middle + wide, bottom], None, (110, 120, 130), size // 128)
     aim = middle - wide * float(s.setpoint[0])
     pen.line([(aim, 0.74 * size), (aim, 0.93 * size)], (80, 160, 80), size // 64)
-    for left, share in zip((0.06, 0.9), (s.input - LOW) / (HIGH - LOW), strict=True):
-        pen.rectangle([left * size, size * (0.91 - 0.83 * float(share)), (left + 0.04) * size, 0.91 * size], (120, 130, 140))
+    bars(pen, size, (s.input - LOW) / (HIGH - LOW), (0.06, 0.9), (0.08, 0.91), (120, 130, 140))
 
 
 def make(
@@ -122,7 +122,7 @@ def make(
         "rlx:extraction-column",
         control=CONTROL,
         drift=drift,
-        params={**PARAMS, "noise": noise, "penalty": penalty, **schedules(START, SPREAD, [[s] for s in SETPOINTS])},
+        params={**PARAMS, "noise": noise, "penalty": penalty, **schedules(START, START_RANGE, [[s] for s in SETPOINTS])},
         start=starting(CONTROL, random),
         move=move,
         horizon=HORIZON,

@@ -34,7 +34,7 @@ PARAMS = {
 }
 HORIZON, MINUTES, SUBSTEPS = 60, 26.0, 4
 SETPOINTS = (0.85, 0.9, 0.87)  # mol/L, for 20 decisions each
-START, SPREAD = (0.8, 330.0), (0.03, 3.0)
+START, START_RANGE = (0.8, 330.0), (0.03, 3.0)
 # measured disturbances: range, and the values for 15 decisions each; ours
 DISTURBANCES = {
     "feed-temperature": (347.0, 353.0, (350.0, 352.0, 349.0, 348.0)),
@@ -131,7 +131,7 @@ def make(
     facts = _control(disturbed)
     params: dict[str, Any] = {**PARAMS, "noise": noise, "penalty": penalty}
     steps = np.array([DISTURBANCES[name][2] for name in disturbed]).T if disturbed else None
-    params |= schedules(START, SPREAD, [[s] for s in SETPOINTS], steps)
+    params |= schedules(START, START_RANGE, [[s] for s in SETPOINTS], steps)
     if disturbed:
         params["disturbance"] = np.float32(facts["disturbance"])
     return process(

@@ -42,7 +42,7 @@ def move(xp: Any, p: Any, x: Any, action: Any) -> Any:
 
 
 def start(p: Any, key: Any) -> Start:
-    return Start(jax.random.uniform(key, (1,), minval=-p["spread"], maxval=p["spread"]))
+    return Start(jax.random.uniform(key, (1,), minval=-p["start_range"], maxval=p["start_range"]))
 
 
 def draw(pen: Any, size: int, s: Process) -> None:
@@ -59,13 +59,13 @@ def make(
 ) -> Env:
     """Observation [1], one action (u of +-5), 200 decisions, cost x^2 + u^2.
 
-    Episodes start uniformly in +-1.2 (``params["spread"]``). The state is kept within +-2, so nothing is ever violated.
+    Episodes start uniformly in +-1.2 (``params["start_range"]``). The state is kept within +-2, so nothing is ever violated.
     """
     return process(
         "rlx:cubic",
         control=CONTROL,
         drift=drift,
-        params={"c3": c3, "spread": 1.2, "penalty": penalty},
+        params={"c3": c3, "start_range": 1.2, "penalty": penalty},
         start=start,
         move=move,
         horizon=200,

@@ -46,7 +46,7 @@ def move(xp: Any, p: Any, x: Any, action: Any) -> Any:
 
 def start(p: Any, key: Any) -> Start:
     """Where the limits can still be kept: there is time to brake."""
-    return Start(jax.random.uniform(key, (2,), minval=-1.0) * jnp.array([3.0, 1.0]) * p["spread"])
+    return Start(jax.random.uniform(key, (2,), minval=-1.0) * jnp.array([3.0, 1.0]) * p["start_range"])
 
 
 def draw(pen: Any, size: int, s: Process) -> None:
@@ -62,14 +62,14 @@ def draw(pen: Any, size: int, s: Process) -> None:
 def make(repeat: int = 1, time_limit: int | None = None, stop_on_violation: bool = False, penalty: float = 0.0) -> Env:
     """Observation [2] (position, velocity), one action (acceleration of +-1 m/s^2), 50 decisions of 1 s.
 
-    The cost is |x|^2 + u^2. Episodes start uniformly in +-3 m, +-1 m/s (``params["spread"]`` scales this), where the limits can
-    be kept. ``info["violation"]``: position or velocity left +-4, which costs ``penalty`` each time.
+    The cost is |x|^2 + u^2. Episodes start uniformly in +-3 m, +-1 m/s (``params["start_range"]`` scales this), where the
+    limits can be kept. ``info["violation"]``: position or velocity left +-4, which costs ``penalty`` each time.
     """
     return process(
         "rlx:double-integrator",
         control=CONTROL,
         drift=drift,
-        params={"spread": 1.0, "penalty": penalty},
+        params={"start_range": 1.0, "penalty": penalty},
         start=start,
         move=move,
         horizon=50,

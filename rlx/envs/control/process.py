@@ -41,15 +41,17 @@ class Start(NamedTuple):
     disturbances: Any = ()
 
 
-def schedules(start: Any, spread: Any, setpoints: Any, disturbances: Any = None) -> dict[str, np.ndarray]:
-    """What `starting` reads of the parameters: start state [n] and its spread [n], set-points [S, k], disturbances [S, l]."""
-    known = {"start": start, "spread": spread, "setpoints": setpoints, "disturbances": disturbances}
+def schedules(start: Any, start_range: Any, setpoints: Any, disturbances: Any = None) -> dict[str, np.ndarray]:
+    """What `starting` reads of the parameters: start state [n], how far from it an episode may start [n], set-points [S, k],
+    disturbances [S, l]."""
+    known = {"start": start, "start_range": start_range, "setpoints": setpoints, "disturbances": disturbances}
     return {name: np.asarray(value, np.float32) for name, value in known.items() if value is not None}
 
 
 def starting(control: dict[str, Any], random: bool) -> Callable[[PyTree, Key], Start]:
     """How episodes of the plants with set-points begin: at ``params["start"]`` with the schedules of the parameters; or, where
-    ``random``, within ``params["spread"]`` of it, the segments (as many) drawn uniformly from the ranges of ``control``."""
+    ``random``, within ``params["start_range"]`` of it, the segments (as many) drawn uniformly from the ranges of
+    ``control``."""
 
     def start(params: PyTree, key: Key) -> Start:
         if not random:
@@ -59,7 +61,7 @@ def starting(control: dict[str, Any], random: bool) -> Callable[[PyTree, Key], S
         def within(key: Key, what: str, like: Array) -> Array:
             return jax.random.uniform(key, like.shape, minval=control[f"{what}_low"], maxval=control[f"{what}_high"])
 
-        x = params["start"] + params["spread"] * jax.random.uniform(a, params["start"].shape, minval=-1.0)
+        x = params["start"] + params["start_range"] * jax.random.uniform(a, params["start"].shape, minval=-1.0)
         varied = within(c, "disturbance", params["disturbances"]) if "disturbances" in params else ()
         return Start(x, within(b, "setpoint", params["setpoints"]), varied)
 

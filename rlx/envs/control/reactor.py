@@ -107,7 +107,7 @@ def move(xp: Any, p: Any, x: Any, action: Any) -> Any:
 def off(p: Any, key: Any) -> Any:
     """Start deviations [4]: concentrations within +-0.15 mol/L, the temperature from 15 K below to 4 K above."""
     low, high = jnp.array([-0.15, -0.15, -0.15, -15]), jnp.array([0.15, 0.15, 0.15, 4])
-    return p["spread"] * jax.random.uniform(key, (4,), minval=low, maxval=high)
+    return p["start_range"] * jax.random.uniform(key, (4,), minval=low, maxval=high)
 
 
 def start(p: Any, key: Any) -> Start:
@@ -149,7 +149,7 @@ def make(repeat: int = 1, time_limit: int | None = None, stop_on_violation: bool
         "rlx:t2-reactor",
         control=CONTROL,
         drift=drift,
-        params={**PARAMS, "spread": 1.0, "penalty": penalty},
+        params={**PARAMS, "start_range": 1.0, "penalty": penalty},
         start=start,
         move=move,
         horizon=120,

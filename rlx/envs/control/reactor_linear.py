@@ -74,7 +74,7 @@ def make(repeat: int = 1, time_limit: int | None = None, stop_on_violation: bool
         "rlx:t2-reactor-linear",
         control=CONTROL,
         drift=drift,
-        params={"spread": 1.0, "penalty": penalty},
+        params={"start_range": 1.0, "penalty": penalty},
         start=start,
         move=move,
         horizon=120,

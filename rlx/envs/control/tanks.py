@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rlx.envs.control.base import bars
 from rlx.envs.control.process import Process, chosen, physical, process, runge_kutta, schedules, starting
 from rlx.types import Env
 
@@ -26,7 +27,7 @@ HORIZON, SECONDS, SUBSTEPS = 60, 1000.0, 4
 LOW, HIGH = np.full(2, 0.1), np.full(2, 10.0)  # V
 FULL = 0.6  # m
 SETPOINTS = ((0.5, 0.2), (0.1, 0.3))  # m, of tanks 3 and 4, for 30 decisions each
-START, SPREAD = (0.141, 0.112, 0.072, 0.42), (0.05, 0.05, 0.05, 0.05)
+START, START_RANGE = (0.141, 0.112, 0.072, 0.42), (0.05, 0.05, 0.05, 0.05)
 
 
 def drift(xp: Any, p: Any, x: Any, action: Any) -> Any:
@@ -83,8 +84,7 @@ def draw(pen: Any, size: int, s: Process) -> None:
         pen.rectangle(box, None, grey, size // 90)
         if tank >= 2:
             pen.line([(box[0], at(s.setpoint[tank - 2])), (box[2], at(s.setpoint[tank - 2]))], (120, 190, 120), size // 64)
-    for left, share in zip((0.04, 0.92), (s.input - LOW) / (HIGH - LOW), strict=True):
-        pen.rectangle([left * size, size * (0.92 - 0.84 * float(share)), (left + 0.04) * size, 0.92 * size], (204, 120, 60))
+    bars(pen, size, (s.input - LOW) / (HIGH - LOW), (0.04, 0.92), (0.08, 0.92), (204, 120, 60))
 
 
 def make(
@@ -111,7 +111,7 @@ def make(
         "rlx:four-tank",
         control=CONTROL,
         drift=drift,
-        params={**PARAMS, "noise": noise, "penalty": penalty, **schedules(START, SPREAD, SETPOINTS)},
+        params={**PARAMS, "noise": noise, "penalty": penalty, **schedules(START, START_RANGE, SETPOINTS)},
         start=starting(CONTROL, random),
         move=move,
         horizon=HORIZON,

@@ -25,7 +25,7 @@ def move(xp: Any, p: Any, x: Any, action: Any) -> Any:
 
 
 def start(p: Any, key: Any) -> Start:
-    return Start(jnp.stack([jax.random.uniform(key, minval=-p["spread"], maxval=p["spread"]), 0.0]))
+    return Start(jnp.stack([jax.random.uniform(key, minval=-p["start_range"], maxval=p["start_range"]), 0.0]))
 
 
 def draw(pen: Any, size: int, s: Process) -> None:
@@ -36,13 +36,13 @@ def make(repeat: int = 1, time_limit: int | None = None, stop_on_violation: bool
     """Observation [2]: angle (0 upright, in [-pi, pi)) and rate; one action (torque of +-2 N m); 200 decisions.
 
     The cost is angle^2 + 0.1 rate^2 + 0.001 torque^2. Episodes start at rest, the angle uniform in +-0.5
-    (``params["spread"]``); up to 0.41 the torque can hold it. ``info["violation"]``: the angle left +-2.
+    (``params["start_range"]``); up to 0.41 the torque can hold it. ``info["violation"]``: the angle left +-2.
     """
     return process(
         "rlx:upright-pendulum",
         control=pendulum.CONTROL,
         drift=pendulum.drift,
-        params={**pendulum.PARAMS, "spread": 0.5, "penalty": penalty},
+        params={**pendulum.PARAMS, "start_range": 0.5, "penalty": penalty},
         start=start,
         move=move,
         horizon=200,
