@@ -63,7 +63,7 @@ def make(config: Config, problem: Problem) -> Agent:
         actor, critics = jax.random.split(key)
         own = {"actor": nets.actor.init(actor, jnp.zeros(n)), "critics": nets.critics.init(critics, jnp.zeros(n + m))}
         opt = {name: optimizer(0.0).init(params) for name, params in own.items()}
-        rest = {"target": jax.tree.map(jnp.copy, own), "opt": opt, "actor_loss": jnp.float32(0)}
+        rest = {"target": jax.tree.map(jnp.copy, own), "opt": opt}
         return AgentState(hyper, {**own, **rest})
 
     def act(state: AgentState, clock: Clock, carry: Any, step: Step, key: Key, mode: str) -> tuple[Array, Any, dict]:
@@ -87,13 +87,14 @@ def make(config: Config, problem: Problem) -> Agent:
             return actor, opt, polyak(old["target"], {"actor": actor, "critics": critics}, h["tau"]), loss
 
         def wait() -> tuple:
-            return old["actor"], old["opt"]["actor"], old["target"], old["actor_loss"]
+            return old["actor"], old["opt"]["actor"], old["target"], jnp.float32(0)
 
         turn = (clock.updates + 1) % config.policy_delay == 0
         actor, pi_opt, target, pi_loss = jax.lax.cond(turn, improve, wait)
         opt = {"actor": pi_opt, "critics": q_opt}
-        learned = {"actor": actor, "critics": critics, "target": target, "opt": opt, "actor_loss": pi_loss}
-        return state._replace(learned=learned), Out({"critic/loss": q_loss, "critic/q_mean": q_mean, "actor/loss": pi_loss})
+        learned = {"actor": actor, "critics": critics, "target": target, "opt": opt}
+        metrics = {"critic/loss": q_loss, "critic/q_mean": q_mean, "actor/loss": pi_loss}
+        return state._replace(learned=learned), Out(metrics, valid={"actor/loss": turn})
 
     shared = offpolicy.shared_parts(config, problem)
     return Agent("td3", config, hyper(config), init, act, offpolicy.stages(config, update), **shared)

@@ -128,7 +128,7 @@ def initial(learner: Learner, key: Key, hyper: dict[str, Array]) -> AgentState:
     own = {"actor": learner.actor_init(a), "critics": learner.critics_init(c)}
     one = jnp.float32(1)
     learned = {**own, "target": jax.tree.map(jnp.copy, own), "opt": {k: optimizer(0.0).init(v) for k, v in own.items()}}
-    learned |= {"units": Units(one, one), "lr_scale": one, "actor_loss": jnp.float32(0)}
+    learned |= {"units": Units(one, one), "lr_scale": one}
     learned |= {"visits": jnp.zeros(learner.known.count, jnp.int32), "violations": jnp.int32(0), "worse": jnp.int32(0)}
     none = jnp.full(learner.config.eval_episodes, jnp.inf)
     best = {"score": jnp.full(2, jnp.inf), "broken": none, "costs": none, **{k: learned[k] for k in KEPT}}
@@ -173,7 +173,7 @@ def update(learner: Learner, state: AgentState, clock: Clock, batch: Transitions
         chain = optimizer(h["actor_lr"] * old["lr_scale"])
         return *apply_gradients(chain, old["actor"], grads, old["opt"]["actor"]), loss
 
-    wait = lambda: (old["actor"], old["opt"]["actor"], old["actor_loss"])
+    wait = lambda: (old["actor"], old["opt"]["actor"], jnp.float32(0))
     turn = (clock.updates + 1) % config.policy_delay == 0
     actor, pi_opt, pi_loss = improve() if config.policy_delay == 1 else jax.lax.cond(turn, improve, wait)
     target = {
@@ -182,7 +182,7 @@ def update(learner: Learner, state: AgentState, clock: Clock, batch: Transitions
     }
     new = {"actor": actor, "critics": critics, "target": target, "opt": {"actor": pi_opt, "critics": q_opt}}
     metrics = {"critic/loss": q_loss, "critic/error": error, "actor/loss": pi_loss, **watch(learner, actor, h, z)}
-    return state._replace(learned={**old, **new, "actor_loss": pi_loss}), Out(metrics)
+    return state._replace(learned={**old, **new}), Out(metrics, valid={"actor/loss": turn})
 
 
 KEPT = ("actor", "critics", "target", "opt")  # what a restored best brings back
