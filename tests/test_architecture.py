@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import functools
 import re
 import sys
 from collections.abc import Iterator
@@ -51,6 +52,7 @@ def sources(*folders: str) -> list[str]:
     return sorted(p.relative_to(ROOT).as_posix() for folder in folders for p in (ROOT / folder).rglob("*.py"))
 
 
+@functools.cache
 def tree_of(path: str) -> ast.Module:
     return ast.parse((ROOT / path).read_text(), path)
 
@@ -211,12 +213,14 @@ def requirements() -> tuple[set[str], set[str]]:
     return names(setup["options"]["install_requires"]), set().union(*(names(extras[extra]) for extra in extras))
 
 
+distributions = functools.cache(metadata.packages_distributions)
+
+
 @pytest.mark.parametrize("path", LIBRARY + SCRIPTS)
 def test_what_is_imported_is_declared(path):
     """At the top of a library module only the base may be imported; extras inside the function that needs them."""
     base, extras = requirements()
-    owners = metadata.packages_distributions()
-    tree = tree_of(path)
+    owners, tree = distributions(), tree_of(path)
     top = {id(node) for node in tree.body}
     for name, node in imports(tree):
         package = name.split(".")[0]

@@ -135,7 +135,11 @@ def test_opens_on_another_device_count(tmp_path):
         x = jax.device_put(jnp.arange(8.0), NamedSharding(mesh, PartitionSpec("member")))
         Checkpoints(sys.argv[1]).save(3, {"x": x}, {})
     """
-    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    env = {
+        **os.environ,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count=4 {os.environ['XLA_FLAGS']}",
+        "JAX_PLATFORMS": "cpu",
+    }
     subprocess.run([sys.executable, "-c", textwrap.dedent(code), tmp_path], check=True, env=env)
     _, back, _ = Checkpoints(tmp_path).newest(lambda meta: {"x": jnp.zeros(8)})
     np.testing.assert_array_equal(back["x"], np.arange(8.0))

@@ -36,7 +36,7 @@ def free_port() -> int:
 
 
 def job(*args: str, count: int = 2) -> list[subprocess.Popen]:
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count=2 {os.environ['XLA_FLAGS']}", "JAX_PLATFORMS": "cpu"}
     where = ["--distributed", "--coordinator", f"127.0.0.1:{free_port()}", "--processes", str(count), "--wait", "60"]
     start = lambda i: subprocess.Popen(
         [sys.executable, "-m", "rlx", *args, *where, "--process", str(i)],

@@ -96,7 +96,11 @@ def test_another_named_stream_changes_no_other():
 
 
 def test_1_2_and_4_devices_and_checkpoints_between_them(tmp_path):
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    flags = {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count=4 {os.environ['XLA_FLAGS']}",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(ROOT),
+    }
     command = [sys.executable, str(ROOT / "tests/train/devices.py"), str(tmp_path)]
     done = subprocess.run(command, env={**os.environ, **flags}, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
