@@ -1,13 +1,19 @@
-"""Agents by name. A method is one folder or file here; ``make`` gives an `rlx.types.Agent`."""
+"""Agents by name. A method is one folder or file here, or a module from elsewhere (`register`, or an entry point of an
+installed package); ``make`` gives an `rlx.types.Agent`."""
 
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import importlib
+import re
+import sys
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 from rlx import config as configs
+from rlx import plugins
 from rlx.envs.wrappers import as_vector
 from rlx.types import Agent, Env, HostEnv, Problem
 
@@ -18,17 +24,63 @@ _MODULES = {
     "yann": "rlx.agents.yann",
     "sindy_rl": "rlx.agents.sindy_rl",
 }
+ENTRY_POINTS = "rlx.agents"  # the group in which installed packages declare agents
+_registered: dict[str, ModuleType | str] = {}
 
 
 def list() -> builtins.list[str]:
     """Names that `make` knows."""
-    return sorted(_MODULES)
+    return sorted({*_MODULES, *_registered, *plugins.entry_names(ENTRY_POINTS)})
+
+
+def register(name: str, module: ModuleType | str) -> None:
+    """From now on ``name`` is the agent that ``module`` makes, here and in every command of this process.
+
+    ``module`` (or its dotted name, which is imported when the agent is first used) holds ``Config``, a frozen dataclass with a
+    default for every field; ``PRESETS``, named overrides with a "debug" among them; and ``make(config, problem) -> Agent``.
+    Registering a name again replaces what it meant. In a module of your own, ``agents.register("mine", __name__)`` as its last
+    line makes ``rlx train mine --import my_module`` work.
+
+    Raises:
+        ValueError: no such name, a name of rlx's own, or a module that lacks something.
+    """
+    if not re.fullmatch(r"[A-Za-z]\w*", name):
+        raise ValueError(f"register: {name!r} is no name for an agent: give letters, digits and underscores.")
+    if name in _MODULES:
+        raise ValueError(f"register: {name!r} is an agent of rlx's own ({_MODULES[name]}): give another name.")
+    _registered[name] = module if isinstance(module, str) else _sound(name, module)
+
+
+def _sound(name: str, module: ModuleType) -> ModuleType:
+    """``module``, if it has what an agent needs."""
+    where = f"agent {name!r}: {module.__name__}"
+    own = getattr(module, "Config", None)
+    if not isinstance(own, type) or not dataclasses.is_dataclass(own):
+        raise ValueError(f"{where} must have a Config, a frozen dataclass; it has {own!r}.")
+    bare = [f.name for f in dataclasses.fields(own) if f.default is f.default_factory is dataclasses.MISSING]
+    if bare:
+        raise ValueError(f"{where}.Config must have a default for every field; {', '.join(bare)} has none.")
+    table = getattr(module, "PRESETS", None)
+    if not isinstance(table, Mapping) or "debug" not in table:
+        raise ValueError(f"{where} must have PRESETS, overrides by name with 'debug' among them; it has {table!r}.")
+    if not callable(getattr(module, "make", None)):
+        raise ValueError(f"{where} must have a function make(config, problem) that gives an rlx.types.Agent.")
+    return module
 
 
 def _module(name: str) -> Any:
-    if name not in _MODULES:
-        raise ValueError(f"unknown agent {name!r}.{configs.nearest(name, list())}")
-    return importlib.import_module(_MODULES[name])
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
+    found = _registered[name] if name in _registered else plugins.entry(ENTRY_POINTS, name)
+    if found is None:
+        raise ValueError(
+            f"unknown agent {name!r}.{configs.nearest(name, list())} An agent from elsewhere is known once the module that "
+            "registers it is imported: --import MODULE in a command."
+        )
+    if isinstance(found, str):
+        plugins.import_modules([found], f"agent {name!r} is in")
+        found = sys.modules[found]
+    return _sound(name, found)
 
 
 def config(name: str) -> Any:
@@ -73,4 +125,7 @@ def make(name: str, config: Any = None, problem: Problem | None = None, **overri
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     configs.check(chosen, name)
-    return module.make(chosen, problem)
+    agent = module.make(chosen, problem)
+    if not isinstance(agent, Agent):
+        raise ValueError(f"{name}: {module.__name__}.make gave a {type(agent).__name__}, it must give an rlx.types.Agent.")
+    return agent

@@ -37,6 +37,7 @@ class Flags:
     member: int = config.size(0, least=0)  # of a run with several: seeds first, then settings
     repeat: int | None = config.size(None, least=1, most=MOST)  # without a run: simulation steps per decision
     time_limit: int | None = config.size(None, least=1, most=MOST)  # without a run: decisions per episode
+    imports: console.IMPORTS = config.size((), console.IMPORTS_HELP)
 
 
 PRESETS = {"debug": {"steps": 200, "streams": 2}}

@@ -9,15 +9,20 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import tyro
 from rich.console import Console
 from rich.progress import Progress
 
+from rlx import plugins
 from rlx.train import Diverged, Interrupted, processes
 from rlx.train.checkpoint import CheckpointError
 
+# The field of ``--import``: modules that a command imports before all else.
+IMPORTS = Annotated[tuple[str, ...], tyro.conf.arg(name="import"), tyro.conf.UseAppendAction]
+IMPORTS_HELP = "a module that registers an agent or environment, such as my_agent: my_agent.py here or on PYTHONPATH"
 BAD_INPUT = 2
 MOST = 2**31 - 1  # of whole numbers on the command line: what an int32 holds
 
@@ -25,12 +30,14 @@ MOST = 2**31 - 1  # of whole numbers on the command line: what an int32 holds
 def command(body: Callable[[list[str]], None], argv: Sequence[str] | None) -> int:
     """Runs ``body`` on the arguments and gives the exit code: 0, or 2 with one message on stderr for what a person can mend.
 
-    Any other exception is a bug of rlx and passes with its traceback. ``--debug`` or ``RLX_DEBUG=1`` show it always.
+    Modules that ``--import`` names are imported before. Any other exception is a bug of rlx and passes with its traceback;
+    ``--debug`` or ``RLX_DEBUG=1`` show it always.
     """
     given = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in given or os.environ.get("RLX_DEBUG", "0") not in ("", "0")
     given = [word for word in given if word != "--debug"]
     try:
+        plugins.import_modules(plugins.given(given))
         body(given)
         return 0
     except SystemExit as end:  # the parser has said what was wrong

@@ -24,6 +24,7 @@ class Flags:
     which: Literal["best", "last"] = "best"  # the best by evaluation return while training, or the last
     member: int = config.size(0, least=0)  # of a run with several: seeds first, then settings
     video: bool = False  # film one episode into the run folder
+    imports: console.IMPORTS = config.size((), console.IMPORTS_HELP)
 
 
 PRESETS = {"debug": {"episodes": 2}}

@@ -27,6 +27,7 @@ class Flags:
     which: Literal["best", "last"] = "best"  # the best by evaluation return while training, or the last
     member: int = config.size(0, least=0)  # of a run with several: seeds first, then settings
     measure: bool = False  # with --format c: compile it here and time single decisions
+    imports: console.IMPORTS = config.size((), console.IMPORTS_HELP)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -39,6 +39,9 @@ def _flag(default: Any, help: str, **bounds: float) -> Any:
 @dataclass(frozen=True)
 class Flags:
     env: str = _flag("", "the environment, such as dmc:walker-walk; an unknown name lists what there is")
+    imports: console.IMPORTS = _flag(
+        (), f"{console.IMPORTS_HELP}; may be given several times, and whatever reads the run imports it too"
+    )
     repeat: int | None = _flag(None, "simulation steps per decision; None: the environment's own", least=1, most=MOST)
     time_limit: int | None = _flag(None, "decisions per episode; None: the environment's own", least=1, most=MOST)
     data: str | None = _flag(None, "a dataset, as `rlx collect` writes it, for agents that learn from one")
@@ -73,7 +76,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-RUN_CONFIG_FLAGS = ("repeat", "time_limit", "data", "seed", "seeds")  # flags that decide the result; the others only watch
+RUN_CONFIG_FLAGS = ("repeat", "time_limit", "data", "seed", "seeds", "imports")  # flags that decide the result; the others only watch
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -164,7 +167,8 @@ def given_run_config(
         print(f"usage: {command} AGENT --env ENV [OPTIONS]\n\nagents: {', '.join(known)}\nexample: {example}")
         if command == "rlx train":
             print("\n`rlx train --run-config RUN_DIR/config.json [OPTIONS]` does what that run did.")
-        print(f"\n`{command} AGENT --help` shows all options. RLX_DEBUG=1 or --debug show where errors come from.")
+        print(f"\n`{command} AGENT --import my_module --env ENV` takes agents and environments that my_module registers.")
+        print(f"`{command} AGENT --help` shows all options. RLX_DEBUG=1 or --debug show where errors come from.")
         raise SystemExit(0 if argv else 2)
     if argv[0] == "--run-config" and len(argv) > 1 and command == "rlx train":
         return run_configs.read(Path(argv[1]).parent), argv[2:]
@@ -172,8 +176,6 @@ def given_run_config(
         config.stop("--recipe is now called --run-config")
     if argv[0].startswith("-"):
         config.stop(f"the agent comes first, one of {', '.join(known)}, as in: {example}")
-    if argv[0] not in known:
-        config.stop(f"unknown agent {argv[0]!r}.{config.nearest(argv[0], known)}")
     return run_configs.RunConfig(argv[0], "", agents.config(argv[0])), argv[1:]
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from rlx import plugins
 from rlx.envs.options import positive
 from rlx.envs.workers import in_processes
 from rlx.types import Env, HostEnv
@@ -21,6 +23,7 @@ _ROOMS = {
     "gym": ("rlx.envs.gym", "any Gymnasium id"),
     "hydrogym": ("rlx.envs.hydrogym", "HydroGym's JAX flow, where that is installed"),
 }
+ENTRY_POINTS = "rlx.envs"  # the group in which installed packages declare prefixes: the module registers names on import
 _registered: dict[str, Callable[..., Env | HostEnv]] = {}
 
 
@@ -42,12 +45,23 @@ def register(name: str, make: Callable[..., Env | HostEnv]) -> None:
 
 def names(prefix: str | None = None) -> list[str]:
     """All names, or those with one prefix. Of Gymnasium: those that are installed."""
+    for declared in plugins.entry_names(ENTRY_POINTS):
+        if prefix in (None, declared):
+            _import_entry(declared)
     if prefix is not None and prefix not in _ROOMS:
         return sorted(n for n in _registered if n.startswith(f"{prefix}:"))
     out = sorted(_registered) if prefix is None else []
     for p in [prefix] if prefix else _ROOMS:
         out += [f"{p}:{n}" for n in importlib.import_module(_ROOMS[p][0]).names()]
     return out
+
+
+def _import_entry(prefix: str) -> None:
+    """A package that is broken must not take the others with it."""
+    try:
+        plugins.entry(ENTRY_POINTS, prefix)
+    except ValueError as error:
+        warnings.warn(str(error), stacklevel=3)
 
 
 def make(name: str, *, workers: int | None = None, **options: Any) -> Env | HostEnv:
@@ -79,6 +93,8 @@ def make(name: str, *, workers: int | None = None, **options: Any) -> Env | Host
 
 def _in_room(name: str, options: dict[str, Any]) -> Env | HostEnv:
     prefix, _, task = name.partition(":")
+    if prefix not in _ROOMS and plugins.entry(ENTRY_POINTS, prefix) and name in _registered:
+        return _registered[name](**options)
     if prefix in _ROOMS and task:
         return importlib.import_module(_ROOMS[prefix][0]).make(task, **options)
     near = difflib.get_close_matches(name, list(_registered), 3, 0.6)

@@ -98,7 +98,8 @@ def ray(trials: Mapping[str, Path], address: str, more: Sequence[str], told: Tol
     engine = _connect(address)
     gpus = engine.cluster_resources().get("GPU", 0)
     task = engine.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_retries=retries)(execute)
-    env = {k: v for k, v in os.environ.items() if k.startswith(("JAX_", "XLA_", "RLX_", "MUJOCO_", "PYTHONPATH"))}
+    env = {k: v for k, v in os.environ.items() if k.startswith(("JAX_", "XLA_", "RLX_", "MUJOCO_"))}
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), os.getcwd()]))  # for --import
     start = lambda folder: task.remote(command(folder.absolute(), more), str(folder.absolute() / LOG), env)
     running = {start(folder): (name, folder, 0) for name, folder in trials.items()}
     try:

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from rlx import _versions, agents, config, envs, replay
+from rlx import _versions, agents, config, envs, plugins, replay
 from rlx._version import __version__
 from rlx.train import layout
 from rlx.train.population import members
@@ -37,6 +37,7 @@ class RunConfig:
     seeds: int = 1  # so many from `seed` on; with several members they run as one program
     settings: tuple[dict[str, float], ...] = ()  # traced values by name, each with every seed; () is those of the config
     part: tuple[int, int] | None = None  # first and last + 1 of the members that run here; None: all
+    imports: tuple[str, ...] = ()  # modules that register agent or environment, imported when this is read back
 
     def problem(self) -> Problem:
         """Raises ValueError where the environment is unknown or cannot be had, or the dataset is not as it should be."""
@@ -100,7 +101,7 @@ def _flat(run_config: RunConfig) -> dict[str, Any]:
             out[prefix] = value
 
     tree = json.loads(run_config.to_json())
-    del tree["versions"]
+    del tree["versions"], tree["imports"]  # which module brings a name decides nothing
     own = tree.pop("config")
     walk("", tree)
     walk("agent", own)  # as the flags are called
@@ -117,7 +118,7 @@ def read(run_dir: str | os.PathLike) -> RunConfig:
     """The run config of a run folder.
 
     Raises:
-        ValueError: there is none, it is of an older layout, or it cannot be read back.
+        ValueError: there is none, it is of an older layout, it cannot be read back, or a module that it imports is not to be had.
     """
     path = Path(run_dir) / FILE
     try:
@@ -127,10 +128,12 @@ def read(run_dir: str | os.PathLike) -> RunConfig:
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} cannot be read: {error}.") from None
     layout.check(tree.pop("versions", {}).get("rlx"), run_dir)
+    imports = tuple(tree.pop("imports", ()))
+    plugins.import_modules(imports, f"{path} needs {plugins.FLAG}")
     try:
         own = config.from_json(agents.config(tree["agent"]), json.dumps(tree.pop("config")))
         settings, part = tuple(tree.pop("settings", ())), tree.pop("part", None)
-        return RunConfig(**tree, config=own, settings=settings, part=part and tuple(part))
+        return RunConfig(**tree, config=own, settings=settings, part=part and tuple(part), imports=imports)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a config of this version of rlx: {error}.") from None
 
