@@ -95,7 +95,7 @@ def acrobatics(fresh) -> ModuleType:
 def test_an_agent_from_outside_learns_as_two_seeds_and_resumes_after_kill_9(run_dir):
     result = json.loads((run_dir / "result.json").read_text())
     assert result["agent"] == "crossq" and result["members"] == 2 and result["diverged"] == 0
-    assert all(member["return_mean"] > -500 for member in result["each"])  # about -1 200 at random, -150 at best
+    assert all(member["return_mean"] > -350 for member in result["each"])  # about -1 200 at random, -150 at best
     assert json.loads((run_dir / "config.json").read_text())["imports"] == ["acrobatics"]
     updates = [line["updates"] for line in map(json.loads, (run_dir / "metrics.jsonl").open()) if line["kind"] == "train"]
     assert updates == sorted(set(updates)), "every line once, in order, over both processes"

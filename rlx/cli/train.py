@@ -76,7 +76,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-RUN_CONFIG_FLAGS = ("repeat", "time_limit", "data", "seed", "seeds", "imports")  # flags that decide the result; the others only watch
+# Flags that decide the result; the others only watch.
+RUN_CONFIG_FLAGS = ("repeat", "time_limit", "data", "seed", "seeds", "imports")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

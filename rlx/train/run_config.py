@@ -118,7 +118,7 @@ def read(run_dir: str | os.PathLike) -> RunConfig:
     """The run config of a run folder.
 
     Raises:
-        ValueError: there is none, it is of an older layout, it cannot be read back, or a module that it imports is not to be had.
+        ValueError: there is none, it is of an older layout, it cannot be read back, or one of its imports is not to be had.
     """
     path = Path(run_dir) / FILE
     try:

@@ -46,7 +46,18 @@ class Config(offpolicy.OffPolicyConfig):
 
 PRESETS: dict[str, dict[str, Any]] = {
     "debug": {**offpolicy.DEBUG, "critic_hidden": (64, 64)},
-    "small": {"env_steps": 6_000, "prefill": 500, "collect": 20, "batch": 128, "critic_hidden": (128, 128), "hidden": (64, 64)},
+    "small": {  # for tasks like the pendulum
+        "env_steps": 4_500,
+        "prefill": 500,
+        "collect": 20,
+        "batch": 128,
+        "eval_every": 2_000,
+        "hidden": (64, 64),
+        "critic_hidden": (128, 128),
+        "policy_delay": 1,
+        "actor_lr": 2e-3,
+        "critic_lr": 2e-3,
+    },
 }
 
 
