@@ -47,7 +47,7 @@ def import_modules(names: Iterable[str], wanted_by: str = FLAG) -> None:
 def given(argv: Sequence[str]) -> tuple[str, ...]:
     """The modules that a command line names by ``--import``, each once."""
     found = []
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+    for word, following in zip(argv, [*argv[1:], ""], strict=False):
         if word == FLAG and following and not following.startswith("-"):
             found.append(following)
         elif word.startswith(f"{FLAG}="):
