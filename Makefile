@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint clean
+.PHONY: help quickstart test test-fast lint clean
 
 PYTHON ?=
 PYTHONS := $(or $(PYTHON),python3.11 python3.12 python3.13 python3.14 python3 python)
@@ -23,6 +23,9 @@ quickstart: $(VENV)/.base ## train SAC on cart-pole swing-up, evaluate, draw the
 test: lint ## lint, types and all tests
 	@echo "== pytest"
 	@$(BIN)/python -m pytest $(PYTEST)
+
+test-fast: $(VENV)/.test ## the tests that take seconds: for the working loop
+	@$(BIN)/python -m pytest $(PYTEST) -m "not slow"
 
 lint: $(VENV)/.test ## ruff and mypy only
 	@echo "== ruff"

@@ -5,8 +5,16 @@ LLVM optimises at level 1 instead of 3, which takes a fifth less and leaves XLA'
 ``RLX_TEST_OPT=3`` tests at the level that users have.
 """
 
+from __future__ import annotations
+
 import os
+import resource
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -14,3 +22,51 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_home / "rlx" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 _level = f"--xla_backend_optimization_level={os.environ.get('RLX_TEST_OPT', '1')}"
 os.environ["XLA_FLAGS"] = f"{_level} {os.environ.get('XLA_FLAGS', '')}".strip()
+
+COST, LIMIT = "processor_s", 8.0  # of a test that is not marked slow
+_costs: Counter[str] = Counter()
+_dear: list[str] = []
+_begun = pytest.StashKey[float]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--cost", action="store_true", help="processor seconds by folder, those of ended child processes included")
+
+
+def _processor_seconds() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(x.ru_utime + x.ru_stime for x in used)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Iterator[None]:
+    """A test's cost travels with its last report, from whichever process ran it."""
+    if call.when == "teardown":
+        slow = item.get_closest_marker("slow") is not None
+        item.user_properties.append((COST, (_processor_seconds() - item.stash[_begun], slow)))
+    return (yield)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    item.stash[_begun] = _processor_seconds()
+
+
+def pytest_runtest_logreport(report: Any) -> None:
+    for name, value in report.user_properties if report.when == "teardown" else ():
+        if name == COST:
+            folder = "/".join(report.nodeid.split("::")[0].split("/")[:3])
+            _costs[folder] += value[0]
+            if value[0] > LIMIT and not value[1]:
+                _dear.append(f"{value[0]:6.1f}  {report.nodeid}")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if not terminalreporter.config.getoption("--cost"):
+        return
+    terminalreporter.section("processor seconds")
+    for folder, seconds in _costs.most_common():
+        terminalreporter.line(f"{seconds:8.1f}  {folder}")
+    terminalreporter.line(f"{sum(_costs.values()):8.1f}  in all")
+    for line in _dear:
+        terminalreporter.line(f"not marked slow: {line}")

@@ -57,6 +57,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ENVS)
 @pytest.mark.parametrize("name", AGENTS)
 def test_solo_members_resumed_and_rechunked_agree(name, kind, tmp_path):

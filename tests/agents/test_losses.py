@@ -100,6 +100,7 @@ def test_temperature_falls_when_entropy_is_above_target_and_rises_below():
         assert (new.learned["log_temperature"] < state.learned["log_temperature"]) == falls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sac", "td3", "ppo"])
 def test_seeds_differ_and_repeat(name):
     problem = Problem({"train": rlx.envs.make("rlx:probe-match")})

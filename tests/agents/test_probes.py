@@ -92,6 +92,7 @@ def value(name: str, state: AgentState, obs, action):
     return offpolicy.q_values(offpolicy.networks(hidden, 1).critics, learned["critics"], obs, action).min(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", [False, True], ids=["device", "host"])
 @pytest.mark.parametrize("probe", PROBES)
 @pytest.mark.parametrize("name", SETTINGS)

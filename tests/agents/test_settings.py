@@ -58,6 +58,7 @@ def test_evaluations_happen_on_the_environment_meant_for_them():
     assert made("sac", eval_every=100, collect=10, n_envs=2, eval_episodes=3).evals[0].every == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in agents.list() if n != "sindy_rl"])  # whose updates are PPO's
 def test_traced_values_are_not_compiled_in(name):
     """One program serves all values of every traced setting, and the ones an update reads make a difference to it."""

@@ -112,6 +112,7 @@ def test_nan_observation_stops_the_run_and_names_where(bad_env, tmp_path, capsys
     assert "not finite" in message and bad_env in message and "checkpoint" in message
 
 
+@pytest.mark.slow
 def test_a_policy_for_other_shapes(run_dir, capsys):
     before = contents(run_dir)
     message = refused(capsys, "evaluate", "--run-dir", str(run_dir), "--env", "dmc:cartpole-swingup")

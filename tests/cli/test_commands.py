@@ -102,6 +102,7 @@ def test_the_first_sections_of_a_report_are_read_out(tmp_path, capsys, monkeypat
     assert capsys.readouterr().out == f"\nx' = 2 x\n\n# Found\n## Dynamics\nx' = 2 x\nMore in {mixed}\n"
 
 
+@pytest.mark.slow
 def test_members_are_several_seeds(tmp_path, capsys):
     assert main(train_args(ENVS["device"], tmp_path / "run", "--no-video", "--seeds", "2")) == 0
     result = result_of(capsys.readouterr().out)

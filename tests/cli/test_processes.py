@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -24,6 +26,7 @@ def result_of(out: str) -> dict:
     return json.loads(out.rstrip("\n").splitlines()[-1].removeprefix("RESULT "))
 
 
+@pytest.mark.slow
 def test_asked_to_stop_it_saves_and_the_same_command_goes_on(tmp_path):
     folder = tmp_path / "run"
     argv = ["train.py", "sac", "--env", "rlx:pendulum", "--preset", "debug", "--no-video", "--run-dir", str(folder)]
@@ -51,6 +54,7 @@ def test_asked_to_stop_it_saves_and_the_same_command_goes_on(tmp_path):
     assert now[: len(lines)] == lines and now[len(lines)]["cycle"] > lines[-1]["cycle"]
 
 
+@pytest.mark.slow
 def test_killed_runs_end_bit_equal(tmp_path):
     process = start("reproduce/kill_resume.py", "--preset", "debug", "--run-dir", str(tmp_path / "kill"))
     out, err = process.communicate(timeout=300)

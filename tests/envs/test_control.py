@@ -17,6 +17,7 @@ from rlx.envs.probes import PROBES
 NAMES = [n for n in rlx.envs.list("rlx")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_contract(name):
     assert rlx.envs.check(rlx.envs.make(name, time_limit=None if "probe" in name else 15), steps=40).exact_resume

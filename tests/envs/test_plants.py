@@ -76,6 +76,7 @@ def play(env, policy, streams, seed=0):
 # ------------------------------------------------------------------------------------------------------------ the contract
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [

@@ -24,6 +24,7 @@ def play(env, ends="reset", steps=9):
     return out, vec, state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [

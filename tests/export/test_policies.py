@@ -65,6 +65,7 @@ EXPORTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPORTED)
 def test_all_formats_act_as_the_policy(name, tmp_path):
     law = EXPORTED[name]()

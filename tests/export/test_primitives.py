@@ -30,6 +30,7 @@ def exact(tmp_path_factory) -> dict[str, np.ndarray]:
     return dict(np.load(path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAWS)
 def test_c_and_numpy_agree_with_jax(name, tmp_path):
     law, x = export.Law(LAWS[name], N, name), states().astype(np.float32)
@@ -41,6 +42,7 @@ def test_c_and_numpy_agree_with_jax(name, tmp_path):
     assert laws.off(act(x), np.asarray(jax.jit(law.act)(x))) < TOLERANCE["float32"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAWS)
 def test_in_float64(name, tmp_path, exact):
     law, x = export.Law(LAWS[name], N, name), states()

@@ -40,6 +40,7 @@ def test_scalar_law_and_what_is_outside():
     np.testing.assert_array_equal(zero.outside, move.outside)
 
 
+@pytest.mark.slow
 def test_in_double_precision():
     found = results()
     assert found["scalar law"] < 1e-12 and found["scalar law, named points"] < 1e-12
@@ -192,6 +193,7 @@ def test_the_regulator_of_a_tracked_plant_knows_where_to_rest():
     np.testing.assert_allclose(law(jnp.asarray(z, jnp.float32)).u, u_r @ asked, atol=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["double_integrator", "pendulum", "tutorial", "random", "reactor"])
 def test_solving_each_state_follows_the_explicit_law(name):
     """Within 1e-4, after a fixed number of iterations; parameters without a solution are told."""

@@ -68,6 +68,7 @@ def undisturbed(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_job_gives_the_members_of_one_process(undisturbed, tmp_path, capsys):
     assert main([*SMALL, *SHORT, "--run-dir", str(tmp_path)]) == 0
     assert_same(policies(undisturbed), policies(tmp_path), exactly=False)
@@ -79,6 +80,7 @@ def test_the_job_gives_the_members_of_one_process(undisturbed, tmp_path, capsys)
     assert result["members"] == 5 == len(result["each"])
 
 
+@pytest.mark.slow
 def test_one_process_is_killed_and_the_job_started_again(undisturbed, tmp_path):
     args = [*SMALL, *SHORT, "--run-dir", str(tmp_path)]
     both = job(*args)

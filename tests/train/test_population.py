@@ -31,6 +31,7 @@ SHORT = {"sac": {"env_steps": 220}, "td3": {"env_steps": 220}, "ppo": {"env_step
 # --------------------------------------------------------------------------------------------------------- members and seeds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHORT)
 def test_a_member_is_its_solo_run(name):
     agent, problem = small(name, **SHORT[name])
@@ -47,6 +48,7 @@ def test_a_member_is_its_solo_run(name):
             np.testing.assert_array_equal(found.state.sources[name_].index.flags[i], source.index.flags)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHORT)
 def test_initial_parameters_and_drawn_indices_are_bit_equal(name):
     agent, problem = small(name, **SHORT[name])
@@ -95,6 +97,7 @@ def test_another_named_stream_changes_no_other():
 # ------------------------------------------------------------------------------------------------------------------- devices
 
 
+@pytest.mark.slow
 def test_1_2_and_4_devices_and_checkpoints_between_them(tmp_path):
     flags = {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count=4 {os.environ['XLA_FLAGS']}",
@@ -136,6 +139,7 @@ def test_pmap_lays_members_out_by_device():
 # --------------------------------------------------------------------------------------------- members that die, and exchange
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interrupted", [False, True])
 def test_the_dead_are_compacted_and_keep_what_they_had(interrupted, tmp_path):
     """Of four members three diverge at update 7: the fourth goes on alone, also after a resume."""
@@ -206,6 +210,7 @@ def test_exchange_revives_a_diverged_member_and_a_wrong_one_is_refused():
         run(agent, problem, bad, options=QUIET)
 
 
+@pytest.mark.slow
 def test_population_based_training_of_ppo():
     """Learning rates that cannot learn give way to those that can: the spread of members shrinks to the good ones."""
     agent, problem = small("ppo", "rlx:probe-action", env_steps=6_000, eval_every=1_000, lr=1e-3)
@@ -233,6 +238,7 @@ def test_memory_is_counted_and_too_many_members_are_refused():
     assert memory.available(jax.devices()) > 2**20
 
 
+@pytest.mark.slow
 def test_waves_give_the_same_members(tmp_path):
     agent, problem = small("sac", **SHORT["sac"])
     whole = population(agent, problem, 3, options=QUIET)
@@ -243,6 +249,7 @@ def test_waves_give_the_same_members(tmp_path):
     assert apart.table()[0]["seeds"] == 3
 
 
+@pytest.mark.slow
 def test_the_table_ranks_settings():
     agent, problem = small("sac", **SHORT["sac"])
     found = population(agent, problem, 2, {"actor_lr": [1e-3, 1e-4, 1e-5]}, options=QUIET)
@@ -277,6 +284,7 @@ def test_grids_that_cannot_be():
             population(agent, problem, 2, waves=waves)
 
 
+@pytest.mark.slow
 def test_a_population_on_native_mujoco_and_after_a_resume(tmp_path):
     problem = Problem({"train": make("dmc:cartpole-swingup", repeat=8)})
     small_sac, _ = small("sac", **SHORT["sac"])

@@ -132,6 +132,7 @@ def test_bad_input_leaves_nothing_behind(flags, says, tmp_path, capsys, monkeypa
 # ------------------------------------------------------------------------------------------------------------- three ways, one
 
 
+@pytest.mark.slow
 def test_one_program_and_local_workers_agree(as_one, locally):
     assert len(sweeps.folders(as_one)) == 2 and len(sweeps.folders(locally)) == 4
     a, b = ranked(as_one), ranked(locally)
@@ -149,6 +150,7 @@ def test_finished_trials_never_run_twice(as_one, capsys):
     assert "holds another sweep" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_killed_trials_and_a_killed_sweep_go_on(locally, tmp_path):
     """A worker's trial is killed, then the whole sweep; the same command ends with what was never disturbed."""
     argv = ["sweep", "sac", *SMALL, *GRID, "--episodes", "2", "--run-dir", str(tmp_path), "--workers", "local:2"]
@@ -255,6 +257,7 @@ def test_report_of_a_sweep(as_one, tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
 
 
+@pytest.mark.slow
 def test_a_random_search_in_three_fields_is_drawn_as_parallel_lines(tmp_path, capsys):
     grid = [
         "--grid",

@@ -40,6 +40,7 @@ def trained():
     return agent, run(agent, problem, jax.random.key(0), options=QUIET)
 
 
+@pytest.mark.slow
 def test_real_and_imagined_steps_are_counted_apart(trained):
     """Four random episodes of 50, then 20 before each of three refits; six rounds of 4 x 32 imagined."""
     agent, state = trained
@@ -122,6 +123,7 @@ def test_it_resumes_to_the_same_bits(trained, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again.agent.learned, trained[1].agent.learned)
 
 
+@pytest.mark.slow
 def test_members_are_their_solo_runs(trained):
     agent, problem = made(distil=False)
     keys = jnp.stack([jax.random.key(0), jax.random.key(1)])
@@ -130,6 +132,7 @@ def test_members_are_their_solo_runs(trained):
     np.testing.assert_allclose(mine.coef, trained[1].agent.learned["world"]["model"]["model"]["dynamics"].coef, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_modes_stand_for_many_observations():
     """64 probes of a field, seen as 4 principal components: policy, model and reward live in these."""
     problem = Problem({"train": rlx.envs.make("rlx:ks22", time_limit=50)})

@@ -103,6 +103,7 @@ def trained():
     return agent, run(agent, problem, jax.random.key(0), options=QUIET)
 
 
+@pytest.mark.slow
 def test_the_preset_runs(trained):
     """Four random episodes of 50, then 20 before each of three refits, as with equations."""
     agent, state = trained

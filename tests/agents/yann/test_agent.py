@@ -42,6 +42,7 @@ def same(a: Any, b: Any) -> None:
 # ------------------------------------------------------------------------------------------------- it starts as its controller
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLANTS)
 def test_before_learning_it_is_its_controller(name):
     """Bitwise, on whatever observations; actions are within bounds; the law is the one asked for."""
@@ -79,6 +80,7 @@ def test_what_is_not_a_number_is_not_hidden():
 # -------------------------------------------------------------------------------------------------------------- it learns
 
 
+@pytest.mark.slow
 def test_learning_lowers_the_cost_of_the_cubic_plant():
     """At least 5% in 20 short episodes with a little noise, both seeds; the first evaluation is the controller."""
     agent, plant = short(
@@ -93,6 +95,7 @@ def test_learning_lowers_the_cost_of_the_cubic_plant():
     assert not np.allclose(*costs)
 
 
+@pytest.mark.slow
 def test_a_run_counts_visits_keeps_the_best_and_ends_with_what_it_says(tmp_path):
     agent, plant = short("upright-pendulum")
     state, reports = reports_of(agent, plant, run_dir=tmp_path)
@@ -105,6 +108,7 @@ def test_a_run_counts_visits_keeps_the_best_and_ends_with_what_it_says(tmp_path)
     same(again.agent, state.agent)
 
 
+@pytest.mark.slow
 def test_ddpg_and_cloning_go_through_the_same_loop():
     agent, plant = short("upright-pendulum", **yann.PRESETS["ddpg"])
     state, _ = reports_of(agent, plant)
@@ -135,6 +139,7 @@ def test_the_frozen_controller_only_acts():
     assert len(set(map(float, costs))) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("preset", "streams"), [("paper", 1), ("safe", 4)])
 def test_presets_train(preset, streams):
     """Also on streams side by side, which share the budget."""
@@ -145,6 +150,7 @@ def test_presets_train(preset, streams):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.agent.learned["actor"]))
 
 
+@pytest.mark.slow
 def test_restoring_halves_the_step_within_a_run():
     """An actor that can only get worse: the steps are far too large, so the best is restored and what is left is it."""
     agent, plant = short("upright-pendulum", episodes=8, actor_lr=1.0, critic_lr=1.0, patience=1, tolerance=0.0)
@@ -158,6 +164,7 @@ def test_restoring_halves_the_step_within_a_run():
 # ------------------------------------------------------------------------------------------------------- runs and populations
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
     agent, plant = short()
     whole = run(agent, plant, jax.random.key(5), options=QUIET)
@@ -178,6 +185,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
     assert {k: int(v) for k, v in again.counts.items()} == {k: int(v) for k, v in whole.counts.items()}
 
 
+@pytest.mark.slow
 def test_a_member_is_its_solo_run():
     agent, plant = short()
     found = population(agent, plant, [3, 5], {"actor_lr": [1e-3, 1e-4]}, options=QUIET)

@@ -114,6 +114,7 @@ def test_big_m_layers_give_the_gather(name, compressed):
     assert net.W1.shape[0] == (len(law.bounds) - 1 if compressed else regions.rows.sum())
 
 
+@pytest.mark.slow
 def test_in_double_precision_they_are_equal():
     assert max(error for name, error in results().items() if name.startswith("gated")) <= 1e-9
 
@@ -142,6 +143,7 @@ def points(count: int = 10_000):
     return jnp.asarray(rng.uniform(-1, 1, (count, NZ)), jnp.float32), jnp.asarray(rng.integers(0, P, count))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "init", "width"),
     [(kind, init, 16) for kind in KINDS for init in ("zero_last", "paired")] + [("block", "paired", 5)],

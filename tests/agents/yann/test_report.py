@@ -139,6 +139,7 @@ def test_inputs_are_those_of_the_policy_inside_regions(pendulum):
     np.testing.assert_allclose(base, 2 * policy.act(z.astype(np.float32), mode="base")[0], atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"law": "lqr"}, {"actor": "mlp"}, {"residual": "paper", "init": "paired"}, {"law": "qp"}])
 def test_other_configurations_have_a_page_and_a_picture_too(changes, runs):
     policy = made(**changes)
@@ -224,6 +225,7 @@ def test_costs_mark_violations():
 # -------------------------------------------------------------------------------------------------------------- the hook
 
 
+@pytest.mark.slow
 def test_a_run_leaves_the_page_and_the_picture(tmp_path, capsys):
     args = ["train", "yann", "--env", "rlx:upright-pendulum", "--preset", "debug", "--time-limit", "20"]
     assert main([*args, "--run-dir", str(tmp_path), "--no-video", "--no-progress"]) == 0
