@@ -75,6 +75,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("changes", "message"), FAULTS)
 def test_planted_faults_are_found(changes, message):
     with pytest.raises(ValueError, match=message):
