@@ -25,7 +25,8 @@ def equations(
     """The aggregate's equations, one line per output.
 
     ``names``: of the variables, z0, z1, ... if not given. ``targets``: of the outputs; if not given, they are the next values
-    of the variables. ``deviations`` adds to each coefficient its standard deviation over the members (text and LaTeX).
+    of the variables, or their time derivatives where the model is continuous. ``deviations`` adds to each coefficient its
+    standard deviation over the members (text and LaTeX).
     Python is a function of numbers or arrays, C one of doubles.
 
     Raises:
@@ -36,7 +37,7 @@ def equations(
     coef = np.asarray(model.coef, np.float64)
     std = np.asarray(model.members, np.float64).std(0) if deviations else None
     given = list(names) if names is not None else [f"z{i}" for i in range(model.library.variables)]
-    outputs = list(targets) if targets is not None else _next(given, len(coef), fmt)
+    outputs = list(targets) if targets is not None else _outputs(given, len(coef), fmt, model.continuous)
     if len(outputs) != len(coef):
         raise ValueError(f"this model has {len(coef)} outputs; {len(outputs)} names were given: {outputs}.")
     if fmt in ("python", "c"):
@@ -56,9 +57,11 @@ def equations(
     return "\n".join(f"{a:{width}} = {b}" for a, b in lines)
 
 
-def _next(given: list[str], outputs: int, fmt: str) -> list[str]:
-    ends = {"text": "{}'", "latex": "{}_{{k+1}}", "python": "next_{}", "c": "next_{}"}[fmt]
-    return [ends.format(name) for name in given[:outputs]]
+def _outputs(given: list[str], outputs: int, fmt: str, continuous: bool) -> list[str]:
+    following = {"text": "{}'", "latex": "{}_{{k+1}}", "python": "next_{}", "c": "next_{}"}
+    derivative = {"text": "d{}/dt", "latex": r"\dot{{{}}}", "python": "d{}_dt", "c": "d{}_dt"}
+    form = (derivative if continuous else following)[fmt]
+    return [form.format(name) for name in given[:outputs]]
 
 
 def _number(value: float, digits: int, fmt: str, deviation: float | None) -> str:

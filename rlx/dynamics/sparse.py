@@ -24,9 +24,22 @@ import numpy as np
 from rlx.dynamics import stlsq
 from rlx.dynamics.dictionary import Dictionary, affine, poly
 from rlx.dynamics.equations import equations
+from rlx.dynamics.pysindy import from_pysindy, to_pysindy
 from rlx.dynamics.sparse_model import Aggregate, SparseModel, aggregated, load, save
 
-__all__ = ["Dictionary", "SparseModel", "affine", "aggregated", "equations", "fit", "load", "poly", "save"]
+__all__ = [
+    "Dictionary",
+    "SparseModel",
+    "affine",
+    "aggregated",
+    "equations",
+    "fit",
+    "from_pysindy",
+    "load",
+    "poly",
+    "save",
+    "to_pysindy",
+]
 
 
 def fit(

@@ -22,11 +22,13 @@ Aggregate = Literal["median", "mean"]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SparseModel:
-    """``members`` of one dictionary, and what stands for them all."""
+    """``members`` of one dictionary, and what stands for them all. ``continuous``: what it predicts is the time derivative of
+    a state, not what comes next."""
 
     members: Array  # [E, q, d]
     coef: Array  # [q, d]
     library: Dictionary = dataclasses.field(metadata={"static": True})
+    continuous: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def __call__(self, z: Array) -> Array:
         """The aggregate's f(z) [..., q] for z [..., v]."""
@@ -67,7 +69,8 @@ def aggregated(members: np.ndarray, how: Aggregate = "median") -> np.ndarray:
 def save(model: SparseModel, path: str | os.PathLike) -> Path:
     """The model as ``.npz``: plain arrays, no code."""
     path = Path(path)
-    text = json.dumps({"variables": model.library.variables, "factors": model.library.factors})
+    tree = {"variables": model.library.variables, "factors": model.library.factors, "continuous": model.continuous}
+    text = json.dumps(tree)
     part = path.with_name(f".{path.name}.part")
     try:
         with part.open("wb") as file:
@@ -88,7 +91,8 @@ def load(path: str | os.PathLike) -> SparseModel:
         with np.load(path, allow_pickle=False) as file:
             tree: Any = json.loads(str(file["library"]))
             library = Dictionary(int(tree["variables"]), tuple(tuple(map(int, term)) for term in tree["factors"]))
-            return SparseModel(jnp.asarray(file["members"]), jnp.asarray(file["coef"]), library)
+            arrays = jnp.asarray(file["members"]), jnp.asarray(file["coef"])
+            return SparseModel(*arrays, library, bool(tree.get("continuous", False)))
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such file.") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
