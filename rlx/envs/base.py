@@ -252,7 +252,9 @@ def rollout(
     return roll(env, params, policy, rollout_state, key, steps, members)
 
 
-def _rollout_device(env, params, policy, rollout_state, key, steps, members):  # type: ignore[no-untyped-def]
+def _rollout_device(
+    env: VecEnv, params: PyTree, policy: Policy, rollout_state: RolloutState, key: Key, steps: int, members: int | None
+) -> tuple[RolloutState, Row, Row]:
     if members is not None:
         raise ValueError("rollout on the device takes no members: vmap it instead.")
     rollout_state = rollout_state._replace(env=env.refresh(params, rollout_state.env, keys.fold(key, "refresh")))
@@ -284,16 +286,19 @@ def _step_keys(key: Key, steps: Array) -> Array:
     return jax.vmap(make, (None, 0))(key, steps)
 
 
-def _rollout_host(env, params, policy, rollout_state, key, steps, members):  # type: ignore[no-untyped-def]
+def _rollout_host(
+    env: VecEnv, params: PyTree, policy: Policy, rollout_state: RolloutState, key: Key, steps: int, members: int | None
+) -> tuple[RolloutState, Row, Row]:
     act_keys = np.asarray(_step_keys(key, np.arange(steps)))
     random = keys.HostKey.of(key, env.n // (members or 1))
     state = env.refresh(params, rollout_state.env, random)
     step, carry, done = rollout_state.step, rollout_state.carry, rollout_state.done
-    rows: Any = None
+    rows: Any = None  # a Row with room for all steps, once the first is there
     axis = 0 if members is None else 1
     for t in range(steps):
         action, carry, extras = policy(carry, step._replace(info={}), act_keys[t])
-        row = to_row(step, *jax.tree.map(np.asarray, (action, extras)), ~done)
+        action, extras = jax.tree.map(np.asarray, (action, extras))
+        row = to_row(step, action, extras, ~done)
         if rows is None:
             rows = jax.tree.map(lambda x: np.empty((*x.shape[:axis], steps, *x.shape[axis:]), x.dtype), row)
         jax.tree.map(lambda r, x, t=t: r.__setitem__((slice(None), t) if axis else t, x), rows, row)

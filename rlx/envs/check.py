@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rlx.envs import actions
-from rlx.envs.base import batch, begin, rollout
+from rlx.envs.base import Policy, batch, begin, rollout
 from rlx.envs.check_types import faults_of_types
-from rlx.types import Env, HostEnv, Key, Leaf, PyTree, RolloutState, Row, VecEnv
+from rlx.types import Array, Env, HostEnv, Key, Leaf, PyTree, RolloutState, Row, Step, VecEnv
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,10 @@ def _run(env: Env | HostEnv, vec: VecEnv, seed: int, half: int, episodes: int, f
     return Report(env.name, rows.reward.size, int(rows.first.sum()), saved is not None, tuple(notes))
 
 
-def _policy(env: Env | HostEnv) -> Any:
-    def random(carry: Any, step: Any, key: Any) -> Any:
+def _policy(env: Env | HostEnv) -> Policy:
+    """Uniformly random actions."""
+
+    def random(carry: PyTree, step: Step, key: Array) -> tuple[Array, PyTree, dict[str, Array]]:
         if env.host:
             key = jax.random.wrap_key_data(key)
         return actions.sample(env.spec, key, step.reward.shape[0]), carry, {}
@@ -97,7 +98,7 @@ def _policy(env: Env | HostEnv) -> Any:
     return jax.jit(random) if env.host else random
 
 
-def _equal(a: Any, b: Any) -> bool:
+def _equal(a: PyTree, b: PyTree) -> bool:
     return all(np.array_equal(x, y, equal_nan=True) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
@@ -174,8 +175,8 @@ def _bounds(env: Env | HostEnv, faults: list[str]) -> None:
         return
     vec, key = batch(env, 1), jax.random.key(0)
 
-    def roll(action: Any) -> Any:
-        policy: Any = lambda carry, step, key: (action, carry, {})
+    def roll(action: Array) -> tuple[PyTree, Array]:
+        policy: Policy = lambda carry, step, key: (action, carry, {})
         rows = rollout(vec, vec.params, policy, begin(vec, vec.params, (), key), key, 3)[1]
         return rows.obs, rows.reward
 

@@ -131,7 +131,7 @@ def _spec(name: str, example: gymnasium.Env, repeat: int, info_keys: Mapping[str
     return replace(spec, info=info_leaves(name, info_keys, begun, later), horizon=horizon)
 
 
-def _seeded_reset(env: Any, seed: int) -> tuple[Any, dict[str, Any]]:
+def _seeded_reset(env: gymnasium.Env, seed: int) -> tuple[Any, dict[str, Any]]:
     """A reset that depends on ``seed`` alone, also in suites that draw from numpy's and Python's global generators."""
     with _seeding:
         before = np.random.get_state(), random.getstate()
@@ -139,8 +139,9 @@ def _seeded_reset(env: Any, seed: int) -> tuple[Any, dict[str, Any]]:
             np.random.seed(seed % 2**32)
             random.seed(seed)
             env.action_space.seed(seed % 2**31)
-            if callable(getattr(env.unwrapped, "seed", None)):
-                env.unwrapped.seed(seed % 2**31)  # Meta-World takes no notice of reset's seed
+            own_seed = getattr(env.unwrapped, "seed", None)
+            if callable(own_seed):
+                own_seed(seed % 2**31)  # Meta-World takes no notice of reset's seed
             return env.reset(seed=seed % 2**31)
         finally:
             np.random.set_state(before[0])
@@ -164,14 +165,14 @@ class GymVec:
     spec: Spec
     n: int
     ends: str
-    build: Callable[[], Any]
+    build: Callable[[], gymnasium.Env]
     threads: int | None = None
 
     host = True
     params: PyTree = None
 
     @cached_property
-    def _envs(self) -> list[Any]:
+    def _envs(self) -> list[gymnasium.Env]:
         return [self.build() for _ in range(self.n)]
 
     @cached_property
@@ -275,9 +276,8 @@ class GymVec:
         return {}
 
     @cached_property
-    def _camera(self) -> Any:
-        given = self._envs[0].spec
-        return gymnasium.make(given, render_mode="rgb_array")
+    def _camera(self) -> gymnasium.Env:
+        return gymnasium.make(self._envs[0].spec, render_mode="rgb_array")  # type: ignore[arg-type]
 
     def close(self) -> None:
         for env in self.__dict__.get("_envs", []):

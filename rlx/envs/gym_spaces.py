@@ -8,13 +8,13 @@ from typing import Any, get_args
 import numpy as np
 from gymnasium import spaces
 
-from rlx.types import Leaf, PyTree, Reduce
+from rlx.types import Array, Leaf, PyTree, Reduce
 
 FLAGS = ("success", "is_success", "violation")  # keys of info that episodes are counted by wherever an environment has them
 REDUCES = get_args(Reduce)
 
 
-def action_leaves(name: str, space: Any) -> tuple[Leaf, Leaf]:
+def action_leaves(name: str, space: spaces.Space) -> tuple[Leaf, Leaf]:
     """`Spec.action` and `Spec.native_action`.
 
     Raises:
@@ -29,7 +29,7 @@ def action_leaves(name: str, space: Any) -> tuple[Leaf, Leaf]:
     raise ValueError(f"{name} has actions {space}; rlx takes bounded Box and Discrete actions, no {kind}.")
 
 
-def obs_leaves(name: str, space: Any) -> PyTree:
+def obs_leaves(name: str, space: spaces.Space) -> PyTree:
     """`Spec.obs`: a leaf of a Box, a dict of a Dict (nested as it is). uint8 stays uint8, other numbers become float32.
 
     Raises:
@@ -84,7 +84,7 @@ def read_info(name: str, leaves: Mapping[str, Leaf], info: Mapping[str, Any], *l
     return out
 
 
-MERGES: dict[str, Callable[[Any, Any], Any]] = {
+MERGES: dict[str, Callable[[Array, Array], Array]] = {
     "any": np.maximum,
     "max": np.maximum,
     "sum": np.add,

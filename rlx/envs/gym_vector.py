@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from gymnasium.error import Error
+from gymnasium.vector import AutoresetMode, VectorEnv
 
 from rlx.envs.actions import to_native
 from rlx.envs.gym_spaces import read_info
@@ -30,14 +32,12 @@ class _State(NamedTuple):
     over: np.ndarray  # bool [W]
 
 
-def autoreset_mode(envs: Any) -> str:
+def autoreset_mode(envs: VectorEnv) -> str:
     """``"NextStep"``, ``"SameStep"`` or ``"Disabled"``.
 
     Raises:
         ValueError: the vector environment declares none of them.
     """
-    from gymnasium.vector import AutoresetMode
-
     given = envs.metadata.get("autoreset_mode")
     for mode in AutoresetMode:
         if given in (mode, mode.value):
@@ -54,13 +54,13 @@ class GymVectorVec:
     spec: Spec
     n: int
     ends: str
-    build: Callable[[], Any]
+    build: Callable[[], VectorEnv]
 
     host = True
     params: PyTree = None
 
     @cached_property
-    def _envs(self) -> Any:
+    def _envs(self) -> VectorEnv:
         return self.build()
 
     @cached_property
@@ -69,11 +69,9 @@ class GymVectorVec:
 
     def _seeded_reset(self, key: HostKey, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """A seed per stream, or one for all of them where the library's own batched environment takes no more."""
-        from gymnasium.error import Error
-
         seeds = [key.seed(i) % 2**31 for i in range(self.n)]
         try:
-            return self._envs.reset(seed=seeds, **options)
+            return self._envs.reset(seed=seeds, **options)  # type: ignore[arg-type]
         except Error as e:
             if "integer" not in str(e):
                 raise

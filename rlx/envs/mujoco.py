@@ -13,15 +13,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rlx.envs import tasks
+from rlx.envs.dm_control import make as dm_control_make
 from rlx.envs.options import cores, positive, unknown
 from rlx.envs.tasks.base import MujocoTask
 from rlx.keys import HostKey
 from rlx.types import HostEnv, Leaf, PyTree, Spec, Step
+
+if TYPE_CHECKING:
+    import mujoco
 
 _quiet = threading.Lock()
 LIGHT = 25e-6  # s per control step, below which one thread is faster than two
@@ -47,9 +51,7 @@ def make(name: str, *, repeat: int = 1, time_limit: int | None = None, threads: 
     positive(repeat=repeat, time_limit=time_limit, threads=threads)
     if name not in tasks.names():
         if name in names():
-            from rlx.envs.dm_control import make as slow
-
-            return slow(name, repeat=repeat, time_limit=time_limit, threads=threads)
+            return dm_control_make(name, repeat=repeat, time_limit=time_limit, threads=threads)
         raise unknown("dmc", name, names())
     task = tasks.get(name)
     model = task.model()
@@ -69,7 +71,7 @@ class _Sim:
     """A task with its model and counts. ``limit``: control steps per episode."""
 
     task: MujocoTask
-    model: Any
+    model: mujoco.MjModel
     repeat: int
     limit: int
 
@@ -97,17 +99,17 @@ class _Sim:
     def physics(self, fields: dict[str, np.ndarray], goal: np.ndarray) -> SimpleNamespace:
         return SimpleNamespace(**fields, goal=goal)
 
-    def stepper(self, count: int) -> Callable[[Any], None]:
+    def stepper(self, count: int) -> Callable[[mujoco.MjData], None]:
         """A function that takes ``count`` physics steps; what is derived belongs to the new state, as in dm_control."""
         from mujoco import mj_step, mj_step1, mj_step2
 
         model = self.model
 
-        def runge_kutta(data: Any) -> None:
+        def runge_kutta(data: mujoco.MjData) -> None:
             mj_step(model, data, count)
             mj_step1(model, data)
 
-        def euler(data: Any) -> None:
+        def euler(data: mujoco.MjData) -> None:
             mj_step2(model, data)
             if count > 1:
                 mj_step(model, data, count - 1)
@@ -127,10 +129,10 @@ class _Sim:
         return cores() if (time.perf_counter() - begun) / 20 > LIGHT else 1
 
     @cached_property
-    def control_step(self) -> Callable[[Any], None]:
+    def control_step(self) -> Callable[[mujoco.MjData], None]:
         return self.stepper(self.substeps)
 
-    def begin(self, data: Any, rng: np.random.Generator) -> np.ndarray | None:
+    def begin(self, data: mujoco.MjData, rng: np.random.Generator) -> np.ndarray | None:
         """A new episode in ``data``; returns its goal."""
         import mujoco
 
@@ -190,7 +192,7 @@ class MujocoVec:
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self.threads)
 
-    def _each(self, fn: Any, *args: Any) -> None:
+    def _each(self, fn: Callable[..., None], *args: Any) -> None:
         """``fn(streams, *args)`` for slices of the streams, one to a thread."""
         workers = min(self.threads, self.n)
         if workers == 1:
@@ -325,11 +327,11 @@ class MujocoVec:
         return renderer.render()
 
     @cached_property
-    def _picture_model(self) -> Any:
+    def _picture_model(self) -> mujoco.MjModel:
         return self.sim.task.model() if self.sim.task.show_goal else self.sim.model
 
     @cached_property
-    def _renderer(self) -> Any:
+    def _renderer(self) -> mujoco.Renderer:
         import mujoco
 
         try:

@@ -130,7 +130,7 @@ def example_row(program: Program, state: AgentState, phase: Collect) -> Row:
     """Shapes and dtypes of what a phase stores, without leading axes. ``state``: of one member; its shapes are enough.
 
     Raises:
-        ValueError: the agent's action is not of the environment's shape.
+        ValueError: the agent's action is not of the environment's shape, or not the number of a choice where it takes one.
     """
     agent, env = program.agent, program.agent.envs[phase.env]
     n = streams(env)
@@ -150,6 +150,11 @@ def example_row(program: Program, state: AgentState, phase: Collect) -> Row:
         raise ValueError(
             f"{agent.name} acts with actions of shape {given} in mode {phase.mode!r}; {env.name} takes {wanted} "
             f"({n} streams of {env.spec.action.shape})."
+        )
+    if env.spec.action.choices is not None and row.action.dtype != env.spec.action.dtype:
+        raise ValueError(
+            f"{agent.name} acts with {row.action.dtype} in mode {phase.mode!r}; {env.name} takes one of "
+            f"{env.spec.action.choices} choices, {np.dtype(env.spec.action.dtype)} from 0 on."
         )
     return jax.tree.map(_drop, row)
 

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 import rlx.envs
+from rlx import replay
 from rlx.envs import actions
 from rlx.envs.probes import DISCRETE_PROBES
 from rlx.keys import HostKey
-from rlx.types import Leaf, Spec
+from rlx.train import Options, run
+from rlx.types import Agent, AgentState, Collect, Leaf, Problem, Spec, Stage
 
 KEY = HostKey(np.array([[3, 4]], np.uint32), 2)
 
@@ -134,6 +136,29 @@ def test_the_checker_refuses_other_whole_numbers(leaf):
 
     with pytest.raises(ValueError, match="rlx takes no other integers"):
         rlx.envs.check(replace(env, step=step, spec=replace(env.spec, action=leaf)))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.int32])
+def test_choices_are_whole_numbers_in_runs_too(dtype):
+    env = rlx.envs.make("rlx:probe-discrete")
+    act = lambda state, clock, carry, step, key, mode: (jnp.ones(step.reward.shape, dtype), carry, {})
+    agent = Agent(
+        "one",
+        None,
+        {},
+        lambda key, hyper: AgentState(hyper, {}),
+        act,
+        (Stage("act", 1, (Collect("train", 4, "replay"),)),),
+        envs={"train": rlx.envs.batch(env, 2)},
+        buffers={"replay": replay.ring(6, 2)},
+    )
+    go = lambda: run(agent, Problem({"train": env}), jax.random.key(0), options=Options(progress=False))
+    if dtype == jnp.float32:
+        with pytest.raises(ValueError, match="one acts with float32 .* takes one of 3 choices, int32 from 0 on"):
+            go()
+    else:
+        stored = go().sources["replay"].data.action
+        assert stored.dtype == np.int32 and np.asarray(stored)[:4].tolist() == [[1, 1], [0, 0]] * 2
 
 
 def test_the_discrete_probe_pays_for_the_choice_that_the_observation_names():

@@ -10,8 +10,11 @@ import pytest
 
 import rlx.envs
 from rlx import agents
+from rlx import config as configs
 from rlx.keys import HostKey
+from rlx.train import Options, run
 from rlx.train.policy import Policy
+from rlx.train.run_config import RunConfig
 from rlx.types import Agent, AgentState, Problem, Stage
 
 KEY = HostKey(np.array([[3, 4]], np.uint32), 1)
@@ -73,6 +76,18 @@ def test_dicts_single_and_batched():
     for bad in ({**batch, "goal": batch["goal"][:2]}, {"arm": batch["arm"]}, {**batch, "goal": rng.normal(size=(3, 2))}):
         with pytest.raises(ValueError, match="an observation of sac here has shape .*goal"):
             policy.act(bad)
+
+
+def test_runs_flatten_dicts_of_floats_by_themselves():
+    preset = {**agents.presets("sac")["debug"], "env_steps": 60, "prefill": 20, "eval_every": 40, "eval_episodes": 1}
+    config = configs.replace(agents.config("sac"), preset)
+    chosen = RunConfig("sac", f"gym:{MODULE}RlxArm-v0", config, time_limit=5)
+    problem = chosen.problem()
+    agent = chosen.make(problem)
+    state = run(agent, problem, chosen.key(), options=Options(progress=False))
+    assert state.sources["replay"].data.obs.shape[-1] == 5
+    with pytest.raises(ValueError, match="^sac takes observations that are vectors: .*camera"):
+        RunConfig("sac", f"gym:{MODULE}RlxCamera-v0", config).problem()
 
 
 def test_a_policy_moves_to_an_environment_that_emits_dicts():
