@@ -28,7 +28,7 @@ from rlx.train import Options, run
 from rlx.train import state as states
 from rlx.train.host import device_state
 from rlx.train.program import Program
-from rlx.types import HostEnv, Problem
+from rlx.types import AgentState, HostEnv, Problem
 
 HYPER = {"actor_lr": 1e-3, "critic_lr": 1e-3, "temperature_lr": 1e-3, "tau": 0.01}
 
@@ -142,13 +142,13 @@ def seconds_of_rlx(env: HostEnv, target: float, most: int, seed: int) -> tuple[f
     jax.clear_caches()
     problem, began = Problem({"train": env}), time.perf_counter()
 
-    def look(report: dict[str, Any]) -> None:
-        if report["return_mean"] >= target:
+    def look(report: dict[str, Any], state: AgentState) -> None:
+        if report["kind"] == "eval" and report["return_mean"] >= target:
             raise Reached(time.perf_counter() - began, int(report["env_steps"]))
 
     try:
         agent = agents.make("sac", None, problem, **settings)
-        run(agent, problem, jax.random.key(seed), options=Options(progress=False), on_report=look)
+        run(agent, problem, jax.random.key(seed), options=Options(progress=False), callback=look)
     except Reached as reached:
         return reached.args  # type: ignore[return-value]
     return float("inf"), most

@@ -11,6 +11,7 @@ import rlx.envs
 from rlx.train import Options, run
 from rlx.types import Members, Problem, ReplayState, RunState
 from tests.dummies import AGENTS, HORIZON, OFFLINE, dataset
+from tests.train.toys import evaluations
 
 QUIET = Options(progress=False, keep_best=True, log_every=1)
 ENVS = {"device": "rlx:pendulum", "host": "gym:Pendulum-v1"}
@@ -73,7 +74,7 @@ def test_solo_members_resumed_and_rechunked_agree(name, kind, tmp_path):
     given = problem(kind, name)
     options = Options(**{**vars(QUIET), "checkpoint_cycles": 1})
     with pytest.raises(Killed):  # at the first evaluation, whatever was saved before it
-        run(AGENTS[name](given), given, keys[1], tmp_path, options=options, on_report=kill)
+        run(AGENTS[name](given), given, keys[1], tmp_path, options=options, callback=evaluations(kill))
     resumed = result(train(name, kind, keys[1], tmp_path, checkpoint_cycles=1))
     assert_same(solo, resumed)
     again = result(train(name, kind, keys[1], tmp_path))  # a finished run is read back, not run again

@@ -157,9 +157,9 @@ def policy(args: argparse.Namespace) -> dict[str, Any]:
     for name, changes in POLYNOMIALS.items():
         lines: list[dict[str, Any]] = []
         agent, problem = contest(args, "sindy_rl", **changes)
-        who = members([(seed, {}) for seed in range(args.seeds)])
-        how: dict[str, Any] = {"options": Options(progress=False), "stages": ["distil"], "on_report": lines.append}
-        state = run(agent, problem, who, init_from=trained.agent, **how)
+        who, how = members([(seed, {}) for seed in range(args.seeds)]), Options(progress=False)
+        note = lambda line, state, lines=lines: lines.append(line) if line["kind"] == "eval" else None
+        state = run(agent, problem, who, init_from=trained.agent, stages=["distil"], options=how, callback=note)
         returns = {line["eval"]: np.round(np.array(line["return_mean"], float), 1).tolist() for line in lines}
         coef = np.asarray(state.agent.learned["sparse"].coef)
         out[name] = {"polynomial": returns["sparse"], "network": returns["main"], "terms": [int((c != 0).sum()) for c in coef]}

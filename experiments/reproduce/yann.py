@@ -76,9 +76,10 @@ def configured(presets: list[str], changes: dict[str, Any]) -> Any:
 def train(agent: Agent, problem: Problem, seeds: int, tests: int) -> dict[str, Any]:
     """All seeds as one program; costs of the first policy, the last and the best at evaluations, on the test starts."""
     curve: list[dict[str, Any]] = []
+    note = lambda line, state: curve.append(line) if line["kind"] == "eval" else None
     who, begun = members([(seed, {}) for seed in range(seeds)]), time.perf_counter()
     first = jax.vmap(lambda k: agent.init(keys.fold(k, "init"), {n: jnp.float32(v) for n, v in agent.hyper.items()}))(who.keys)
-    state = run(agent, problem, who, options=Options(progress=False), on_report=curve.append)
+    state = run(agent, problem, who, options=Options(progress=False), callback=note)
     seconds = time.perf_counter() - begun
     kept = state.agent._replace(learned=state.best["learned"])
     test = lambda s: tested(agent, problem, s, seeds, tests)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 
 from rlx import keys
 from rlx.envs.base import batch, begin
-from rlx.train.host import acting, device_state, new_carry
+from rlx.train.host import actor, device_state
 from rlx.train.placement import Placement
 from rlx.train.program import Program
 from rlx.train.state import frozen_data
@@ -113,15 +114,16 @@ class Evaluator:
         env, ev, program, members = self.env, self.ev, self.program, self.program.members
         lead = () if members is None else (members,)
         params = ev.params(run.agent, run.sources) if ev.params else env.params
-        carry = new_carry(program, run, ev.episodes, ev.context)
+        how = actor(program)
+        carry = how.carry(run.agent, ev.episodes, ev.context)
         random = keys.HostKey.of(key, ev.episodes)
         state, step = env.reset(params, random)
-        act, done, sums = acting(program, ev.mode), np.zeros(env.n, bool), _start(np, env.spec, env.n)
+        done, sums = np.zeros(env.n, bool), _start(np, env.spec, env.n)
         split = lambda x: x.reshape(*lead, -1, *x.shape[1:])
         for t in range(env.spec.horizon or 0):
             words = random.words ^ np.array([t, 0], np.uint32)
             seen = jax.tree.map(split, step._replace(info={}))
-            action, carry, _ = act(run.agent, clock, carry, seen, words if lead else words[0])
+            action, carry, _ = how.act(run.agent, clock, carry, seen, words if lead else words[0], ev.mode)
             flat = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[len(lead) + 1 :]), action)
             state, step = env.step(params, state, flat, random.at(t + 1))
             sums = _add(np, env.spec, sums, step, ~done)
@@ -129,6 +131,24 @@ class Evaluator:
             if done.all():
                 break
         return jax.tree.map(split, _finish(env.spec, sums))
+
+
+class Evaluations:
+    """Evaluators, kept as long as the same members are trained."""
+
+    def __init__(self) -> None:
+        self.evaluators: dict[tuple[str, int], Evaluator] = {}
+
+    def __call__(self, run: RunState, program: Program, evals: Sequence[Eval]) -> dict[str, dict[str, np.ndarray]]:
+        """What each of ``evals`` found, by name; their steps are counted."""
+        report = {}
+        for e in evals:
+            where = (e.name, program.index)
+            if where not in self.evaluators:
+                self.evaluators[where] = Evaluator(program, e)
+            report[e.name] = self.evaluators[where](run)
+            run.counts["eval_steps"] = run.counts["eval_steps"] + report[e.name]["lengths"].sum(-1)
+        return report
 
 
 def evaluate(

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx import keys
-from rlx.envs.base import begin, rollout
-from rlx.train.program import DeviceState, Program, count, streams, update_keys
-from rlx.types import Collect, Host, Key, Out, PyTree, ReplayState, RunState, Update
+from rlx.train import phases
+from rlx.train.phases import Actor, Tally
+from rlx.train.program import DeviceState, Program
+from rlx.types import AgentState, Array, Clock, Collect, Host, Key, PyTree, ReplayState, RunState, Step, Update
 
 
 def device_state(program: Program, run: RunState) -> DeviceState:
@@ -66,66 +67,45 @@ def run_phase(program: Program, run: RunState, j: int) -> None:
 # ---------------------------------------------------------------------------------------------------------------- collect
 
 
-def acting(program: Program, mode: str) -> Any:
-    """``agent.act`` compiled for loops on the host: the step's key comes as raw data."""
+def actor(program: Program) -> Actor:
+    """How the agent acts for environments on the host: compiled, over all members, with the step's key as raw data."""
 
-    def act(state: Any, clock: Any, carry: Any, step: Any, data: Any) -> Any:
-        return program.agent.act(state, clock, carry, step, jax.random.wrap_key_data(data), mode)
+    def act(state: AgentState, clock: Clock, carry: PyTree, step: Step, data: Array, mode: str) -> Any:
+        def fn(state: AgentState, clock: Clock, carry: PyTree, step: Step, data: Array) -> Any:
+            return program.agent.act(state, clock, carry, step, jax.random.wrap_key_data(data), mode)
 
-    return program.jit(("act", mode), act, (0, None, 0, 0, 0))
+        return program.jit(("act", mode), fn, (0, None, 0, 0, 0))(state, clock, carry, step, data)
 
+    def carry(state: AgentState, n: int, context: PyTree = None) -> PyTree:
+        fn = lambda state, context: program.agent.carry(state, n, context)
+        return program.jit(("carry", n, context is None), fn, (0, None))(state, context)
 
-def new_carry(program: Program, run: RunState, n: int, context: PyTree = None) -> PyTree:
-    fn = lambda state, context: program.agent.carry(state, n, context)
-    return program.jit(("carry", n, context is None), fn, (0, None))(run.agent, context)
+    def fold(key: Key, name: str) -> Key:
+        return program.jit(("fold", name), lambda k: keys.fold(k, name), (0,))(key)
 
-
-def begin_host(program: Program, run: RunState, name: str, key: Key, params: PyTree) -> Any:
-    env, members = program.agent.envs[name], program.members
-    return begin(env, params, new_carry(program, run, streams(env)), key, members)
+    return Actor(act, carry, fold)
 
 
 def _collect(program: Program, run: RunState, j: int, phase: Collect, key: Key) -> None:
-    agent, buffer = program.agent, program.agent.buffers.get(phase.into or "")
-    env, clock = agent.envs[phase.env], program.clock(run.cycle, j)
+    agent, cycle = program.agent, np.int32(run.cycle)
+    env, buffer = agent.envs[phase.env], agent.buffers.get(phase.into or "")
     if env.host:
-        params = phase.params(run.agent, run.sources) if phase.params else env.params
-        if phase.fresh:
-            if buffer is not None:
-                close(program, run, phase.into)
-            fresh = program.jit("fresh", lambda k: keys.fold(k, "reset"), (0,))
-            run.rollouts[phase.env] = begin_host(program, run, phase.env, fresh(key), params)
-        act = acting(program, phase.mode)
-        policy = lambda carry, step, data: act(run.agent, clock, carry, step, data)
-        rollout_state, rows, tail = rollout(env, params, policy, run.rollouts[phase.env], key, phase.steps, program.members)
-        run.rollouts[phase.env] = rollout_state
-    else:
-        rows, tail = _device_rows(program, run, j, phase, key)
+        params, before = program.env_params(phase, run.agent, run.sources), run.rollouts[phase.env]
+        clock, how = program.clock(run.cycle, j), actor(program)
+        after, rows, tail = phases.collect(phase, env, how, run.agent, clock, params, before, key, program.members)
+    else:  # only the rows go to host memory
+        there = lambda on_device, frozen, key, cycle: program.collect(phase, j, on_device, frozen, key, cycle)
+        roll = program.jit(("collect", j), there, (0, None, 0, None))
+        after, rows, tail = roll(device_state(program, run), program.frozen, key, cycle)
+        rows, tail = to_numpy((rows, tail))
+    run.rollouts[phase.env] = after
     store = buffer is not None and buffer.device
-    if phase.into and not store:
-        _add_on_host(program, run, phase.into, rows, tail)
+    if buffer is not None and not store:
+        add = lambda state, rows, tail: phases.store(phase, buffer, state, rows, tail)
+        _each_member(program, run, phase.into or "", add, rows, tail)
     fn = lambda on_device, rows, tail, key, cycle: program.store_rollout(phase, on_device, rows, tail, key, cycle, store)
     store_rollout = program.jit(("store_rollout", j), fn, (0, 0, 0, 0, None), donate_argnums=0)
-    put_back(program, run, store_rollout(device_state(program, run), rows, tail if store else None, key, np.int32(run.cycle)))
-
-
-def _device_rows(program: Program, run: RunState, j: int, phase: Collect, key: Key) -> tuple[PyTree, PyTree]:
-    """A device rollout whose rows go to host memory."""
-    if phase.fresh:
-        close(program, run, phase.into)
-    env = program.agent.envs[phase.env]
-
-    def roll(on_device: DeviceState, frozen: PyTree, key: Key, cycle: Any) -> Any:
-        params = program.env_params(phase, on_device.agent, program.sources(on_device, frozen))
-        rollout_state, clock = on_device.rollouts[phase.env], program.clock(cycle, j)
-        if phase.fresh:
-            rollout_state = begin(env, params, program.agent.carry(on_device.agent, env.n), keys.fold(key, "reset"))
-        policy = lambda carry, step, now: program.agent.act(on_device.agent, clock, carry, step, now, phase.mode)
-        return rollout(env, params, policy, rollout_state, key, phase.steps)
-
-    fn = program.jit(("roll", j), roll, (0, None, 0, None))
-    run.rollouts[phase.env], rows, tail = fn(device_state(program, run), program.frozen, key, np.int32(run.cycle))
-    return to_numpy(rows), to_numpy(tail)
+    put_back(program, run, store_rollout(device_state(program, run), rows, tail if store else None, key, cycle))
 
 
 def close(program: Program, run: RunState, name: str | None) -> None:
@@ -137,10 +117,6 @@ def close(program: Program, run: RunState, name: str | None) -> None:
         run.sources[name] = program.jit(("close", name), buffer.close, (0,), donate_argnums=0)(run.sources[name])
     else:
         _each_member(program, run, name, buffer.close)
-
-
-def _add_on_host(program: Program, run: RunState, name: str, rows: PyTree, tail: PyTree) -> None:
-    _each_member(program, run, name, program.agent.buffers[name].add, rows, tail)
 
 
 def _each_member(program: Program, run: RunState, name: str, fn: Any, *args: PyTree) -> None:
@@ -165,40 +141,33 @@ def _update(program: Program, run: RunState, j: int, phase: Update, key: Key) ->
     The device runs one block asynchronously while the host reads the next; with priorities each draw must see the update
     before it, so blocks are of one.
     """
-    clock, names = program.clock(run.cycle, j), program.prioritised(phase)
+    clock, names = program.clock(run.cycle, j), phases.prioritised(phase)
     sampler, block = phase.sample, 1 if names or phase.sample.prioritised else BLOCK
     # draws need the index of replays, and all of other data (which members share); rows stay where they are
     seen = {k: s._replace(data=None) for k, s in run.sources.items() if isinstance(s, ReplayState)}
     plain = {k: s for k, s in program.frozen.items() if k not in seen}
 
-    def draw(hyper: Any, seen: Any, plain: Any, key: Key, i: Any, now: Any) -> PyTree:
+    def draw(hyper: Any, seen: Any, plain: Any, key: Key, i: Any, now: Clock) -> PyTree:
         seen = {**seen, **plain}
         one = lambda k, pair: sampler.draw(seen, hyper, now._replace(updates=now.updates + k), pair[0])
-        return jax.vmap(one)(i, update_keys(key, i))
+        return jax.vmap(one)(i, phases.update_keys(key, i))
 
-    def learn(on_device: DeviceState, frozen: PyTree, batches: PyTree, key: Key, i: Any, now: Any) -> Any:
-        def one(state: Any, x: Any) -> Any:
-            batch, k, pair = x
-            state, out = phase.update(state, now._replace(updates=now.updates + k), batch, pair[1])
-            return state, out
-
-        state, outs = jax.lax.scan(one, on_device.agent, (batches, i, update_keys(key, i)))
-        at = now._replace(updates=now.updates + i[0])
-        return on_device._replace(agent=state, tally=count(on_device.tally, outs, len(i), at)), outs.priority
+    def learn(state: AgentState, tally: Tally, seen: Any, batches: PyTree, key: Key, i: Array, now: Clock) -> Any:
+        return phases.update(phase, state, seen, tally, now, key, i, batches)
 
     drawing = program.jit(("draw", j), draw, (0, 0, None, 0, None, None))
-    learning = program.jit(("learn", j), learn, (0, None, 0, 0, None, None), donate_argnums=0)
+    learning = program.jit(("learn", j), learn, (0, 0, 0, 0, 0, None, None), donate_argnums=(0, 1))
     host = {k: to_numpy(s) for k, s in run.sources.items()}
     for start in range(0, phase.n, block):
         i = np.arange(start, min(start + block, phase.n), dtype=np.int32)
         index = to_numpy(drawing(run.agent.hyper, seen, plain, key, i, clock))
         batches = _read(program, sampler, host, index, len(i))
-        on_device, priority = learning(device_state(program, run), program.frozen, batches, key, i, clock)
-        put_back(program, run, on_device)
-        for k, new in _new_priorities(program, phase, host, batches, priority).items():
-            state = run.sources[k]
-            run.sources[k] = state._replace(index=state.index._replace(priority=new))
-            seen[k] = run.sources[k]._replace(data=None)
+        before = {k: seen[k] for k in names}
+        learned = learning(run.agent, run.reports["tally"], before, batches, key, i, clock)
+        run.agent, priorities, run.reports["tally"] = learned
+        new = phases.with_priorities({k: run.sources[k] for k in names}, priorities)
+        run.sources |= new
+        seen |= {k: s._replace(data=None) for k, s in new.items()}
 
 
 def _read(program: Program, sampler: Any, host: dict[str, PyTree], index: PyTree, count: int) -> PyTree:
@@ -208,15 +177,6 @@ def _read(program: Program, sampler: Any, host: dict[str, PyTree], index: PyTree
     whose = lambda m: {k: s if k in program.frozen else member(s, m) for k, s in host.items()}
     views = [whose(m) for m in range(program.members)]
     return stack([stack([sampler.read(v, member(member(index, m), i)) for i in range(count)]) for m, v in enumerate(views)])
-
-
-def _new_priorities(program: Program, phase: Update, host: dict[str, PyTree], batches: PyTree, priority: PyTree) -> dict:
-    if not program.prioritised(phase):
-        return {}
-    fn = lambda seen, batch, priority: program.update_priorities(phase, seen, batch, Out({}, priority))
-    seen = {k: host[k]._replace(data=None) for k in program.prioritised(phase)}
-    first = lambda tree: jax.tree.map(lambda x: x[0] if program.members is None else x[:, 0], tree)
-    return program.jit(("priorities", phase.priorities_of), fn, (0, 0, 0))(seen, first(batches), first(priority))
 
 
 # ------------------------------------------------------------------------------------------------------------------- host

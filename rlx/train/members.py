@@ -109,6 +109,13 @@ def _joined(tree: PyTree, placement: Placement, rest: PyTree = None) -> PyTree:
     return jax.tree.map(lambda x, r: placement.by_member(np.asarray(x), r), tree, rest)
 
 
+def agent_by_member(run: RunState, placement: Placement | None) -> AgentState:
+    """`RunState.agent` as others see it: with a leading axis of all members, where there are members."""
+    if placement is None or placement.full:
+        return run.agent
+    return _joined(run.agent, placement, run.retired.get("agent"))
+
+
 def by_member(run: RunState, placement: Placement) -> RunState:
     """The finished run: by member, of all processes, but for rollouts and sources, which stay by place (``run.member_ids``)."""
     if placement.full:

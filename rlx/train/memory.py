@@ -12,7 +12,7 @@ import numpy as np
 
 from rlx.envs.base import begin
 from rlx.train import processes
-from rlx.train.program import streams
+from rlx.train.schedule import streams
 from rlx.train.state import outline
 from rlx.types import Agent, Problem, PyTree, ReplayState
 

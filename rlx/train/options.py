@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from rlx.config import check, size
 
@@ -30,6 +31,15 @@ class Options:
 
 class Diverged(RuntimeError):
     """NaN, infinity or an exploding loss: says where, which metric, and the last good checkpoint."""
+
+
+class Stop(Exception):
+    """Raised by a callback of `rlx.train.run`: the run ends here, with everything saved, and gives what it has; the same call
+    goes on from there. ``values``: to be logged with the line, as what a callback returns."""
+
+    def __init__(self, why: str = "", values: dict[str, Any] | None = None):
+        super().__init__(why)
+        self.values = values
 
 
 class Interrupted(RuntimeError):

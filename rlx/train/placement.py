@@ -136,3 +136,8 @@ class Placement:
         held = self.member_ids != EMPTY
         out[self.member_ids[held]] = array[held]
         return out
+
+
+def by_member(placement: Placement | None, array: Any, rest: Any = np.nan) -> np.ndarray:
+    """`Placement.by_member`; without members the array as it is."""
+    return np.asarray(array) if placement is None else placement.by_member(array, rest)

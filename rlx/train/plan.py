@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from rlx.train import processes
-from rlx.train.program import budget, streams
+from rlx.train.schedule import budget, streams
 from rlx.types import Agent, Collect, Members, Problem, ReplayState, Update
 
 

@@ -21,7 +21,7 @@ from rlx.train import run_config as run_configs
 from rlx.train import state as states
 from rlx.train.checkpoint import Checkpoints
 from rlx.train.evaluate import evaluate
-from rlx.train.program import clock_at
+from rlx.train.schedule import clock_at
 from rlx.types import Agent, AgentState, Env, HostEnv, Key, Leaf, Problem, PyTree, Spec, Step
 
 Which = Literal["best", "last"]

@@ -10,12 +10,14 @@ import numpy as np
 
 from rlx import keys
 from rlx._version import __version__
-from rlx.envs.base import begin
+from rlx.train import host, phases
 from rlx.train.checkpoint import is_key
-from rlx.train.host import begin_host, device_state, stack
+from rlx.train.host import device_state, stack
 from rlx.train.logging import plain
+from rlx.train.phases import COUNTS
 from rlx.train.placement import Placement
-from rlx.train.program import COUNTS, Program, streams
+from rlx.train.program import Program
+from rlx.train.schedule import streams
 from rlx.types import Agent, AgentState, Collect, Members, Problem, PyTree, ReplayState, Row, RunState, Step
 
 
@@ -99,6 +101,15 @@ def enter(program: Program, run: RunState) -> None:
     run.reports["tally"] = put(placement, own(wide))
 
 
+def begin_tally(program: Program, run: RunState) -> None:
+    """What was tallied so far into the counts of the run, and the tally to zero; what was not finite is remembered."""
+    tally = run.reports["tally"]
+    for k, v in tally.counts.items():
+        run.counts[k] = run.counts[k] + np.asarray(v)
+    zero = program.jit("zero", lambda x: jax.tree.map(jnp.zeros_like, x), (0,))((tally.counts, tally.sums, tally.n))
+    run.reports["tally"] = tally._replace(counts=zero[0], sums=zero[1], n=zero[2])
+
+
 def own(tree: PyTree) -> PyTree:
     """Each leaf in a buffer of its own: a donated tree must not hold one buffer twice, as a copied network would."""
     return jax.tree.map(jnp.copy, tree)
@@ -116,12 +127,12 @@ def _begin(program: Program, run: RunState, phase: Collect) -> Any:
     env = program.agent.envs[phase.env]
     key = _mapped(lambda k: keys.fold(k, "begin", phase.env), program.placement)(run.key)
     if env.host:
-        params = phase.params(run.agent, run.sources) if phase.params else env.params
-        return begin_host(program, run, phase.env, key, params)
+        params = program.env_params(phase, run.agent, run.sources)
+        return phases.start(env, host.actor(program), run.agent, params, key, program.members)
 
     def fn(on_device: Any, key: Any) -> Any:
         params = program.env_params(phase, on_device.agent, program.sources(on_device, program.frozen))
-        return begin(env, params, program.agent.carry(on_device.agent, env.n), key)
+        return phases.start(env, program.actor, on_device.agent, params, key)
 
     return jax.jit(fn if program.placement is None else program.placement.map(fn, (0, 0)))(device_state(program, run), key)
 

@@ -63,7 +63,7 @@ def main(folder: Path) -> None:
                 everyone,
                 here,
                 devices=devices,
-                on_report=interrupt,
+                callback=lambda line, state: interrupt(line) if line["kind"] == "eval" else None,
                 options=Options(progress=False, checkpoint_cycles=1),
             )
         except KeyboardInterrupt:

@@ -22,7 +22,7 @@ from rlx.train.placement import EMPTY, Placement
 from rlx.train.population import members, settings_of, traced_grid, turns
 from rlx.types import Collect, Members, Problem
 from tests.train.devices import small
-from tests.train.toys import QUIET, toy
+from tests.train.toys import QUIET, evaluations, toy
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = {"sac": {"env_steps": 220}, "td3": {"env_steps": 220}, "ppo": {"env_steps": 256}}  # long runs part by rounding
@@ -155,7 +155,7 @@ def test_the_dead_are_compacted_and_keep_what_they_had(interrupted, tmp_path):
 
     options = Options(progress=False, checkpoint_cycles=1)
     try:
-        state = run(agent, problem, everyone, tmp_path, options=options, on_report=look)
+        state = run(agent, problem, everyone, tmp_path, options=options, callback=evaluations(look))
     except KeyboardInterrupt:
         state = run(agent, problem, everyone, tmp_path, options=options)
     assert state.alive.tolist() == [False, True, False, False]
@@ -299,7 +299,7 @@ def test_a_population_on_native_mujoco_and_after_a_resume(tmp_path):
 
     everyone, options = members([(0, {}), (1, {})]), Options(progress=False, checkpoint_cycles=1)
     with pytest.raises(KeyboardInterrupt):
-        run(agent, problem, everyone, tmp_path / "b", options=options, on_report=interrupt)
+        run(agent, problem, everyone, tmp_path / "b", options=options, callback=evaluations(interrupt))
     again = run(agent, problem, everyone, tmp_path / "b", options=options)
     same = jax.tree.map(np.array_equal, found.state.agent.learned, again.agent.learned)
     assert jax.tree.all(same) and not np.allclose(*np.asarray(again.sources["replay"].data.obs))

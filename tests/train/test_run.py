@@ -11,14 +11,14 @@ import pytest
 
 from rlx import agents, replay
 from rlx.envs import make
-from rlx.train import Diverged, Options, run
+from rlx.train import Diverged, Options, Stop, run
 from rlx.train.logging import read
 from rlx.train.memory import needs
 from rlx.train.plan import plan
-from rlx.train.program import budget, clock_at
+from rlx.train.schedule import budget, clock_at
 from rlx.types import Collect, Host, Members, Out, Problem, Stage, Update
 from tests.dummies import AGENTS
-from tests.train.toys import QUIET, toy
+from tests.train.toys import QUIET, evaluations, toy
 
 
 def test_counts_and_clock_come_out_right():
@@ -104,8 +104,9 @@ def test_exchange_copies_the_better_member():
 
 def test_the_best_by_return_is_kept():
     returns = []
+    note = evaluations(lambda line: returns.append(float(line["return_mean"])))
     agent, problem = toy()
-    state = run(agent, problem, jax.random.key(0), options=QUIET, on_report=lambda r: returns.append(float(r["return_mean"])))
+    state = run(agent, problem, jax.random.key(0), options=QUIET, callback=note)
     assert len(returns) == 3 and float(state.best["score"]) == pytest.approx(max(returns), rel=1e-6)
     assert float(state.best["learned"]["x"]) == 2 * int(state.best["cycle"])
 
@@ -166,3 +167,52 @@ def test_plan_and_memory_say_what_will_be():
     found = needs(agent, problem)["replay"]
     row = 4 * (3 + 1 + 1) + 1  # obs, reward, action; the byte of flags
     assert found == agent.buffers["replay"].capacity * row
+
+
+def test_a_callback_sees_each_line_and_adds_to_it(tmp_path):
+    seen = []
+
+    def callback(line, state):
+        seen.append((line["kind"], line["cycle"], float(state.learned["x"])))
+        return {"twice": 2 * state.learned["x"]} if line["kind"] == "train" else None
+
+    agent, problem = toy(cycles=2)
+    run(agent, problem, jax.random.key(0), tmp_path, options=QUIET, callback=callback)
+    assert seen == [("train", 1, 2), ("eval", 2, 4), ("train", 2, 4)]
+    lines = read(tmp_path)
+    assert [line["kind"] for line in lines] == [kind for kind, _, _ in seen]
+    assert [line.get("twice") for line in lines] == [4, None, 8]
+
+
+def test_a_callback_sees_all_members():
+    seen = []
+    agent, problem = toy(blow_up_at=7)
+    members = Members(jax.random.split(jax.random.key(0), 3), {"rate": jnp.array([1.0, 0.5, 1.0])})
+    note = lambda line, state: seen.append((line["kind"], np.asarray(state.learned["x"]).tolist()))
+    state = run(agent, problem, members, options=QUIET, callback=note)
+    assert seen[0] == ("train", [2, 1, 2]) and seen[-1] == ("train", [6, 6, 6])  # the dead as they were
+    assert ("event", [6, 4, 6]) in seen and state.member_ids.tolist() == [1]
+
+
+def test_a_callback_stops_the_run_with_everything_saved(tmp_path):
+    agent, problem = toy()
+    whole = run(agent, problem, jax.random.key(0), tmp_path / "whole", options=QUIET)
+
+    def callback(line, state):
+        if line["kind"] == "eval" and line["cycle"] == 4:
+            raise Stop("good enough", {"reached": True})
+
+    state = run(agent, problem, jax.random.key(0), tmp_path / "run", options=QUIET, callback=callback)
+    assert state.cycle == 4 and float(state.agent.learned["x"]) == 8
+    assert [line["cycle"] for line in read(tmp_path / "run") if line.get("reached")] == [4]
+    again = run(agent, problem, jax.random.key(0), tmp_path / "run", options=QUIET)  # the same command goes on
+    jax.tree.map(np.testing.assert_array_equal, again.agent.learned, whole.agent.learned)
+    kinds = lambda folder: [(line["kind"], line["cycle"]) for line in read(folder)]
+    assert again.cycle == 6 and kinds(tmp_path / "run") == kinds(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("given", "says"), [({"cycle": 3}, "it gave ..cycle"), (3, "it gave int")])
+def test_what_a_callback_may_return(given, says):
+    agent, problem = toy()
+    with pytest.raises(ValueError, match=f"a callback returns None, or a dict of values.*{says}"):
+        run(agent, problem, jax.random.key(0), options=QUIET, callback=lambda line, state: given)

@@ -13,6 +13,16 @@ from rlx.types import Agent, AgentState, Collect, Eval, Out, Problem, Stage, Upd
 QUIET = Options(progress=False, log_every=1)
 
 
+def evaluations(fn):
+    """A callback that shows ``fn`` the lines of evaluations."""
+
+    def callback(line, state):
+        if line["kind"] == "eval":
+            fn(line)
+
+    return callback
+
+
 def toy(blow_up_at=10**9, cycles=6, stages=None, **more) -> tuple[Agent, Problem]:
     """Learns by adding ``rate`` to a number; its metric is NaN from one update on."""
     problem = Problem({"train": make("rlx:pendulum", time_limit=5)})

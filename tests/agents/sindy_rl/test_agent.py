@@ -14,6 +14,7 @@ from rlx.config import apply, replace
 from rlx.dynamics.sparse import equations
 from rlx.train import Options, Policy, run
 from rlx.types import Members, Problem
+from tests.train.toys import evaluations
 
 QUIET = Options(progress=False)
 SMALL = {
@@ -117,9 +118,10 @@ def test_it_resumes_to_the_same_bits(trained, tmp_path):
         raise Stop
 
     agent, problem = made()
+    often = Options(progress=False, checkpoint_cycles=2)
     with pytest.raises(Stop):
-        run(agent, problem, jax.random.key(0), tmp_path, options=Options(progress=False, checkpoint_cycles=2), on_report=stop)
-    again = run(agent, problem, jax.random.key(0), tmp_path, options=Options(progress=False, checkpoint_cycles=2))
+        run(agent, problem, jax.random.key(0), tmp_path, options=often, callback=evaluations(stop))
+    again = run(agent, problem, jax.random.key(0), tmp_path, options=often)
     jax.tree.map(np.testing.assert_array_equal, again.agent.learned, trained[1].agent.learned)
 
 

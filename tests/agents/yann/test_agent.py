@@ -14,6 +14,7 @@ from rlx.agents import yann
 from rlx.planning.laws import QuadraticLaw
 from rlx.train import Options, population, run
 from rlx.types import AgentState, Clock, Members, Problem
+from tests.train.toys import evaluations
 
 from .plants import PLANTS, SMALL, at, begun, learner, make, observations, problem
 
@@ -28,7 +29,9 @@ def short(name: str = "cubic", time_limit: int = 20, **settings: Any):
 
 def reports_of(agent: Any, plant: Problem, key: Any = None, **more: Any) -> tuple[Any, list[dict]]:
     reports: list[dict] = []
-    state = run(agent, plant, jax.random.key(0) if key is None else key, options=QUIET, on_report=reports.append, **more)
+    state = run(
+        agent, plant, jax.random.key(0) if key is None else key, options=QUIET, callback=evaluations(reports.append), **more
+    )
     return state, reports
 
 
@@ -178,7 +181,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
 
     often = Options(progress=False, checkpoint_cycles=7, checkpoint_seconds=0)
     with pytest.raises(Stop):
-        run(agent, plant, jax.random.key(5), tmp_path, options=often, on_report=stop)
+        run(agent, plant, jax.random.key(5), tmp_path, options=often, callback=evaluations(stop))
     again = run(agent, plant, jax.random.key(5), tmp_path, options=often)
     same(again.agent, whole.agent)
     same(again.sources["replay"].index, whole.sources["replay"].index)

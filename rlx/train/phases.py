@@ -1,0 +1,189 @@
+"""The one way to collect and the one way to update: functions of one member, which `rlx.train.program` compiles.
+
+Environments and rows that are on the host go through the same functions: `rlx.train.host` only brings them there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rlx.envs.base import begin, rollout
+from rlx.replay import Replay, update_priorities
+from rlx.train.schedule import streams
+from rlx.types import (
+    Agent,
+    AgentState,
+    Array,
+    Clock,
+    Collect,
+    Key,
+    Out,
+    PyTree,
+    ReplayState,
+    RolloutState,
+    Row,
+    Sources,
+    Step,
+    Update,
+    VecEnv,
+)
+
+COUNTS = ("env_steps", "sim_steps", "model_steps", "updates")
+
+
+class Tally(NamedTuple):
+    """What a run counts on the device between two looks from the host."""
+
+    counts: dict[str, Array]  # int32, COUNTS
+    sums: dict[str, Array]  # float32, metric sums
+    n: dict[str, Array]  # float32, how many were summed
+    first_nan_update: Array  # int32: the update that first gave a non-finite metric, -1 if none
+    first_nan_cycle: Array  # int32: the cycle that first brought a non-finite observation or reward, -1 if none
+
+
+class Actor(NamedTuple):
+    """How an agent acts: its own functions, or for environments on the host their compiled forms over all members."""
+
+    act: Callable[..., tuple[PyTree, PyTree, dict[str, Array]]]  # as Agent.act
+    carry: Callable[..., PyTree]  # as Agent.carry
+    fold: Callable[[Key, str], Key]
+
+
+# ---------------------------------------------------------------------------------------------------------------- collect
+
+
+def start(env: VecEnv, actor: Actor, state: AgentState, params: PyTree, key: Key, members: int | None = None) -> RolloutState:
+    """An interaction at its beginning."""
+    return begin(env, params, actor.carry(state, streams(env)), key, members)
+
+
+def collect(
+    phase: Collect,
+    env: VecEnv,
+    actor: Actor,
+    state: AgentState,
+    clock: Clock,
+    params: PyTree,
+    before: RolloutState,
+    key: Key,
+    members: int | None = None,
+) -> tuple[RolloutState, Row, Row]:
+    """Acts for ``phase.steps`` decisions from where ``before`` stands, or from new starts where the phase is fresh. Gives what
+    `rlx.envs.rollout` gives. ``members``: of an environment on the host."""
+    if phase.fresh:
+        before = start(env, actor, state, params, actor.fold(key, "reset"), members)
+
+    def policy(carry: PyTree, step: Step, now: Key) -> tuple[PyTree, PyTree, dict[str, Array]]:
+        return actor.act(state, clock, carry, step, now, phase.mode)
+
+    return rollout(env, params, policy, before, key, phase.steps, members)
+
+
+def store(phase: Collect, buffer: Replay, state: ReplayState, rows: Row, tail: Row) -> ReplayState:
+    """``rows`` into their buffer. Before those of a new start what was pending ends as a truncated row."""
+    return buffer.add(buffer.close(state) if phase.fresh else state, rows, tail)
+
+
+def count_rows(tally: Tally, phase: Collect, env: VecEnv, rows: Row, cycle: Array) -> Tally:
+    """``rows``, collected in ``cycle``, added to the tally."""
+    steps = jnp.sum(rows.valid & ~rows.last, dtype=jnp.int32)
+    new = {"env_steps": steps, "sim_steps": steps * env.spec.repeat} if phase.counts == "real" else {"model_steps": steps}
+    counts = {k: v + new[k] if k in new else v for k, v in tally.counts.items()}
+    floats = [x for x in jax.tree.leaves((rows.obs, rows.reward)) if jnp.issubdtype(x.dtype, jnp.floating)]
+    fine = jnp.stack([jnp.isfinite(x).all() for x in floats]).all()
+    nan_cycle = jnp.where((tally.first_nan_cycle < 0) & ~fine, cycle, tally.first_nan_cycle).astype(jnp.int32)
+    return tally._replace(counts=counts, first_nan_cycle=nan_cycle)
+
+
+# ----------------------------------------------------------------------------------------------------------------- update
+
+
+def update_keys(key: Key, i: Array) -> Key:
+    """Of updates ``i`` [n] in one run of a phase: keys [n, 2] to sample and to update with."""
+    return jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(i)
+
+
+def with_priorities(sources: Sources, priorities: dict[str, Array]) -> Sources:
+    new = {k: sources[k]._replace(index=sources[k].index._replace(priority=p)) for k, p in priorities.items()}
+    return {**sources, **new} if new else sources
+
+
+def prioritised(phase: Update) -> tuple[str, ...]:
+    """Names of the buffers whose priorities the phase updates."""
+    return (phase.priorities_of,) if isinstance(phase.priorities_of, str) else phase.priorities_of
+
+
+def update(
+    phase: Update,
+    state: AgentState,
+    sources: Sources,
+    tally: Tally,
+    clock: Clock,
+    key: Key,
+    i: Array,
+    batches: PyTree = None,
+) -> tuple[AgentState, dict[str, Array], Tally]:
+    """Updates number ``i`` [n] of one run of the phase that begins at ``clock``, each on a batch of its own: sampled here, or
+    given in ``batches`` [n, ...]. Returns the agent, the new priorities by buffer, and the tally with what was said."""
+    names = prioritised(phase)
+
+    def one(carry: tuple, x: tuple) -> tuple:
+        (state, priorities), (i, pair, batch) = carry, x
+        now, seen = clock._replace(updates=clock.updates + i), with_priorities(sources, priorities)
+        if batches is None:
+            batch = phase.sample(state.hyper, now, seen, pair[0])
+        state, out = phase.update(state, now, batch, pair[1])
+        if names:
+            index = batch.index if isinstance(batch.index, dict) else dict.fromkeys(names, batch.index)
+            priorities = {k: update_priorities(seen[k], index[k], out.priority).index.priority for k in names}
+        return (state, priorities), out._replace(priority=None)
+
+    begun = state, {k: sources[k].index.priority for k in names}
+    outs: Out
+    (state, priorities), outs = jax.lax.scan(one, begun, (i, update_keys(key, i), batches))
+    return state, priorities, count_updates(tally, outs, len(i), clock._replace(updates=clock.updates + i[0]))
+
+
+def count_updates(tally: Tally, outs: Out, length: int, clock: Clock) -> Tally:
+    """What ``length`` updates said (leaves [n]), the first of them at ``clock``, added to the tally."""
+    counts = {**tally.counts, "updates": tally.counts["updates"] + length}
+    if not outs.metrics:
+        return tally._replace(counts=counts)
+    metrics, valid = {k: jnp.asarray(v, jnp.float32) for k, v in outs.metrics.items()}, outs.valid or {}
+    metrics = {k: jnp.where(valid[k], v, 0) if k in valid else v for k, v in metrics.items()}
+    sums = {k: v + metrics[k].sum() if k in metrics else v for k, v in tally.sums.items()}
+    times = {k: valid[k].sum() if k in valid else length for k in metrics}
+    n = {k: v + times[k] if k in metrics else v for k, v in tally.n.items()}
+    wrong = ~jnp.isfinite(sum(metrics.values()))
+    found = (tally.first_nan_update < 0) & wrong.any()
+    nan_update = jnp.where(found, clock.updates + jnp.argmax(wrong), tally.first_nan_update).astype(jnp.int32)
+    return tally._replace(counts=counts, sums=sums, n=n, first_nan_update=nan_update)
+
+
+def metric_names(agent: Agent, phase: Update, state: AgentState, sources: Sources, clock: Clock) -> list[str]:
+    """What an update will say. Shapes are enough.
+
+    Raises:
+        ValueError: a metric is no scalar, or `Out.valid` is not a bool for each metric that it names.
+    """
+
+    def fn(state: AgentState, sources: Sources) -> Out:
+        key = jax.random.key(0)
+        return phase.update(state, clock, phase.sample(state.hyper, clock, sources, key), key)[1]
+
+    out = jax.eval_shape(fn, state, sources)
+    wrong = {k: v.shape for k, v in out.metrics.items() if v.shape}
+    if wrong:
+        raise ValueError(f"metrics of an update must be scalars; {agent.name} gave shapes {wrong}.")
+    flag = lambda v: (v.shape, v.dtype) == ((), bool)
+    odd = {k: f"{v.dtype}{v.shape}" for k, v in (out.valid or {}).items() if k not in out.metrics or not flag(v)}
+    if odd:
+        raise ValueError(
+            f"Out.valid names metrics, a bool each; {agent.name} gave {odd} where its metrics are "
+            f"{', '.join(out.metrics) or 'none'}."
+        )
+    return list(out.metrics)
