@@ -114,10 +114,10 @@ def as_vector(env: E) -> E:
     return env
 
 
-def normalize_observation(env: E, seen: Normalizer, clip: float = 10.0) -> E:
-    """Vector observations to zero mean and unit variance under the statistics ``seen``, within +-``clip``.
+def normalize_observation(env: E, obs_stats: Normalizer, clip: float = 10.0) -> E:
+    """Vector observations to zero mean and unit variance under the statistics ``obs_stats``, within +-``clip``.
 
-    The statistics are explicit state: the parameters of the new environment are ``{"env": those of env, "seen": seen}``, so a
+    The statistics are explicit state: the parameters of the new environment are ``{"env": those of env, "obs_stats"}``, so a
     `Collect` whose ``params`` gives others changes them without compiling anew. Make them from a dataset or from rollouts of
     ``env`` by `rlx.nn.normalize.update`; they do not change by themselves. Agents that learn theirs (PPO) need no wrapper.
 
@@ -125,18 +125,18 @@ def normalize_observation(env: E, seen: Normalizer, clip: float = 10.0) -> E:
         ValueError: observations that are no vector, or statistics of another size.
     """
     leaf = env.spec.obs
-    if not isinstance(leaf, Leaf) or leaf.shape != np.shape(seen.mean):
+    if not isinstance(leaf, Leaf) or leaf.shape != np.shape(obs_stats.mean):
         raise ValueError(
-            f"normalize_observation: {env.name} has observations {leaf}, the statistics have the shape {np.shape(seen.mean)}; "
-            "they must be one vector (see flatten_observation) and of one size."
+            f"normalize_observation: {env.name} has observations {described(leaf)}, the statistics have the shape "
+            f"{np.shape(obs_stats.mean)}; they must be one vector (see flatten_observation) and of one size."
         )
 
     def normal(xp: Any, params: PyTree, step: Step) -> Step:
-        now = Normalizer(*(xp.asarray(x, np.float32) for x in params["seen"]))
+        now = Normalizer(*(xp.asarray(x, np.float32) for x in params["obs_stats"]))
         return step._replace(obs=normalize.apply(now, step.obs, clip))
 
     spec = replace(env.spec, obs=Leaf(leaf.shape, low=-clip, high=clip), task=Task(), native_obs=None)
-    return _map_steps(env, spec, normal, {"env": env.params, "seen": seen}, lambda params: params["env"])
+    return _map_steps(env, spec, normal, {"env": env.params, "obs_stats": obs_stats}, lambda params: params["env"])
 
 
 def _map_steps(

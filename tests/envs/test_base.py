@@ -129,7 +129,7 @@ def test_normalised_observations_and_scaled_rewards(host):
     plain = rlx.envs.make("rlx:pendulum", host=host)
     seen = normalize.Normalizer(jnp.float32(4), jnp.array([1.0, 2.0, 3.0]), jnp.array([4.0, 16.0, 36.0]))  # std 1, 2, 3
     env = wrappers.scale_reward(wrappers.normalize_observation(plain, seen), 0.5)
-    other = {"env": plain.params, "seen": seen._replace(mean=jnp.zeros(3))}
+    other = {"env": plain.params, "obs_stats": seen._replace(mean=jnp.zeros(3))}
     action = np.full((2, 1), 0.3, np.float32)
     out = []
     for e, params in ((plain, plain.params), (env, env.params), (env, other)):
