@@ -181,6 +181,7 @@ class GymVec:
 
     def _each(self, fn: Callable[[int], None]) -> None:
         """``fn`` for all streams, in chunks on the threads."""
+        _ = self._envs  # made before threads ask for them: from Python 3.12 on cached_property takes no lock
         if self.n == 1:
             fn(0)
             return

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 import gymnasium
 import jax
 import jax.numpy as jnp
@@ -36,6 +39,21 @@ def test_gym_steps_as_gymnasium_does():
         obs, reward, *_ = env.step(action[0])
         np.testing.assert_array_equal(step.obs[0], obs.astype(np.float32))
         assert step.reward[0] == np.float32(reward)
+
+
+def test_gym_makes_each_environment_once_before_threads_use_it():
+    built = []
+
+    def build():
+        time.sleep(0.02)  # long enough that two threads would both start
+        built.append(gymnasium.make("Pendulum-v1"))
+        return built[-1]
+
+    vec = rlx.envs.make("gym:Pendulum-v1", threads=2).make(4, "reset")
+    vec = replace(vec, build=build)
+    state, _ = vec.reset(None, key(4))
+    vec.step(None, state, np.zeros((4, 1), np.float32), key(4, 1))
+    assert len(built) == 4
 
 
 def test_gym_repeat_sums_rewards():
