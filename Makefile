@@ -47,7 +47,7 @@ $(BIN)/python:
 	  fi; \
 	done; \
 	echo "rlx needs Python 3.11 to 3.14 with venv; none of these is: $(PYTHONS)." >&2; \
-	echo "Install one (Debian, Ubuntu: apt-get install python3.11 python3.11-venv) or name one: make PYTHON=/path/to/python3.11" >&2; \
+	echo "Install one (Debian, Ubuntu: apt-get install python3 python3-venv) or name one: make PYTHON=/path/to/python3.12" >&2; \
 	exit 1
 
 # Stamps: a set of packages is installed anew only when what it depends on has changed. The tests' set includes the base.

@@ -19,7 +19,7 @@ import numpy as np
 
 from rlx.envs import tasks
 from rlx.envs.dm_control import make as dm_control_make
-from rlx.envs.options import cores, positive, unknown
+from rlx.envs.options import cores, dm_control_suite, positive, unknown
 from rlx.envs.tasks.base import MujocoTask
 from rlx.keys import HostKey
 from rlx.types import HostEnv, Leaf, PyTree, Spec, Step
@@ -46,12 +46,13 @@ def make(name: str, *, repeat: int = 1, time_limit: int | None = None, threads: 
     where the physics is so light that threads would only wait for the interpreter. They never change a result.
 
     Raises:
-        ValueError: unknown task.
+        ValueError: unknown task, or dm_control is not installed.
     """
     positive(repeat=repeat, time_limit=time_limit, threads=threads)
     if name not in tasks.names():
         if name in names():
             return dm_control_make(name, repeat=repeat, time_limit=time_limit, threads=threads)
+        dm_control_suite()  # raises where it is missing: then its tasks are unknown here for that reason
         raise unknown("dmc", name, names())
     task = tasks.get(name)
     model = task.model()

@@ -128,7 +128,7 @@ def test_other_tasks_take_the_slow_path_and_say_so():
     assert not report.exact_resume and "marked cut" in report.notes[0]
 
 
-@pytest.mark.parametrize("name", ["dmc:walker-walk", "mjx:cartpole-swingup"])
+@pytest.mark.parametrize("name", ["dmc:walker-walk", "dmc:ball_in_cup-catch", "mjx:cartpole-swingup"])
 def test_what_to_install_where_dm_control_is_missing(name, monkeypatch):
     monkeypatch.delattr(sys.modules["dm_control"], "suite")
     monkeypatch.setitem(sys.modules, "dm_control.suite", None)  # as where it is not installed
