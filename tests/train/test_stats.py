@@ -8,6 +8,7 @@ import pytest
 from rlx.train.stats import interval, iqm, probability_of_improvement
 
 RNG = np.random.default_rng(0)
+NO_RLIABLE = "rliable is not installed: arch, which it requires, has no wheels for Python 3.14"
 
 
 def test_iqm_by_hand():
@@ -17,7 +18,7 @@ def test_iqm_by_hand():
 
 
 def test_iqm_and_improvement_equal_rliable():
-    metrics = pytest.importorskip("rliable.metrics")
+    metrics = pytest.importorskip("rliable.metrics", reason=NO_RLIABLE)
     for shape in ((5, 3), (10, 1), (7, 4)):
         a, b = RNG.normal(size=shape), RNG.normal(0.3, size=shape)
         assert iqm(a) == pytest.approx(metrics.aggregate_iqm(a), abs=1e-12)
@@ -25,7 +26,8 @@ def test_iqm_and_improvement_equal_rliable():
 
 
 def test_interval_close_to_rliable():
-    library, metrics = pytest.importorskip("rliable.library"), pytest.importorskip("rliable.metrics")
+    library = pytest.importorskip("rliable.library", reason=NO_RLIABLE)
+    metrics = pytest.importorskip("rliable.metrics", reason=NO_RLIABLE)
     scores = RNG.normal(10, 2, size=(10, 3))
     _, theirs = library.get_interval_estimates({"a": scores}, lambda x: np.array([metrics.aggregate_iqm(x)]), reps=2000)
     np.testing.assert_allclose(interval(scores), theirs["a"][:, 0], atol=0.12)
