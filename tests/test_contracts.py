@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 
 import rlx.envs
 from rlx.train import Options, run
-from rlx.types import Members, Problem, ReplayState, RunState
+from rlx.types import Agent, Members, Problem, ReplayState, RunState
 from tests.dummies import AGENTS, HORIZON, OFFLINE, dataset
 from tests.train.toys import evaluations
 
@@ -23,9 +25,15 @@ def problem(kind: str, name: str) -> Problem:
     return Problem(envs, {"data": dataset()} if name in OFFLINE else {})
 
 
-def train(name: str, kind: str, key, run_dir=None, **options) -> RunState:
+@functools.cache
+def made(name: str, kind: str) -> tuple[Agent, Problem]:
+    """Once, so that all runs of the agent share its compiled programs."""
     given = problem(kind, name)
-    return run(AGENTS[name](given), given, key, run_dir, options=Options(**{**vars(QUIET), **options}))
+    return AGENTS[name](given), given
+
+
+def train(name: str, kind: str, key, run_dir=None, **options) -> RunState:
+    return run(*made(name, kind), key, run_dir, options=Options(**{**vars(QUIET), **options}))
 
 
 def result(state: RunState) -> dict:
@@ -71,10 +79,9 @@ def test_solo_members_resumed_and_rechunked_agree(name, kind, tmp_path):
     def kill(report):
         raise Killed
 
-    given = problem(kind, name)
     options = Options(**{**vars(QUIET), "checkpoint_cycles": 1})
     with pytest.raises(Killed):  # at the first evaluation, whatever was saved before it
-        run(AGENTS[name](given), given, keys[1], tmp_path, options=options, callback=evaluations(kill))
+        run(*made(name, kind), keys[1], tmp_path, options=options, callback=evaluations(kill))
     resumed = result(train(name, kind, keys[1], tmp_path, checkpoint_cycles=1))
     assert_same(solo, resumed)
     again = result(train(name, kind, keys[1], tmp_path))  # a finished run is read back, not run again

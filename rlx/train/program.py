@@ -225,3 +225,16 @@ class Program:
                 names.update(dict.fromkeys(phases.metric_names(self.agent, phase, on_device.agent, seen, clock)))
         empty = {k: jnp.float32(0) for k in names}
         return Tally(zero, empty, dict(empty), jnp.int32(-1), jnp.int32(-1))
+
+
+def program_of(
+    agent: Agent, problem: Problem, index: int, frozen: dict[str, PyTree], placement: Placement | None = None
+) -> Program:
+    """The compiled form of stage ``index``. A solo run leaves it with the agent, as long as that lives: another run of the same
+    agent on the same problem compiles nothing."""
+    if placement is not None:
+        return Program(agent, problem, index, frozen, placement)
+    made: dict[int, Program] = vars(agent).setdefault("programs", {})
+    if index not in made or made[index].problem is not problem:
+        made[index] = Program(agent, problem, index, frozen)
+    return made[index]

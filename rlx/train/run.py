@@ -25,7 +25,7 @@ from rlx.train.host import close
 from rlx.train.options import Diverged, Interrupted, Options
 from rlx.train.placement import EMPTY, Placement, by_member
 from rlx.train.plan import only, validate
-from rlx.train.program import Program
+from rlx.train.program import program_of
 from rlx.train.recording import LOOK, Callback, Recorder, means
 from rlx.train.saving import Saver
 from rlx.train.schedule import Schedule
@@ -131,7 +131,7 @@ class _Runner:
             self.recorder.logger.close()
 
     def _program(self, index: int) -> None:
-        self.program = Program(self.agent, self.problem, index, self.frozen, self.placement)
+        self.program = program_of(self.agent, self.problem, index, self.frozen, self.placement)
         self.schedule = Schedule.of(self.agent, index, self.options, self.members)
 
     def _enter(self, index: int) -> None:

@@ -134,7 +134,7 @@ def _begin(program: Program, run: RunState, phase: Collect) -> Any:
         params = program.env_params(phase, on_device.agent, program.sources(on_device, program.frozen))
         return phases.start(env, program.actor, on_device.agent, params, key)
 
-    return jax.jit(fn if program.placement is None else program.placement.map(fn, (0, 0)))(device_state(program, run), key)
+    return program.jit(("begin", phase.env), fn, (0, 0))(device_state(program, run), key)
 
 
 def example_row(program: Program, state: AgentState, phase: Collect) -> Row:

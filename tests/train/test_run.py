@@ -216,3 +216,24 @@ def test_what_a_callback_may_return(given, says):
     agent, problem = toy()
     with pytest.raises(ValueError, match=f"a callback returns None, or a dict of values.*{says}"):
         run(agent, problem, jax.random.key(0), options=QUIET, callback=lambda line, state: given)
+
+
+def test_another_run_of_the_same_agent_traces_nothing_anew():
+    """And is the run that a new agent gives; another problem, or a copy of the agent, has programs of its own."""
+    traces = []
+    agent, problem = toy()
+    noted = lambda *args: traces.append(args[-1]) or agent.act(*args)
+    one = replace(agent, act=noted)
+    first = run(one, problem, jax.random.key(0), options=QUIET)
+    before = len(traces)
+    second, third = (run(one, problem, jax.random.key(k), options=QUIET) for k in (0, 1))
+    assert len(traces) == before + 2  # shapes of a new buffer's rows, once a run
+    fresh = run(agent, problem, jax.random.key(1), options=QUIET)
+    same = lambda a, b: jax.tree.map(np.testing.assert_array_equal, a.agent.learned, b.agent.learned)
+    same(first, second)
+    same(third, fresh)
+    run(one, Problem(dict(problem.envs)), jax.random.key(0), options=QUIET)
+    again = len(traces)
+    assert again > before + 3
+    run(replace(one), problem, jax.random.key(0), options=QUIET)
+    assert len(traces) > again + 1
