@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "first_steps.md"
 
@@ -29,6 +31,7 @@ for argv, code in json.load(sys.stdin):
 """
 
 
+@pytest.mark.slow
 def test_every_step_runs_in_order(tmp_path):
     """In one process, which saves the imports of a dozen; `tests/test_plugins.py` starts fresh ones."""
     steps: list[tuple[list[str], str]] = []

@@ -90,6 +90,7 @@ def acrobatics(fresh) -> ModuleType:
 # -------------------------------------------------------------------------------------------------- the whole way of a run
 
 
+@pytest.mark.slow
 def test_an_agent_from_outside_learns_as_two_seeds_and_resumes_after_kill_9(run_dir):
     result = json.loads((run_dir / "result.json").read_text())
     assert result["agent"] == "crossq" and result["members"] == 2 and result["diverged"] == 0
@@ -99,6 +100,7 @@ def test_an_agent_from_outside_learns_as_two_seeds_and_resumes_after_kill_9(run_
     assert updates == sorted(set(updates)), "every line once, in order, over both processes"
 
 
+@pytest.mark.slow
 def test_a_fresh_process_loads_it_without_being_told_what_to_import(run_dir, tmp_path):
     code = "import rlx, sys; p = rlx.load(sys.argv[1], member=1); print(p.agent.name, p.act([[1.0, 0.0, 0.0]])[0].shape)"
     assert said("-c", code, str(run_dir), cwd=tmp_path).strip() == "crossq (1, 1)"
@@ -106,6 +108,7 @@ def test_a_fresh_process_loads_it_without_being_told_what_to_import(run_dir, tmp
     assert json.loads(evaluated.splitlines()[-1].removeprefix("RESULT "))["return_mean"] > -900
 
 
+@pytest.mark.slow
 def test_it_exports_to_c_that_acts_the_same(run_dir, tmp_path, acrobatics):
     policy = rlx.load(run_dir)
     act = run_c(export.law_of(policy, "eval"), tmp_path)
@@ -113,6 +116,7 @@ def test_it_exports_to_c_that_acts_the_same(run_dir, tmp_path, acrobatics):
     assert off(act(obs), policy.act(obs)[0]) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_run_whose_module_is_not_to_be_had_says_which_it_is(run_dir, fresh, tmp_path, capsys):
     with pytest.raises(
         ValueError, match=r"config\.json needs --import acrobatics: there is no module 'acrobatics'.*PYTHONPATH"

@@ -12,34 +12,19 @@ import pytest
 
 import rlx.envs
 from rlx import agents
-from rlx.agents import offpolicy, ppo
+from rlx.agents import ppo
 from rlx.envs.probes import PROBES
 from rlx.train import Options, run
 from rlx.types import Agent, AgentState, Collect, Env, Members, Problem, Step
 
-DISCOUNT = 0.8
-OFF = {
-    "env_steps": 1_200,
-    "prefill": 400,
-    "collect": 20,
-    "n_envs": 4,
-    "utd": 1.0,
-    "batch": 64,
-    "hidden": (32, 32),
-    "eval_every": 10**6,
-}
-OFF |= {"eval_episodes": 4, "actor_lr": 3e-3, "critic_lr": 3e-3, "tau": 0.05, "discount": DISCOUNT}
-SETTINGS = {
-    "sac": OFF | {"init_temperature": 1e-3, "temperature_lr": 0.0},
-    "td3": OFF,
-    "ppo": {"env_steps": 8_192, "n_envs": 8, "steps": 32, "minibatches": 4, "hidden": (32,), "lr": 3e-3, "discount": DISCOUNT}
-    | {"eval_every": 10**6, "eval_episodes": 4, "normalize_obs": True, "value_coef": 1.0},
-}
+from .settings import AGENTS, DISCOUNT
+
+PROBED = [name for name, settings in AGENTS.items() if settings.probes is not None]
 
 
 def settled(name: str, env) -> tuple[Agent, Problem]:
     problem = Problem({"train": env})
-    return agents.make(name, None, problem, **SETTINGS[name]), problem
+    return agents.make(name, None, problem, **AGENTS[name].probes), problem
 
 
 def all_probes() -> Env:
@@ -83,19 +68,10 @@ def trained(name: str, probe: str, host: bool) -> tuple[Agent, AgentState]:
     return agent, jax.tree.map(lambda x: x[list(PROBES).index(probe)], states)
 
 
-def value(name: str, state: AgentState, obs, action):
-    """What the agent believes the value of acting so at ``obs`` to be."""
-    learned, hidden = state.learned, SETTINGS[name]["hidden"]
-    if name == "ppo":
-        net = ppo.actor_critic(ppo.Config(hidden=hidden), 1, categorical=False)
-        return net.value(learned, net.normalized(learned, obs), jnp.inf)
-    return offpolicy.q_values(offpolicy.networks(hidden, 1).critics, learned["critics"], obs, action).min(0)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("host", [False, True], ids=["device", "host"])
 @pytest.mark.parametrize("probe", PROBES)
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", PROBED)
 def test_agent_solves_probe(name, probe, host):
     agent, state = trained(name, probe, host)
     truth = PROBES[probe]
@@ -107,7 +83,8 @@ def test_agent_solves_probe(name, probe, host):
     if truth.action is not None:
         np.testing.assert_allclose(action[:, 0], truth.action(signs), atol=0.2)
     expected = truth.value(signs, DISCOUNT)
-    np.testing.assert_allclose(value(name, state, obs, action), expected, atol=0.15 * max(1.0, np.abs(expected).max()))
+    value = AGENTS[name].value(state, AGENTS[name].probes["hidden"], obs, action)
+    np.testing.assert_allclose(value, expected, atol=0.15 * max(1.0, np.abs(expected).max()))
 
 
 def test_ppo_and_others_refuse_what_cannot_be():

@@ -15,20 +15,21 @@ from rlx.agents import offpolicy, ppo, sac, td3
 from rlx.config import hyper
 from rlx.types import Clock, Collect, Problem, Update
 
-from .test_ppo import rows
-from .test_sac import transitions
+from .settings import AGENTS
 
 CLOCK = Clock(*[jnp.int32(0)] * 3)
 
 
 def env_for(name, preset=None):
-    """Small; for agents that want more one that has it: what a controller needs, many observations."""
-    own = {"yann": "rlx:double-integrator", "sindy_rl": "gym:Swimmer-v5" if preset == "swimmer" else "rlx:ks22"}
-    return own.get(name, "rlx:point-mass")
+    return AGENTS[name].preset_envs.get(preset, AGENTS[name].env)
 
 
 def made(name, preset=None, **settings):
     return agents.make(name, None, Problem({"train": rlx.envs.make(env_for(name, preset))}), **settings)
+
+
+def test_every_agent_has_its_settings_for_tests():
+    assert set(AGENTS) == set(agents.list())
 
 
 def test_budgets_are_rounded_up():
@@ -59,18 +60,12 @@ def test_evaluations_happen_on_the_environment_meant_for_them():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in agents.list() if n != "sindy_rl"])  # whose updates are PPO's
+@pytest.mark.parametrize("name", [name for name, settings in AGENTS.items() if settings.update is not None])
 def test_traced_values_are_not_compiled_in(name):
     """One program serves all values of every traced setting, and the ones an update reads make a difference to it."""
-    agent = made(
-        name,
-        hidden=(4,),
-        **({"n_envs": 2, "steps": 5, "minibatches": 1} if name == "ppo" else {"policy_delay": 1} if name == "td3" else {}),
-    )
-    fixed = {"discount"} if name == "yann" else set()  # samplers read it, and the controller was solved with it
-    assert set(agent.hyper) - fixed == set(hyper(agents.config(name))) and all(
-        isinstance(v, float) for v in agent.hyper.values()
-    )
+    agent = made(name, **AGENTS[name].update)
+    assert set(agent.hyper) - AGENTS[name].fixed == set(hyper(agents.config(name)))
+    assert all(isinstance(v, float) for v in agent.hyper.values())
     [phase] = [p for p in agent.stages[-1].phases if isinstance(p, Update)]
     traces = []
 
@@ -80,21 +75,14 @@ def test_traced_values_are_not_compiled_in(name):
         return phase.update(state, CLOCK, batch, jax.random.key(0))[0].learned
 
     start = agent.init(jax.random.key(0), {k: jnp.float32(v) for k, v in agent.hyper.items()})
-    batch = rows() if name == "ppo" else transitions()
-    if name == "yann":  # two states, one input
-        batch = batch._replace(obs=batch.obs[:, :2], next_obs=batch.next_obs[:, :2], action=batch.action[:, :1])
+    batch = AGENTS[name].batch()
     flat = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
     base, moved = flat(update(start, batch)), set()
     for key, old in start.hyper.items():
         new = flat(update(start._replace(hyper={**start.hyper, key: old * 0.5 + 0.01}), batch))
         moved |= {key} if not np.array_equal(base, new) else set()
     assert len(traces) == 1
-    rates = {
-        "sac": {"actor_lr", "critic_lr", "temperature_lr", "tau", "target_entropy"},
-        "td3": {"actor_lr", "critic_lr", "tau", "smoothing"},
-        "yann": {"actor_lr", "critic_lr", "tau_actor", "tau_critic"},
-    }
-    assert moved >= rates.get(name, {"lr", "discount", "gae_lambda", "clip", "entropy_coef", "kl_coef"})
+    assert moved >= AGENTS[name].felt
 
 
 @pytest.mark.parametrize(
@@ -147,7 +135,7 @@ def test_presets_fit(name):
     for preset, settings in agents.presets(name).items():
         made(name, preset, **settings)
     assert "debug" in agents.presets(name)
-    assert name in ("ppo", "sindy_rl", "yann") or isinstance(agents.config(name), offpolicy.OffPolicyConfig)
+    assert isinstance(agents.config(name), offpolicy.OffPolicyConfig) == AGENTS[name].off_policy
 
 
 @pytest.mark.parametrize("name", agents.list())

@@ -1,0 +1,106 @@
+"""What the tests need to know of each agent, in one table: a new method adds one entry to `AGENTS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax.numpy as jnp
+
+from rlx.agents import offpolicy, ppo
+from rlx.types import AgentState, Array
+
+from .test_ppo import rows
+from .test_sac import transitions
+
+DISCOUNT = 0.8  # on the probe environments
+OFF_POLICY_PROBES = {
+    "env_steps": 1_200,
+    "prefill": 400,
+    "collect": 20,
+    "n_envs": 4,
+    "utd": 1.0,
+    "batch": 64,
+    "hidden": (32, 32),
+    "eval_every": 10**6,
+    "eval_episodes": 4,
+    "actor_lr": 3e-3,
+    "critic_lr": 3e-3,
+    "tau": 0.05,
+    "discount": DISCOUNT,
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``update`` and ``batch``: a small agent, and a batch for one update of it; None where its updates are another agent's.
+    ``probes``: with what it solves the probe environments in seconds; None where these are not for it."""
+
+    env: str = "rlx:point-mass"  # small, and one that it can be made for
+    preset_envs: dict[str, str] = field(default_factory=dict)  # by preset, where that needs another
+    update: dict[str, Any] | None = field(default_factory=lambda: {"hidden": (4,)})
+    batch: Callable[[], Any] = transitions
+    felt: frozenset[str] = frozenset()  # traced values that one update must feel
+    fixed: frozenset[str] = frozenset()  # traced values of the agent that are no traced fields of its config
+    probes: dict[str, Any] | None = None
+    value: Callable[[AgentState, tuple[int, ...], Array, Array], Array] | None = None  # (state, hidden, obs, action) -> value
+    off_policy: bool = False
+
+
+def least_q(state: AgentState, hidden: tuple[int, ...], obs: Array, action: Array) -> Array:
+    """The smaller of two critics' values."""
+    return offpolicy.q_values(offpolicy.networks(hidden, 1).critics, state.learned["critics"], obs, action).min(0)
+
+
+def ppo_value(state: AgentState, hidden: tuple[int, ...], obs: Array, action: Array) -> Array:
+    net = ppo.actor_critic(ppo.Config(hidden=hidden), 1, categorical=False)
+    return net.value(state.learned, net.normalized(state.learned, obs), jnp.inf)
+
+
+def two_states_one_input() -> Any:
+    batch = transitions()
+    return batch._replace(obs=batch.obs[:, :2], next_obs=batch.next_obs[:, :2], action=batch.action[:, :1])
+
+
+AGENTS = {
+    "sac": Settings(
+        felt=frozenset({"actor_lr", "critic_lr", "temperature_lr", "tau", "target_entropy"}),
+        probes=OFF_POLICY_PROBES | {"init_temperature": 1e-3, "temperature_lr": 0.0},
+        value=least_q,
+        off_policy=True,
+    ),
+    "td3": Settings(
+        update={"hidden": (4,), "policy_delay": 1},
+        felt=frozenset({"actor_lr", "critic_lr", "tau", "smoothing"}),
+        probes=OFF_POLICY_PROBES,
+        value=least_q,
+        off_policy=True,
+    ),
+    "ppo": Settings(
+        update={"hidden": (4,), "n_envs": 2, "steps": 5, "minibatches": 1},
+        batch=rows,
+        felt=frozenset({"lr", "discount", "gae_lambda", "clip", "entropy_coef", "kl_coef"}),
+        probes={
+            "env_steps": 8_192,
+            "n_envs": 8,
+            "steps": 32,
+            "minibatches": 4,
+            "hidden": (32,),
+            "lr": 3e-3,
+            "discount": DISCOUNT,
+            "eval_every": 10**6,
+            "eval_episodes": 4,
+            "normalize_obs": True,
+            "value_coef": 1.0,
+        },
+        value=ppo_value,
+    ),
+    "yann": Settings(
+        env="rlx:double-integrator",  # it needs what a controller needs
+        batch=two_states_one_input,
+        felt=frozenset({"actor_lr", "critic_lr", "tau_actor", "tau_critic"}),
+        fixed=frozenset({"discount"}),  # samplers read it, and the controller was solved with it
+    ),
+    "sindy_rl": Settings(env="rlx:ks22", preset_envs={"swimmer": "gym:Swimmer-v5"}, update=None),  # its updates are PPO's
+}
