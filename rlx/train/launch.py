@@ -140,7 +140,7 @@ def reachable(address: str) -> Any:
     except ImportError as e:
         raise ValueError("ray is not installed: pip install 'rlx[ray]', or give --workers local:N.") from e
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
+    if host and port.isdigit() and int(port) < 2**16:
         try:
             socket.create_connection((host, int(port)), timeout=10).close()
         except OSError as e:

@@ -67,6 +67,10 @@ def run_dir(tmp_path_factory) -> Path:
         (["train", "sac", *PENDULUM, "--memory", "inf"], "--memory must be finite and above 0"),
         (["train", "sac", *PENDULUM, "--agent.tau", "nan"], "--agent.tau must be finite"),
         (["sweep", "sac", *PENDULUM, "--grid", "agent.tau=0.1,0.2", "--search", "random:" + "9" * 26], "random:N"),
+        (
+            ["sweep", "sac", *PENDULUM, "--grid", "agent.tau=0.1,0.2", "--workers", "ray:here:" + "9" * 20],
+            "no address of a Ray",
+        ),
         (["evaluate"], "--run-dir"),
         (["evaluate", "--run-dir", "nowhere"], "no run folder"),
         (["evaluate", "--run-dir", "nowhere", "--which", "worst"], "best"),
