@@ -45,7 +45,7 @@ def main(folder: Path) -> None:
     out["two"], out["four"] = apart(one.state, two.state), apart(one.state, four.state)
     out["seeds"], out["rates"] = four.seeds.tolist(), four.settings["actor_lr"].tolist()
     out["steps"] = four.state.counts["env_steps"].tolist()
-    out["shards"] = len(four.state.agent.learned["actor"][0]["w"].sharding.device_set)
+    out["shards"] = len(four.state.agent.learned["actor"]["params"]["Dense_0"]["kernel"].sharding.device_set)
     everyone = members([(seed, setting) for setting in settings_of(grid) for seed in range(3)])
     for n in (1, 2):
         stop = {"fired": False}

@@ -112,7 +112,7 @@ def test_traced_fields_share_a_program():
         (["--grid", "agent.tau=fast"], "no number"),
         (["--grid", "agent.tau"], "is no grid"),
         (["--grid", "agent.hidden=wide"], "hidden"),
-        (["--grid", "agent.tau=1,2", "--grid", "agent.tau=3"], "given twice"),
+        (["--grid", "agent.tau=0.1,0.2", "--grid", "agent.tau=0.3"], "given twice"),
         ([], "nothing to sweep"),
         ([*GRID, "--seeds", "0"], "at least 1"),
         ([*GRID, "--search", "clever"], "--search"),
@@ -141,6 +141,7 @@ def test_one_program_and_local_workers_agree(as_one, locally):
     assert_same_learned(as_one, locally, 1e-4)
 
 
+@pytest.mark.slow
 def test_finished_trials_never_run_twice(as_one, capsys):
     before = {p: p.stat().st_mtime_ns for p in as_one.rglob("trials/*/metrics.jsonl")}
     assert sweep(as_one) == 0
