@@ -250,6 +250,8 @@ class RolloutState(NamedTuple):
     step: Step
     carry: PyTree
     done: Array  # bool [W]: the stream is over (only where ends="stop")
+    episode_return: Array  # float32 [W]: of the episode that goes on, as far as rows tell it
+    episode_length: Array  # int32 [W]: its decisions
 
 
 # ---------------------------------------------------------------------------------------------------------------- replay

@@ -213,10 +213,10 @@ def begin(env: VecEnv, params: PyTree, carry: PyTree, key: Any, members: int | N
     """A new interaction: every stream at a first row. ``carry`` is the policy's, for all streams."""
     state, step = env.reset(params, keys.HostKey.of(key, env.n // (members or 1)) if env.host else key)
     if not env.host:
-        return RolloutState(state, step, carry, jnp.zeros(env.n, bool))
+        return RolloutState(state, step, carry, *(jnp.zeros(env.n, t) for t in (bool, jnp.float32, jnp.int32)))
     step = jax.tree.map(np.array, step)
-    done = np.zeros(env.n, bool)
-    return RolloutState(state, *_split((step, carry, done), (0, 2), members))
+    none = tuple(np.zeros(env.n, t) for t in (bool, np.float32, np.int32))
+    return RolloutState(state, *_split((step, carry, *none), (0, 2, 3, 4), members))
 
 
 def _split(parts: tuple, which: tuple[int, ...], members: int | None) -> tuple:
@@ -265,7 +265,7 @@ def _rollout_device(
         row = to_row(rollout_state.step, action, extras, ~rollout_state.done)
         done = rollout_state.done | (rollout_state.step.last if env.ends == "stop" else False)
         state, step = env.step(params, rollout_state.env, row.action, keys.fold(now, "env"))
-        return RolloutState(state, step, carry, done), row
+        return rollout_state._replace(env=state, step=step, carry=carry, done=done), row
 
     rollout_state, rows = jax.lax.scan(one, rollout_state, jnp.arange(steps))
     return rollout_state, rows, _tail(rollout_state, rows)
@@ -307,6 +307,6 @@ def _rollout_host(
         flat = row.action if members is None else jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), row.action)
         state, step = env.step(params, state, flat, random.at(t + 1))
         (step,) = _split((step,), (0,), members)
-    rollout_state = RolloutState(state, jax.tree.map(np.array, step), carry, done)
+    rollout_state = rollout_state._replace(env=state, step=jax.tree.map(np.array, step), carry=carry, done=done)
     tail = _tail(rollout_state, rows if not axis else jax.tree.map(lambda x: np.swapaxes(x, 0, 1), rows))
     return rollout_state, rows, tail

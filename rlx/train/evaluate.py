@@ -13,6 +13,7 @@ from rlx import keys
 from rlx.envs.base import batch, begin
 from rlx.train.host import actor, device_state
 from rlx.train.placement import Placement
+from rlx.train.plan import check_eval
 from rlx.train.program import Program
 from rlx.train.state import frozen_data
 from rlx.types import Agent, AgentState, Array, Eval, Key, Problem, PyTree, RunState, Spec, Step, VecEnv
@@ -62,16 +63,8 @@ class Evaluator:
 
     def __init__(self, program: Program, ev: Eval):
         agent, problem = program.agent, program.problem
-        if ev.env not in problem.envs:
-            raise ValueError(f"evaluation {ev.name!r} asks for environment {ev.env!r}; given were {sorted(problem.envs)}.")
+        check_eval(ev, agent, problem)
         source = problem.envs[ev.env]
-        if source.spec.horizon is None:
-            raise ValueError(
-                f"evaluation {ev.name!r}: {source.name} has no time limit, so its episodes may never end. "
-                "Make it with time_limit=N (decisions per episode)."
-            )
-        if ev.mode not in agent.modes:
-            raise ValueError(f"evaluation {ev.name!r} asks for mode {ev.mode!r}; {agent.name} has {agent.modes}.")
         self.program, self.ev = program, ev
         self.env: VecEnv = batch(source, ev.episodes * ((program.members or 1) if source.host else 1), ends="stop")
 

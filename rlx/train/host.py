@@ -15,9 +15,9 @@ import numpy as np
 
 from rlx import keys
 from rlx.train import phases
-from rlx.train.phases import Actor, Tally
+from rlx.train.phases import Actor, Episodes, Tally
 from rlx.train.program import DeviceState, Program
-from rlx.types import AgentState, Array, Clock, Collect, Host, Key, PyTree, ReplayState, RunState, Step, Update
+from rlx.types import AgentState, Array, Clock, Collect, Host, Key, PyTree, ReplayState, Row, RunState, Step, Update
 
 
 def device_state(program: Program, run: RunState) -> DeviceState:
@@ -92,20 +92,23 @@ def _collect(program: Program, run: RunState, j: int, phase: Collect, key: Key) 
     if env.host:
         params, before = program.env_params(phase, run.agent, run.sources), run.rollouts[phase.env]
         clock, how = program.clock(run.cycle, j), actor(program)
-        after, rows, tail = phases.collect(phase, env, how, run.agent, clock, params, before, key, program.members)
+        found = phases.collect(phase, env, how, run.agent, clock, params, before, key, program.members)
     else:  # only the rows go to host memory
         there = lambda on_device, frozen, key, cycle: program.collect(phase, j, on_device, frozen, key, cycle)
         roll = program.jit(("collect", j), there, (0, None, 0, None))
-        after, rows, tail = roll(device_state(program, run), program.frozen, key, cycle)
-        rows, tail = to_numpy((rows, tail))
-    run.rollouts[phase.env] = after
+        found = roll(device_state(program, run), program.frozen, key, cycle)
+        found = (found[0], *to_numpy(found[1:]))
+    run.rollouts[phase.env], rows, tail, ended = found
     store = buffer is not None and buffer.device
     if buffer is not None and not store:
         add = lambda state, rows, tail: phases.store(phase, buffer, state, rows, tail)
         _each_member(program, run, phase.into or "", add, rows, tail)
-    fn = lambda on_device, rows, tail, key, cycle: program.store_rollout(phase, on_device, rows, tail, key, cycle, store)
-    store_rollout = program.jit(("store_rollout", j), fn, (0, 0, 0, 0, None), donate_argnums=0)
-    put_back(program, run, store_rollout(device_state(program, run), rows, tail if store else None, key, cycle))
+
+    def fn(on_device: DeviceState, rows: Row, tail: Row, ended: Episodes, key: Key, cycle: Array) -> DeviceState:
+        return program.store_rollout(phase, on_device, rows, tail, ended, key, cycle, store)
+
+    store_rollout = program.jit(("store_rollout", j), fn, (0, 0, 0, 0, 0, None), donate_argnums=0)
+    put_back(program, run, store_rollout(device_state(program, run), rows, tail if store else None, ended, key, cycle))
 
 
 def close(program: Program, run: RunState, name: str | None) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rlx.envs.base import begin, rollout
 from rlx.replay import Replay, update_priorities
@@ -35,6 +36,18 @@ from rlx.types import (
 COUNTS = ("env_steps", "sim_steps", "model_steps", "updates")
 
 
+class Episodes(NamedTuple):
+    """Episodes that ended: how many, and the sums of their returns and lengths."""
+
+    count: Array  # int32
+    returns: Array  # float32
+    lengths: Array  # int32
+
+    @staticmethod
+    def none() -> Episodes:
+        return Episodes(jnp.int32(0), jnp.float32(0), jnp.int32(0))
+
+
 class Tally(NamedTuple):
     """What a run counts on the device between two looks from the host."""
 
@@ -43,6 +56,7 @@ class Tally(NamedTuple):
     n: dict[str, Array]  # float32, how many were summed
     first_nan_update: Array  # int32: the update that first gave a non-finite metric, -1 if none
     first_nan_cycle: Array  # int32: the cycle that first brought a non-finite observation or reward, -1 if none
+    episodes: Episodes  # of the training environments that ended
 
 
 class Actor(NamedTuple):
@@ -61,6 +75,26 @@ def start(env: VecEnv, actor: Actor, state: AgentState, params: PyTree, key: Key
     return begin(env, params, actor.carry(state, streams(env)), key, members)
 
 
+def follow(before: RolloutState, after: RolloutState, rows: Row) -> tuple[RolloutState, Episodes]:
+    """What ``rows`` [T, W] ([M, T, W]) add to the episodes that went on ``before`` them: ``after`` with what goes on now, and
+    the episodes that ended. In a stream they follow on each other, so one sum up to the last end tells their returns."""
+    xp, time = (np if isinstance(rows.reward, np.ndarray) else jnp), rows.reward.ndim - 2
+    length = rows.reward.shape[time]
+    number = xp.arange(length)[:, None]
+    ends = rows.last & rows.valid
+    last = xp.where(ends, number, -1).max(time)  # [W]: the row of the last end
+    ended, some = number <= xp.expand_dims(last, time), last >= 0
+    reward = xp.where(rows.valid & ~rows.first, rows.reward, 0)
+    decision = (rows.valid & ~rows.first).astype(np.int32)
+    parts = []
+    for so_far, x in ((before.episode_return, reward), (before.episode_length, decision)):
+        done, rest = xp.where(ended, x, 0).sum(time, dtype=x.dtype), xp.where(ended, 0, x).sum(time, dtype=x.dtype)
+        parts.append((xp.where(some, so_far + done, 0).sum(-1, dtype=x.dtype), xp.where(some, 0, so_far) + rest))
+    (returns, going_return), (lengths, going_length) = parts
+    count = ends.sum((time, time + 1), dtype=np.int32)
+    return after._replace(episode_return=going_return, episode_length=going_length), Episodes(count, returns, lengths)
+
+
 def collect(
     phase: Collect,
     env: VecEnv,
@@ -71,16 +105,18 @@ def collect(
     before: RolloutState,
     key: Key,
     members: int | None = None,
-) -> tuple[RolloutState, Row, Row]:
+) -> tuple[RolloutState, Row, Row, Episodes]:
     """Acts for ``phase.steps`` decisions from where ``before`` stands, or from new starts where the phase is fresh. Gives what
-    `rlx.envs.rollout` gives. ``members``: of an environment on the host."""
+    `rlx.envs.rollout` gives, and the episodes that ended. ``members``: of an environment on the host."""
     if phase.fresh:
         before = start(env, actor, state, params, actor.fold(key, "reset"), members)
 
     def policy(carry: PyTree, step: Step, now: Key) -> tuple[PyTree, PyTree, dict[str, Array]]:
         return actor.act(state, clock, carry, step, now, phase.mode)
 
-    return rollout(env, params, policy, before, key, phase.steps, members)
+    after, rows, tail = rollout(env, params, policy, before, key, phase.steps, members)
+    after, ended = follow(before, after, rows)
+    return after, rows, tail, ended
 
 
 def store(phase: Collect, buffer: Replay, state: ReplayState, rows: Row, tail: Row) -> ReplayState:
@@ -88,15 +124,16 @@ def store(phase: Collect, buffer: Replay, state: ReplayState, rows: Row, tail: R
     return buffer.add(buffer.close(state) if phase.fresh else state, rows, tail)
 
 
-def count_rows(tally: Tally, phase: Collect, env: VecEnv, rows: Row, cycle: Array) -> Tally:
-    """``rows``, collected in ``cycle``, added to the tally."""
+def count_rows(tally: Tally, phase: Collect, env: VecEnv, rows: Row, ended: Episodes, cycle: Array) -> Tally:
+    """``rows``, collected in ``cycle``, and the episodes that ended in them, added to the tally."""
     steps = jnp.sum(rows.valid & ~rows.last, dtype=jnp.int32)
     new = {"env_steps": steps, "sim_steps": steps * env.spec.repeat} if phase.counts == "real" else {"model_steps": steps}
     counts = {k: v + new[k] if k in new else v for k, v in tally.counts.items()}
     floats = [x for x in jax.tree.leaves((rows.obs, rows.reward)) if jnp.issubdtype(x.dtype, jnp.floating)]
     fine = jnp.stack([jnp.isfinite(x).all() for x in floats]).all()
     nan_cycle = jnp.where((tally.first_nan_cycle < 0) & ~fine, cycle, tally.first_nan_cycle).astype(jnp.int32)
-    return tally._replace(counts=counts, first_nan_cycle=nan_cycle)
+    episodes = jax.tree.map(jnp.add, tally.episodes, ended) if phase.counts == "real" else tally.episodes
+    return tally._replace(counts=counts, first_nan_cycle=nan_cycle, episodes=episodes)
 
 
 # ----------------------------------------------------------------------------------------------------------------- update

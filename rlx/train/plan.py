@@ -12,7 +12,7 @@ import numpy as np
 
 from rlx.train import processes
 from rlx.train.schedule import budget, streams
-from rlx.types import Agent, Collect, Members, Problem, ReplayState, Update
+from rlx.types import Agent, Collect, Eval, Key, Members, Problem, ReplayState, Update
 
 
 def _need(name: str, known: Any, what: str, where: str) -> None:
@@ -36,7 +36,42 @@ def only(agent: Agent, stages: Iterable[str]) -> Agent:
     return replace(agent, stages=tuple(s for s in agent.stages if s.name in names))
 
 
-def validate(agent: Agent, problem: Problem, key: Any) -> None:
+def as_key(key: Any) -> Key | Members:
+    """What all randomness of a run comes from: of an int the key of that seed.
+
+    Raises:
+        ValueError: it is neither a seed, nor one typed key, nor `Members`.
+    """
+    if isinstance(key, (int, np.integer)) and not isinstance(key, bool):
+        return jax.random.key(int(key))
+    typed = jax.numpy.issubdtype(getattr(key, "dtype", bool), jax.dtypes.prng_key)
+    if isinstance(key, Members) or (typed and not key.ndim):
+        return key
+    given = f"{key.dtype}{list(key.shape)}" if hasattr(key, "dtype") and hasattr(key, "shape") else repr(key)
+    raise ValueError(
+        "run takes one typed key, jax.random.key(seed), or the seed as an int, or Members(keys) for several runs; "
+        f"it was given {given}."
+    )
+
+
+def check_eval(ev: Eval, agent: Agent, problem: Problem) -> None:
+    """Raise ``ValueError`` where an evaluation cannot be done."""
+    where = f"evaluation {ev.name!r}"
+    if ev.env not in problem.envs:
+        raise ValueError(f"{where} asks for environment {ev.env!r}; given were {sorted(problem.envs)}.")
+    source = problem.envs[ev.env]
+    if source.spec.horizon is None:
+        raise ValueError(
+            f"{where}: {source.name} has no time limit, so its episodes may never end. "
+            "Make it with time_limit=N (decisions per episode)."
+        )
+    if ev.mode not in agent.modes:
+        raise ValueError(f"{where} asks for mode {ev.mode!r}; {agent.name} has {agent.modes}.")
+    if ev.every < 1 or ev.episodes < 1:
+        raise ValueError(f"{where}: every and episodes must be at least 1, got {ev.every} and {ev.episodes}.")
+
+
+def validate(agent: Agent, problem: Problem, key: Key | Members) -> None:
     """Raise ``ValueError`` where agent, problem and key do not fit together."""
     if isinstance(key, Members):
         count = key.keys.shape[0] if key.keys.ndim else 0
@@ -45,12 +80,15 @@ def validate(agent: Agent, problem: Problem, key: Any) -> None:
         for name, values in key.hypers.items():
             if np.shape(values) != (count,):
                 raise ValueError(f"Members.hypers[{name!r}] must have shape ({count},), got {np.shape(values)}.")
-    elif not jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim:
-        raise ValueError("run takes one typed key, jax.random.key(seed), or Members(keys) for several runs.")
     if processes.count() > 1:
         _check_job(agent, key)
     if not agent.stages:
         raise ValueError(f"{agent.name} has no stages to run.")
+    names = [ev.name for ev in agent.evals]
+    if len(set(names)) < len(names):
+        raise ValueError(f"the evaluations of {agent.name} need a name each; they are called {names}.")
+    for ev in agent.evals:
+        check_eval(ev, agent, problem)
     fed: dict[str, str] = {}
     for stage in agent.stages:
         for j, phase in enumerate(stage.phases):

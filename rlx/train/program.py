@@ -16,7 +16,7 @@ import numpy as np
 
 from rlx import keys
 from rlx.train import phases
-from rlx.train.phases import COUNTS, Actor, Tally
+from rlx.train.phases import COUNTS, Actor, Episodes, Tally
 from rlx.train.placement import AXIS, P, Placement
 from rlx.train.schedule import clock_at, due, on_host
 from rlx.types import (
@@ -175,14 +175,22 @@ class Program:
 
     def collect(
         self, phase: Collect, j: int, on_device: DeviceState, frozen: PyTree, key: Key, cycle: Array
-    ) -> tuple[RolloutState, Row, Row]:
+    ) -> tuple[RolloutState, Row, Row, Episodes]:
         """`phases.collect` in a device environment."""
         params = self.env_params(phase, on_device.agent, self.sources(on_device, frozen))
         env, before, clock = self.agent.envs[phase.env], on_device.rollouts[phase.env], self.clock(cycle, j)
         return phases.collect(phase, env, self.actor, on_device.agent, clock, params, before, key)
 
     def store_rollout(
-        self, phase: Collect, on_device: DeviceState, rows: Row, tail: Row, key: Key, cycle: Array, store: bool = True
+        self,
+        phase: Collect,
+        on_device: DeviceState,
+        rows: Row,
+        tail: Row,
+        ended: Episodes,
+        key: Key,
+        cycle: Array,
+        store: bool = True,
     ) -> DeviceState:
         """Rows into their buffer (unless that is in host memory), into the tally, and to the agent where it observes them."""
         buffers, state = dict(on_device.sources), on_device.agent
@@ -190,13 +198,13 @@ class Program:
             buffers[phase.into] = phases.store(phase, self.agent.buffers[phase.into], buffers[phase.into], rows, tail)
         if phase.observe:
             state = phase.observe(state, rows, keys.fold(key, "observe"))
-        tally = phases.count_rows(on_device.tally, phase, self.agent.envs[phase.env], rows, cycle)
+        tally = phases.count_rows(on_device.tally, phase, self.agent.envs[phase.env], rows, ended, cycle)
         return on_device._replace(agent=state, sources=buffers, tally=tally)
 
     def _collect(self, phase: Collect, j: int, on_device: DeviceState, frozen: PyTree, key: Key, cycle: Array) -> DeviceState:
-        after, rows, tail = self.collect(phase, j, on_device, frozen, key, cycle)
+        after, rows, tail, ended = self.collect(phase, j, on_device, frozen, key, cycle)
         on_device = on_device._replace(rollouts={**on_device.rollouts, phase.env: after})
-        return self.store_rollout(phase, on_device, rows, tail, key, cycle)
+        return self.store_rollout(phase, on_device, rows, tail, ended, key, cycle)
 
     def _update(self, phase: Update, j: int, on_device: DeviceState, frozen: PyTree, key: Key, cycle: Array) -> DeviceState:
         seen, clock = self.sources(on_device, frozen), self.clock(cycle, j)
@@ -224,7 +232,7 @@ class Program:
                 seen, clock = self.sources(on_device, frozen), self.clock(0, j)
                 names.update(dict.fromkeys(phases.metric_names(self.agent, phase, on_device.agent, seen, clock)))
         empty = {k: jnp.float32(0) for k in names}
-        return Tally(zero, empty, dict(empty), jnp.int32(-1), jnp.int32(-1))
+        return Tally(zero, empty, dict(empty), jnp.int32(-1), jnp.int32(-1), Episodes.none())
 
 
 def program_of(

@@ -92,6 +92,15 @@ class Recorder:
 
 
 def means(tally: Tally) -> dict[str, np.ndarray]:
-    """The metrics of a tally by name, of each member NaN where it has none; those that nobody has are left out."""
+    """The metrics of a tally by name, of each member NaN where it has none; those that nobody has are left out. Of training
+    episodes that ended: their number, mean return and mean length."""
     n = {k: np.asarray(v) for k, v in tally.n.items() if np.any(v)}
-    return {k: np.where(n[k] > 0, np.asarray(tally.sums[k]) / np.maximum(n[k], 1), np.nan) for k in n}
+    out = {k: _mean(tally.sums[k], n[k]) for k in n}
+    count, returns, lengths = map(np.asarray, tally.episodes)
+    if count.any():
+        out |= {"episodes": count, "episode_return": _mean(returns, count), "episode_length": _mean(lengths, count)}
+    return out
+
+
+def _mean(total: Any, n: np.ndarray) -> np.ndarray:
+    return np.where(n > 0, np.asarray(total) / np.maximum(n, 1), np.nan)

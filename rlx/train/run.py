@@ -24,7 +24,7 @@ from rlx.train.evaluate import Evaluations, summary
 from rlx.train.host import close
 from rlx.train.options import Diverged, Interrupted, Options
 from rlx.train.placement import EMPTY, Placement, by_member
-from rlx.train.plan import only, validate
+from rlx.train.plan import as_key, only, validate
 from rlx.train.program import program_of
 from rlx.train.recording import LOOK, Callback, Recorder, means
 from rlx.train.saving import Saver
@@ -36,7 +36,7 @@ from rlx.types import Agent, AgentState, Collect, Eval, Key, Members, Problem, R
 def run(
     agent: Agent,
     problem: Problem,
-    key: Key | Members,
+    key: Key | Members | int,
     run_dir: str | os.PathLike | None = None,
     *,
     options: Options | None = None,
@@ -48,8 +48,8 @@ def run(
     """Train ``agent`` on ``problem``. A pure function of ``key`` on a given machine: options do not change the result.
 
     Args:
-        key: a typed key, or `Members` for many runs as one program (all results get a leading member axis), spread over the
-            devices of all processes. See `rlx.train.population`.
+        key: a seed, a typed key, or `Members` for many runs as one program (all results get a leading member axis), spread
+            over the devices of all processes. See `rlx.train.population`.
         run_dir: where metrics, checkpoints and the result go; None keeps nothing. A folder with checkpoints is resumed.
         init_from: learned state to begin with, such as another run's ``RunState.agent``.
         stages: names of the stages to run, None for all.
@@ -66,6 +66,7 @@ def run(
         rlx.train.processes.Gone: another process of the job does not answer any more.
     """
     agent = agent if stages is None else only(agent, stages)
+    key = as_key(key)
     validate(agent, problem, key)
     use_persistent_cache()
     with Signals() as signals:

@@ -106,8 +106,9 @@ def begin_tally(program: Program, run: RunState) -> None:
     tally = run.reports["tally"]
     for k, v in tally.counts.items():
         run.counts[k] = run.counts[k] + np.asarray(v)
-    zero = program.jit("zero", lambda x: jax.tree.map(jnp.zeros_like, x), (0,))((tally.counts, tally.sums, tally.n))
-    run.reports["tally"] = tally._replace(counts=zero[0], sums=zero[1], n=zero[2])
+    begun = {k: getattr(tally, k) for k in ("counts", "sums", "n", "episodes")}
+    zero = program.jit("zero", lambda x: jax.tree.map(jnp.zeros_like, x), (0,))(begun)
+    run.reports["tally"] = tally._replace(**zero)
 
 
 def own(tree: PyTree) -> PyTree:
@@ -306,10 +307,8 @@ def unpack(
         env = agent.envs[name]
         if env.host:
             arrays = _streams_of(rollout_state.env, place, len(meta.get("member_ids", ())))
-            step, done = jax.tree.map(np.array, mine((rollout_state.step, rollout_state.done)))
-            run.rollouts[name] = rollout_state._replace(
-                env=env.load(arrays), step=step, done=done, carry=device(rollout_state.carry)
-            )
+            own_numpy = jax.tree.map(np.array, mine(rollout_state._replace(env=(), carry=())))
+            run.rollouts[name] = own_numpy._replace(env=env.load(arrays), carry=device(rollout_state.carry))
         else:
             run.rollouts[name] = device(rollout_state)
     return list(meta["not_saved"])

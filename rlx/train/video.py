@@ -29,7 +29,7 @@ def frames(policy: Policy, env: Env | HostEnv, key: Key, steps: int, every: int 
     random = keys.HostKey.of(key, 1)
     move = vec.step if vec.host else jax.jit(vec.step)
     try:
-        state, step, carry, _ = begin(vec, vec.params, policy.carry(1), key)
+        state, step, carry, *_ = begin(vec, vec.params, policy.carry(1), key)
         yield vec.render(vec.params, state)
         for t in range(1, steps + 1):
             action, carry = policy.act(step, carry, keys.fold(key, "act", t))

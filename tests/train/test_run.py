@@ -16,7 +16,7 @@ from rlx.train.logging import read
 from rlx.train.memory import needs
 from rlx.train.plan import plan
 from rlx.train.schedule import budget, clock_at
-from rlx.types import Collect, Host, Members, Out, Problem, Stage, Update
+from rlx.types import Collect, Eval, Host, Members, Out, Problem, Stage, Update
 from tests.dummies import AGENTS
 from tests.train.toys import QUIET, evaluations, toy
 
@@ -151,8 +151,13 @@ def test_what_does_not_fit_is_refused_before_compiling():
     for message, stages in bad.items():
         with pytest.raises(ValueError, match=message):
             run(toy(stages=stages)[0], problem, jax.random.key(0), options=QUIET)
-    with pytest.raises(ValueError, match="one typed key"):
-        run(agent, problem, jax.random.PRNGKey(0), options=QUIET)
+    for key, says in (
+        (jax.random.PRNGKey(0), r"uint32\[2\]"),
+        (jax.random.split(jax.random.key(0), 3), r"\[3\]"),
+        (None, "None"),
+    ):
+        with pytest.raises(ValueError, match=f"one typed key, .*or the seed as an int.*given .*{says}"):
+            run(agent, problem, key, options=QUIET)
     with pytest.raises(ValueError, match="no traced value rat"):
         run(agent, problem, Members(jax.random.split(jax.random.key(0), 2), {"rat": jnp.ones(2)}), options=QUIET)
     with pytest.raises(ValueError, match="unknown stages"):
@@ -237,3 +242,33 @@ def test_another_run_of_the_same_agent_traces_nothing_anew():
     assert again > before + 3
     run(replace(one), problem, jax.random.key(0), options=QUIET)
     assert len(traces) > again + 1
+
+
+def test_a_seed_is_a_key():
+    agent, problem = toy(cycles=1)
+    states = [run(agent, problem, key, options=QUIET) for key in (3, np.int64(3), jax.random.key(3), 4)]
+    noise = [float(s.agent.learned["noise"]) for s in states]
+    assert noise[0] == noise[1] == noise[2] != noise[3]
+
+
+def test_evaluations_that_cannot_be_are_refused_before_compiling(tmp_path):
+    endless = make("rlx:pendulum", time_limit=5)
+    endless = replace(endless, spec=replace(endless.spec, horizon=None))
+    bad = {
+        "evaluation 'main' asks for environment 'trian'; given were": (Eval("main", "trian"),),
+        "evaluation 'main' asks for mode 'sleep'": (Eval("main", "train", mode="sleep"),),
+        "evaluation 'main': every and episodes must be at least 1, got 0 and 10": (Eval("main", "train", every=0),),
+        "every and episodes must be at least 1, got 1 and 0": (Eval("main", "train", episodes=0),),
+        "need a name each; they are called ..main., .main": (Eval("main", "train"), Eval("main", "train")),
+        "has no time limit, so its episodes may never end. Make it with time_limit=N": (Eval("main", "endless"),),
+    }
+
+    def compiling(*args):
+        raise AssertionError("something was traced")
+
+    agent, problem = toy()
+    problem = Problem({**problem.envs, "endless": endless})
+    for message, evals in bad.items():
+        with pytest.raises(ValueError, match=message):
+            run(replace(agent, init=compiling, act=compiling, evals=evals), problem, 0, tmp_path, options=QUIET)
+    assert not list(tmp_path.iterdir())
