@@ -1,0 +1,26 @@
+"""The blocks of docs/python.md run, one after the other, as a reader would paste them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+
+PAGE = Path(__file__).parent.parent / "docs" / "python.md"
+
+
+def test_the_python_page_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.M | re.S)
+    assert len(blocks) >= 6
+    names: dict = {"__name__": "page"}
+    for number, block in enumerate(blocks):
+        exec(compile(block, f"{PAGE.name}, block {number}", "exec"), names)
+    assert names["first"].counts["env_steps"] < names["whole"].counts["env_steps"]
+    assert len(names["curve"]) >= 2 and np.isfinite(names["reward"]).all()
+    assert (tmp_path / "runs" / "measured" / "curve.png").stat().st_size > 1000
+    lines = [json.loads(line) for line in (tmp_path / "runs" / "watched" / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["actor_norm"] > 0 for line in lines if line["kind"] == "train")
+    assert names["action"].shape == (1,) and capsys.readouterr().out
