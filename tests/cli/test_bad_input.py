@@ -142,6 +142,7 @@ def test_actions_of_another_shape(tmp_path, capsys, monkeypatch):
     assert "(1, 2)" in message and "(1, 1)" in message and "rlx:pendulum" in message
 
 
+@pytest.mark.slow
 def test_another_configuration_in_the_same_folder_names_what_differs(run_dir, capsys):
     before = contents(run_dir)
     message = refused(capsys, "train", "sac", *PENDULUM, *DEBUG, "--run-dir", str(run_dir), "--seed", "5")

@@ -40,6 +40,7 @@ def trained(tmp_path_factory) -> dict[str, Path]:
     return folders
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ENVS)
 def test_train_leaves_all_it_promises(trained, kind):
     folder = trained[kind]

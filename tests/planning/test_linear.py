@@ -232,6 +232,7 @@ def test_the_cubic_plants_regulator():
     assert P[0, 0] == pytest.approx(25.0261, abs=5e-5) and lin.gain(W, 1)[0, 0] == pytest.approx(2.1842, abs=5e-5)
 
 
+@pytest.mark.slow
 def test_the_critic_in_double_precision():
     """The networks' forms: see tests/planning/double.py."""
     found = results()
