@@ -244,7 +244,8 @@ def surrogate_part(begun: Begun, rounds: int, debug: bool) -> dict[str, Any]:
 def products(begun: Begun) -> Callable[[], Any]:
     """The matrix products of an update, forward and backward, in as many steps; each moves the weights, so that it counts."""
     c, learned = begun.agent.config.ppo, begun.run.agent.learned
-    layers = [[jnp.array(layer["w"]) for layer in learned[name]] for name in ("actor", "critic")]
+    kernels = lambda name: [jnp.array(layer["kernel"]) for layer in learned[name]["params"].values()]
+    layers = [kernels(name) for name in ("actor", "critic")]
     obs = jax.random.normal(jax.random.key(0), (c.n_envs * c.steps // c.minibatches, len(layers[0][0])))
 
     def one(layers: Any, _: Any) -> Any:
