@@ -23,7 +23,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 _level = f"--xla_backend_optimization_level={os.environ.get('RLX_TEST_OPT', '1')}"
 os.environ["XLA_FLAGS"] = f"{_level} {os.environ.get('XLA_FLAGS', '')}".strip()
 
-COST, LIMIT = "processor_s", 8.0  # of a test that is not marked slow
+COST, LIMIT = "processor_s", 3.0  # of a test that is not marked slow
 _costs: Counter[str] = Counter()
 _dear: list[str] = []
 _begun = pytest.StashKey[float]()

@@ -48,6 +48,7 @@ def q64(critics, obs, action):
     return [forward(c, x)[:, 0] for c in heads(double(critics))]
 
 
+@pytest.mark.slow
 def test_sac_losses():
     b, key = batch(), jax.random.key(1)
     made, actor, critics, target = nets(2 * M)
@@ -89,6 +90,7 @@ def test_ppo_surrogate_by_hand():
     np.testing.assert_allclose(ppo.surrogate(new, old, advantage, 0.2), [1.2, -1.5, -0.8, 2.1], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_temperature_falls_when_entropy_is_above_target_and_rises_below():
     problem = Problem({"train": rlx.envs.make("rlx:pendulum")})
     for target, falls in ((-50.0, True), (50.0, False)):

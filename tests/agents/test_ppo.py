@@ -124,6 +124,7 @@ SWITCHES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_first_step_equals_float64(switch):
     static, traced = SWITCHES[switch]

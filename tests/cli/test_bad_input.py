@@ -274,6 +274,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_full_disk(small_disk, capfd):
     argv = ["train", "sac", *PENDULUM, *DEBUG, "--run-dir", str(small_disk / "run"), "--agent.hidden", "256", "256"]
     message = refused(capfd, *argv)

@@ -216,6 +216,7 @@ def test_last_and_best_are_what_the_run_ended_with(trained):
 # ---------------------------------------------------------------------------------------------------------------- collect
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["eval", "explore", "random"])
 def test_collect_writes_what_can_be_read_back(trained, mode, tmp_path, capsys):
     out = tmp_path / "data.npz"
@@ -251,6 +252,7 @@ def test_report_is_one_page(trained, tmp_path, capsys):
         assert env in text
 
 
+@pytest.mark.slow
 def test_a_grid_is_ranked_and_waves_are_reported_together(tmp_path, capsys):
     more = ["--no-video", "--seeds", "2", "--grid", "agent.actor_lr=1e-3,1e-4", "--waves", "2"]
     assert main(train_args(ENVS["device"], tmp_path / "run", *more)) == 0

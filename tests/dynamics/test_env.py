@@ -67,6 +67,7 @@ def test_what_is_not_finite_is_not_passed_on():
     assert poisoned.terminated[1] and np.isfinite(poisoned.obs).all()
 
 
+@pytest.mark.slow
 def test_it_is_an_environment_and_params_are_traced():
     env = made(horizon=20)
     check(env)

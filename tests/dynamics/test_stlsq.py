@@ -112,6 +112,7 @@ def test_dropping_is_of_so_many_terms_each():
     assert (mask.mean(0) > 0.6).all()  # 7/9 each
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("alpha", "threshold"), [(5e-5, 7e-3), (1e-2, 7e-3), (1e-5, 1e-3)])
 def test_pysindy_agrees(cart, alpha, threshold):
     inputs, targets = cart

@@ -23,6 +23,7 @@ def play(vec, steps, key, policy=None):
     return rollout(vec, vec.params, policy, begin(vec, vec.params, (), key), key, steps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("starts", ["exact", "pool", "lockstep"])
 def test_rows_of_episodes_that_follow_each_other(starts):
     vec = batch(counter(), 3, starts=starts)
@@ -124,6 +125,7 @@ def test_time_limit_scale_and_flatten():
     np.testing.assert_array_equal(flat.spec.obs.high, [5, 1, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", [False, True])
 def test_normalised_observations_and_scaled_rewards(host):
     plain = rlx.envs.make("rlx:pendulum", host=host)

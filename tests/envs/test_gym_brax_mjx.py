@@ -95,6 +95,7 @@ def test_suites(package, name, options):
     vec.close()
 
 
+@pytest.mark.slow
 def test_brax_equals_brax_and_ends_where_it_does():
     from brax import envs
 
@@ -116,6 +117,7 @@ def test_brax_equals_brax_and_ends_where_it_does():
     assert step.last and bool(step.truncated) == (not bool(theirs.done))
 
 
+@pytest.mark.slow
 def test_mjx_observes_and_rewards_as_native_mujoco():
     task = tasks.get("pendulum-swingup")
     env = rlx.envs.make("mjx:pendulum-swingup", time_limit=5, repeat=2)

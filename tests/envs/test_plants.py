@@ -245,6 +245,7 @@ def test_reactor_has_its_steady_state_and_linear_model():
     np.testing.assert_allclose(k, [[-178.77, -67.23, -0.054, -32.49]], atol=0.01)
 
 
+@pytest.mark.slow
 def test_reactor_statistics():
     """400 starts; 40 gave 444 and 119, whose standard errors are about 90 and 25."""
     env = make("t2-reactor")

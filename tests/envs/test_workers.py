@@ -41,6 +41,7 @@ def test_workers_change_nothing(name, options, ends):
     vec.close()
 
 
+@pytest.mark.slow
 def test_contract_save_and_load():
     assert rlx.envs.check(rlx.envs.make("dmc:cartpole-swingup", workers=2, time_limit=9), steps=30).exact_resume
     _, vec, state = play(rlx.envs.make("dmc:cartpole-swingup", workers=2))

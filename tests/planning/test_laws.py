@@ -55,6 +55,7 @@ def test_in_double_precision():
     assert found["pendulum's value"] == pytest.approx(0.0196012, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("name", ["scalar", "double_integrator", "pendulum", "tutorial"])
 def test_float32_follows_the_regions(name, compressed):
@@ -138,6 +139,7 @@ def test_facets_have_one_input_from_both_sides():
                 assert float(move.u[0]) == pytest.approx(exact, abs=1e-5 * max(1, np.abs(regions.K[k, 0]).max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outside", ["nearest", "zero"])
 def test_what_is_not_a_number_is_outside_and_stays_so(pendulum, outside):
     program, regions, _ = pendulum

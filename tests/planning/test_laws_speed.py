@@ -25,6 +25,7 @@ def solved() -> tuple[mpqp.Regions, mpc.Program]:
     return mpqp.solve(program, cache=False), program
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("count", [60, 5_000])  # from 4 096 on, several regions at a time
 def test_many_parameters_are_as_one(solved, compressed, count):
@@ -47,6 +48,7 @@ def test_many_parameters_are_as_one(solved, compressed, count):
     np.testing.assert_allclose(np.asarray(one.u)[sure], np.asarray(at_once.u)[: -len(OUTSIDE)][sure], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_any_shape_of_batch_and_gradients(solved):
     law = laws.piecewise(*solved)
     z = jnp.asarray(np.random.default_rng(1).uniform(-2, 2, (3, 4, 2)), jnp.float32)

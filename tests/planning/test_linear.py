@@ -90,6 +90,7 @@ print(repr(model.A.tolist()))
 """
 
 
+@pytest.mark.slow
 def test_linearisation_does_not_depend_on_what_was_compiled_before():
     """The Jacobian's slope of sin at 0 is 1 to the last bit, also after float32 programs with sines, and after a run."""
     grown = np.cosh(0.05 * np.sqrt(15))

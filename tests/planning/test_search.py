@@ -49,6 +49,7 @@ def points(name: str, count: int = 3000) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------------------------ answers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "compressed"), [("tutorial", True), ("random", False)])
 def test_answers_are_those_of_all_regions(name, compressed):
     """At points all over, on facets and outside, in a batch and one by one; where rounding may decide, both are right."""

@@ -22,6 +22,7 @@ def drawn_pairs(state):
     return {tuple(c) for c in codes(out.obs)}, out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blocks", [[6], [6, 5], [6, 5, 9, 1, 1, 7], [15] * 7])
 @pytest.mark.parametrize("tail", [True, False])
 def test_every_transition_and_no_other_is_there(blocks, tail):
@@ -192,6 +193,7 @@ def test_a_donated_add_copies_nothing():
         assert memory.alias_size_in_bytes >= buffer.nbytes(row)
 
 
+@pytest.mark.slow
 def test_host_memory_is_changed_in_place_and_draws_the_same():
     states = {}
     for device in (True, False):

@@ -40,6 +40,7 @@ def test_uniform_where_nearly_everything_is_refused():
     assert chi_square(counts, np.ones(2)) > ALPHA
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("length", "cross"), [(1, False), (3, False), (4, True), (17, True)])
 def test_sequences_are_uniform_whole_and_in_order(wrapped, length, cross):
     world, state = wrapped
@@ -215,6 +216,7 @@ def test_goals_reach_the_end_of_long_episodes():
     assert (np.asarray(out.goal) == length - 1).all()
 
 
+@pytest.mark.slow
 def test_kinds_of_goals(wrapped):
     world, state = wrapped
     out = sample(replay.goals(DRAWS, future=0.5, random=0.3, current=0.2), {"replay": state})
@@ -233,6 +235,7 @@ def test_kinds_of_goals(wrapped):
     assert stacked.goal["frame"].shape == stacked.obs["frame"].shape == (64, 2)
 
 
+@pytest.mark.slow
 def test_segments_are_masked_behind_the_end(wrapped):
     world, state = wrapped
     out = sample(replay.segments(2000, 4, discount="discount"), {"replay": state})

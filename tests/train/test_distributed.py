@@ -97,6 +97,7 @@ def test_one_process_is_killed_and_the_job_started_again(undisturbed, tmp_path):
     assert_same(policies(undisturbed), policies(tmp_path), exactly=True)
 
 
+@pytest.mark.slow
 def test_a_finished_job_is_read_in_one_process(undisturbed, capsys):
     """The checkpoint of four devices in two processes: the same command goes on here, and has nothing left to do."""
     before = policies(undisturbed)
@@ -105,6 +106,7 @@ def test_a_finished_job_is_read_in_one_process(undisturbed, capsys):
     assert_same(before, policies(undisturbed), exactly=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "says"),
     [

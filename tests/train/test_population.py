@@ -127,6 +127,7 @@ def test_where_members_lie():
     assert some.by_member(np.array([4, 1]), np.array([7, 0, 8, 9, 0])).tolist() == [7, 1, 8, 9, 4]
 
 
+@pytest.mark.slow
 def test_pmap_lays_members_out_by_device():
     agent, problem = toy()
     state = pmap(agent, problem, jax.random.split(jax.random.key(0), (1, 3)), options=QUIET)
@@ -199,6 +200,7 @@ def test_tournament_moves_the_worst_to_the_best():
             tournament(**wrong)
 
 
+@pytest.mark.slow
 def test_exchange_revives_a_diverged_member_and_a_wrong_one_is_refused():
     agent, problem = toy(blow_up_at=7)  # with rate 1.0, in cycle 4
     hypers = {"rate": jnp.array([0.5, 1.0])}
@@ -225,6 +227,7 @@ def test_population_based_training_of_ppo():
 # --------------------------------------------------------------------------------------------------- memory, waves, bad input
 
 
+@pytest.mark.slow
 def test_memory_is_counted_and_too_many_members_are_refused():
     agent, problem = small("sac", capacity=1_000)
     one = memory.needs(agent, problem)

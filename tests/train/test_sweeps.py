@@ -102,6 +102,7 @@ def test_traced_fields_share_a_program():
     assert sorted(both[0]) == sorted(both[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
@@ -189,6 +190,7 @@ def wait_for(true, seconds: float = 120.0) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_ray_cluster_loses_a_node(locally, tmp_path):
     """Two nodes on loopback; one is killed while trials run on both."""
     pytest.importorskip("ray")

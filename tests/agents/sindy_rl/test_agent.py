@@ -110,6 +110,7 @@ def test_the_portrait_is_of_runs_as_long_as_real_ones_from_where_they_began(trai
     assert valid[:60].sum(0).max() == 60  # imagined episodes of learning end after 40
 
 
+@pytest.mark.slow
 def test_it_resumes_to_the_same_bits(trained, tmp_path):
     class Stop(Exception):
         pass

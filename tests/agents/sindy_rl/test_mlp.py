@@ -42,6 +42,7 @@ def fitted():
     return refitted(WORLD, WORLD.blank(), decay(), np.random.default_rng(0), ("x",), first=True)
 
 
+@pytest.mark.slow
 def test_networks_predict_and_the_reward_is_still_an_equation(fitted):
     found, error, taken = fitted
     assert taken and error < 0.3 and isinstance(found["dynamics"], Ensemble) and isinstance(found["reward"], SparseModel)

@@ -63,6 +63,7 @@ def test_before_learning_it_is_its_controller(name):
         assert isinstance(agent.report.learner.known.law, QuadraticLaw)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", ["mpqp", "qp", "lqr"])
 def test_laws_agree_where_nothing_limits_them(law):
     agent = make("upright-pendulum", law=law)
@@ -134,6 +135,7 @@ def test_ddpg_and_cloning_go_through_the_same_loop():
     same(state.learned["actor"], state.learned["target"]["actor"])
 
 
+@pytest.mark.slow
 def test_the_frozen_controller_only_acts():
     agent, plant = short("upright-pendulum", **yann.PRESETS["frozen"])
     state, reports = reports_of(agent, plant)

@@ -101,6 +101,7 @@ def test_corners_of_a_box():
 # ---------------------------------------------------------------------------------------------------------- actor and critics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["block", "paper", "shared"])
 def test_modes_agree_after_learning(kind):
     """The gather and the big-M layers, with residuals that are not 0, inside the domain and outside."""
@@ -121,6 +122,7 @@ def test_modes_agree_after_learning(kind):
     assert not np.asarray(u)[~inside].any()
 
 
+@pytest.mark.slow
 def test_the_step_zero_policy_does_not_depend_on_the_residual():
     z = jnp.asarray(np.random.default_rng(0).uniform([-2, -8], [2, 8], (1000, 2)), jnp.float32)
     found = []
@@ -138,6 +140,7 @@ def test_residuals_are_bounded_where_trusted():
     assert 0.39 < float(jnp.abs(g).max()) <= 0.1 * 4 + 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("critic", ["lqr", "mpqp", "mlp"])
 def test_critics_are_what_they_say(critic):
     one = learner(critic=critic, n_critics=2)
@@ -207,6 +210,7 @@ def test_huber():
     assert float(jax.grad(huber)(1000.0, 10.0)) == 10
 
 
+@pytest.mark.slow
 def test_targets_and_losses_by_hand():
     """Costs are minus rewards; nothing is expected after a terminal step; errors count in units."""
     agent = make("upright-pendulum", n_critics=2, loss="mse", critic_scale="replay")
@@ -232,6 +236,7 @@ def test_targets_and_losses_by_hand():
     assert float(error) == pytest.approx(float(jnp.abs(apart[0]).mean()), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_actor_does_not_wind_up_at_a_bound():
     """Where the law is at a bound and the critic, which knows none, wants more, nothing is learned."""
     one = learner(residual="shared")
@@ -311,6 +316,7 @@ def test_what_is_not_a_number_never_becomes_the_best():
 # ------------------------------------------------------------------------------------------------------------------ behaviour
 
 
+@pytest.mark.slow
 def test_the_gate_chooses_by_the_critic():
     """The controller acts unless the target critic promises more than ``gate``."""
     agent = make("upright-pendulum", safeguard="q_gate", residual="shared")

@@ -176,6 +176,7 @@ def test_residuals_start_at_zero_and_have_somewhere_to_go(kind, init, width):
         assert np.abs(new_wb[above] - new_wb[below]).max() > 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_residuals_of_many_outputs(kind):
     x, region = points(200)
@@ -195,6 +196,7 @@ def test_residuals_of_many_outputs(kind):
     np.testing.assert_allclose(one, whole[7], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_only_a_blocks_own_region_learns():
     x, _ = points(50)
     region = jnp.full(50, 2)
@@ -283,6 +285,7 @@ def test_every_coefficient_of_the_form_learns():
     assert all((np.abs(np.asarray(g)) > 1e-4).all() for g in grads.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("init", "unseen"), [("zero_last", 0), ("zero_last", 2), ("paired", 2)])
 def test_the_critics_network_starts_at_zero(init, unseen):
     net, adam = nets.zero_mlp((8, 8, 1), init, unseen), optimizer(jnp.float32(1e-2))

@@ -200,6 +200,7 @@ def test_what_cannot_be_drawn_is_said(pendulum):
         report.draw_regions(axes(), made("rlx:cubic"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["reactor", "cubic"])
 def test_the_picture_of_before_and_after(name, request):
     policy = made("rlx:cubic") if name == "cubic" else request.getfixturevalue(name)
