@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A room imports from the rows above its own, never from its own row or below. `keys` needs the types' names alone.
 ROWS = (
-    ("types", "config", "plugins", "_version", "_versions"),
+    ("types", "config", "plugins", "files", "_version", "_versions"),
     ("keys",),
     ("nn",),
     ("envs", "replay"),

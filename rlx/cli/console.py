@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import sys
@@ -16,7 +15,7 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
-from rlx import plugins
+from rlx import files, plugins
 from rlx.train import Diverged, Interrupted, processes
 from rlx.train.checkpoint import CheckpointError
 
@@ -59,11 +58,9 @@ def words(error: Exception) -> str:
     """The message of an error, with the remedy where the operating system only gives a name."""
     if not isinstance(error, OSError) or error.errno is None:
         return str(error)
-    where = f" {error.filename}" if error.filename else ""
-    if error.errno == errno.ENOSPC:
-        saved = "What was saved before is intact; free some space and give the same command again."
-        return f"the disk is full:{where or ' no space left'}. {saved}"
-    return f"cannot read or write{where}: {os.strerror(error.errno)}. Give a folder that is yours to write, or mend its rights."
+    what, remedy = files.what_and_remedy(error, error.filename)
+    where = f": {error.filename}" if error.filename else ""
+    return f"cannot read or write{where}: {what}. {remedy}."
 
 
 def table(title: str, rows: Iterable[tuple[str, Any]]) -> None:

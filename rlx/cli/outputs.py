@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlx import keys
+from rlx import files, keys
 from rlx.cli import console
 from rlx.train import run_config as run_configs
 from rlx.train import stats, video
@@ -56,14 +56,14 @@ def curve(run_dir: Path) -> Path | None:
     axes.legend() if len(axes.lines) > 1 else None
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
-    run_configs.write_bytes(run_dir / "curve.png", picture.getvalue())
+    files.write_bytes(run_dir / "curve.png", picture.getvalue())
     return run_dir / "curve.png"
 
 
 def write_result(run_dir: Path, values: dict[str, Any], each: list[dict[str, Any]]) -> None:
     """``result.json``: the result line, and seed, setting and mean return of each member (null where it diverged)."""
     plain = {k: console.plain(v) for k, v in values.items()} | {"each": each}
-    run_configs.write_text(run_dir / "result.json", json.dumps(plain, indent=2) + "\n")
+    files.write_text(run_dir / "result.json", json.dumps(plain, indent=2) + "\n")
 
 
 def together(parts: list[dict[str, Any]], run_dir: Path) -> dict[str, Any]:

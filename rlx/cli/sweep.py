@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import jax
 import tyro
 
-from rlx import config
+from rlx import config, files
 from rlx.cli import console, outputs
 from rlx.cli.console import MOST
 from rlx.cli.train import MOST_SEEDS, RUN_CONFIG_FLAGS, given_run_config, parse, train_waves
@@ -115,7 +115,7 @@ def keep(run_dir: Path, run_config: run_configs.RunConfig, points: list[sweeps.P
             raise ValueError(f"{run_dir} holds another sweep: give another --run-dir, or the flags that it was made with.")
         return
     run_dir.mkdir(parents=True, exist_ok=True)
-    run_configs.write_text(path, json.dumps({**this, "rlx": versions["rlx"]}, indent=2) + "\n")
+    files.write_text(path, json.dumps({**this, "rlx": versions["rlx"]}, indent=2) + "\n")
 
 
 def _run(trials: list[sweeps.Trial], waiting: dict[str, Path], kind: str, where: str, flags: Any, run_dir: Path) -> dict:

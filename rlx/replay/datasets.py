@@ -10,7 +10,6 @@ all episodes one after another along time, and ``offsets`` [episodes + 1], where
 from __future__ import annotations
 
 import os
-import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rlx import files
 from rlx.replay.episodes import episode_row
 from rlx.types import PyTree, Row
 
@@ -47,18 +47,8 @@ def write(path: str | os.PathLike, episodes: Iterable[Row | Mapping[str, Any]]) 
         columns[field] = getattr(whole, field)
     for field in _TREES:
         columns.update(_flatten(field, getattr(whole, field)))
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **columns)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with files.replacing(Path(path)) as part, part.open("wb") as file:
+        np.savez(file, **columns)  # type: ignore[arg-type]
 
 
 def read(path: str | os.PathLike) -> list[Row]:

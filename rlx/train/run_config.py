@@ -16,6 +16,7 @@ import jax
 
 from rlx import _versions, agents, config, envs, plugins, replay
 from rlx._version import __version__
+from rlx.files import write_text
 from rlx.train import layout
 from rlx.train.population import members
 from rlx.types import Agent, Host, Key, Members, Problem, Stage, Update
@@ -176,20 +177,3 @@ def held(run_dir: Path) -> Iterator[None]:
         except BlockingIOError:
             raise ValueError(f"another process trains in {run_dir} at this moment: wait for it, or give another.") from None
         yield
-
-
-def write_text(path: Path, text: str) -> None:
-    """All of it or nothing: a reader never finds half a file."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

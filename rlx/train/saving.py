@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rlx.train import processes
 from rlx.train import state as states
 from rlx.train.checkpoint import Checkpoints
 from rlx.train.placement import Placement
@@ -18,6 +19,8 @@ class Saver:
 
     def __init__(self, run_dir: Path | None, keep: int, whole: Callable[[Any], Any] | None = None):
         self.checkpoints = Checkpoints(run_dir / "checkpoints", keep=keep, whole=whole) if run_dir else None
+        if self.checkpoints is not None:
+            self.checkpoints.claim()
         self.last_save = time.monotonic()
 
     def overdue(self, seconds: float) -> bool:
@@ -29,8 +32,11 @@ class Saver:
         return f"The last good checkpoint is {good}." if good else "There is no checkpoint before it."
 
     def save(self, agent: Agent, frozen: dict[str, PyTree], run: RunState, placement: Placement | None, **more: Any) -> None:
-        """All of the run, unless it is there already. ``more``: JSON to be read back with it."""
-        if self.checkpoints is None or number(agent, run) in self.checkpoints.steps():
+        """All of the run, unless it is there already, and sound. ``more``: JSON to be read back with it."""
+        if self.checkpoints is None:
+            return
+        there = processes.is_process_zero() and self.checkpoints.sound(number(agent, run))
+        if processes.agree(there=there)["there"]:
             return
         tree, meta = states.pack(agent, frozen, run)
         meta |= {} if placement is None else {"member_ids": placement.member_ids.tolist()}

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from rlx import keys
+from rlx import files, keys
 from rlx.envs.base import batch, begin
 from rlx.train.policy import Policy
 from rlx.types import Env, HostEnv, Key
@@ -76,15 +76,11 @@ def write(stem: str | os.PathLike, pictures: Sequence[np.ndarray], fps: int = 25
     """Pictures, uint8 [H, W, 3], as a video file."""
     program = ffmpeg()
     path = Path(f"{os.fspath(stem)}.{'mp4' if program else 'gif'}")
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    try:
+    with files.replacing(path) as part:
         if program:
             _write_mp4(program, part, pictures, fps)
         else:
             _write_gif(part, pictures, fps)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 

@@ -228,12 +228,13 @@ def test_a_run_folder_of_an_older_layout(run_dir, tmp_path, capsys):
 
     # a folder that `rlx.train.run` wrote has checkpoints alone
     (newest,) = sorted((old / "checkpoints").iterdir())[-1:]
-    for name in ("meta.json", "manifest.json"):
-        file = newest / name
-        tree = json.loads(file.read_text())
-        tree.pop("rlx", None)
-        tree.pop("meta.json", None)
-        file.write_text(json.dumps(tree))
+    tree = json.loads((newest / "meta.json").read_text())
+    del tree["rlx"]
+    meta = json.dumps(tree).encode()
+    (newest / "meta.json").write_bytes(meta)
+    manifest = json.loads((newest / "manifest.json").read_text())
+    manifest["meta.json"] = [len(meta), hashlib.blake2b(meta).hexdigest()]
+    (newest / "manifest.json").write_text(json.dumps(manifest))
     problem = Problem({"train": rlx.envs.make("rlx:pendulum")})
     agent = agents.make("sac", config.replace(agents.config("sac"), agents.presets("sac")["debug"]), problem)
     with pytest.raises(ValueError, match=r"old was written by an rlx before 0\.2"):
