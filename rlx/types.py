@@ -23,6 +23,8 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import jax
 import numpy as np
 
+from rlx.precision import exact
+
 # Numpy or JAX by turns, from the same code: a union would make a checker refuse each of its methods.
 Array = Any
 PyTree = Any
@@ -182,7 +184,8 @@ class Clock(NamedTuple):
 class Env:
     """A device environment: two pure functions of one stream. `rlx.envs.batch` makes a `VecEnv` of it.
 
-    ``params`` are traced, never closed over: refits, domain parameters and reward weights change without recompiling.
+    ``params`` are traced, never closed over: refits, domain parameters and reward weights change without recompiling. Both
+    functions are `rlx.precision.exact`.
     """
 
     name: str
@@ -193,6 +196,10 @@ class Env:
     render: Callable[[PyTree, PyTree], np.ndarray] | None = None  # (params, state) -> uint8 [H, W, 3], on the host
     starts: Literal["exact", "pool", "lockstep"] = "exact"  # how batches start the next episode, see rlx.envs.autoreset
     host: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("reset", "step"):
+            object.__setattr__(self, name, exact(getattr(self, name)))
 
 
 @dataclass(frozen=True)

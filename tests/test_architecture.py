@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A room imports from the rows above its own, never from its own row or below. `keys` needs the types' names alone.
 ROWS = (
+    ("precision",),
     ("types", "config", "plugins", "files", "_version", "_versions"),
     ("keys",),
     ("nn",),

@@ -18,6 +18,7 @@ from rlx.cli.console import MOST
 from rlx.cli.train import MOST_SEEDS, RUN_CONFIG_FLAGS, given_run_config, parse, train_waves
 from rlx.cli.train import Flags as TrainFlags
 from rlx.cli.train import _flag as flag
+from rlx.precision import Precision
 from rlx.train import Interrupted, launch, layout, memory, report, sweeps
 from rlx.train import run_config as run_configs
 
@@ -40,6 +41,7 @@ class Flags:
     repeat: int | None = flag(None, "simulation steps per decision; None: the environment's own", least=1, most=MOST)
     time_limit: int | None = flag(None, "decisions per episode; None: the environment's own", least=1, most=MOST)
     data: str | None = flag(None, "a dataset, for agents that learn from one")
+    precision: Precision = flag("default", "of products in networks: default, as JAX has it (TF32 on GPUs); highest: all bits")
     seed: int = flag(0, "the root of all randomness, of the search too", least=0, most=MOST)
     run_dir: str = flag("", "where everything goes; default: runs/AGENT/ENV/sweep")
     episodes: int = flag(10, "of the evaluation at the end of each trial", least=1, most=MOST)

@@ -17,6 +17,7 @@ import tyro
 from rlx import agents, config, keys
 from rlx.cli import console, outputs
 from rlx.cli.console import MOST
+from rlx.precision import Precision
 from rlx.train import Interrupted, Options, Policy, launch, memory, processes, run, sweeps
 from rlx.train import run_config as run_configs
 from rlx.train.compilation import compile_seconds
@@ -45,6 +46,7 @@ class Flags:
     repeat: int | None = _flag(None, "simulation steps per decision; None: the environment's own", least=1, most=MOST)
     time_limit: int | None = _flag(None, "decisions per episode; None: the environment's own", least=1, most=MOST)
     data: str | None = _flag(None, "a dataset, as `rlx collect` writes it, for agents that learn from one")
+    precision: Precision = _flag("default", "of products in networks: default, as JAX has it (TF32 on GPUs); highest: all bits")
     seed: int = _flag(0, "the root of all randomness", least=0, most=MOST)
     seeds: int = _flag(1, "so many seeds, from --seed on, as one program", least=1, most=MOST_SEEDS)
     grid: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = _flag(
@@ -77,7 +79,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 # Flags that decide the result; the others only watch.
-RUN_CONFIG_FLAGS = ("repeat", "time_limit", "data", "seed", "seeds", "imports")
+RUN_CONFIG_FLAGS = ("repeat", "time_limit", "data", "seed", "seeds", "precision", "imports")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -27,6 +27,7 @@ import numpy as np
 from rlx.keys import permutation
 from rlx.nn.mlp import ACTIVATIONS, MLP, head, stack
 from rlx.nn.optim import apply_gradients, optimizer
+from rlx.precision import exact
 from rlx.types import Array, Key, PyTree
 
 
@@ -44,11 +45,10 @@ class Ensemble:
         """The mean of the members [..., q] for z [..., v]."""
         return self.each(z).mean(0)
 
+    @exact  # one decision changes little: less would be lost in rounding
     def each(self, z: Array) -> Array:
         """The prediction of each member [E, ..., q]."""
-        z = (z - self.mean) / self.std
-        with jax.default_matmul_precision("highest"):  # one decision changes little: less would be lost in rounding
-            return stack(self.network, self.count).apply(self.params, z)
+        return stack(self.network, self.count).apply(self.params, (z - self.mean) / self.std)
 
     def member(self, index: Array) -> Ensemble:
         """The ensemble of one member."""
@@ -228,10 +228,10 @@ def train(model: Ensemble, inputs: Array, targets: Array, own: Split, key: Key, 
     counts = own.counts[0]  # the same for all, so that loops over batches have one length
     adam = optimizer(settings.lr, max_grad_norm=settings.max_grad_norm)
 
+    @exact
     def error(params: PyTree, at: Array, weight: Array) -> Array:
         """Of one member, on the rows ``at``."""
-        with jax.default_matmul_precision("highest"):
-            off = squared(model.network.apply(params, z[at]), targets[at])
+        off = squared(model.network.apply(params, z[at]), targets[at])
         return (off * weight).sum() / weight.sum()
 
     def one_pass(now: tuple, mine: Split, key: Key) -> tuple:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx.dynamics.dictionary import Dictionary
+from rlx.precision import exact
 from rlx.types import Array
 
 Aggregate = Literal["median", "mean"]
@@ -30,17 +31,19 @@ class SparseModel:
     library: Dictionary = dataclasses.field(metadata={"static": True})
     continuous: bool = dataclasses.field(default=False, metadata={"static": True})
 
+    @exact
     def __call__(self, z: Array) -> Array:
         """The aggregate's f(z) [..., q] for z [..., v]."""
-        return jnp.matmul(self.library(z), self.coef.T, precision="highest")
+        return self.library(z) @ self.coef.T
 
     def member(self, index: Array) -> SparseModel:
         """The model whose aggregate is one member."""
         return dataclasses.replace(self, coef=self.members[index])
 
+    @exact
     def each(self, z: Array) -> Array:
         """The prediction of each member [E, ..., q]."""
-        return jnp.einsum("...d,eqd->e...q", self.library(z), self.members, precision="highest")
+        return jnp.einsum("...d,eqd->e...q", self.library(z), self.members)
 
     def variance(self, z: Array) -> Array:
         """Over the members, of each output [..., q]: theta' Cov theta, Cov that of the coefficients (SINDy-RL, eq. 7)."""

@@ -1,7 +1,7 @@
 """Base laws as data: ``law(z) -> Move`` for any batch of parameters z, inside compiled code.
 
 A law is a pytree whose arrays may be traced, so laws of one shape share a program. z and inputs are deviations from the
-operating point (`rlx.planning.mpc`). Rows are selected at the highest precision: reduced ones put states into wrong regions.
+operating point (`rlx.planning.mpc`). All products are exact: rounded ones put states into wrong regions.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rlx.planning.linear import Linear
 from rlx.planning.mpc import Program, action_value_of_z, cost_to_go
 from rlx.planning.mpqp import Regions
 from rlx.planning.search import FAR, Tree, entries, room, settle, tree
+from rlx.precision import exact
 from rlx.types import Array, Control
 
 MANY = 500  # regions: with more a search tree is worth its while
@@ -51,8 +52,9 @@ class AffineLaw:
     low: Array  # [m]
     high: Array  # [m]
 
+    @exact
     def __call__(self, z: Array) -> Move:
-        u = jnp.clip(jnp.einsum("mn,...n->...m", self.K, z, precision="highest") + self.r, self.low, self.high)
+        u = jnp.clip(jnp.einsum("mn,...n->...m", self.K, z) + self.r, self.low, self.high)
         return Move(u, jnp.zeros(z.shape[:-1], jnp.int32), ~jnp.isfinite(z).all(-1))
 
 
@@ -174,9 +176,10 @@ class PiecewiseLaw:
         score, region = settle(self._search, flat, (score, region), ~(sure & (score > 0)))
         return score.reshape(z.shape[:-1]), region.reshape(z.shape[:-1])
 
+    @exact
     def affine(self, z: Array, region: Array) -> Array:
         """K_i z + r_i [..., m], not clipped."""
-        return jnp.einsum("...mn,...n->...m", self.K[region], z, precision="highest") + self.r[region]
+        return jnp.einsum("...mn,...n->...m", self.K[region], z) + self.r[region]
 
     def __call__(self, z: Array) -> Move:
         region, outside = self.locate(z)
@@ -212,8 +215,9 @@ class QuadraticLaw:
     iterations: int = _static(200)
     tolerance: float = _static(0.3)
 
+    @exact
     def __call__(self, z: Array) -> Move:
-        dot = lambda M, x: jnp.einsum("ij,...j->...i", M, x, precision="highest")
+        dot = lambda M, x: jnp.einsum("ij,...j->...i", M, x)
         price, room = 2 * dot(self.f, z), self.w + dot(self.S, z)
 
         def once(carry: tuple, _: None) -> tuple[tuple, None]:
@@ -320,10 +324,11 @@ class PiecewiseValue:
     c: Array  # [p, nz]
     d: Array  # [p]
 
+    @exact
     def __call__(self, z: Array) -> Array:
         region, _ = self.law.locate(z)
         M, c, d = self.M[region], self.c[region], self.d[region]
-        square = jnp.einsum("...i,...ij,...j->...", z, M, z, precision="highest")
+        square = jnp.einsum("...i,...ij,...j->...", z, M, z)
         return square + (c * z).sum(-1) + d
 
 

@@ -8,18 +8,19 @@ import json
 import os
 import platform
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 
 from rlx import _versions, agents, config, envs, plugins, replay
 from rlx._version import __version__
 from rlx.files import write_text
+from rlx.precision import Precision, exact
 from rlx.train import layout
 from rlx.train.population import members
-from rlx.types import Agent, Host, Key, Members, Problem, Stage, Update
+from rlx.types import Agent, Collect, Eval, Host, Key, Members, Problem, Sampler, Stage, Update
 
 FILE = "config.json"
 
@@ -38,7 +39,12 @@ class RunConfig:
     seeds: int = 1  # so many from `seed` on; with several members they run as one program
     settings: tuple[dict[str, float], ...] = ()  # traced values by name, each with every seed; () is those of the config
     part: tuple[int, int] | None = None  # first and last + 1 of the members that run here; None: all
+    precision: Precision = "default"  # of products in networks; all others are exact
     imports: tuple[str, ...] = ()  # modules that register agent or environment, imported when this is read back
+
+    def __post_init__(self) -> None:
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"precision={self.precision!r} is unknown; give one of {', '.join(get_args(Precision))}.")
 
     def problem(self) -> Problem:
         """Raises ValueError where the environment is unknown or cannot be had, or the dataset is not as it should be."""
@@ -52,7 +58,7 @@ class RunConfig:
         agent = agents.make(self.agent, self.config, problem)
         if self.data and not any(_may_read(stage) for stage in agent.stages):
             raise ValueError(f"{self.agent} does not learn from a dataset: leave out {self.data}.")
-        return agent
+        return _exactly(agent) if self.precision == "highest" else agent
 
     def who(self) -> list[tuple[int, dict[str, float]]]:
         """Seed and setting of each member: settings first, seeds within each."""
@@ -81,6 +87,16 @@ class RunConfig:
         """Where ``other`` departs from this one: ``"seed: 0, not 1"``."""
         mine, theirs = _flat(self), _flat(other)
         return [f"{k}: {mine.get(k)!r}, not {theirs.get(k)!r}" for k in {**mine, **theirs} if mine.get(k) != theirs.get(k)]
+
+
+def _exactly(record: Any) -> Any:
+    """An agent, or a part of one, with all of its functions `rlx.precision.exact`."""
+    if isinstance(record, tuple):
+        return tuple(map(_exactly, record))
+    if isinstance(record, (Agent, Stage, Collect, Update, Host, Eval)):
+        own = {f.name: getattr(record, f.name) for f in fields(record) if f.name not in ("config", "context")}
+        return replace(record, **{name: _exactly(value) for name, value in own.items()})
+    return exact(record) if callable(record) and not isinstance(record, Sampler) else record
 
 
 def _may_read(stage: Stage) -> bool:

@@ -37,6 +37,7 @@ from rlx.agents.sindy_rl.world import Box, Rows, World, box_of, known_of, names_
 from rlx.config import hyper
 from rlx.dynamics import as_env, penalised
 from rlx.envs import batch
+from rlx.precision import exact
 from rlx.types import Agent, AgentState, Array, Collect, Env, Eval, Host, Key, Problem, Sources, Stage, Step, Update
 
 STARTS = 256  # states in the bank that imagined episodes begin from
@@ -111,6 +112,7 @@ class Dyna:
         best = {"score": jnp.float32(-jnp.inf), **{k: {**own, **more}[k] for k in KEPT}}
         return AgentState(h, {**own, **more, "error": jnp.float32(jnp.inf), "best": jax.tree.map(jnp.copy, best)})
 
+    @exact
     def encoded(self, learned: dict[str, Any], obs: Array) -> Array:
         """Principal components, in standard deviations, of what the real environment shows."""
         if not self.config.modes or obs.shape[-1] == self.world.observations:

@@ -15,6 +15,7 @@ from rlx.planning import laws, mpc
 from rlx.planning.linear import Linear, checked, linearise
 from rlx.planning.merge import merged
 from rlx.planning.mpqp import Regions, solve
+from rlx.precision import exact
 from rlx.types import Array, Control, Env, HostEnv, Problem
 
 CORNERS = 14  # of so many parameters at most, all corners of the box are looked at
@@ -72,29 +73,30 @@ class Controller:
         """Inputs of actions in [-1, 1]."""
         return action * _single(self.half) + _single((self.low + self.high) / 2)
 
+    @exact
     def predicted(self, z: Array, u: Array) -> Array:
         """z [..., nz] after the decision u, by the linear model; set-points and disturbances stay."""
         lay, n = self.layout, len(self.control.x)
-        dot = lambda M, x: jnp.einsum("ij,...j->...i", _single(M), x, precision="highest")
+        dot = lambda M, x: jnp.einsum("ij,...j->...i", _single(M), x)
         ahead = dot(self.model.A, z[..., :n]) + dot(self.model.B, u)
         if lay.d:
             ahead = ahead + dot(self.model.E, z[..., -lay.d :])
         before = [u] if lay.m else []
         return jnp.concatenate([ahead, z[..., n : n + lay.k], *before, z[..., n + lay.k + lay.m :]], -1)
 
+    @exact
     def cost(self, z: Array, u: Array) -> Array:
         """Of one decision [...]."""
         both = jnp.concatenate([z, u], -1)
-        return jnp.einsum(
-            "...i,ij,...j->...", both, _single(mpc.stage_cost_of_z(self.control, self.model)), both, precision="highest"
-        )
+        return jnp.einsum("...i,ij,...j->...", both, _single(mpc.stage_cost_of_z(self.control, self.model)), both)
 
+    @exact
     def kept(self, z: Array, u: Array, margin: Array) -> Array:
         """The input nearest to ``u``, one limit after the other, with which the linear model stays ``margin`` (a share of the
         half-width) inside the box of states; within the input's bounds."""
         n = len(self.control.x)
         A, B = _single(self.model.A), _single(self.model.B)
-        free = jnp.einsum("ij,...j->...i", A, z[..., :n], precision="highest")
+        free = jnp.einsum("ij,...j->...i", A, z[..., :n])
         low, high = _single(self.z_low[:n]), _single(self.z_high[:n])
         room = margin * (high - low) / 2
         for i in range(n):

@@ -14,6 +14,7 @@ import numpy as np
 from rlx.agents.yann.config import Residual
 from rlx.nn.mlp import MLP, Initializer, head, stack
 from rlx.planning.laws import FAR, PiecewiseLaw
+from rlx.precision import exact
 from rlx.types import Array, Key, PyTree
 
 SMALL = 0.01  # magnitude of paired initial weights (YANN-RL, section 3.2.3)
@@ -153,9 +154,10 @@ def bigm_init(law: PiecewiseLaw, corners: np.ndarray) -> BigM:
     return BigM(*(jnp.asarray(np.asarray(x, np.float64)) for x in (W1, b1, W2, b2, W3, most)))
 
 
+@exact
 def bigm_gates(net: BigM, z: Array) -> tuple[Array, Array]:
     """Outputs of layers 2 and 3, [..., p] each: all regions that hold z, and the first of them."""
-    room = jnp.einsum("qn,...n->...q", net.W1, z, precision="highest") + net.b1
+    room = jnp.einsum("qn,...n->...q", net.W1, z) + net.b1
     y1 = (room >= 0).astype(z.dtype)
     y2 = jax.nn.relu(y1 @ net.W2.T + net.b2)
     return y2, jax.nn.relu(y2 @ net.W3.T)
@@ -191,15 +193,17 @@ class Form(NamedTuple):
         root = np.sqrt(np.maximum(value, 0.0))[:, None] * vectors.T  # V may be singular, where set-points are parameters
         return Form(*map(jnp.asarray, (root, np.linalg.cholesky(W[nz:, nz:]))))
 
+    @exact
     def value(self, z: Array) -> Array:
         """z'Vz [...] of the start: the least of the action value over u."""
-        return (jnp.einsum("ij,...j->...i", self.root, z, precision="highest") ** 2).sum(-1)
+        return (jnp.einsum("ij,...j->...i", self.root, z) ** 2).sum(-1)
 
 
+@exact
 def quadratic(params: Params, form: Form, z: Array, u: Array) -> Array:
     """[z; u]'W[z; u] [...]."""
     nz, m = z.shape[-1], u.shape[-1]
-    dot = lambda M, x: jnp.einsum("ij,...j->...i", M, x, precision="highest")
+    dot = lambda M, x: jnp.einsum("ij,...j->...i", M, x)
     off = jnp.zeros((nz, nz)).at[np.triu_indices(nz)].set(params["V"])
     e = dot(form.root, z)
     a = dot((form.L + form.L @ jnp.zeros((m, m)).at[np.tril_indices(m)].set(params["L"])).T, u + dot(params["K"], z))

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import ImageDraw
 
 from rlx.envs.control.base import disc
+from rlx.precision import exact
 from rlx.types import Array, PyTree
 
 EVERY = {"probes": 1, "sparse": 8}  # observe: which of the points are seen
@@ -64,9 +65,10 @@ def weights(rate: np.ndarray, dt: float) -> np.ndarray:
     return np.stack([np.exp(rate * dt), np.exp(rate * dt / 2), half, first, middle, last])
 
 
+@exact
 def times(xp: Any, x: Array, matrix: Array) -> Array:
-    """x [..., n] times [n, m]; accelerators do not round the factors."""
-    return jnp.matmul(x, matrix, precision="highest") if xp is jnp else x @ matrix
+    """x [..., n] times [n, m]."""
+    return xp.matmul(x, matrix)
 
 
 def bent(xp: Any, p: PyTree, modes: Array, force: Array) -> Array:
