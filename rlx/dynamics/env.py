@@ -74,7 +74,7 @@ def as_env(
     The environment's params are ``{"model", "starts", "low", "high", "exit_reward"}``, all traced. Its info ``exit`` counts.
 
     Raises:
-        ValueError: an unknown ``exit``, or shapes that do not fit together.
+        ValueError: an unknown ``exit``, shapes that do not fit together, or a ``low`` that is not below ``high``.
     """
     starts = jnp.asarray(starts, jnp.float32)
     if starts.ndim != 2 or not len(starts):
@@ -86,8 +86,12 @@ def as_env(
     for side, value in bounds.items():
         if np.shape(value) not in ((), (n,)):
             raise ValueError(f"as_env: {side} must have shape [{n}], as the observations; got {list(np.shape(value))}.")
-    box = {k: jnp.broadcast_to(jnp.asarray(v, jnp.float32), (n,)) for k, v in bounds.items()}
-    traced = {"model": params, "starts": starts, **box, "exit_reward": jnp.float32(exit_reward)}
+    box = {k: np.broadcast_to(np.asarray(v, np.float32), (n,)) for k, v in bounds.items()}
+    wrong = np.flatnonzero(~(box["low"] < box["high"]))
+    if len(wrong):
+        i = int(wrong[0])
+        raise ValueError(f"as_env: low must be below high; of observation {i} they are {box['low'][i]} and {box['high'][i]}.")
+    traced = {"model": params, "starts": starts, **jax.tree.map(jnp.asarray, box), "exit_reward": jnp.float32(exit_reward)}
 
     def reset(params: PyTree, key: Key) -> tuple[Imagined, Step]:
         which, drawn = jax.random.split(key)
@@ -111,6 +115,12 @@ def as_env(
 
     spec = Spec(Leaf((n,)), Leaf((actions,), low=-1, high=1), {"exit": Leaf((), bool, reduce="any")}, horizon)
     return Env(name, spec, traced, reset, step, starts="pool")
+
+
+def spread(variance: Array) -> Array:
+    """The standard deviation of a prediction whose entries have this ``variance`` [n], with a gradient at 0 too."""
+    total = variance.sum()
+    return jnp.where(total > 0, jnp.sqrt(jnp.where(total > 0, total, 1.0)), 0.0)
 
 
 class penalised(NamedTuple):  # noqa: N801 - reads as the function it is used as

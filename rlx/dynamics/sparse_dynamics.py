@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from rlx.dynamics.env import Prediction
+from rlx.dynamics.env import Prediction, spread
 from rlx.dynamics.sparse_model import SparseModel
 from rlx.envs.control.process import physical, runge_kutta
 from rlx.types import Array, Key, PyTree
@@ -61,8 +61,7 @@ class SparseDynamics:
 
     def disagreement(self, params: SparseModel, obs: Array, action: Array) -> Array:
         """The standard deviation over the members of one decision's change, over all observations."""
-        variance = params.variance(self._variables(params, obs, action)).sum()
-        std = jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)  # with a gradient at 0 too
+        std = spread(params.variance(self._variables(params, obs, action)))
         return std if self.dt is None else std * self.dt
 
     def _variables(self, params: SparseModel, obs: Array, action: Array) -> Array:

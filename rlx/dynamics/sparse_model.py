@@ -17,7 +17,7 @@ from rlx.dynamics.dictionary import Dictionary
 from rlx.precision import exact
 from rlx.types import Array
 
-Aggregate = Literal["median", "mean"]
+Aggregate = Literal["median", "mean"] | int  # a number: that member
 
 
 @jax.tree_util.register_dataclass
@@ -63,10 +63,18 @@ class SparseModel:
 
 
 def aggregated(members: np.ndarray, how: Aggregate = "median") -> np.ndarray:
-    """One coefficient each of those of the members [E, ...]: a term stays in the median where half of the members have it."""
-    if how not in ("median", "mean"):
-        raise ValueError(f"aggregate={how!r} is unknown; give 'median' or 'mean'.")
-    return np.median(members, 0) if how == "median" else members.mean(0)
+    """One coefficient each of those of the members [E, ...]: a term stays in the median where half of the members have it.
+
+    Raises:
+        ValueError: an unknown aggregate, or the number of a member that there is not.
+    """
+    if how == "median":
+        return np.median(members, 0)
+    if how == "mean":
+        return members.mean(0)
+    if isinstance(how, bool) or not isinstance(how, int) or not 0 <= how < len(members):
+        raise ValueError(f"aggregate={how!r} is unknown; give 'median', 'mean' or a member, 0 to {len(members) - 1}.")
+    return members[how]
 
 
 def save(model: SparseModel, path: str | os.PathLike) -> Path:

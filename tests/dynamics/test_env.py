@@ -116,3 +116,6 @@ def test_what_cannot_be():
         as_env(Double(), jnp.float32(1), np.ones(2), actions=1, horizon=5)
     with pytest.raises(ValueError, match=r"low must have shape \[2\]"):
         as_env(Double(), jnp.float32(1), np.ones((1, 2)), actions=1, horizon=5, low=np.zeros(3))
+    for low, high in ((np.array([-1.0, 2.0]), np.array([1.0, 2.0])), (-1.0, np.array([1.0, np.nan]))):
+        with pytest.raises(ValueError, match=r"low must be below high; of observation 1 they are \S+ and (2.0|nan)"):
+            as_env(Double(), jnp.float32(1), np.ones((1, 2)), actions=1, horizon=5, low=low, high=high)

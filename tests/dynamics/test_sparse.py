@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import subprocess
+import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlx.dynamics import sparse
+from rlx.dynamics import sparse, stlsq
 from rlx.dynamics.sparse import Dictionary, SparseModel, affine, equations, fit, poly
 
 
@@ -83,8 +84,10 @@ def test_median_mean_and_one_member():
     np.testing.assert_allclose(model_of(members)(z), [6.0])
     np.testing.assert_allclose(model_of(members).member(2)(z), [9.0])
     np.testing.assert_allclose(model_of(members).each(z)[:, 0], [1, 3, 9, 17])
-    with pytest.raises(ValueError, match="'median' or 'mean'"):
-        sparse.aggregated(np.zeros((2, 1, 1)), "mode")
+    np.testing.assert_allclose(model_of(members, how=2).coef, [[4.0, 5.0]])
+    for wrong in ("mode", 2, -1, True):
+        with pytest.raises(ValueError, match="'median', 'mean' or a member, 0 to 1"):
+            sparse.aggregated(np.zeros((2, 1, 1)), wrong)
 
 
 WORDS = model_of([[[1.0, 0, -0.25, 0, 0], [0, 0, 0, 0, 0]]] * 2, poly(2, 2))
@@ -149,7 +152,7 @@ def test_fits_that_cannot_be():
     bad = x.copy()
     bad[7, 1] = np.nan
     for args, words in (
-        ((library, x[:4], x[:4]), "4 rows are too few for 5 terms"),
+        ((library, x[:0], x[:0]), "at least one row"),
         ((library, bad, x), "not finite, the first in row 7"),
         ((library, x, x[:, 0]), r"targets \[N, q\]"),
         ((library, x[:, :1], x), r"inputs \[N, 2\]"),
@@ -158,9 +161,54 @@ def test_fits_that_cannot_be():
             fit(*args, **how)
     with pytest.raises(ValueError, match="leaves no term for speed, whose coefficients reach 1"):
         fit(library, x, x, alpha=1e-3, threshold=3.0, rng=rng, names=("speed", "place"))
-    for wrong in (dict(alpha=-1), dict(bag=2.0), dict(drop=5), dict(ensemble_size=0)):
+    odd = (dict(alpha=-1), dict(bag=2.0), dict(drop=5), dict(ensemble_size=0), dict(iterations=0))
+    for wrong in (*odd, dict(alpha=np.inf), dict(alpha=np.nan), dict(threshold=np.inf)):
         with pytest.raises(ValueError, match="fit needs"):
             fit(library, x, x, **{**how, **wrong})
+    with pytest.raises(ValueError, match="backend='x' is unknown; give 'rlx' or 'pysindy'"):
+        fit(library, x, x, **how, backend="x")
+    for groups in (np.zeros(49, int), np.zeros(50)):
+        with pytest.raises(ValueError, match=r"groups must be integers \[50\]"):
+            fit(library, x, x, **how, groups=groups)
+
+
+def test_a_ridge_makes_few_rows_enough():
+    """Two rows (1, 2), (3, -1) of y = (1, 2), two terms and a third: w = (T'T + a I)^-1 T'y by hand for three columns."""
+    x = np.array([[1.0, 2.0, 0.5], [3.0, -1.0, 1.0]])
+    y = np.array([[1.0], [2.0]])
+    plain = dict(threshold=0.0, rng=np.random.default_rng(0), ensemble_size=1, bag=0, drop=0)
+    found = fit(poly(3, 1), x, y, alpha=0.5, **plain)
+    np.testing.assert_allclose(found.coef[0], x.T @ np.linalg.solve(x @ x.T + 0.5 * np.eye(2), y[:, 0]), rtol=1e-6)
+    with pytest.raises(ValueError, match="2 rows for each member are too few for 3 terms without a ridge"):
+        fit(poly(3, 1), x, y, alpha=0.0, **plain)
+    with pytest.raises(ValueError, match="1 rows for each member are too few for 2 terms"):  # of 60% of two
+        fit(poly(2, 1), x[:, :2], y, alpha=0.0, threshold=0.0, rng=np.random.default_rng(0))
+
+
+def test_few_terms_are_all_kept():
+    """With three terms, all true, a member without one of them explains the target by the wrong ones."""
+    x = np.random.default_rng(0).uniform(-1, 1, (400, 1))
+    true = [[0.9, 0.5, -0.4]]
+    y = poly(1, 3)(x) @ np.transpose(true)
+    how = dict(alpha=1e-6, threshold=0.05)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = fit(poly(1, 3), x, y, rng=np.random.default_rng(1), **how)
+    np.testing.assert_allclose(found.coef, true, atol=1e-4)
+    with pytest.warns(UserWarning, match=r"far worse than the one on all terms .*: force 0\.\d+ against"):
+        fit(poly(1, 3), x, y, rng=np.random.default_rng(1), drop=1, names=["force"], **how)
+    assert sparse.drops(affine(5, 1, 2)) == 1 and sparse.drops(poly(2, 3)) == 0  # of 41, of 9
+
+
+def test_rows_of_one_trajectory_are_drawn_together(monkeypatch):
+    seen, real = [], stlsq.moments
+    monkeypatch.setattr(stlsq, "moments", lambda theta, y, weights, same: seen.append(weights) or real(theta, y, weights, same))
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    groups = np.repeat([7, 3, 9, 4, 5, 6], 10)
+    fit(poly(2, 1), x, x, alpha=1e-6, threshold=0.0, rng=np.random.default_rng(0), bag=0.5, groups=groups)
+    weights = seen[0][:-1].reshape(20, 6, 10)
+    assert (weights == weights[:, :, :1]).all() and (weights[:, :, 0].sum(1) == 3).all()  # half of six, with replacement
+    assert len({tuple(w) for w in weights[:, :, 0].tolist()}) > 5
 
 
 def test_an_ensemble_finds_the_terms():

@@ -81,8 +81,11 @@ class Config:
     ensemble_size: int = size(20, least=1)
     bag: float = size(0.6, "share of the rows for each, drawn with replacement (networks: without)", least=0, most=1)
     bag_frozen: bool = False  # of the rows of the first fit, in later ones too (as the paper's code does)
-    drop: int = size(1, least=0)  # terms that each may not use, at random
-    aggregate: Literal["median", "mean", "sample"] = "median"  # of the members (networks: the mean); sample: one per episode
+    bag_by: Literal["rows", "trajectories"] = "rows"  # what is drawn: single rows, or all of a trajectory together
+    drop: int | None = size(None, "terms that each may not use, at random; None: 1, or 0 of less than 16 terms", least=0)
+    aggregate: Literal["median", "mean", "sample"] | int = size(
+        "median", "of the members (networks: the mean); sample: one per episode; a number: that member", least=0
+    )
     unbias: bool = False  # the last regression is without the ridge
     backend: Literal["rlx", "pysindy"] = "rlx"  # who does the regressions
     modes: int = size(0, "so many principal components stand for the observations; 0: themselves", least=0)
@@ -103,7 +106,7 @@ class Config:
     distil: bool = True
     policy_degree: int = size(3, least=1)
     policy_bias: bool = False
-    policy_aggregate: Literal["median", "mean"] = "mean"
+    policy_aggregate: Literal["median", "mean"] | int = size("mean", "of the members; a number: that one", least=0)
     policy_drop: int = size(0, least=0)  # terms that each member may not use; they shrink the mean
     distil_rounds: int = size(5, "of running the polynomial in the model and learning the network's actions", least=1)
     distil_states: Literal["runs", "rows", "box"] = "runs"  # of the first: the network's in the model, the data's, or anywhere
@@ -111,7 +114,7 @@ class Config:
     distil_length: int = size(500, least=1)  # of each run of them
     distil_starts: float = size(0.25, least=0)  # standard deviation of the noise on the states that these begin with
     distil_noise: float = size(0.1, least=0)  # and of the noise on the states that it is fitted to
-    distil_clip: float = size(5.0, above=0)  # largest target, in ranges of the action
+    distil_clip: float = size(5.0, least=1)  # largest target, in ranges of the action
     # evaluation
     eval_every: int = size(50, least=1)  # rounds of PPO between evaluations on the real environment
     eval_episodes: int = size(5, least=1)
@@ -148,6 +151,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "guard": 0.0,
         "exit": "terminate",
         "bag_frozen": True,
+        "drop": 1,
         "policy_drop": 1,
         "distil_rounds": 1,
     },

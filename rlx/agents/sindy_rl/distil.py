@@ -29,8 +29,12 @@ LEVELS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)  # of ridge and threshold
 COPIES = 2  # of each state, with noise
 
 
+def policy_library(config: Config, observations: int) -> Dictionary:
+    return poly(observations, config.policy_degree, config.policy_bias)
+
+
 def blank_policy(config: Config, observations: int, actions: int) -> SparseModel:
-    library = poly(observations, config.policy_degree, config.policy_bias)
+    library = policy_library(config, observations)
     zeros = jnp.zeros((config.ensemble_size, actions, len(library)))
     return SparseModel(zeros, zeros[0], library)
 
@@ -41,7 +45,7 @@ def distiller(
     """(state of ``learner``, params of ``imagined``, what gives the observations [N, n] of the data, key) -> the polynomial of
     its policy. ``project``: of observations."""
     runs = batch(imagined, -(-config.distil_steps // config.distil_length))
-    library = poly(imagined.spec.obs.shape[0], config.policy_degree, config.policy_bias)
+    library = policy_library(config, imagined.spec.obs.shape[0])
     limit = config.distil_clip
     act = lambda state, step, mode: learner.act(state, CLOCK, (), step, jax.random.key(0), mode)[0]
 
@@ -92,7 +96,7 @@ def regressed(
     (states, wanted), (known, true) = near, there
     theta, size = library(states), config.ensemble_size
     weights = stlsq.bags(rng, len(theta), max(1, int(config.bag * len(theta))), size)
-    mask = stlsq.dropped(rng, len(library), min(config.policy_drop, len(library) - 1), size)
+    mask = stlsq.dropped(rng, len(library), config.policy_drop, size)
     gram, moment = stlsq.moments(theta, wanted, weights, library.products)
     pairs = np.array(list(product(LEVELS, LEVELS)))[:, :, None, None]  # [25, 2, 1, 1]
     found = stlsq.stlsq(gram[:, None], moment, pairs[:, 0], pairs[:, 1], mask[:, None], unbias=config.unbias)

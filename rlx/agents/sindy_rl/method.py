@@ -17,6 +17,7 @@ the place of the dynamics, for comparison, and a refit of these goes on from whe
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -30,10 +31,10 @@ from rlx import replay
 from rlx.agents import ppo
 from rlx.agents.offpolicy import at_random, obs_action_dims
 from rlx.agents.sindy_rl.config import Config
-from rlx.agents.sindy_rl.distil import blank_policy, distiller
+from rlx.agents.sindy_rl.distil import blank_policy, distiller, policy_library
 from rlx.agents.sindy_rl.gradient import improver
 from rlx.agents.sindy_rl.report import Report
-from rlx.agents.sindy_rl.world import Box, Rows, World, box_of, known_of, names_of, transitions
+from rlx.agents.sindy_rl.world import HORIZON, Box, Rows, World, box_of, known_of, names_of, sound, transitions
 from rlx.config import hyper
 from rlx.dynamics import as_env, penalised
 from rlx.envs import batch
@@ -47,10 +48,10 @@ FAR = 1e6  # bounds before the data are seen
 def make(config: Config, problem: Problem) -> Agent:
     env = problem.envs["train"]
     observations, m = obs_action_dims(env.spec, "sindy_rl")
-    check(config, env.spec.horizon, observations)
     n = config.modes or observations
     names = names_of(config, env.spec, n, m)
     world = World(config, n, m, *known_of(config, env.spec))
+    check(world, env.spec.horizon, observations)
     dyna = Dyna(config, world, names, observations, box_of(config, env.spec, n), env.spec.horizon or config.horizon)
     return Agent(
         "sindy_rl",
@@ -107,7 +108,7 @@ class Dyna:
             "world": self.imagined.params,
             "basis": {"mean": jnp.zeros(self.observations), "modes": jnp.eye(self.observations, n)} if config.modes else {},
             "sparse": blank_policy(config, n, m),
-            "fits": jnp.zeros(2),
+            "fits": {k: jnp.float32(0) for k in ("done", "refused_dynamics", "refused_reward", "rows_left_out")},
         }
         best = {"score": jnp.float32(-jnp.inf), **{k: {**own, **more}[k] for k in KEPT}}
         return AgentState(h, {**own, **more, "error": jnp.float32(jnp.inf), "best": jax.tree.map(jnp.copy, best)})
@@ -141,39 +142,44 @@ class Dyna:
         c = self.config
         return replay.ring(-(-c.online // c.n_envs) + -(-c.collect // c.n_envs) + 3, c.n_envs)
 
-    def episodes(self, learned: dict[str, Any], sources: dict[str, Any]) -> list[Any]:
-        """All real data, as the model sees them."""
-        kept = [e for k in ("seed", "online") if k in sources for e in replay.export(sources[k])]
-        return [e._replace(obs=np.asarray(self.encoded(learned, e.obs))) for e in kept]
+    def episodes(self, learned: dict[str, Any], sources: dict[str, Any]) -> tuple[list[Any], int]:
+        """All real data that are finite, as the model sees them, and how many rows are not."""
+        kept, lost = sound([e for k in ("seed", "online") if k in sources for e in replay.export(sources[k])])
+        return [e._replace(obs=np.asarray(self.encoded(learned, e.obs))) for e in kept], lost
 
     def first_fit(self, state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
         learned = state.learned
         if self.config.modes:
-            learned = {**learned, "basis": principal(replay.export(sources["seed"]), self.world.observations)}
-        data = self.episodes(learned, sources)
+            learned = {**learned, "basis": principal(sound(replay.export(sources["seed"]))[0], self.world.observations)}
+        data, lost = self.episodes(learned, sources)
         bounds = self.box if self.box is not None else around(np.concatenate([e.obs for e in data]))
         low, high = (np.asarray(x, np.float32) for x in bounds)
         learned = {**learned, "world": {**learned["world"], "low": low, "high": high}}
-        return self.fit(state._replace(learned=learned), data, key, first=True), sources
+        return self.fit(state._replace(learned=learned), data, lost, key, first=True), sources
 
     def refit(self, state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
         rows = -(-self.config.online // self.config.n_envs) + 1
         sources = {**sources, "online": self.online.evict(sources["online"], rows)}
-        return self.fit(state, self.episodes(state.learned, sources), key, first=False), sources
+        return self.fit(state, *self.episodes(state.learned, sources), key, first=False), sources
 
-    def fit(self, state: AgentState, data: list[Any], key: Key, first: bool) -> AgentState:
-        """The world that episodes ``data`` show: models, states to begin from, and the price of an exit."""
+    def fit(self, state: AgentState, data: list[Any], lost: int, key: Key, first: bool) -> AgentState:
+        """The world that episodes ``data`` show: models, states to begin from, and the price of an exit. ``lost``: rows that
+        were not finite."""
         learned, config = state.learned, self.config
         old = learned["world"]
         rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
         rows = transitions(data, old["low"], old["high"])
-        new, error, taken = refitted(self.world, old["model"]["model"], rows, rng, self.names, first)
+        new, error, refused = refitted(self.world, old["model"]["model"], rows, rng, self.names, first)
+        tell(refused, lost)
         weights = float(state.hyper["ppo.discount"]) ** np.arange(self.whole)  # to the end of an episode
         least = min(0.0, float(rows.reward.min())) * weights.sum()
-        bank = np.stack([e.obs[0] for e in data]) if config.starts == "starts" else rows.obs
+        begun = [e.obs[0] for e in data if e.first[0]]
+        bank = np.stack(begun) if begun and config.starts == "starts" else rows.obs
         bank = bank[rng.integers(len(bank), size=STARTS)].astype(np.float32)
         params = {**old, "model": {**old["model"], "model": new}, "starts": bank, "exit_reward": np.float32(least)}
-        fits = np.asarray(learned["fits"] + np.array([1, taken]), np.float32)
+        so_far = learned["fits"]
+        fits = {k: np.float32(so_far[k] + (k.removeprefix("refused_") in refused)) for k in so_far}
+        fits |= {"done": np.float32(so_far["done"] + 1), "rows_left_out": np.float32(lost)}
         return state._replace(learned={**learned, "world": params, "fits": fits, "error": np.float32(error)})
 
     @cached_property
@@ -181,7 +187,7 @@ class Dyna:
         return distiller(self.config, self.learner, self.lasting, self.world.projected)
 
     def distil(self, state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
-        data = lambda: transitions(self.episodes(state.learned, sources)).obs
+        data = lambda: transitions(self.episodes(state.learned, sources)[0]).obs
         found = self.distilled(as_ppo(state), self.imagine(state, sources), data, key)
         return state._replace(learned={**state.learned, "sparse": found}), sources
 
@@ -189,6 +195,19 @@ class Dyna:
 def as_ppo(state: AgentState) -> AgentState:
     """What PPO sees of the state: its own traced values by their own names."""
     return state._replace(hyper={k.removeprefix("ppo."): v for k, v in state.hyper.items()})
+
+
+def telling(update: Callable) -> Callable:
+    """``update`` whose metrics also say how fitting went: counts so far, and the last error where it is finite."""
+
+    def wrapped(state: AgentState, *rest: Any) -> Any:
+        new, out = update(state, *rest)
+        error = state.learned["error"]
+        more = {"model/error": error, **{f"model/fits_{k}": v for k, v in state.learned["fits"].items()}}
+        valid = {**(out.valid or {}), "model/error": jnp.isfinite(error)}
+        return new, out._replace(metrics={**out.metrics, **more}, valid=valid)
+
+    return wrapped
 
 
 def with_ppo(fn: Callable) -> Callable:
@@ -227,14 +246,36 @@ def back_to_best(state: AgentState, sources: Sources, key: Key) -> AgentState:
     return state._replace(learned={**state.learned, **{k: jax.tree.map(jnp.copy, state.learned["best"][k]) for k in KEPT}})
 
 
-def check(config: Config, limit: int | None, observations: int) -> None:
-    """Raises ValueError for settings that cannot be."""
+def check(world: World, limit: int | None, observations: int) -> None:
+    """Raises ValueError for settings that cannot be, before anything is collected."""
+    config, seeds = world.config, world.config.seed_steps
+    for name, part in world.parts.items():
+        part.check(name)
+    policy = len(policy_library(config, world.observations))
+    if config.policy_drop >= policy:
+        raise ValueError(f"sindy_rl: policy_drop={config.policy_drop} of {policy} terms of the policy leaves none; give less.")
+    for name in ("aggregate", "policy_aggregate"):
+        which = getattr(config, name)
+        if not isinstance(which, str) and which >= config.ensemble_size:
+            raise ValueError(f"sindy_rl: {name}={which} of ensemble_size={config.ensemble_size} members, which count from 0.")
+    if 0 < config.guard < 1:
+        raise ValueError(f"sindy_rl: guard={config.guard:g} would refuse a model as good as the old; give 0, or at least 1.")
+    if config.modes > seeds:
+        raise ValueError(f"sindy_rl: modes={config.modes} need as many seed_steps, got {seeds}.")
     if config.modes > observations:
         raise ValueError(f"sindy_rl: modes={config.modes} of {observations} observations; give at most as many.")
     if limit is None and not config.horizon:
         raise ValueError("sindy_rl: this environment has no time limit; give horizon, the decisions of an imagined episode.")
     if config.seed_steps < config.n_envs * 2 or config.collect < config.n_envs:
         raise ValueError(f"sindy_rl: seed_steps and collect are of all n_envs={config.n_envs} streams together; give more.")
+
+
+def tell(refused: dict[str, str], lost: int) -> None:
+    """Warns of what a fit left out and why a refit was not taken."""
+    if lost:
+        warnings.warn(f"sindy_rl: {lost} stored rows are not finite; the fit leaves them out.", stacklevel=2)
+    for name, why in refused.items():
+        warnings.warn(f"sindy_rl: a refit of the {name} was refused, the one before it stays: {why}", stacklevel=2)
 
 
 def around(obs: np.ndarray, factor: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
@@ -255,22 +296,20 @@ def principal(episodes: list[Any], count: int) -> dict[str, np.ndarray]:
 
 def refitted(
     world: World, old: dict[str, Any], rows: Rows, rng: np.random.Generator, names: tuple[str, ...], first: bool
-) -> tuple[dict[str, Any], float, bool]:
-    """The models to go on with, their error on the rows, and whether they are new. The first fit has nothing to fall back on:
-    what is wrong with it is raised."""
+) -> tuple[dict[str, Any], float, dict[str, str]]:
+    """The models to go on with, the error of the dynamics on the rows, and which refits were refused, and why. The first fit
+    has nothing to fall back on: what is wrong with it is raised."""
     error = lambda models: world.error(models, rows, np.random.default_rng(0))
-    try:
-        new = world.fitted(rows, rng, names, None if first else old)
-    except ValueError:
-        if first:
-            raise
-        return old, error(old), False
-    found = error(new)
-    if first or not world.config.guard:
-        return new, found, True
-    before = error(old)
-    taken = bool(np.isfinite(found) and found <= world.config.guard * before)
-    return (new, found, True) if taken else (old, before, False)
+    if first:
+        new = world.fitted(rows, rng, names)
+        return new, error(new), {}
+    found, guard = world.attempts(rows, rng, names, old), world.config.guard
+    refused = {k: str(model) for k, model in found.items() if isinstance(model, ValueError)}
+    after, before = (np.inf if "dynamics" in refused else error(found)), error(old)
+    if "dynamics" not in refused and guard and not (np.isfinite(after) and after <= guard * before):
+        refused["dynamics"] = f"its error over {HORIZON} decisions is {after:.3g}, that of the one before {before:.3g}."
+    new = {k: old[k] if k in refused else found[k] for k in found}
+    return new, before if "dynamics" in refused else after, refused
 
 
 def seed_cycles(config: Config) -> tuple[int, int]:
@@ -298,7 +337,7 @@ def stages(dyna: Dyna) -> tuple[Stage, ...]:
     else:
         net = ppo.actor_critic(config.ppo, dyna.world.actions, categorical=False)
         update = improver(config, net, dyna.imagined, dyna.imagine)
-    phases: tuple = (imagine, replace(improve, update=update))
+    phases: tuple = (imagine, replace(improve, update=telling(update)))
     if config.refit_every:
         act = Collect("train", -(-config.collect // config.n_envs), "online", mode="eval", fresh=True, every=config.refit_every)
         phases = (*phases, act, Host(dyna.refit, every=config.refit_every))

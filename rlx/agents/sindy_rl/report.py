@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlx.agents.sindy_rl.world import World
+from rlx.agents.sindy_rl.world import HORIZON, World
 from rlx.dynamics.ensemble import Ensemble
 from rlx.dynamics.sparse import equations
 from rlx.envs import batch, begin, rollout
@@ -34,9 +34,12 @@ def markdown(state: AgentState, names: tuple[str, ...]) -> str:
     """The equations as a page: the aggregate's, and again with the standard deviation of each coefficient over the members."""
     found, n = models(state), state.learned["world"]["low"].shape[-1]
     observed, acting = list(names[:n]), list(names[n:])
-    fits, taken = (int(x) for x in np.asarray(state.learned["fits"]))
+    fits = {k: int(np.asarray(v)) for k, v in state.learned["fits"].items()}
     error = f"{float(state.learned['error']):.3g} standard deviations of the data"
-    lines = ["# What was found", "", f"{fits} fits, {fits - taken} of them not taken; error after 20 steps {error}."]
+    refused = ", ".join(f"{fits[f'refused_{k}']} of the {k}" for k in ("dynamics", "reward"))
+    lines = ["# What was found", "", f"{fits['done']} fits, refused: {refused}; error after {HORIZON} steps {error}."]
+    if fits["rows_left_out"]:
+        lines += ["", f"{fits['rows_left_out']} stored rows were not finite and are left out of the last fit."]
     unsure: list[str] = []
     for kind, title in (("dynamics", "Dynamics, one decision on"), ("reward", "Reward"), ("policy", "Policy")):
         if kind not in found:

@@ -14,12 +14,22 @@ from rlx.agents.sindy_rl.config import Config
 from rlx.agents.sindy_rl.config import Library as Settings
 from rlx.dynamics import Prediction, ensemble, sparse
 from rlx.dynamics.ensemble import Ensemble
+from rlx.dynamics.env import spread
 from rlx.dynamics.sparse import Dictionary, SparseModel, affine, poly
 from rlx.types import Array, Key, PyTree, Row, Spec
 
 Box = tuple[np.ndarray, np.ndarray]  # least and largest observations, [n] each
 HORIZON = 20  # decisions over which models are compared
 LARGEST = float(np.finfo(np.float32).max)
+
+
+class Data(NamedTuple):
+    """What one model is fitted to, float64."""
+
+    inputs: np.ndarray  # [N, v]
+    targets: np.ndarray  # [N, q]
+    names: Sequence[str]  # of the targets
+    trajectory: np.ndarray  # int [N]: rows of one number follow each other
 
 
 class Sparse(NamedTuple):
@@ -35,15 +45,28 @@ class Sparse(NamedTuple):
         members = jnp.zeros((self.config.ensemble_size, self.outputs, len(self.library)))
         return SparseModel(members, members[0], self.library)
 
-    def fitted(self, inputs: Array, targets: Array, rng: np.random.Generator, names: Sequence[str], old: Any) -> SparseModel:
-        """From rows [N, ...]; ``names`` are those of the targets. ``old`` makes no difference: a regression has no memory.
-        Raises ValueError as `rlx.dynamics.sparse.fit` does."""
+    def check(self, name: str) -> None:
+        """Raises ValueError for settings that no data could fit."""
+        c, terms = self.config, len(self.library)
+        if (c.drop or 0) >= terms:
+            raise ValueError(f"sindy_rl: drop={c.drop} of {terms} terms of the {name} leaves none; give less.")
+        rows = int((c.bag or 1.0) * c.seed_steps)
+        if not self.settings.alpha and rows < terms:
+            raise ValueError(
+                f"sindy_rl: {rows} rows for each member (of seed_steps={c.seed_steps}) are too few for {terms} terms of the "
+                f"{name} without a ridge: give more, a ridge (alpha), or a smaller dictionary."
+            )
+
+    def fitted(self, data: Data, rng: np.random.Generator, old: Any) -> SparseModel:
+        """From ``data``; ``old`` makes no difference: a regression has no memory. Raises ValueError as
+        `rlx.dynamics.sparse.fit` does."""
         c, own = self.config, self.settings
-        bag = c.bag * min(1.0, c.seed_steps / len(inputs)) if c.bag_frozen else c.bag
+        bag = c.bag * min(1.0, c.seed_steps / len(data.inputs)) if c.bag_frozen else c.bag
         how: dict[str, Any] = {"rng": rng, "ensemble_size": c.ensemble_size, "bag": bag, "unbias": c.unbias}
         how |= {"backend": c.backend, "aggregate": "median" if c.aggregate == "sample" else c.aggregate}
-        levels: dict[str, Any] = {"alpha": own.alpha, "threshold": own.threshold, "drop": min(c.drop, len(self.library) - 1)}
-        return sparse.fit(self.library, inputs, targets, names=names, **levels, **how)
+        how |= {"alpha": own.alpha, "threshold": own.threshold, "drop": c.drop, "names": data.names}
+        groups = data.trajectory if c.bag_by == "trajectories" else None
+        return sparse.fit(self.library, data.inputs, data.targets, groups=groups, **how)
 
     def predictor(self, model: SparseModel) -> Callable[[np.ndarray], np.ndarray]:
         """The model as a function of float64 on the host."""
@@ -65,7 +88,18 @@ class Networks(NamedTuple):
         own = self.config.network
         return ensemble.init(key, self.config.ensemble_size, (self.inputs, *own.hidden, self.outputs), own.activation)
 
-    def fitted(self, inputs: Array, targets: Array, rng: np.random.Generator, names: Sequence[str], old: Any) -> Ensemble:
+    def check(self, name: str) -> None:
+        """Raises ValueError for settings that no data could fit."""
+        c, holdout = self.config, self.config.network.holdout
+        if min(ensemble.parts(c.seed_steps, c.bag, holdout)) < 1:
+            raise ValueError(
+                f"sindy_rl: of seed_steps={c.seed_steps} rows a network has bag={c.bag:g}, of which "
+                f"network.holdout={holdout:g} and the rest must be at least one each; give more."
+            )
+        if not isinstance(c.aggregate, str):
+            raise ValueError(f"sindy_rl: aggregate={c.aggregate} is of equations; networks have their mean, or 'sample'.")
+
+    def fitted(self, data: Data, rng: np.random.Generator, old: Any) -> Ensemble:
         """From the weights of ``old``, or where that is None from new ones. Raises ValueError as `rlx.dynamics.ensemble.fit`
         does."""
         c, own = self.config, self.config.network
@@ -74,7 +108,7 @@ class Networks(NamedTuple):
         how: dict[str, Any] = {k: getattr(own, k) for k in fields}
         how["capacity"] = c.seed_steps + c.online + c.n_envs * (c.seed_episode + 2)  # whole episodes may be a little more
         model = self.drawn(start) if old is None else old
-        return ensemble.fit(model, inputs, targets, learn, share=c.bag, **how).model
+        return ensemble.fit(model, data.inputs, data.targets, learn, share=c.bag, **how).model
 
     def predictor(self, model: Ensemble) -> Callable[[np.ndarray], np.ndarray]:
         return lambda z: np.asarray(_mean(model, z.astype(np.float32)), np.float64)
@@ -107,8 +141,7 @@ class World(NamedTuple):
         return Prediction(new, reward)
 
     def disagreement(self, params: PyTree, obs: Array, action: Array) -> Array:
-        variance = params["dynamics"].each(jnp.concatenate([obs, action])).var(0).sum()
-        return jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)  # with a gradient at 0 too
+        return spread(params["dynamics"].variance(jnp.concatenate([obs, action])))
 
     def projected(self, obs: Array) -> Array:
         xp: Any = np if isinstance(obs, np.ndarray) else jnp
@@ -131,18 +164,33 @@ class World(NamedTuple):
         """Models before the first fit."""
         return {k: part.blank() for k, part in self.parts.items()}
 
-    def fitted(
+    def attempts(
         self, rows: Rows, rng: np.random.Generator, names: Sequence[str], old: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """All models: sparse ones from scratch, networks from those of ``old`` where it is given. Raises ValueError as the fits
-        do."""
+        """All models, each for itself: sparse ones from scratch, networks from those of ``old`` where it is given. In the place
+        of one whose fit fails stands the ValueError."""
         seen = rows.new if self.config.reward_pairing == "next" else rows.obs
         arrived = np.concatenate([seen, rows.action], 1) if self.config.reward_input else seen
+        number = np.cumsum(rows.first)
         data = {
-            "dynamics": (np.concatenate([rows.obs, rows.action], 1), rows.new, rng, names),
-            "reward": (arrived, rows.reward[:, None], rng, ("reward",)),
+            "dynamics": Data(np.concatenate([rows.obs, rows.action], 1), rows.new, names, number),
+            "reward": Data(arrived, rows.reward[:, None], ("reward",), number),
         }
-        return {k: part.fitted(*data[k], None if old is None else old[k]) for k, part in self.parts.items()}
+        out: dict[str, Any] = {}
+        for k, part in self.parts.items():
+            try:
+                out[k] = part.fitted(data[k], rng, None if old is None else old[k])
+            except ValueError as error:
+                out[k] = error
+        return out
+
+    def fitted(self, rows: Rows, rng: np.random.Generator, names: Sequence[str]) -> dict[str, Any]:
+        """All models, from scratch. Raises ValueError as the fits do."""
+        found = self.attempts(rows, rng, names)
+        for error in found.values():
+            if isinstance(error, ValueError):
+                raise error
+        return found
 
     def error(self, models: dict[str, Any], rows: Rows, rng: np.random.Generator, runs: int = 256) -> float:
         """Root mean square of the error after `HORIZON` decisions from recorded states, in standard deviations of the data; inf
@@ -177,6 +225,18 @@ class Rows(NamedTuple):
             return np.zeros(0, bool)
         windows = np.lib.stride_tricks.sliding_window_view(self.first, steps)
         return np.asarray(~windows[:, 1:].any(1))
+
+
+def sound(episodes: Sequence[Row]) -> tuple[list[Row], int]:
+    """Episodes [T, ...] cut where an observation, an action or a reward is not finite, and how many rows were left out."""
+    kept, lost = [], 0
+    for e in episodes:
+        fine = np.isfinite(e.obs).all(1) & np.isfinite(e.action).all(1) & np.isfinite(e.reward)
+        lost += int((~fine).sum())
+        for piece in np.split(np.arange(len(fine)), np.flatnonzero(fine[1:] != fine[:-1]) + 1):
+            if fine[piece[0]]:
+                kept.append(jax.tree.map(lambda x, piece=piece: x[piece], e))
+    return kept, lost
 
 
 def transitions(episodes: Sequence[Row], low: np.ndarray | None = None, high: np.ndarray | None = None) -> Rows:

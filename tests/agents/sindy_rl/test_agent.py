@@ -9,11 +9,12 @@ import pytest
 
 import rlx.envs
 from rlx import agents, export, replay
+from rlx.agents.sindy_rl.method import telling
 from rlx.agents.sindy_rl.report import markdown, models
 from rlx.config import apply, replace
 from rlx.dynamics.sparse import equations
 from rlx.train import Options, Policy, run
-from rlx.types import Members, Problem
+from rlx.types import AgentState, Host, Members, Out, Problem
 from tests.train.toys import evaluations
 
 QUIET = Options(progress=False)
@@ -48,7 +49,8 @@ def test_real_and_imagined_steps_are_counted_apart(trained):
     assert [s.name for s in agent.stages] == ["seed", "fit", "dyna", "distil"]
     assert state.counts["env_steps"] == 200 + 3 * 20
     assert state.counts["updates"] == 6 and 700 < state.counts["model_steps"] <= 768
-    assert state.agent.learned["fits"].tolist() == [4, 4]
+    fits = {k: float(v) for k, v in state.agent.learned["fits"].items()}
+    assert fits == {"done": 4, "refused_dynamics": 0, "refused_reward": 0, "rows_left_out": 0}
 
 
 def test_the_model_the_starts_and_the_policy_are_there(trained):
@@ -158,6 +160,41 @@ def test_what_cannot_be():
         ({"collect": 1, "n_envs": 2}, "streams together"),
         ({"ppo.minibatches": 7}, "do not divide"),
         ({"dynamics.degree": 0}, "dynamics.degree must be at least 1"),
+        ({"drop": 41}, "drop=41 of 41 terms of the dynamics"),
+        ({"reward": "sparse", "drop": 10}, "drop=10 of 10 terms of the reward"),
+        ({"seed_steps": 60, "dynamics.alpha": 0.0}, "36 rows for each member .* are too few for 41 terms"),
+        ({"modes": 4, "seed_steps": 3, "reward": "sparse"}, "modes=4 need as many seed_steps, got 3"),
+        ({"guard": 0.5}, "guard=0.5 would refuse a model as good"),
+        ({"guard": float("nan")}, "guard must be"),
+        ({"distil_clip": 0.5}, "distil_clip must be at least 1"),
+        ({"distil_noise": -1.0}, "distil_noise must be at least 0"),
+        ({"policy_drop": 55}, "policy_drop=55 of 55 terms"),
+        ({"aggregate": 5}, "aggregate=5 of ensemble_size=5 members"),
+        ({"model": "mlp", "aggregate": 1}, "networks have their mean"),
+        ({"model": "mlp", "bag": 0.0}, "must be at least one each"),
     ):
         with pytest.raises(ValueError, match=words):
             made(**settings)
+
+
+def test_refits_beside_a_row_that_is_not_finite(trained):
+    """It is left out, counted, told, and in the metrics and on the page; the refit is taken."""
+    agent, state = trained
+    refit = next(p.fn for s in agent.stages for p in s.phases if isinstance(p, Host) and s.name == "dyna")
+    sources = jax.tree.map(np.array, {k: state.sources[k] for k in ("seed", "online")})
+    sources["seed"].data.obs[3, 0, 2] = np.nan
+    with pytest.warns(UserWarning, match="1 stored rows are not finite"):
+        new, _ = refit(jax.tree.map(np.asarray, state.agent), sources, jax.random.key(3))
+    fits = {k: float(v) for k, v in new.learned["fits"].items()}
+    assert fits == {"done": 5, "refused_dynamics": 0, "refused_reward": 0, "rows_left_out": 1}
+    assert np.isfinite(new.learned["world"]["model"]["model"]["dynamics"].coef).all()
+    page = markdown(new, ("x", "cos", "sin", "v", "w", "u"))
+    assert "5 fits, refused: 0 of the dynamics, 0 of the reward" in page and "1 stored rows were not finite" in page
+
+
+def test_metrics_tell_of_fits():
+    learned = {"error": jnp.float32(np.inf), "fits": {"done": jnp.float32(4), "refused_reward": jnp.float32(2)}}
+    told = telling(lambda state, clock: (state, Out({"actor/loss": jnp.float32(1)})))
+    _, out = told(AgentState({}, learned), None)
+    assert out.metrics.pop("model/error") == np.inf and not out.valid["model/error"]  # so that it stops no run
+    assert out.metrics == {"actor/loss": 1, "model/fits_done": 4, "model/fits_refused_reward": 2}

@@ -44,8 +44,8 @@ def fitted():
 
 @pytest.mark.slow
 def test_networks_predict_and_the_reward_is_still_an_equation(fitted):
-    found, error, taken = fitted
-    assert taken and error < 0.3 and isinstance(found["dynamics"], Ensemble) and isinstance(found["reward"], SparseModel)
+    found, error, refused = fitted
+    assert not refused and error < 0.3 and isinstance(found["dynamics"], Ensemble) and isinstance(found["reward"], SparseModel)
     np.testing.assert_allclose(found["reward"].coef, [[0, 2]], atol=1e-3)
     assert jax.tree.structure(found) == jax.tree.structure(WORLD.blank())
     shapes = lambda tree: [(x.shape, x.dtype) for x in jax.tree.leaves(tree)]
@@ -80,7 +80,7 @@ def test_a_refit_goes_on_from_the_networks_before(fitted):
     """With a step size of 0: the same networks again, where a first fit draws new ones."""
     still = WORLD._replace(config=replace(WORLD.config, {"network.lr": 0.0}))
     again = refitted(still, fitted[0], decay(), np.random.default_rng(1), ("x",), first=False)
-    assert again[2] and again[1] == pytest.approx(fitted[1])
+    assert not again[2] and again[1] == pytest.approx(fitted[1])
     jax.tree.map(np.testing.assert_array_equal, again[0]["dynamics"], fitted[0]["dynamics"])
     assert refitted(still, fitted[0], decay(), np.random.default_rng(1), ("x",), first=True)[1] > 2 * fitted[1]
 
@@ -88,10 +88,12 @@ def test_a_refit_goes_on_from_the_networks_before(fitted):
 def test_a_refit_that_is_far_worse_or_fails_is_not_taken(fitted):
     rows = decay()
     wild = WORLD._replace(config=replace(WORLD.config, {"network.lr": 1e3}))
-    kept, error, taken = refitted(wild, fitted[0], rows, np.random.default_rng(0), ("x",), first=False)
-    assert not taken and kept is fitted[0] and error == fitted[1]
+    kept, error, refused = refitted(wild, fitted[0], rows, np.random.default_rng(0), ("x",), first=False)
+    assert "over 20 decisions" in refused["dynamics"] and kept["dynamics"] is fitted[0]["dynamics"] and error == fitted[1]
+    assert kept["reward"] is not fitted[0]["reward"]  # its refit is its own
     few = rows._replace(**{k: getattr(rows, k)[:2] for k in rows._fields})
-    assert not refitted(WORLD, fitted[0], few, np.random.default_rng(0), ("x",), first=False)[2]
+    said = refitted(WORLD, fitted[0], few, np.random.default_rng(0), ("x",), first=False)[2]
+    assert "2 rows are too few" in said["dynamics"]
     with pytest.raises(ValueError, match="2 rows are too few"):
         refitted(WORLD, fitted[0], few, np.random.default_rng(0), ("x",), first=True)
 
@@ -111,7 +113,7 @@ def test_the_preset_runs(trained):
     assert agent.config.model == "mlp" and agent.config.ensemble_size == 5
     assert state.counts["env_steps"] == 200 + 3 * 20 and state.counts["updates"] == 6
     learned = state.agent.learned
-    assert learned["fits"][0] == 4 and np.isfinite(learned["error"])
+    assert learned["fits"]["done"] == 4 and np.isfinite(learned["error"])
     network = models(state.agent)["dynamics"]
     assert set(models(state.agent)) == {"dynamics"} and network.sizes == (6, 16, 5) and network.count == 5
 

@@ -10,8 +10,8 @@ import pytest
 import rlx.envs
 from rlx.agents.sindy_rl import Config
 from rlx.agents.sindy_rl.distil import regressed
-from rlx.agents.sindy_rl.method import around, principal, refitted
-from rlx.agents.sindy_rl.world import World, box_of, names_of, transitions
+from rlx.agents.sindy_rl.method import around, principal, refitted, tell
+from rlx.agents.sindy_rl.world import World, box_of, names_of, sound, transitions
 from rlx.config import replace
 from rlx.dynamics import stlsq
 from rlx.dynamics.sparse import poly
@@ -114,19 +114,53 @@ SMALL = World(SETTINGS, 1, 1, None, lambda xp, x, u: -x[..., 0])
 
 def test_a_model_that_is_far_worse_is_not_taken():
     rows = transitions(rows_of(line(200)))
-    good, error, taken = refitted(SMALL, SMALL.blank(), rows, np.random.default_rng(0), ("x",), first=True)
-    assert taken and error < 0.01
+    good, error, refused = refitted(SMALL, SMALL.blank(), rows, np.random.default_rng(0), ("x",), first=True)
+    assert not refused and error < 0.01
     again = refitted(SMALL, good, rows, np.random.default_rng(1), ("x",), first=False)
-    assert again[2] and again[1] < 0.01
+    assert not again[2] and again[1] < 0.01
     strict = SMALL._replace(config=replace(SMALL.config, {"dynamics.threshold": 0.5}))  # loses the input
-    kept, error, taken = refitted(strict, good, rows, np.random.default_rng(0), ("x",), first=False)
-    assert not taken and kept is good and error < 0.01
+    kept, error, refused = refitted(strict, good, rows, np.random.default_rng(0), ("x",), first=False)
+    assert "over 20 decisions" in refused["dynamics"] and kept["dynamics"] is good["dynamics"] and error < 0.01
     unguarded = strict._replace(config=replace(strict.config, guard=0.0))
-    assert refitted(unguarded, good, rows, np.random.default_rng(0), ("x",), first=False)[2]
+    assert not refitted(unguarded, good, rows, np.random.default_rng(0), ("x",), first=False)[2]
     empty = SMALL._replace(config=replace(SMALL.config, {"dynamics.threshold": 5.0}))
-    assert refitted(empty, good, rows, np.random.default_rng(0), ("x",), first=False)[0] is good
+    kept, _, refused = refitted(empty, good, rows, np.random.default_rng(0), ("x",), first=False)
+    assert kept["dynamics"] is good["dynamics"] and "leaves no term for x" in refused["dynamics"]
     with pytest.raises(ValueError, match="leaves no term for x"):
         refitted(empty, good, rows, np.random.default_rng(0), ("x",), first=True)
+
+
+def test_rows_that_are_not_finite_are_cut_out():
+    """Of rows 0 to 6 the third and the last are lost; what was on either side does not become a neighbour."""
+    first, second = rows_of(episode(0, obs=range(7)), episode(3, 10.0))
+    obs, reward = first.obs.copy(), first.reward.copy()
+    obs[2], reward[6] = np.nan, np.inf
+    kept, lost = sound([first._replace(obs=obs, reward=reward), second])
+    assert lost == 2 and [x.obs[:, 0].tolist() for x in kept] == [[0, 1], [3, 4, 5], [10, 10.5, 11]]
+    rows = transitions(kept)
+    assert rows.obs[:, 0].tolist() == [0, 3, 4, 10, 10.5] and rows.first.tolist() == [True, True, False, True, False]
+    assert [bool(x.first[0]) for x in kept] == [True, False, True]  # an imagined episode begins only where a real one did
+
+
+def test_a_reward_and_dynamics_succeed_or_fail_each_for_itself():
+    e = line(300)
+    rows = transitions(rows_of(e | {"reward": 2 * e["obs"][:, 0].astype(float) ** 2}))
+    config = replace(SMALL.config, {"reward": "sparse", "rewards.threshold": 0.05})
+    world = SMALL._replace(score=None, config=config)
+    old, _, refused = refitted(world, world.blank(), rows, np.random.default_rng(0), ("x",), first=True)
+    assert not refused
+    for field, lost, kept in (("rewards", "reward", "dynamics"), ("dynamics", "dynamics", "reward")):
+        strict = world._replace(config=replace(config, {f"{field}.threshold": 50.0}))
+        new, error, refused = refitted(strict, old, rows, np.random.default_rng(1), ("x",), first=False)
+        assert list(refused) == [lost] and "leaves no term" in refused[lost] and error < 0.01
+        assert new[lost] is old[lost] and np.any(new[kept].members != old[kept].members)
+
+
+def test_refusals_and_lost_rows_are_told():
+    with pytest.warns(UserWarning, match="3 stored rows are not finite"):
+        tell({}, 3)
+    with pytest.warns(UserWarning, match="refit of the reward was refused, the one before it stays: no term"):
+        tell({"reward": "no term"}, 0)
 
 
 @pytest.mark.parametrize(("frozen", "size"), [(False, 120), (True, 60)])
