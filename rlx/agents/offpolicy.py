@@ -23,7 +23,7 @@ from rlx.types import Array, Collect, Env, Eval, HostEnv, Key, Leaf, Problem, Py
 class OffPolicyConfig:
     """Settings that off-policy agents share."""
 
-    env_steps: int = size(100_000, least=1)  # decisions in all, the prefill included
+    env_steps: int = size(100_000, least=1, budget=True)  # decisions in all, the prefill included
     n_envs: int = size(1, least=1)  # streams side by side
     prefill: int = size(1_000, least=1)  # decisions at random before the first update
     collect: int = size(10, least=1)  # decisions per stream between updates
@@ -56,8 +56,9 @@ class OffPolicyConfig:
 
     @property
     def rows(self) -> int:
-        """Rows per stream that replay keeps: ``capacity`` of them all rounded up, or as many as there will be."""
-        return min(-(-self.capacity // self.n_envs), self.prefill_steps + self.cycles * self.collect)
+        """Rows per stream that replay has room for: ``capacity`` of them all rounded up, or as many as there will be and one
+        more for the newest observation."""
+        return min(-(-self.capacity // self.n_envs), self.prefill_steps + self.cycles * self.collect + 1)
 
 
 DEBUG = {"env_steps": 600, "prefill": 200, "batch": 32, "hidden": (32, 32), "eval_every": 200, "eval_episodes": 2}

@@ -48,7 +48,7 @@ class Config:
         "error_bound": "value_error_clip",
     }
 
-    env_steps: int = size(1_000_000, least=1)  # decisions in all
+    env_steps: int = size(1_000_000, least=1, budget=True)  # decisions in all
     n_envs: int = size(16, least=1)  # streams side by side
     steps: int = size(128, least=1)  # decisions per stream between updates
     epochs: int = size(4, least=1)  # passes over the rows

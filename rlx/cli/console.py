@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import numpy as np
 import tyro
@@ -18,32 +19,45 @@ from rich.progress import Progress
 from rlx import files, plugins
 from rlx.train import Diverged, Interrupted, processes
 from rlx.train.checkpoint import CheckpointError
+from rlx.train.signals import sigterm_interrupts
 
 # The field of ``--import``: modules that a command imports before all else.
 IMPORTS = Annotated[tuple[str, ...], tyro.conf.arg(name="import"), tyro.conf.UseAppendAction]
 IMPORTS_HELP = "a module that registers an agent or environment, such as my_agent: my_agent.py here or on PYTHONPATH"
 BAD_INPUT = 2
+STOPPED = {"SIGINT": 130, "SIGTERM": 143}  # exit codes, as shells count them
+NO_READER = 141  # SIGPIPE
 MOST = 2**31 - 1  # of whole numbers on the command line: what an int32 holds
 
 
 def command(body: Callable[[list[str]], None], argv: Sequence[str] | None) -> int:
-    """Runs ``body`` on the arguments and gives the exit code: 0, or 2 with one message on stderr for what a person can mend.
+    """Runs ``body`` on the arguments and gives the exit code: 0, or 2 with one message on stderr for what a person can mend,
+    130 or 143 where Ctrl-C or SIGTERM ended it outside of training, 141 where nobody reads its output any more.
 
     Modules that ``--import`` names are imported before. Any other exception is a bug of rlx and passes with its traceback;
     ``--debug`` or ``RLX_DEBUG=1`` show it always.
     """
-    given = list(sys.argv[1:] if argv is None else argv)
+    _print_anything()
+    given = [_home(word) for word in (sys.argv[1:] if argv is None else argv)]
     debug = "--debug" in given or os.environ.get("RLX_DEBUG", "0") not in ("", "0")
     given = [word for word in given if word != "--debug"]
     try:
-        plugins.import_modules(plugins.given(given))
-        body(given)
+        with sigterm_interrupts():
+            plugins.import_modules(plugins.given(given))
+            body(given)
         return 0
     except SystemExit as end:  # the parser has said what was wrong
         return int(end.code or 0)
     except Interrupted as stopped:
         print(f"\n{stopped}", file=sys.stderr)
         return 0
+    except KeyboardInterrupt as stopped:
+        name = "SIGTERM" if stopped.args == ("SIGTERM",) else "SIGINT"
+        print(f"\nstopped by {name}. What was saved stays; the same command goes on from there.", file=sys.stderr)
+        return STOPPED[name]
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
+        return NO_READER
     except (ValueError, OSError, Diverged, CheckpointError) as error:
         if debug:
             traceback.print_exc()
@@ -52,6 +66,25 @@ def command(body: Callable[[list[str]], None], argv: Sequence[str] | None) -> in
     except processes.Gone as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         os._exit(1)  # JAX's own goodbye would wait for the one that is gone
+
+
+def fail(message: str) -> NoReturn:
+    """Ends a command whose parts did not all go well: one message on stderr, exit code 1. What was done stays."""
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    raise SystemExit(1)
+
+
+def _print_anything() -> None:
+    """A terminal that has no sign for a letter is shown its number; an error would end what goes on."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _home(word: str) -> str:
+    """``~/x`` and ``--flag=~/x`` below the home folder: shells leave the latter alone."""
+    flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return flag + equals + os.path.expanduser(value) if value.startswith("~") else word
 
 
 def words(error: Exception) -> str:

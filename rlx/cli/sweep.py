@@ -19,7 +19,7 @@ from rlx.cli.train import MOST_SEEDS, RUN_CONFIG_FLAGS, given_run_config, parse,
 from rlx.cli.train import Flags as TrainFlags
 from rlx.cli.train import _flag as flag
 from rlx.precision import Precision
-from rlx.train import Interrupted, launch, layout, memory, report, sweeps
+from rlx.train import Diverged, Interrupted, launch, layout, memory, report, sweeps
 from rlx.train import run_config as run_configs
 
 EXAMPLE = "rlx sweep sac --env rlx:pendulum --grid agent.actor_lr=1e-3,3e-4 --grid agent.hidden=128,256 --seeds 8"
@@ -43,6 +43,7 @@ class Flags:
     data: str | None = flag(None, "a dataset, for agents that learn from one")
     precision: Precision = flag("default", "of products in networks: default, as JAX has it (TF32 on GPUs); highest: all bits")
     seed: int = flag(0, "the root of all randomness, of the search too", least=0, most=MOST)
+    init_from: str | None = flag(None, "every run begins with what the agent of this run folder has learned")
     run_dir: str = flag("", "where everything goes; default: runs/AGENT/ENV/sweep")
     episodes: int = flag(10, "of the evaluation at the end of each trial", least=1, most=MOST)
     waves: str = flag("auto", "parts of the members of a program one after another; auto: as many as memory needs")
@@ -72,7 +73,11 @@ def body(argv: list[str]) -> None:
     keep(run_dir, run_config, points, flags.workers)
     console.table("Sweep", costs)
     waiting = {t.name: run_dir / "trials" / t.name for t in trials if not ended(run_dir / "trials" / t.name)}
-    failed = _run(trials, waiting, kind, where, flags, run_dir)
+    try:
+        failed = _run(trials, waiting, kind, where, flags, run_dir)
+    except Interrupted:
+        console.result({"run_dir": run_dir, "interrupted": True})
+        raise
     _finish(run_dir, trials, points, failed)
 
 
@@ -133,8 +138,7 @@ def _run(trials: list[sweeps.Trial], waiting: dict[str, Path], kind: str, where:
         if kind == "one":
             for t in trials:
                 if t.name in waiting:
-                    _here(t, waiting[t.name], flags)
-                    told(t.name, 0)
+                    told(t.name, _here(t, waiting[t.name], flags))
             return failed
         for t in trials:
             run_configs.keep(t.run_config, run_dir / "trials" / t.name)
@@ -153,12 +157,17 @@ def _run(trials: list[sweeps.Trial], waiting: dict[str, Path], kind: str, where:
     return failed
 
 
-def _here(t: sweeps.Trial, folder: Path, flags: Any) -> None:
+def _here(t: sweeps.Trial, folder: Path, flags: Any) -> int:
+    """Runs a trial in this process; the exit code that it would have had in one of its own."""
     shared = {f.name: getattr(flags, f.name) for f in dataclasses.fields(Flags) if hasattr(TrainFlags, f.name)}
     names = ("grid", "env", "run_dir")
     own = TrainFlags(**{k: v for k, v in shared.items() if k not in names}, video=False)
     try:
         train_waves(t.run_config, t.run_config.problem(), folder, own)
+        return 0
+    except Diverged as error:
+        (folder / launch.LOG).write_text(f"error: {error}\n")
+        return console.BAD_INPUT
     finally:
         jax.clear_caches()  # another program follows
 
@@ -167,14 +176,13 @@ def _finish(run_dir: Path, trials: list[sweeps.Trial], points: list[sweeps.Point
     done = sum(ended(run_dir / "trials" / t.name) for t in trials)
     values: dict[str, Any] = {"run_dir": run_dir, "trials": len(trials), "done": done, "failed": sorted(failed)}
     if not done:
-        raise ValueError(f"no trial of {run_dir} ended: see {run_dir / 'trials' / trials[0].name / launch.LOG}.")
+        console.result(values)
+        console.fail(f"no trial of {run_dir} ended: see {run_dir / 'trials' / trials[0].name / launch.LOG}.")
     made = report.report([run_dir], run_dir / "report")
     best = made["ranking"][0]
     console.table("Ranking", outputs.ranked(made["ranking"]))
     values |= {"settings": len(points), "best": best["setting"], "iqm": best["iqm"], "ci": [best["low"], best["high"]]}
     console.table("Report", [("page", made["page"])])
-    if failed:
-        raise Interrupted(
-            f"{len(failed)} of {len(trials)} trials failed: {', '.join(sorted(failed))}. The same command tries them."
-        )
     console.result({**values, "page": made["page"]})
+    if failed:
+        console.fail(f"{len(failed)} of {len(trials)} trials failed: {', '.join(sorted(failed))}. The same command tries them.")

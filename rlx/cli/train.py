@@ -22,9 +22,11 @@ from rlx.train import Interrupted, Options, Policy, launch, memory, processes, r
 from rlx.train import run_config as run_configs
 from rlx.train.compilation import compile_seconds
 from rlx.train.evaluate import evaluate
+from rlx.train.lock import held
 from rlx.train.placement import Placement
 from rlx.train.plan import plan, validate
-from rlx.train.population import settings_of, traced_grid, turns
+from rlx.train.policy import initial
+from rlx.train.population import settings_of, split, traced_grid, turns
 from rlx.types import Agent, AgentState, Problem, RunState
 
 EXAMPLE = "rlx train sac --env dmc:cartpole-swingup --repeat 8"
@@ -54,6 +56,7 @@ class Flags:
     )
     waves: str = _flag("1", "parts of the members one after another; auto: as many as memory needs")
     memory: float | None = _flag(None, "GiB per device to plan with; None: what is free", above=0)
+    init_from: str | None = _flag(None, "begin with what the agent of this run folder has learned: the best, or the last")
     run_dir: str = _flag("", "where everything goes; default: runs/AGENT/ENV/seedK")
     episodes: int = _flag(10, "of the evaluation at the end", least=1, most=MOST)
     video: bool = _flag(True, "film one episode at the end, where there is OpenGL")
@@ -79,7 +82,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 # Flags that decide the result; the others only watch.
-RUN_CONFIG_FLAGS = ("repeat", "time_limit", "data", "seed", "seeds", "precision", "imports")
+RUN_CONFIG_FLAGS = ("repeat", "time_limit", "data", "seed", "seeds", "precision", "init_from", "imports")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -127,11 +130,12 @@ def sweep_values(word: str) -> tuple[str, list[str]]:
 
 def train_waves(run_config: run_configs.RunConfig, problem: Problem, run_dir: Path, flags: Any) -> dict[str, Any]:
     """Train all members, in one go or in several; what the result line says."""
-    agent, key = run_config.make(problem), run_config.key()
-    validate(agent, problem, key)
+    agent = run_config.make(problem)
+    validate(agent, problem, run_config.key())
     limit = None if flags.memory is None else int(flags.memory * 2**30)
-    waves = int(flags.waves) if flags.waves.isdigit() else flags.waves
-    parts = turns(agent, problem, run_config.members, jax.local_devices(), waves, limit)
+    waves = int(flags.waves) if flags.waves.isdecimal() else flags.waves
+    begun = _waves_of(run_dir, run_config.members) if waves == "auto" else None
+    parts = begun or turns(agent, problem, run_config.members, jax.local_devices(), waves, limit)
     if len(parts) == 1:
         return train(run_config, agent, problem, run_dir, flags)
     values = []
@@ -142,21 +146,32 @@ def train_waves(run_config: run_configs.RunConfig, problem: Problem, run_dir: Pa
     return outputs.together(values, run_dir)
 
 
+def _waves_of(run_dir: Path, members: int) -> list[tuple[int, int]] | None:
+    """The waves that this folder was begun with, whatever memory is free today; None where nothing was begun."""
+    if (run_dir / run_configs.FILE).exists():
+        return [(0, members)]
+    first = run_dir / "wave0"
+    part = run_configs.read(first).part if (first / run_configs.FILE).exists() else None
+    return split(members, -(-members // (part[1] - part[0]))) if part else None
+
+
 def train(run_config: run_configs.RunConfig, agent: Agent, problem: Problem, run_dir: Path, flags: Any) -> dict[str, Any]:
     """Train in ``run_dir``, or go on there; evaluate, draw, and give what the result line says."""
-    with run_configs.held(run_dir) if processes.is_process_zero() else contextlib.nullcontext():
+    with held(run_dir) if processes.is_process_zero() else contextlib.nullcontext():
         return _train(run_config, agent, problem, run_dir, flags)
 
 
 def _train(run_config: run_configs.RunConfig, agent: Agent, problem: Problem, run_dir: Path, flags: Any) -> dict[str, Any]:
     key, is_process_zero, compiled = run_config.key(), processes.is_process_zero(), compile_seconds()
-    goes_on = run_configs.keep(run_config, run_dir) if is_process_zero else True
+    init_from = initial(run_config)
+    validate(agent, problem, key, init_from)
+    goes_on = run_configs.keep(run_config, run_dir, agent) if is_process_zero else True
     processes.wait()
     where = [("run folder", f"{run_dir}{' (goes on from its last checkpoint)' if goes_on else ''}")]
     if is_process_zero:
         console.table("Plan", [*plan(agent, problem, key), *_memory_rows(agent, problem, run_config.members), *where])
     shared = {f.name: getattr(flags, f.name) for f in dataclasses.fields(Options) if hasattr(flags, f.name)}
-    state = run(agent, problem, key, run_dir, options=Options(**shared))
+    state = run(agent, problem, key, run_dir, options=Options(**shared), init_from=init_from)
     return finish(run_config, agent, problem, state, run_dir, flags, compile_seconds() - compiled)
 
 

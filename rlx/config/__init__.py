@@ -29,10 +29,11 @@ from typing import Any, Literal, NoReturn, TypeVar, Union
 
 import tyro
 
-from rlx.config.fields import check, faults, hint, leaves, nearest, renamed, size, tell_bounds, traced
+from rlx.config.fields import budget, check, faults, hint, leaves, nearest, renamed, size, tell_bounds, traced
 
 __all__ = [
     "apply",
+    "budget",
     "check",
     "check_values",
     "compose",

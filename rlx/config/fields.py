@@ -69,13 +69,15 @@ def size(
     above: float | None = None,
     below: float | None = None,
     finite: bool = True,
+    budget: bool = False,
 ) -> Any:
     """A dataclass field of a static number, or of a tuple of them (each is bounded), or None where its type allows that.
 
     ``least`` and ``most`` are closed bounds, ``above`` and ``below`` open ones; infinity needs ``finite=False``. Without
-    ``help`` a comment behind the field says what it is, as for fields that have no bounds.
+    ``help`` a comment behind the field says what it is, as for fields that have no bounds. ``budget``: it says how long a run
+    is and nothing else, so a run may go on with a larger one.
     """
-    return _field(default, help, Bounds(least, most, above, below, finite), traced=False)
+    return _field(default, help, Bounds(least, most, above, below, finite), traced=False, budget=budget)
 
 
 def check(config: Any, who: str = "") -> None:
@@ -117,6 +119,18 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     return f" Allowed: {', '.join(allowed)}." if allowed else " There are none."
 
 
+def budget(config: Any, prefix: str = "") -> dict[str, float]:
+    """The fields that say how long a run is, by dotted name."""
+    found: dict[str, float] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            found |= budget(value, f"{prefix}{field.name}.")
+        elif field.metadata.get("budget"):
+            found[prefix + field.name] = value
+    return found
+
+
 def leaves(config: Any, prefix: str = "") -> Iterable[tuple[str, tuple[Any, bool]]]:
     """Dotted name, value, and whether it is traced, of each field that is no config itself."""
     for field in dataclasses.fields(config):
@@ -127,12 +141,12 @@ def leaves(config: Any, prefix: str = "") -> Iterable[tuple[str, tuple[Any, bool
             yield prefix + field.name, (value, field.metadata.get("traced", False))
 
 
-def _field(default: Any, help: str, bounds: Bounds, traced: bool) -> Any:
+def _field(default: Any, help: str, bounds: Bounds, traced: bool, budget: bool = False) -> Any:
     for _, number in numbers_in("", default):
         if not bounds.hold(number):
             raise ValueError(f"a default {bounds.refusal(number)}.")
     marks = ", ".join(filter(None, ["traced" if traced else "", str(bounds)]))
-    metadata = {"traced": traced, "bounds": bounds, "marks": f"[{marks}]" if marks else ""}
+    metadata = {"traced": traced, "budget": budget, "bounds": bounds, "marks": f"[{marks}]" if marks else ""}
     return dataclasses.field(
         default=default, metadata={**metadata, "help": f"{help} {metadata['marks']}".strip() if help else None}
     )

@@ -34,7 +34,10 @@ def dm_control_suite() -> Any:
 def cores() -> int:
     """Cores for the threads of host environments: ``RLX_CORES``, or as many as this process may use."""
     may = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return int(os.environ.get("RLX_CORES") or may)
+    given = os.environ.get("RLX_CORES") or str(may)
+    if not given.isdecimal() or not int(given):
+        raise ValueError(f"RLX_CORES={given!r} is no number of cores: give one from 1 on, or leave it out for {may}.")
+    return int(given)
 
 
 def unknown(prefix: str, task: str, known: list[str]) -> ValueError:

@@ -175,6 +175,21 @@ def update_priorities(state: ReplayState, index: PyTree, priority: Array) -> Rep
     return state._replace(index=state.index._replace(priority=cleared.at[t, index.w].max(priority, mode="drop")))
 
 
+def grow(state: ReplayState, capacity: int) -> ReplayState:
+    """The same rows (numpy), oldest first, in a ring of ``capacity`` rows, which is more than there was; members may lead."""
+    if np.ndim(state.index.head):
+        each = [grow(jax.tree.map(lambda x, m=m: x[m], state), capacity) for m in range(len(state.index.head))]
+        return jax.tree.map(lambda *xs: np.stack(xs), *each)
+    index, old = jax.tree.map(np.asarray, state.index), state.index.flags.shape[0]
+    order = np.asarray(rows_in_order(index))
+    moved = lambda x: np.concatenate([x[order], np.zeros((capacity - old, *x.shape[1:]), x.dtype)])
+    flags = moved(index.flags)
+    flags[int(index.size) + int(index.tail) :] = 0
+    priority = moved(index.priority) if index.priority.size else index.priority
+    index = ReplayIndex(np.asarray(index.size), index.size, index.tail, flags, priority)
+    return ReplayState(index, jax.tree.map(moved, state.data), jax.tree.map(moved, state.overlay))
+
+
 def relabel(state: ReplayState, fn: Callable[..., Mapping[str, Array]], key: Key | None = None) -> ReplayState:
     """Relabelling without touching shared rows: ``fn(rows)`` (``fn(rows, key)`` if a key is given) returns leaves by name
     (``"reward"``, ``"terminated"``, ``"extras/z"``), [C, W, ...], that samplers of this state read in place of the stored

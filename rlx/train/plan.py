@@ -12,7 +12,8 @@ import numpy as np
 
 from rlx.train import processes
 from rlx.train.schedule import budget, streams
-from rlx.types import Agent, Collect, Eval, Key, Members, Problem, ReplayState, Update
+from rlx.train.state import check_initial
+from rlx.types import Agent, AgentState, Collect, Eval, Key, Members, Problem, ReplayState, Update
 
 
 def _need(name: str, known: Any, what: str, where: str) -> None:
@@ -71,8 +72,8 @@ def check_eval(ev: Eval, agent: Agent, problem: Problem) -> None:
         raise ValueError(f"{where}: every and episodes must be at least 1, got {ev.every} and {ev.episodes}.")
 
 
-def validate(agent: Agent, problem: Problem, key: Key | Members) -> None:
-    """Raise ``ValueError`` where agent, problem and key do not fit together."""
+def validate(agent: Agent, problem: Problem, key: Key | Members, init_from: AgentState | None = None) -> None:
+    """Raise ``ValueError`` where agent, problem, key and what the agent begins with do not fit together."""
     if isinstance(key, Members):
         count = key.keys.shape[0] if key.keys.ndim else 0
         if count < 1:
@@ -102,6 +103,8 @@ def validate(agent: Agent, problem: Problem, key: Key | Members) -> None:
                     raise ValueError(f"{where}: an Update needs n >= 1, got {phase.n}.")
                 for source in phase.sample.sources:
                     _need(source, {*agent.buffers, *problem.data}, "source", where)
+    if init_from is not None:
+        check_initial(agent, problem, init_from, key.keys.shape[0] if isinstance(key, Members) else None)
     total = np.sum([budget(agent, s) for s in agent.stages], 0)
     if total.max() >= 2**31:
         raise ValueError(f"the plan has {total.max():.3g} env steps or updates; the clock counts to 2147483647.")

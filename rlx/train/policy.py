@@ -156,14 +156,14 @@ def _shapes(spec: PyTree) -> Any:
     return jax.tree.map(lambda leaf: leaf.shape, spec, is_leaf=lambda x: isinstance(x, Leaf))
 
 
-def load(run_dir: str | os.PathLike, which: Which = "best", member: int = 0) -> Policy:
-    """The policy of a run folder: the best by evaluation return while training, or the last. Of the newest readable checkpoint
-    only what was learned is read.
+def load(run_dir: str | os.PathLike, which: Which | None = "best", member: int = 0) -> Policy:
+    """The policy of a run folder: the best by evaluation return while training, or the last; None: the best where there is one.
+    Of the newest readable checkpoint only what was learned is read.
 
     Raises:
         ValueError: no run folder, no readable checkpoint, one of another agent, no such member, nothing evaluated yet.
     """
-    if which not in ("best", "last"):
+    if which not in ("best", "last", None):
         raise ValueError(f"which={which!r} is unknown; give 'best' or 'last'.")
     run_config = run_configs.read(run_dir)
     if not 0 <= member < run_config.members:
@@ -179,6 +179,7 @@ def load(run_dir: str | os.PathLike, which: Which = "best", member: int = 0) -> 
     _, tree, meta = found
     if which == "best" and not meta["has_best"]:
         raise ValueError(f"{run_dir} has no best policy, as nothing was evaluated so far: give which='last'.")
+    which = which or ("best" if meta["has_best"] else "last")
     row = None
     if not run_config.solo:
         held = member in meta["member_ids"]
@@ -188,6 +189,25 @@ def load(run_dir: str | os.PathLike, which: Which = "best", member: int = 0) -> 
         state, cycle = state._replace(learned=tree["best"]["learned"]), tree["best"]["cycle"]
     state, cycle = (state, cycle) if row is None else jax.tree.map(lambda x: x[row] if np.ndim(x) else x, (state, cycle))
     return Policy(agent, state, problem, meta["stage"], int(cycle), run_config)
+
+
+def initial(run_config: run_configs.RunConfig) -> AgentState | None:
+    """What the run begins with, where its config names another in ``init_from``: the best agent by evaluation return, or the
+    last where nothing was evaluated. Of one run for all members; of as many members, of each for its own.
+
+    Raises:
+        ValueError: as `load`; or it holds another number of members.
+    """
+    folder = run_config.init_from
+    if folder is None:
+        return None
+    there, here = run_configs.read(folder).members, replace(run_config, part=None).members
+    if there == 1:
+        return load(folder, None).state
+    if there != here:
+        raise ValueError(f"{folder} holds {there} members, this run has {here}: give the folder of one run, or of as many.")
+    found = [load(folder, None, member).state for member in range(*(run_config.part or (here,)))]
+    return jax.tree.map(lambda *xs: np.stack(xs), *found)
 
 
 def _template(agent: Agent, problem: Problem, run_config: run_configs.RunConfig, meta: dict[str, Any], folder: Path) -> PyTree:

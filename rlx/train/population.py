@@ -175,8 +175,13 @@ def turns(
         number = waves
     else:
         raise ValueError(f"waves={waves!r}: give 'auto', or a number from 1 to {count}, the members.")
+    memory.check(agent, problem, -(-count // number), devices, limit)
+    return split(count, number)
+
+
+def split(count: int, number: int) -> list[tuple[int, int]]:
+    """``count`` members in ``number`` waves or fewer of equal size, the last one may be smaller: (first, last + 1) of each."""
     each = -(-count // number)
-    memory.check(agent, problem, each, devices, limit)
     return [(a, min(a + each, count)) for a in range(0, count, each)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,7 @@ from rlx.train.compilation import use_persistent_cache
 from rlx.train.cycles import chunk, mixed, over
 from rlx.train.evaluate import Evaluations, summary
 from rlx.train.host import close
+from rlx.train.lock import held
 from rlx.train.options import Diverged, Interrupted, Options
 from rlx.train.placement import EMPTY, Placement, by_member
 from rlx.train.plan import as_key, only, validate
@@ -60,16 +62,18 @@ def run(
         devices: those of this process to use for members; None: all.
 
     Raises:
-        ValueError: something does not fit together, found before anything is compiled.
+        ValueError: something does not fit together, found before anything is compiled; somebody else trains in ``run_dir``.
         Diverged: a metric or an observation stopped being finite.
         Interrupted: SIGTERM or Ctrl-C; everything is saved.
         rlx.train.processes.Gone: another process of the job does not answer any more.
     """
     agent = agent if stages is None else only(agent, stages)
     key = as_key(key)
-    validate(agent, problem, key)
+    validate(agent, problem, key, init_from)
     use_persistent_cache()
-    with Signals() as signals:
+    run_dir = None if run_dir is None else Path(run_dir).expanduser()
+    alone = held(run_dir) if run_dir is not None and processes.is_process_zero() else contextlib.nullcontext()
+    with alone, Signals() as signals:
         return _Runner(agent, problem, key, run_dir, options or Options(), callback, devices, signals).go(init_from)
 
 
@@ -81,7 +85,7 @@ class _Runner:
         agent: Agent,
         problem: Problem,
         key: Key | Members,
-        run_dir: str | os.PathLike | None,
+        run_dir: Path | None,
         options: Options,
         callback: Callback | None,
         devices: Sequence[Any] | None,
@@ -93,7 +97,7 @@ class _Runner:
         self.placement: Placement | None = None
         self.frozen = states.frozen_data(problem)
         self.evaluations = Evaluations()
-        self.run_dir = run_dir = Path(run_dir) if run_dir is not None else None
+        self.run_dir = run_dir
         self.recorder = Recorder(run_dir, options, agent.name, sum(s.cycles for s in agent.stages), callback)
         if self.members is not None:
             self._place(range(self.members.keys.shape[0]))
@@ -124,6 +128,8 @@ class _Runner:
                     if self.recorder.stop:
                         break
             self._save()
+            if self.run_dir is not None and processes.agree(stop=bool(self.signals.asked))["stop"]:
+                self._stop()
             return self.run if self.placement is None else membership.by_member(self.run, self.placement)
         except processes.Gone as e:
             good = self.saver.last_good()
@@ -166,11 +172,10 @@ class _Runner:
         save = todo.save or self.saver.overdue(self.options.checkpoint_seconds)
         look = time.monotonic() - recorder.last_look > LOOK
         asked = processes.agree(save=save, look=look, stop=bool(self.signals.asked))
-        if asked["stop"] and not self.signals.asked:
-            self.signals.asked = "a signal to another process of the job"
+        stop = bool(asked["stop"])  # as all agreed; a signal that comes from here on waits for the next time
         recorder.unseen += done
         exchanges = self.schedule.exchange_every is not None
-        if todo.evals or todo.log or asked["save"] or exchanges or self.signals.asked or asked["look"]:
+        if todo.evals or todo.log or asked["save"] or exchanges or stop or asked["look"]:
             self._check()  # waits for the device; otherwise host and device go on side by side
             recorder.look(run, self.program)
         if todo.evals:
@@ -185,12 +190,15 @@ class _Runner:
             self._compact()
         if recorder.callback is not None and processes.agree(stop=bool(recorder.stop))["stop"]:
             recorder.stop = recorder.stop or "the callback of another process"
-        if asked["save"] or self.signals.asked:
+        if asked["save"] or stop:
             self._save()
-        if self.signals.asked:
-            where = f"stage {self.program.stage.name!r} after cycle {run.cycle} of {self.program.stage.cycles}"
-            kept = "The same command goes on from there." if self.run_dir else "Nothing was kept: there is no run folder."
-            raise Interrupted(f"{self.signals.asked}: stopped in {where}. {kept}")
+        if stop:
+            self._stop()
+
+    def _stop(self) -> None:
+        where = f"stage {self.program.stage.name!r} after cycle {self.run.cycle} of {self.program.stage.cycles}"
+        kept = "The same command goes on from there." if self.run_dir else "Nothing was kept: there is no run folder."
+        raise Interrupted(f"{self.signals.asked or 'a signal to another process of the job'}: stopped in {where}. {kept}")
 
     def _evaluate(self, evals: Sequence[Eval]) -> None:
         run, program, placement = self.run, self.program, self.placement
@@ -276,6 +284,7 @@ class _Runner:
                 f"{self.run_dir} holds a run of {meta.get('agent')!r}, not of {self.agent.name!r}: "
                 "give another run folder, or the agent that it was made with."
             )
+        layout.same_past(self.agent, meta, self.run_dir or "")
         if self.members is not None:
             self._place([m for m in meta["member_ids"] if m != EMPTY])
             self.run = states.start(self.agent, self.problem, self.key, None, self.placement)

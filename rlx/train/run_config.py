@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import platform
-from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -19,6 +16,7 @@ from rlx._version import __version__
 from rlx.files import write_text
 from rlx.precision import Precision, exact
 from rlx.train import layout
+from rlx.train.checkpoint import Checkpoints
 from rlx.train.population import members
 from rlx.types import Agent, Collect, Eval, Host, Key, Members, Problem, Sampler, Stage, Update
 
@@ -40,6 +38,7 @@ class RunConfig:
     settings: tuple[dict[str, float], ...] = ()  # traced values by name, each with every seed; () is those of the config
     part: tuple[int, int] | None = None  # first and last + 1 of the members that run here; None: all
     precision: Precision = "default"  # of products in networks; all others are exact
+    init_from: str | None = None  # the run folder whose agent, as learned, is what this one begins with
     imports: tuple[str, ...] = ()  # modules that register agent or environment, imported when this is read back
 
     def __post_init__(self) -> None:
@@ -87,6 +86,14 @@ class RunConfig:
         """Where ``other`` departs from this one: ``"seed: 0, not 1"``."""
         mine, theirs = _flat(self), _flat(other)
         return [f"{k}: {mine.get(k)!r}, not {theirs.get(k)!r}" for k in {**mine, **theirs} if mine.get(k) != theirs.get(k)]
+
+    def longer(self, other: RunConfig) -> bool:
+        """Whether ``other`` is this run with a larger budget, and nothing else differs."""
+        if self.agent != other.agent:
+            return False
+        mine, theirs = config.budget(self.config), config.budget(other.config)
+        larger = all(mine[k] <= theirs[k] for k in mine)
+        return larger and not replace(self, config=config.replace(self.config, theirs)).differences(other)
 
 
 def _exactly(record: Any) -> Any:
@@ -155,11 +162,12 @@ def read(run_dir: str | os.PathLike) -> RunConfig:
         raise ValueError(f"{path} is not a config of this version of rlx: {error}.") from None
 
 
-def keep(run_config: RunConfig, run_dir: Path) -> bool:
-    """Writes the run config into ``run_dir``; True where the same one was there already, so that its run goes on.
+def keep(run_config: RunConfig, run_dir: Path, agent: Agent | None = None) -> bool:
+    """Writes the run config into ``run_dir``; True where the same one was there already, so that its run goes on. With the
+    ``agent`` of the run config also where the one there has a smaller budget; its result goes, since it is about to change.
 
     Raises:
-        ValueError: the folder holds the run of another run config.
+        ValueError: the folder holds the run of another run config, or one that has gone on to a stage after the longer one.
         OSError: the folder cannot be written.
     """
     path = run_dir / FILE
@@ -168,28 +176,20 @@ def keep(run_config: RunConfig, run_dir: Path) -> bool:
         if old.agent != run_config.agent:
             raise ValueError(f"{run_dir} holds a run of {old.agent!r}, not of {run_config.agent!r}. Give another --run-dir.")
         differs = old.differences(run_config)
-        if differs:
+        if differs and agent is not None and old.longer(run_config):
+            saved = Checkpoints(run_dir / "checkpoints")
+            newest = saved.last()
+            if newest is not None:
+                layout.same_past(agent, saved.meta(int(newest.name)), run_dir)
+            write_text(path, run_config.to_json())
+            (run_dir / "result.json").unlink(missing_ok=True)
+        elif differs:
+            budget = " or ".join(f"agent.{k}" for k in config.budget(run_config.config))
             raise ValueError(
                 f"{run_dir} holds a run with another configuration ({'; '.join(differs)}). "
-                "Give another --run-dir, or the flags that it was made with."
+                f"Give another --run-dir, or the flags that it was made with; only {budget or 'its budget'} may grow."
             )
         return True
     run_dir.mkdir(parents=True, exist_ok=True)
     write_text(path, run_config.to_json())
     return False
-
-
-@contextlib.contextmanager
-def held(run_dir: Path) -> Iterator[None]:
-    """The run folder for this process alone, as long as it lives.
-
-    Raises:
-        ValueError: another process trains there.
-    """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another process trains in {run_dir} at this moment: wait for it, or give another.") from None
-        yield

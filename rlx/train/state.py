@@ -10,6 +10,7 @@ import numpy as np
 
 from rlx import keys
 from rlx._version import __version__
+from rlx.replay.buffer import grow
 from rlx.train import host, phases
 from rlx.train.checkpoint import is_key
 from rlx.train.host import device_state, stack
@@ -38,7 +39,7 @@ def start(
     agent: Agent, problem: Problem, key: Any, init_from: AgentState | None = None, placement: Placement | None = None
 ) -> RunState:
     """A run before its first stage. ``key``: a typed key, or `Members` (``placement``: as those lie there)."""
-    root, given, total = key, {}, None
+    root, given, total, here = key, {}, None, None
     if isinstance(key, Members):
         total = key.keys.shape[0]
         placement = placement or Placement.of(range(total), total)
@@ -52,8 +53,7 @@ def start(
     hyper = {k: jnp.broadcast_to(jnp.asarray(given.get(k, v), jnp.float32), lead) for k, v in agent.hyper.items()}
     state = _mapped(lambda k, h: agent.init(keys.fold(k, "init"), h), placement)(root, hyper)
     if init_from is not None:
-        learned = jax.tree.map(lambda new, old: jnp.broadcast_to(new, old.shape), init_from.learned, state.learned)
-        state = state._replace(learned=put(placement, learned))
+        state = state._replace(learned=put(placement, _initial(init_from.learned, state.learned, here)))
     sources = {}
     for name, data in problem.data.items():
         if isinstance(data, ReplayState):
@@ -66,6 +66,27 @@ def start(
     reports = {"tally": None, "running": put(placement, jnp.ones(lead, bool)), "scores": np.full(each, -np.inf, np.float32)}
     member_ids = None if placement is None else placement.member_ids[placement.own]
     return RunState(root, 0, 0, state, {}, sources, counts, {}, np.ones(each, bool), reports, member_ids)
+
+
+def _initial(given: PyTree, made: PyTree, here: np.ndarray | None) -> PyTree:
+    """``given`` in the shapes that the agent has ``made``: of one run for all members, or of each for its own."""
+    wide = lambda new, old: jnp.broadcast_to(new, old.shape) if here is None or new.ndim < old.ndim else jnp.asarray(new)[here]
+    return jax.tree.unflatten(jax.tree.structure(made), map(wide, jax.tree.leaves(given), jax.tree.leaves(made)))
+
+
+def check_initial(agent: Agent, problem: Problem, init_from: AgentState, members: int | None) -> None:
+    """Raises ValueError where ``init_from`` is not what ``agent`` begins with, of one run or of each of so many ``members``."""
+    named = jax.tree_util.tree_leaves_with_path
+    shapes = lambda tree, cut: {jax.tree_util.keystr(path): tuple(x.shape[cut:]) for path, x in named(tree)}
+    want = shapes(outline(agent, problem, 0)[0].learned, 0)
+    one, each = shapes(init_from.learned, 0), shapes(init_from.learned, 1)
+    of_each = members is not None and each == want and {len(x) for x in jax.tree.leaves(init_from.learned)} == {members}
+    if one != want and not of_each:
+        name = next(k for k in {**want, **one} if want.get(k) != one.get(k))
+        raise ValueError(
+            f"init_from does not fit: {name} has shape {one.get(name, 'none')}, that of {agent.name} here is "
+            f"{want.get(name, 'none')}. Give what an agent of the same kind and sizes has learned."
+        )
 
 
 def put(placement: Placement | None, tree: PyTree) -> PyTree:
@@ -239,6 +260,8 @@ def pack(agent: Agent, frozen: dict[str, PyTree], run: RunState) -> tuple[PyTree
         "agent": agent.name,
         "stage": run.stage,
         "cycle": run.cycle,
+        "plan": [[stage.name, stage.cycles] for stage in agent.stages],
+        "capacity": {k: agent.buffers[k].capacity for k in sources if k in agent.buffers},
         "has_best": bool(run.best),
         "retired": sorted(run.retired),
         "alive": np.asarray(run.alive).tolist(),
@@ -261,12 +284,22 @@ def template(agent: Agent, frozen: dict[str, PyTree], run: RunState, meta: dict[
         overlay = {k: jax.ShapeDtypeStruct(tuple(v), np.dtype(d)) for k, (v, d) in shapes.items()}
         tree["sources"][name] = tree["sources"][name]._replace(overlay=overlay)
     tree = jax.tree.map(lambda x: _later(x, before), tree)
+    for name, capacity in meta["capacity"].items():
+        if capacity < agent.buffers[name].capacity:
+            tree["sources"][name] = _of_capacity(tree["sources"][name], capacity)
     for name, shapes in meta["host_envs"].items():
         saved = {k: np.empty(tuple(s), np.dtype(d)) for k, (s, d) in shapes.items()}
         tree["rollouts"][name] = tree["rollouts"][name]._replace(env=saved)
     if meta["retired"]:
         tree["retired"] = {k: jax.tree.map(lambda x: _later(x, run.alive.size), tree[k]) for k in meta["retired"]}
     return tree
+
+
+def _of_capacity(source: ReplayState, capacity: int) -> ReplayState:
+    """The template of a replay that had so many rows, from that of a larger one."""
+    axis, now = np.ndim(source.index.head), source.index.flags.shape[-2]
+    fewer = lambda x: x if x.shape[axis : axis + 1] != (now,) else _later(np.take(x, range(capacity), axis))
+    return jax.tree.map(fewer, source)
 
 
 def _later(x: Any, lead: int | None = None) -> Any:
@@ -294,6 +327,8 @@ def unpack(
     scores = np.asarray(jax.tree.map(float, meta["scores"]), np.float32)
     run.reports.update(tally=device(tree["tally"]), running=device(tree["running"]), scores=scores)
     for name, source in tree["sources"].items():
+        if name in agent.buffers and source.index.flags.shape[-2] < agent.buffers[name].capacity:
+            source = grow(source, agent.buffers[name].capacity)
         if name in frozen:
             run.sources[name] = ReplayState(device(source.index), frozen[name], device(source.overlay))
         elif agent.buffers[name].device:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rlx import replay
-from rlx.replay.buffer import stored
+from rlx.replay.buffer import grow, stored
 from rlx.types import Row
 from tests.replay.coded import HYPER, World, codes, example, fill, sample
 
@@ -45,6 +45,20 @@ def test_rows_are_kept_bit_for_bit_with_their_dtypes():
     expected = world.rows(2, 12)  # rows 2 to 12 and the tail, 13
     order = np.asarray((state.index.head - state.index.size + jnp.arange(12)) % 12)
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x)[order], y), stored(state), expected)
+
+
+@pytest.mark.parametrize("blocks", [[5], [7, 6], [11]])  # with room to spare, wrapped, and just full
+@pytest.mark.parametrize("tail", [True, False])
+def test_a_ring_that_grows_is_one_that_had_the_room(blocks, tail):
+    buffer, state = fill(World(LENGTHS), 12, blocks, tail, device=False, priorities=True)
+    grown = grow(state, 20)
+    total, kept = sum(blocks), min(sum(blocks), 11)
+    assert (int(grown.index.size), int(grown.index.head), bool(grown.index.tail)) == (kept, kept, tail)
+    expected = World(LENGTHS).rows(total - kept, kept + tail)
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x)[: kept + tail], y), stored(grown), expected)
+    assert grown.index.flags.shape == grown.index.priority.shape == (20, 3) and not grown.index.flags[kept + tail :].any()
+    two = jax.tree.map(lambda x: np.stack([x, x]), state)
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[1], y), grow(two, 20), grown)
 
 
 def test_nbytes_is_what_init_allocates():

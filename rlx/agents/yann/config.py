@@ -15,7 +15,7 @@ class Config:
     """YANN-DDPG: an actor-critic that starts as an explicit model predictive controller."""
 
     # the run
-    episodes: int = size(50, least=1)  # of full length, in all; the warm-up included
+    episodes: int = size(50, least=1, budget=True)  # of full length, in all; the warm-up included
     n_envs: int = size(1, least=1)  # streams side by side
     warmup: int = size(256, least=1)  # decisions before the first update
     updates: int = size(1, least=1)  # per decision
