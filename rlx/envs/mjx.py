@@ -1,11 +1,14 @@
 """dm_control's tasks on a device, through MJX: ``mjx:cartpole-swingup``. And MuJoCo Playground's names, where installed.
 
-The tasks are those of ``dmc:``, text for text. Elsewhere than on NVIDIA's devices MJX runs its JAX implementation.
+The tasks are those of ``dmc:``, text for text. MJX runs its Warp implementation on NVIDIA's devices, where Warp is installed,
+else its JAX implementation.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+import warnings
+from functools import cache, lru_cache
+from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,11 +23,49 @@ from rlx.envs.tasks.base import MujocoTask
 from rlx.types import Array, Env, Key, Leaf, PyTree, Spec, Step
 
 _KINEMATIC = {"qpos", "qvel", "ctrl", "xpos", "xmat", "xipos", "geom_xpos"}
+# What decides the future. All else follows, and is not kept: some of Warp's arrays belong to all streams together.
+_STATE = ("qpos", "qvel", "act", "time", "qacc_warmstart")
 
 
-def implementation() -> str:
-    """ "warp" where a CUDA device computes, else "jax"."""
-    return "warp" if jax.default_backend() in ("gpu", "cuda") else "jax"
+IMPLEMENTATIONS = ("jax", "warp")
+GET_WARP = "pip install 'rlx[warp]'"
+
+
+def implementation(backend: str, warp: bool, asked: str | None = None) -> str:
+    """What MJX runs where JAX computes on ``backend`` and ``warp`` is installed or not: what was ``asked`` for; else "warp" on
+    CUDA where it is there, and "jax".
+
+    Raises:
+        ValueError: what was asked for is unknown, or is not there.
+    """
+    cuda = backend in ("gpu", "cuda")
+    if asked is None:
+        return "warp" if cuda and warp else "jax"
+    if asked not in IMPLEMENTATIONS:
+        raise ValueError(f"mjx: impl={asked!r} is unknown; give 'jax' or 'warp', or leave it out.")
+    if asked == "warp" and not (cuda or backend == "cpu"):
+        raise ValueError(
+            f"mjx: impl='warp' runs on NVIDIA devices and CPUs, not on {backend}. Give impl='jax', or leave it out."
+        )
+    if asked == "warp" and not warp:
+        raise ValueError(
+            f"mjx: impl='warp' needs Warp, which is not installed: {GET_WARP}. Or give impl='jax', or leave it out."
+        )
+    return asked
+
+
+def _chosen(asked: str | None) -> str:
+    backend, warp = jax.default_backend(), find_spec("warp") is not None
+    found = implementation(backend, warp, asked)
+    if asked is None and found == "jax" and implementation(backend, True) == "warp":
+        _say_once()
+    return found
+
+
+@cache
+def _say_once() -> None:
+    message = f"mjx: runs MJX's JAX implementation, as Warp, which is faster on NVIDIA devices, is not installed: {GET_WARP}."
+    warnings.warn(message, stacklevel=2)
 
 
 def names() -> list[str]:
@@ -41,16 +82,18 @@ def _playground_names() -> tuple[str, ...]:
 
 
 def make(name: str, *, repeat: int = 1, time_limit: int | None = None, impl: str | None = None) -> Env:
-    """``impl``: MJX's implementation, "jax" or "warp" (NVIDIA only); None chooses.
+    """``impl``: MJX's implementation, "jax" or "warp"; None chooses (`implementation`).
 
     Raises:
-        ValueError: unknown task.
+        ValueError: unknown task, or an implementation that cannot be had.
     """
     positive(repeat=repeat, time_limit=time_limit)
     if name in tasks.names():
-        return _own(name, tasks.get(name), repeat, time_limit, impl or implementation())
+        return _own(name, tasks.get(name), repeat, time_limit, _chosen(impl))
     if name in _playground_names():
-        return _playground(name, repeat, time_limit, impl or implementation())
+        if impl not in (None, "jax"):
+            raise ValueError(f"mjx:{name} is of MuJoCo Playground, which here runs with impl='jax' alone; {impl!r} was given.")
+        return _playground(name, repeat, time_limit)
     if name[:1].isupper() and not _playground_names():
         raise ValueError(f"mjx:{name} looks like a name of MuJoCo Playground: pip install 'rlx[playground]'.")
     raise unknown("mjx", name, names())
@@ -74,10 +117,10 @@ def _own(name: str, task: MujocoTask, repeat: int, time_limit: int | None, impl:
             arrays["xmat"] = arrays["xmat"].reshape(*arrays["xmat"].shape[:-2], 9)
         return SimpleNamespace(**arrays, goal=goal)
 
-    def arrive(state: dict[str, Any], reward: Array, first: bool) -> Step:
-        obs = task.observe(jnp, c, view(state["data"], state["goal"])).astype(jnp.float32)
-        no = jnp.bool_(False)
-        return Step(obs, reward.astype(jnp.float32), no, state["t"] >= limit, jnp.bool_(first), {})
+    def arrive(data: Any, goal: Array, t: Array, reward: Array, first: bool) -> tuple[dict[str, Any], Step]:
+        obs = task.observe(jnp, c, view(data, goal)).astype(jnp.float32)
+        state = {**{name: getattr(data, name) for name in _STATE}, "goal": goal, "t": t}
+        return state, Step(obs, reward.astype(jnp.float32), jnp.bool_(False), t >= limit, jnp.bool_(first), {})
 
     # what the task reads follows from the positions alone, or needs all of a forward pass (which compiles much longer)
     derive = mjx.kinematics if set(task.fields) <= _KINEMATIC else mjx.forward
@@ -95,13 +138,13 @@ def _own(name: str, task: MujocoTask, repeat: int, time_limit: int | None, impl:
             data = settle(model, data, task.settle).replace(time=jnp.float32(0))
         data = derive(model, data)
         goal = jnp.zeros(task.goal or (0,)) if goal is None else goal
-        state = {"data": data, "goal": goal.astype(jnp.float32), "t": jnp.int32(0)}
-        return state, arrive(state, jnp.float32(0), True)
+        return arrive(data, goal.astype(jnp.float32), jnp.int32(0), jnp.float32(0), True)
 
     def step(params: PyTree, state: PyTree, action: Array, key: Key) -> tuple[PyTree, Step]:
         del key
         model = params["model"]
-        data = state["data"].replace(ctrl=low + (jnp.clip(action, -1.0, 1.0) + 1.0) * (high - low) / 2)
+        ctrl = low + (jnp.clip(action, -1.0, 1.0) + 1.0) * (high - low) / 2
+        data = mjx.make_data(native, impl=impl).replace(**{name: state[name] for name in _STATE}, ctrl=ctrl)
 
         def once(carry: tuple, _: None) -> tuple[tuple, None]:
             data, total = carry
@@ -110,8 +153,7 @@ def _own(name: str, task: MujocoTask, repeat: int, time_limit: int | None, impl:
             return (data, total + task.reward(jnp, c, view(data, state["goal"])).astype(jnp.float32)), None
 
         (data, total), _ = jax.lax.scan(once, (data, jnp.float32(0)), None, repeat)
-        state = {**state, "data": data, "t": state["t"] + 1}
-        return state, arrive(state, total, False)
+        return arrive(data, state["goal"], state["t"] + 1, total, False)
 
     size = jax.eval_shape(lambda k: reset({"model": model}, k)[1].obs, jax.random.key(0)).shape
     range_ = Leaf((native.nu,), np.float32, *native.actuator_ctrlrange.T)
@@ -124,7 +166,7 @@ def _renderer(native: Any) -> Any:
         import mujoco
 
         data = mujoco.MjData(native)
-        data.qpos[:] = np.asarray(state["data"].qpos)
+        data.qpos[:] = np.asarray(state["qpos"])
         mujoco.mj_forward(native, data)
         try:
             with mujoco.Renderer(native, 256, 256) as renderer:
@@ -136,12 +178,12 @@ def _renderer(native: Any) -> Any:
     return render
 
 
-def _playground(name: str, repeat: int, time_limit: int | None, impl: str) -> Env:
+def _playground(name: str, repeat: int, time_limit: int | None) -> Env:
     from mujoco_playground import registry
 
     config = registry.get_default_config(name)
     if "impl" in config:
-        config.impl = impl
+        config.impl = "jax"  # the states of its environments hold what Warp shares between streams
     inner = registry.load(name, config=config)
     limit = time_limit or -(-int(config.episode_length) // repeat)
     return from_brax(f"mjx:{name}", inner, limit, repeat)

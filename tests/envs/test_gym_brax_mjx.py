@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 
 import gymnasium
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 import rlx.envs
-from rlx.envs import tasks
+from rlx.envs import mjx, tasks
 from rlx.keys import HostKey
 
 
@@ -125,7 +126,7 @@ def test_mjx_observes_and_rewards_as_native_mujoco():
     c = task.find(native)
     state, step = jax.jit(env.reset)(env.params, jax.random.key(0))
     data = mujoco.MjData(native)
-    data.qpos[:], data.qvel[:] = np.asarray(state["data"].qpos), np.asarray(state["data"].qvel)
+    data.qpos[:], data.qvel[:] = np.asarray(state["qpos"]), np.asarray(state["qvel"])
     advance = jax.jit(env.step)
     for i in range(5):
         action = jnp.array([np.cos(i)], jnp.float32)
@@ -149,6 +150,72 @@ def test_mjx_names_and_brax_names():
         rlx.envs.make("brax:ants")
     with pytest.raises(ValueError, match="backend='warp'"):
         rlx.envs.make("brax:ant", backend="warp")
+
+
+IMPLEMENTATIONS = {  # (backend, whether Warp is installed, what was asked for) -> what runs, or what is said
+    ("cpu", False, None): "jax",
+    ("cpu", True, None): "jax",
+    ("tpu", False, None): "jax",
+    ("tpu", True, None): "jax",
+    ("gpu", False, None): "jax",
+    ("gpu", True, None): "warp",
+    ("gpu", False, "jax"): "jax",
+    ("gpu", True, "jax"): "jax",
+    ("cpu", True, "jax"): "jax",
+    ("gpu", True, "warp"): "warp",
+    ("cpu", True, "warp"): "warp",
+    ("gpu", False, "warp"): r"not installed: pip install 'rlx\[warp\]'",
+    ("cpu", False, "warp"): r"not installed: pip install 'rlx\[warp\]'",
+    ("tpu", True, "warp"): "NVIDIA devices and CPUs, not on tpu",
+    ("gpu", True, "wrap"): "'wrap' is unknown; give 'jax' or 'warp'",
+}
+
+
+@pytest.mark.parametrize("case", IMPLEMENTATIONS, ids=str)
+def test_mjx_runs_what_is_there_and_names_what_is_not(case):
+    wanted = IMPLEMENTATIONS[case]
+    if wanted in mjx.IMPLEMENTATIONS:
+        assert mjx.implementation(*case) == wanted
+    else:
+        with pytest.raises(ValueError, match=wanted):
+            mjx.implementation(*case)
+
+
+def test_mjx_without_warp_says_once_how_to_get_it(monkeypatch):
+    """JAX computes on the CPU here; that it were on CUDA is what is put in its place."""
+    monkeypatch.setattr(mjx, "find_spec", lambda name: None)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    mjx._say_once.cache_clear()
+    with pytest.warns(UserWarning, match=r"JAX implementation.*pip install 'rlx\[warp\]'") as said:
+        envs = [rlx.envs.make("mjx:pendulum-swingup") for _ in range(2)]
+    mjx._say_once.cache_clear()
+    assert len(said) == 1 and all("qpos" in jax.eval_shape(e.reset, e.params, jax.random.key(0))[0] for e in envs)
+
+
+def test_mjx_with_warp_asked_for_and_not_there(monkeypatch):
+    monkeypatch.setattr(mjx, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install 'rlx\[warp\]'"):
+        rlx.envs.make("mjx:pendulum-swingup", impl="warp")
+
+
+def acted(vec, key):
+    policy = lambda carry, step, now: (jnp.array([[0.3], [-0.5], [0.9]]), carry, {})
+    return rlx.envs.rollout(vec, vec.params, policy, rlx.envs.begin(vec, vec.params, (), key), key, 7)[1]
+
+
+@pytest.mark.slow
+def test_mjx_with_warp_steps_restarts_and_repeats_as_with_jax():
+    """On the CPU where there is no NVIDIA device; Warp's arrays that all streams share must not reach what is carried."""
+    pytest.importorskip("warp")
+    rows = {}
+    for impl in mjx.IMPLEMENTATIONS:
+        env = rlx.envs.make("mjx:pendulum-swingup", impl=impl, repeat=2, time_limit=3)
+        vec = rlx.envs.batch(env, 3)
+        rows[impl] = jax.jit(partial(acted, vec))(jax.random.key(0))
+    np.testing.assert_array_equal(rows["warp"].first, rows["jax"].first)
+    assert rows["warp"].first.sum() == 6
+    for name in ("obs", "reward"):
+        np.testing.assert_allclose(getattr(rows["warp"], name), getattr(rows["jax"], name), atol=1e-5)
 
 
 def test_playground():
