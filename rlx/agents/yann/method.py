@@ -116,6 +116,7 @@ def make(config: Config, problem: Problem) -> Agent:
         stages(learner, limit),
         envs={"train": batch_of(env, config.n_envs)},
         buffers={"replay": replay.ring(rows, config.n_envs)},
+        reads=("model",),
         modes=("explore", "eval", "base"),
         evals=(Eval("main", which, config.eval_episodes, eval_cycles(config, limit), stages=("warmup", "learn")),),
         on_eval=on_eval,
