@@ -354,7 +354,8 @@ def morec(problem: Problem) -> Agent:
     )  # fmt: skip
     return Agent(
         "morec", None, {"lr": 0.05, "discount": 0.9}, init, reactive, stages,
-        envs={"model": batch(model_env(), 6, ends="stop")}, buffers={"imagined": replay.ring(40, 6)}, reads=("data",), evals=evals,
+        envs={"model": batch(model_env(), 6, ends="stop")}, buffers={"imagined": replay.ring(40, 6)},
+        reads=("data",), evals=evals,
     )  # fmt: skip
 
 
