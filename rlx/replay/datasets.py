@@ -107,7 +107,7 @@ def from_d4rl(data: Mapping[str, Any] | str | os.PathLike, bounds: Bounds | None
         _need(given, known[:4], "it")
         given = {k: columns.numbers(given[k], k) for k in known if k in given}
         count = _one_length(given)
-        obs, following = (given.get(k) for k in ("observations", "next_observations"))
+        obs, following = given["observations"], given.get("next_observations")
         for k in given:
             columns.finite(given[k], k)
         actions = columns.actions(columns.scaled(given["actions"], bounds, "actions"), "actions")
