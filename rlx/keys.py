@@ -6,8 +6,11 @@ change it.
 
 from __future__ import annotations
 
+import operator
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +18,41 @@ import numpy as np
 
 from rlx.types import Array, Key
 
+MOST_SEED = 2**64 - 1
 MOST_PACKED = 2**18  # numbers whose index leaves 13 random bits of 31
+
+
+def checked(seed: Any) -> int:
+    """``seed`` as an int, for what takes a seed as a number, such as numpy's generators.
+
+    Raises:
+        ValueError: it is no whole number from 0 to 2^64 - 1.
+    """
+    try:
+        number = -1 if isinstance(seed, (bool, np.bool_)) else operator.index(seed)
+    except TypeError:
+        number = -1
+    if not 0 <= number <= MOST_SEED:
+        raise ValueError(f"seed {seed!r}: give a whole number from 0 to {MOST_SEED}, which is 2^64 - 1.")
+    return number
+
+
+def root(seed: SupportsIndex) -> Key:
+    """The key of a seed: its two halves of 32 bits are the words of the key, so no two seeds share one.
+
+    For seeds below 2^32 that is ``jax.random.key(seed)``, which drops the upper half of larger ones and overflows from 2^63 on.
+
+    Raises:
+        ValueError: it is no whole number from 0 to 2^64 - 1.
+    """
+    return roots([seed])[0]
+
+
+def roots(seeds: Iterable[SupportsIndex]) -> Key:
+    """Keys [M] of seeds, made from numbers on the host: JAX has no 64-bit integers by default. Raises as `root`."""
+    words = np.array([divmod(checked(seed), 2**32) for seed in seeds], np.uint32).reshape(-1, 2)
+    size = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).shape[-1]  # more than 2 in JAX's other generators
+    return jax.random.wrap_key_data(jnp.asarray(np.tile(words, size // 2)))
 
 
 def fold(key: Key, *path: str | int | Array) -> Key:

@@ -32,7 +32,7 @@ class Flags:
     out: str = ""  # the file to write, such as data.npz
     mode: str = "eval"  # a mode of the agent, such as explore or eval, or: random
     streams: int = config.size(10, least=1, most=MOST)  # episodes side by side
-    seed: int = config.size(0, least=0, most=MOST)
+    seed: int = config.size(0, least=0, most=keys.MOST_SEED)
     which: Literal["best", "last"] = "best"
     member: int = config.size(0, least=0)  # of a run with several: seeds first, then settings
     repeat: int | None = config.size(None, least=1, most=MOST)  # without a run: simulation steps per decision
@@ -51,7 +51,7 @@ def body(argv: list[str]) -> None:
     flags: Flags = config.parse(Flags(), argv, PRESETS, prog="rlx collect", description=(__doc__ or "").strip())
     policy, env = _who_and_where(flags)
     out = Path(flags.out)
-    episodes = collect(policy, env, flags.steps, flags.streams, flags.mode, jax.random.key(flags.seed))
+    episodes = collect(policy, env, flags.steps, flags.streams, flags.mode, keys.root(flags.seed))
     datasets.write(out, episodes)
     returns = np.array([float(e.reward.sum()) for e in episodes])
     whole = np.array([bool(e.terminated[-1]) or len(e.reward) - 1 == env.spec.horizon for e in episodes])
@@ -108,8 +108,6 @@ def collect(policy: Policy | None, env: Env | HostEnv, steps: int, streams: int,
     finally:
         vec.close()
     whole = jax.tree.map(lambda *xs: np.concatenate(xs), *blocks)
-    if env.spec.action.choices is None:
-        whole = whole._replace(action=np.clip(whole.action, -1, 1))  # as the environment did
     buffer = Replay(len(whole.reward) + 2, streams, device=False)
     state = buffer.init(jax.tree.map(lambda x: x[0, 0], whole))
     return buffer.export(buffer.close(buffer.add(state, whole, jax.tree.map(np.asarray, tail))))

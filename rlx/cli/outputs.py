@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from rlx import files, keys
@@ -18,7 +17,6 @@ from rlx.cli import console
 from rlx.train import run_config as run_configs
 from rlx.train import stats, video
 from rlx.train.logging import read as read_metrics
-from rlx.train.pictures import literal
 from rlx.train.policy import Policy
 from rlx.types import Env, HostEnv
 
@@ -49,12 +47,11 @@ def curve(run_dir: Path) -> Path | None:
         returns = [np.asarray(line["returns"], float).ravel() for line in mine]
         returns = [r[np.isfinite(r)] for r in returns]
         bounds = np.array([interval(r, 500) for r in returns])
-        (drawn,) = axes.plot(x, [r.mean() for r in returns], marker=".", label=literal(name))
+        (drawn,) = axes.plot(x, [r.mean() for r in returns], marker=".", label=name)
         axes.fill_between(x, *bounds.T, alpha=0.2, color=drawn.get_color(), linewidth=0)
         axes.set(xlabel={"env_steps": "environment steps", "updates": "updates"}[unit], ylabel="return of an evaluation")
     run_config = run_configs.read(run_dir)
-    title = literal(f"{run_config.agent} on {run_config.env}")
-    axes.set_title(f"{title}: mean and 95% interval over episodes", fontsize="medium")
+    axes.set_title(f"{run_config.agent} on {run_config.env}: mean and 95% interval over episodes", fontsize="medium")
     axes.legend() if len(axes.lines) > 1 else None
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
@@ -103,7 +100,7 @@ def ranked(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
 
 def film(policy: Policy, env: Env | HostEnv, run_dir: Path, seed: int) -> Path | None:
     """One episode as a video in ``run_dir``. Without a renderer there is none, and a message says why."""
-    key = keys.fold(jax.random.key(seed), "video")
+    key = keys.fold(keys.root(seed), "video")
     try:
         return video.record(policy, env, run_dir / "video", key, progress=_progress)
     except Exception as error:  # renderers fail in all ways: a video is never worth a run

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import jax
 import tyro
 
-from rlx import config, files
+from rlx import config, files, keys
 from rlx.cli import console, outputs
 from rlx.cli.console import MOST
 from rlx.cli.train import MOST_SEEDS, RUN_CONFIG_FLAGS, given_run_config, parse, train_waves
@@ -42,7 +42,7 @@ class Flags:
     time_limit: int | None = flag(None, "decisions per episode; None: the environment's own", least=1, most=MOST)
     data: str | None = flag(None, "a dataset, for agents that learn from one")
     precision: Precision = flag("default", "of products in networks: default, as JAX has it (TF32 on GPUs); highest: all bits")
-    seed: int = flag(0, "the root of all randomness, of the search too", least=0, most=MOST)
+    seed: int = flag(0, "the root of all randomness, of the search too", least=0, most=keys.MOST_SEED)
     init_from: str | None = flag(None, "every run begins with what the agent of this run folder has learned")
     run_dir: str = flag("", "where everything goes; default: runs/AGENT/ENV/sweep")
     episodes: int = flag(10, "of the evaluation at the end of each trial", least=1, most=MOST)

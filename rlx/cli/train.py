@@ -49,7 +49,7 @@ class Flags:
     time_limit: int | None = _flag(None, "decisions per episode; None: the environment's own", least=1, most=MOST)
     data: str | None = _flag(None, "a dataset, as `rlx collect` writes it, for agents that learn from one")
     precision: Precision = _flag("default", "of products in networks: default, as JAX has it (TF32 on GPUs); highest: all bits")
-    seed: int = _flag(0, "the root of all randomness", least=0, most=MOST)
+    seed: int = _flag(0, "the root of all randomness", least=0, most=keys.MOST_SEED)
     seeds: int = _flag(1, "so many seeds, from --seed on, as one program", least=1, most=MOST_SEEDS)
     grid: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = _flag(
         (), "[traced] values to sweep in the same program, with all seeds: agent.actor_lr=1e-3,3e-4; may be given several times"
@@ -275,7 +275,7 @@ def _last_returns(
 ) -> np.ndarray:
     """Of each member [M, E], all at once, on keys that training never used."""
     seeds = [seed for seed, _ in run_config.who()]
-    roots = jax.vmap(lambda seed: keys.fold(jax.random.key(seed), "final evaluation"))(np.array(seeds))
+    roots = jax.vmap(lambda root: keys.fold(root, "final evaluation"))(keys.roots(seeds))
     if run_config.solo:
         return evaluate(agent, problem, learned, roots[0], state.stage, state.cycle, episodes)["returns"][None]
     placement = Placement.of(range(len(seeds)), len(seeds))

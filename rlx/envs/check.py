@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlx import keys
 from rlx.envs import actions
 from rlx.envs.base import Policy, batch, begin, rollout
 from rlx.envs.check_types import faults_of_types
@@ -65,7 +66,7 @@ def _run(env: Env | HostEnv, vec: VecEnv, seed: int, half: int, episodes: int, f
             blocks.append(rows)
         return jax.tree.map(lambda *x: np.concatenate(x), *blocks), loop, saved
 
-    key, notes = jax.random.key(seed), []
+    key, notes = keys.root(seed), []
     rows, loop, saved = play(key, episodes)
     begun = jax.tree.map(lambda x: x[: 2 * half], rows)
     _leaves(env, rows, faults)
@@ -73,7 +74,7 @@ def _run(env: Env | HostEnv, vec: VecEnv, seed: int, half: int, episodes: int, f
     _bounds(env, faults)
     if not _equal(begun, play(key, 0)[0]):
         faults.append("The same key gave other rows. Take all randomness from the key: no global generator, no hidden state.")
-    if _equal(jax.tree.map(lambda x: x[0], rows.obs), start(jax.random.key(seed + 1)).step.obs):
+    if _equal(jax.tree.map(lambda x: x[0], rows.obs), start(keys.root((seed + 1) % 2**64)).step.obs):
         notes.append("another key gave the same first observations: episodes begin alike")
     if not rows.last.any():
         notes.append(f"no episode ended in {len(rows.reward)} decisions, so ends were not looked at: give more steps")

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from rlx import keys
 from rlx.export import c_source, law
 from rlx.types import Leaf
 
@@ -161,7 +162,7 @@ def compile_c(compiler: str, arguments: Sequence[str], folder: Path) -> None:
 
 def draw(policy: Any, n: int, states: int, seed: int) -> np.ndarray:
     """States [S, n] within the bounds of the observation."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(keys.checked(seed))
     normal = rng.standard_normal((states, n))
     if isinstance(policy, law.Law) or not isinstance(policy.spec.obs, Leaf):
         return normal

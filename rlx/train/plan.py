@@ -10,11 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlx.envs.observations import described
+from rlx import keys
 from rlx.train import processes
 from rlx.train.schedule import budget, streams
 from rlx.train.state import check_initial
-from rlx.types import Agent, AgentState, Collect, Eval, Key, Leaf, Members, Problem, ReplayState, Update
+from rlx.types import Agent, AgentState, Collect, Eval, Key, Members, Problem, ReplayState, Update
 
 
 def _need(name: str, known: Any, what: str, where: str) -> None:
@@ -42,16 +42,16 @@ def as_key(key: Any) -> Key | Members:
     """What all randomness of a run comes from: of an int the key of that seed.
 
     Raises:
-        ValueError: it is neither a seed, nor one typed key, nor `Members`.
+        ValueError: it is neither a seed from 0 to 2^64 - 1, nor one typed key, nor `Members`.
     """
     if isinstance(key, (int, np.integer)) and not isinstance(key, bool):
-        return jax.random.key(int(key))
+        return keys.root(key)
     typed = jax.numpy.issubdtype(getattr(key, "dtype", bool), jax.dtypes.prng_key)
     if isinstance(key, Members) or (typed and not key.ndim):
         return key
     given = f"{key.dtype}{list(key.shape)}" if hasattr(key, "dtype") and hasattr(key, "shape") else repr(key)
     raise ValueError(
-        "run takes one typed key, jax.random.key(seed), or the seed as an int, or Members(keys) for several runs; "
+        "run takes the seed as an int, or one typed key such as jax.random.key(seed), or Members(keys) for several runs; "
         f"it was given {given}."
     )
 
@@ -73,24 +73,6 @@ def check_eval(ev: Eval, agent: Agent, problem: Problem) -> None:
         raise ValueError(f"{where}: every and episodes must be at least 1, got {ev.every} and {ev.episodes}.")
 
 
-def check_data(agent: Agent, problem: Problem) -> None:
-    """Raise ``ValueError`` where the problem has data that the agent does not read, or rows of another environment."""
-    for name, data in problem.data.items():
-        if name not in agent.reads:
-            reads = f" (it reads {', '.join(agent.reads)})" if agent.reads else ""
-            raise ValueError(f"{agent.name} does not learn from the data {name!r}{reads}: leave it out.")
-        if not isinstance(data, ReplayState) or "train" not in problem.envs:
-            continue
-        env = problem.envs["train"]
-        for what, leaves, given in (("obs", env.spec.obs, data.data.obs), ("action", env.spec.action, data.data.action)):
-            wanted, there = described(leaves), described(jax.tree.map(lambda x: Leaf(x.shape[2:], x.dtype), given))
-            if wanted != there:
-                raise ValueError(f"{what} of the data {name!r} is {there}; that of {env.name} is {wanted}.")
-        choices = env.spec.action.choices
-        if choices is not None and int(data.data.action.max()) >= choices:
-            raise ValueError(f"action of the data {name!r} goes to {data.data.action.max()}; {env.name} has {choices} choices.")
-
-
 def validate(agent: Agent, problem: Problem, key: Key | Members, init_from: AgentState | None = None) -> None:
     """Raise ``ValueError`` where agent, problem, key and what the agent begins with do not fit together."""
     if isinstance(key, Members):
@@ -102,7 +84,6 @@ def validate(agent: Agent, problem: Problem, key: Key | Members, init_from: Agen
                 raise ValueError(f"Members.hypers[{name!r}] must have shape ({count},), got {np.shape(values)}.")
     if processes.count() > 1:
         _check_job(agent, key)
-    check_data(agent, problem)
     if not agent.stages:
         raise ValueError(f"{agent.name} has no stages to run.")
     names = [ev.name for ev in agent.evals]

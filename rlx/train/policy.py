@@ -73,7 +73,7 @@ class Policy:
         step, single = (obs, False) if isinstance(obs, Step) else self._step(obs, begins=carry is None)
         if carry is None:
             carry = self.carry(np.shape(step.reward)[0])
-        key = jax.random.key(key) if isinstance(key, int) else key
+        key = keys.root(key) if isinstance(key, (int, np.integer)) else key
         action, carry = self._act(mode)(self.state, self._clock(), carry, step._replace(info={}), key)
         action = np.asarray(action)[0] if single else np.asarray(action)
         return (to_native(self.spec, action) if units == "env" else action), carry
@@ -102,7 +102,7 @@ class Policy:
         Raises:
             ValueError: the environment has no time limit.
         """
-        key = keys.fold(jax.random.key(seed), "final evaluation")
+        key = keys.fold(keys.root(seed), "final evaluation")
         return evaluate(self.agent, self.problem, self.state, key, self.stage, self.cycle, episodes)
 
     def _act(self, mode: str) -> Any:

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlx import config
+from rlx import config, keys
 from rlx.train import memory
 from rlx.train.options import Options
 from rlx.train.run import run
@@ -36,7 +36,7 @@ Exchange = Callable[[dict[str, Array], Array, Key], tuple[Array, dict[str, Array
 
 @dataclass(frozen=True)
 class Population:
-    """What `population` gives. ``seeds`` [M], ``settings`` {name: [M]}: those of each member."""
+    """What `population` gives. ``seeds`` uint64 [M], ``settings`` {name: [M]}: those of each member."""
 
     state: RunState  # all with a leading member axis
     seeds: np.ndarray
@@ -107,15 +107,19 @@ def traced_grid(
 
 
 def members(who: Sequence[tuple[int, Mapping[str, float]]], exchange: Exchange | None = None, every: int = 1) -> Members:
-    """Members of these seeds and settings (traced values by name, the same names in all)."""
-    roots = jax.vmap(jax.random.key)(jnp.array([seed for seed, _ in who]))
+    """Members of these seeds and settings (traced values by name, the same names in all).
+
+    Raises:
+        ValueError: a seed that is none (`rlx.keys.root`).
+    """
+    roots = keys.roots(seed for seed, _ in who)
     hypers = {k: jnp.array([setting[k] for _, setting in who], jnp.float32) for k in who[0][1]}
     return Members(roots, hypers, exchange, every)
 
 
 def _seeds(seeds: int | Sequence[int]) -> list[int]:
-    numbers = list(range(seeds)) if isinstance(seeds, int) else [int(s) for s in seeds]
-    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
+    numbers = list(range(seeds)) if isinstance(seeds, int) else [keys.checked(s) for s in seeds]
+    if not numbers or len(set(numbers)) < len(numbers):
         raise ValueError(f"seeds={seeds!r}: give a number of seeds, at least 1, or different seeds from 0 on.")
     return numbers
 
@@ -157,7 +161,7 @@ def population(
         folder = None if run_dir is None else Path(run_dir) / (f"wave{k}" if len(parts) > 1 else "")
         states.append(run(agent, problem, members(who[a:b], exchange, every), folder, options=options, devices=devices))
     names = {k: np.array([setting[k] for _, setting in who]) for k in chosen[0]}
-    return Population(_one_after_another(states), np.array([seed for seed, _ in who]), names)
+    return Population(_one_after_another(states), np.array([seed for seed, _ in who], np.uint64), names)
 
 
 def turns(

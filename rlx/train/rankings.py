@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from rlx.train.pictures import literal
 from rlx.train.sweeps import label, ranking, scores, seeds_to_separate
 
 
@@ -91,7 +90,7 @@ def _png(figure: Any) -> bytes:
 
 
 def _word(value: Any) -> str:
-    return literal(label({"": value})[1:])
+    return label({"": value})[1:]
 
 
 def _order(values: list[Any]) -> list[Any]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from rlx import config
+from rlx import config, keys
 from rlx.train.run_config import RunConfig
 from rlx.train.stats import interval, iqm, probability_of_improvement
 
@@ -137,7 +137,7 @@ def points(found: Mapping[str, list[Any] | Range], search: str, seed: int) -> li
         return [dict(zip(found, values, strict=True)) for values in itertools.product(*found.values())]  # type: ignore[arg-type]
     if kind != "random" or not number.isdigit() or not 1 <= int(number) <= MOST_DRAWS:
         raise ValueError(f"--search {search!r} is unknown: give grid, or random:N with N draws, at most {MOST_DRAWS:,}.")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(keys.checked(seed))
     pick = lambda values: values.draw(rng) if isinstance(values, Range) else values[int(rng.integers(len(values)))]
     drawn = [{name: pick(values) for name, values in found.items()} for _ in range(int(number))]
     return [p for i, p in enumerate(drawn) if p not in drawn[:i]]

@@ -105,7 +105,8 @@ def test_the_first_sections_of_a_report_are_read_out(tmp_path, capsys, monkeypat
 
 @pytest.mark.slow
 def test_members_are_several_seeds(tmp_path, capsys):
-    assert main(train_args(ENVS["device"], tmp_path / "run", "--no-video", "--seeds", "2")) == 0
+    more = ["--no-video", "--seeds", "2", "--seed", str(2**32 - 1)]  # on both sides of 32 bits
+    assert main(train_args(ENVS["device"], tmp_path / "run", *more)) == 0
     result = result_of(capsys.readouterr().out)
     assert result["members"] == 2 and result["episodes"] == 4
     policies = [rlx.load(tmp_path / "run", member=m) for m in range(2)]

@@ -280,9 +280,11 @@ def test_grids_that_cannot_be():
         with pytest.raises(ValueError, match=message):
             traced_grid(grid, *fields)
     agent, problem = toy()
-    for seeds in (0, [], [1, 1], [-1]):
+    for seeds in (0, [], [1, 1]):
         with pytest.raises(ValueError, match="seeds"):
             population(agent, problem, seeds)
+    with pytest.raises(ValueError, match="seed -1"):
+        population(agent, problem, [-1])
     for waves in (0, 3, "some"):
         with pytest.raises(ValueError, match="waves"):
             population(agent, problem, 2, waves=waves)

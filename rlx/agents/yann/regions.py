@@ -89,7 +89,7 @@ class Trained:
 
     def runs(self, mode: Literal["base", "eval"], episodes: int = 64, seed: int = 0) -> Runs:
         """Whole episodes from starts that ``seed`` alone decides."""
-        key, act = keys.fold(jax.random.key(seed), "report"), self.learner.act
+        key, act = keys.fold(keys.root(seed), "report"), self.learner.act
         streams, steps = batch(self.env, episodes, ends="stop"), (self.env.spec.horizon or 200) + 1
         whole = (lambda f: f) if streams.host else jax.jit
         behave = (jax.jit if streams.host else lambda f: f)(lambda step: act(self.state, step, key, mode)[0])
@@ -204,7 +204,7 @@ def table(policy: Any, seed: int = 0) -> list[dict[str, Any]]:
     visits = np.asarray(it.state.learned["visits"])
     none = {"jump": np.zeros(learner.m), "jump_to": None}
     if regions is None:
-        random = np.random.default_rng(seed)
+        random = np.random.default_rng(keys.checked(seed))
         points = random.uniform(learner.known.z_low, learner.known.z_high, (2_048, learner.nz))
         law: Any = learner.known.law
         given: dict[str, Any] = {"law": "the program, solved for each state", "K": None, "r": None}
@@ -212,7 +212,7 @@ def table(policy: Any, seed: int = 0) -> list[dict[str, Any]]:
             K, r = np.asarray(law.K, np.float64), np.asarray(law.r, np.float64)
             given = {"law": law_text(K, r, z, u, learner.known.scale) + ", within its bounds", "K": K, "r": r}
         return [{"region": 0, **given, "active": [], "visits": int(visits[0]), **_changes(it, points, None), **none}]
-    points, facets, beyond = walks(regions, np.random.default_rng(seed))
+    points, facets, beyond = walks(regions, np.random.default_rng(keys.checked(seed)))
     changed = _changes(it, points.reshape(-1, learner.nz), np.repeat(np.arange(len(points)), points.shape[1]))
     jumps = _jumps(it, facets, beyond)
     rows = row_names(learner)
