@@ -427,6 +427,7 @@ class Agent:
     stages: tuple[Stage, ...]
     envs: dict[str, VecEnv] = field(default_factory=dict)
     buffers: dict[str, Any] = field(default_factory=dict)  # rlx.replay.Replay by name
+    reads: tuple[str, ...] = ()  # what it takes of Problem.data, by name; anything else there is refused
     carry: Callable[..., PyTree] = lambda state, n, context=None: ()  # (state, n, context) -> carry
     evals: tuple[Eval, ...] = ()
     modes: tuple[str, ...] = ("explore", "eval")

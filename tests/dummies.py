@@ -144,6 +144,7 @@ def td_jepa(problem: Problem) -> Agent:
         init,
         act,
         (Stage("pretrain", 2, (one,)), Stage("adapt", 2, (one,))),
+        reads=("data",),
         carry=carry,
         evals=tuple(goals),
     )
@@ -299,7 +300,7 @@ def modem_v2(problem: Problem) -> Agent:
     hyper = {"lr": 0.05, "discount": 0.9, "priority_exponent": 0.6, "importance_exponent": 0.4}
     return Agent(
         "modem_v2", None, hyper, q_init, reactive, stages, envs={"train": batch(problem.envs["train"], W)},
-        buffers={"replay": replay.ring(64, W, priorities=True)}, evals=evals,
+        buffers={"replay": replay.ring(64, W, priorities=True)}, reads=("data",), evals=evals,
     )  # fmt: skip
 
 
@@ -353,7 +354,8 @@ def morec(problem: Problem) -> Agent:
     )  # fmt: skip
     return Agent(
         "morec", None, {"lr": 0.05, "discount": 0.9}, init, reactive, stages,
-        envs={"model": batch(model_env(), 6, ends="stop")}, buffers={"imagined": replay.ring(40, 6)}, evals=evals,
+        envs={"model": batch(model_env(), 6, ends="stop")}, buffers={"imagined": replay.ring(40, 6)},
+        reads=("data",), evals=evals,
     )  # fmt: skip
 
 
@@ -393,7 +395,7 @@ def pearl(problem: Problem) -> Agent:
         Stage("relabel", 1, (Host(relabel),)),
         Stage("iql", 2, (Update(2, one, q_update),)),
     )
-    return Agent("pearl", None, {"lr": 0.05, "discount": 0.9}, init, reactive, stages, evals=evals)
+    return Agent("pearl", None, {"lr": 0.05, "discount": 0.9}, init, reactive, stages, reads=("data",), evals=evals)
 
 
 AGENTS: dict[str, Any] = {f.__name__: f for f in (td_jepa, yann, repo, sindy_rl, modem_v2, morec, pearl)}

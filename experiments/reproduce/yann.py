@@ -38,21 +38,23 @@ from rlx.train.stats import interval
 from rlx.types import Agent, AgentState, Problem
 
 # name -> presets that stack, and changes on top
+QUIET = {"explore_sigma": 0.0}
 VARIANTS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "yann": ([], {}),
+    "no noise": ([], QUIET),
     "frozen MPC": (["frozen"], {}),
     "clipped LQR": (["lqr"], {}),
     "paper": (["paper"], {}),
     "paper, our critic": (["paper"], {"critic_P": "discounted", "critic_input": "deviation", "critic_scale": "local"}),
-    "shared residual": ([], {"residual": "shared"}),
-    "no safeguard": ([], {"safeguard": "none"}),
     "sigma 0.02": ([], {"explore_sigma": 0.02}),
     "sigma 0.05": ([], {"explore_sigma": 0.05}),
-    "mp-QP critic": ([], {"critic": "mpqp"}),
-    "twin critics": ([], {"n_critics": 2}),
-    "safe": (["safe"], {}),
-    "random critic": ([], {"critic": "mlp"}),
-    "random actor": ([], {"actor": "mlp", "explore_sigma": 0.1}),
+    "shared residual": ([], {"residual": "shared", **QUIET}),  # what follows differs from "no noise" by one thing
+    "no safeguard": ([], {"safeguard": "none", **QUIET}),
+    "mp-QP critic": ([], {"critic": "mpqp", **QUIET}),
+    "twin critics": ([], {"n_critics": 2, **QUIET}),
+    "safe": (["safe"], QUIET),
+    "random critic": ([], {"critic": "mlp", **QUIET}),
+    "random actor": ([], {"actor": "mlp"}),
     "ddpg": (["ddpg"], {}),
     "cloned ddpg": (["ddpg_cloned"], {}),
 }
@@ -61,7 +63,7 @@ CASES: dict[str, tuple[str, list[str], dict[str, Any]]] = {
     "reactor": ("rlx:t2-reactor", ["reactor"], {}),
 }
 TRACKING = {"rlx:cstr": {}, "rlx:four-tank": {"state_rows": False}, "rlx:extraction-column": {"state_rows": False}}
-CUBIC = {"explore_sigma": 0.1, "eval_every": 2}
+CUBIC = ("yann", "no noise")
 FEW = 7  # variants whose ranges can be told apart in one picture
 DEBUG = {"episodes": 2, "warmup": 32, "eval_every": 1, "eval_episodes": 4}
 
@@ -144,11 +146,11 @@ def keep(args: argparse.Namespace, part: str, found: dict[str, Any]) -> None:
 
 
 def tracking(args: argparse.Namespace) -> dict[str, Any]:
-    """Set-points and measurement noise: the frozen controller, YANN with a little exploration, DDPG."""
+    """Set-points and measurement noise: the frozen controller, YANN, DDPG."""
     rows: dict[str, Any] = known(args, "tracking").get("variants", {})
     for env, changes in TRACKING.items():
         problem = Problem({"train": envs.make(env, schedule="random")})
-        for variant in args.only or ("frozen MPC", "sigma 0.02", "ddpg"):
+        for variant in args.only or ("frozen MPC", "yann", "ddpg"):
             presets, more = VARIANTS[variant]
             chosen = configured(presets, {**changes, **more, **args.size})
             found = train(agents.make("yann", chosen, problem), problem, args.seeds, args.tests)
@@ -160,23 +162,28 @@ def tracking(args: argparse.Namespace) -> dict[str, Any]:
 
 def cubic(args: argparse.Namespace) -> dict[str, Any]:
     """Discounted costs from 13 starts: the linear law, the optimum by dynamic programming, and what learning makes of it."""
-    env = envs.make("rlx:cubic", time_limit=100)
-    problem = Problem({"train": env})
-    agent = agents.make("yann", configured([], {**CUBIC, **args.size}), problem)
-    found = train(agent, problem, args.seeds, args.tests)
-    state, learner = found["state"], Learner(agent.config, build(agent.config, problem))
-    law = lambda x: learner.known.law(x).u
-    kept = state.best["learned"]["actor"]
-    costs = [cubic_cost(lambda x, m=m: learner.inputs(jax.tree.map(lambda p: p[m], kept), x)) for m in range(args.seeds)]
-    linear, best = cubic_cost(law), cubic_optimum()
-    closed = [(linear - c) / (linear - best) for c in costs]
-    low, high = interval(np.array(closed)[:, None]) if len(closed) > 1 else (closed[0], closed[0])
-    row = {k: v for k, v in found.items() if k != "state"}
-    draw_curves("cubic", {"yann": row}, args.results / "yann-cubic.png")
-    share = {"closed": float(np.mean(closed)), "closed_low": float(low), "closed_high": float(high), "closed_seeds": closed}
-    closed_words = f"{share['closed']:.0%} of the gap closed"
-    print(f"cubic: linear law {linear:.3f}, optimum {best:.3f}, learned {np.mean(costs):.3f}; {closed_words}", flush=True)
-    return {"linear": linear, "optimum": best, "learned": costs, **share, "training": row}
+    problem = Problem({"train": envs.make("rlx:cubic", time_limit=100)})
+    linear, best, rows = None, cubic_optimum(), known(args, "cubic").get("variants", {})
+    for variant in [name for name in CUBIC if not args.only or name in args.only]:
+        presets, more = VARIANTS[variant]
+        agent = agents.make("yann", configured(presets, {**more, **args.size}), problem)
+        found = train(agent, problem, args.seeds, args.tests)
+        learner, kept = Learner(agent.config, build(agent.config, problem)), found.pop("state").best["learned"]["actor"]
+        linear = cubic_cost(lambda x, learner=learner: learner.known.law(x).u)
+        actors = [jax.tree.map(lambda p, m=m: p[m], kept) for m in range(args.seeds)]
+        costs = [cubic_cost(lambda x, actor=actor, of=learner: of.inputs(actor, x)) for actor in actors]
+        closed = [(linear - c) / (linear - best) for c in costs]
+        low, high = interval(np.array(closed)[:, None]) if len(closed) > 1 else (closed[0], closed[0])
+        share = {"closed": float(np.mean(closed)), "closed_low": float(low), "closed_high": float(high)}
+        rows[variant] = {"learned": costs, **share, "closed_seeds": closed, "training": found}
+        print(
+            f"cubic: linear law {linear:.3f}, optimum {best:.3f}, {variant} {np.mean(costs):.3f}; {share['closed']:.0%} of the "
+            f"gap closed [{low:.0%}, {high:.0%}]",
+            flush=True,
+        )
+        keep(args, "cubic", {"linear": linear, "optimum": best, "variants": rows})
+    draw_curves("cubic", {k: v["training"] for k, v in rows.items()}, args.results / "yann-cubic.png")
+    return {"linear": linear, "optimum": best, "variants": rows}
 
 
 def cubic_cost(policy: Callable[[Any], Any], c3: float = -4.0, discount: float = 0.99, steps: int = 200) -> float:

@@ -108,6 +108,8 @@ def collect(policy: Policy | None, env: Env | HostEnv, steps: int, streams: int,
     finally:
         vec.close()
     whole = jax.tree.map(lambda *xs: np.concatenate(xs), *blocks)
+    if env.spec.action.choices is None:
+        whole = whole._replace(action=np.clip(whole.action, -1, 1))  # as the environment did
     buffer = Replay(len(whole.reward) + 2, streams, device=False)
     state = buffer.init(jax.tree.map(lambda x: x[0, 0], whole))
     return buffer.export(buffer.close(buffer.add(state, whole, jax.tree.map(np.asarray, tail))))

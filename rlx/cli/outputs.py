@@ -17,6 +17,7 @@ from rlx.cli import console
 from rlx.train import run_config as run_configs
 from rlx.train import stats, video
 from rlx.train.logging import read as read_metrics
+from rlx.train.pictures import literal
 from rlx.train.policy import Policy
 from rlx.types import Env, HostEnv
 
@@ -47,11 +48,12 @@ def curve(run_dir: Path) -> Path | None:
         returns = [np.asarray(line["returns"], float).ravel() for line in mine]
         returns = [r[np.isfinite(r)] for r in returns]
         bounds = np.array([interval(r, 500) for r in returns])
-        (drawn,) = axes.plot(x, [r.mean() for r in returns], marker=".", label=name)
+        (drawn,) = axes.plot(x, [r.mean() for r in returns], marker=".", label=literal(name))
         axes.fill_between(x, *bounds.T, alpha=0.2, color=drawn.get_color(), linewidth=0)
         axes.set(xlabel={"env_steps": "environment steps", "updates": "updates"}[unit], ylabel="return of an evaluation")
     run_config = run_configs.read(run_dir)
-    axes.set_title(f"{run_config.agent} on {run_config.env}: mean and 95% interval over episodes", fontsize="medium")
+    title = literal(f"{run_config.agent} on {run_config.env}")
+    axes.set_title(f"{title}: mean and 95% interval over episodes", fontsize="medium")
     axes.legend() if len(axes.lines) > 1 else None
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)

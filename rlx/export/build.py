@@ -11,7 +11,7 @@ import numpy as np
 from jax.extend import core
 
 from rlx.export import numpy_ops, simplify
-from rlx.export.ir import Node, Program, Value, fixed, needed, real_dtype
+from rlx.export.ir import Node, Program, Value, fixed, label, needed, real_dtype
 
 # Calls by the parameter that holds what they call.
 CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
@@ -40,7 +40,7 @@ def program(fn: Callable[..., Any], specs: Sequence[Any], name: str, dtype: str,
     if len(outs) != 1 or len(outs[0].shape) != 2 or not outs[0].real:
         found = ", ".join(f"{v.dtype}{list(v.shape)}" for v in outs)
         raise ValueError(f"the law of {name} must give one action [W, m] of floats; it gives {found}.")
-    made = Program(name, inputs, outs[0], needed(outs[0]), builder.real)
+    made = Program(label(name), inputs, outs[0], needed(outs[0]), builder.real)
     if supported:
         _check(made, supported)
     return made

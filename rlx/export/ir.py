@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 DTYPES = ("float32", "float64")
+LONGEST_LABEL = 80
 Shape = tuple[Any, ...]  # of int, or of a symbolic size where the batch is one
 
 
@@ -50,11 +51,19 @@ class Node:
     params: dict[str, Any] = field(default_factory=dict)
 
 
+def label(name: str) -> str:
+    """``name`` as text that neither ends a comment or a docstring nor begins an escape: one line of plain characters."""
+    plain = "".join(c if " " <= c <= "~" else "?" for c in name)
+    for code, text in (("\\", "|"), ('"', "'"), ("*/", "* |"), ("/*", "| *")):
+        plain = plain.replace(code, text)
+    return plain if len(plain) <= LONGEST_LABEL else plain[: LONGEST_LABEL - 3] + "..."
+
+
 @dataclass(frozen=True, eq=False)
 class Program:
     """``action [W, m] = f(obs [W, n])`` as nodes in order, each of which is needed."""
 
-    name: str
+    name: str  # goes into comments of what is written: see `label`
     inputs: tuple[Value, ...]  # the first is obs
     action: Value
     nodes: tuple[Node, ...]

@@ -128,7 +128,7 @@ def riccati(
         ValueError: weights are not finite, R not positive definite, Q not positive semi-definite, or no input can stabilise the
             plant.
     """
-    _weights(Q, R)
+    check_weights(Q, R)
     root = np.sqrt(discount)
     try:
         return scipy.linalg.solve_discrete_are(root * A, root * B, Q, R, s=cross)
@@ -139,13 +139,44 @@ def riccati(
         ) from e
 
 
-def _weights(Q: np.ndarray, R: np.ndarray) -> None:
+def check_weights(Q: np.ndarray, R: np.ndarray) -> None:
+    """Raises ValueError for weights of states and inputs with which there is no sound cost."""
     if not (np.isfinite(Q).all() and np.isfinite(R).all()):
         raise ValueError("the weights Q and R must be finite.")
-    if np.linalg.eigvalsh((R + R.T) / 2).min() < 1e-10:
+    weight("Q", Q, len(Q))
+    if np.linalg.eigvalsh(symmetric("R", R)).min() < 1e-10:
         raise ValueError("R must be positive definite (least eigenvalue 1e-10): every input needs a price.")
-    if np.linalg.eigvalsh((Q + Q.T) / 2).min() < -1e-9 * max(1.0, np.abs(Q).max()):
-        raise ValueError("Q must be positive semi-definite.")
+
+
+def weight(name: str, W: Any, size: int) -> np.ndarray:
+    """``W`` [size, size] of a cost x'Wx in float64.
+
+    Raises:
+        ValueError: another shape, entries that are not finite, not symmetric, or costs below 0.
+    """
+    W = np.asarray(W, np.float64)
+    if W.shape != (size, size):
+        raise ValueError(f"{name} must be [{size}, {size}], got {W.shape}.")
+    if not np.isfinite(W).all():
+        raise ValueError(f"{name} has entries that are not finite.")
+    if np.linalg.eigvalsh(symmetric(name, W)).min() < -1e-9 * max(1.0, np.abs(W).max()):
+        raise ValueError(f"{name} must be positive semi-definite.")
+    return W
+
+
+def symmetric(name: str, W: np.ndarray) -> np.ndarray:
+    """``W`` [n, n], if it is symmetric up to rounding: of a triangle it cannot be told which matrix it stands for.
+
+    Raises:
+        ValueError: else.
+    """
+    off = np.abs(W - W.T).max(initial=0.0)
+    if off > 1e-8 * np.abs(W).max(initial=0.0):
+        raise ValueError(
+            f"{name} is not symmetric: entries differ from those across the diagonal by up to {off:.3g}. Give all of it: "
+            "of one triangle T that is T + T' - diag(T); where W stands for the form x'Wx, it is (W + W') / 2."
+        )
+    return W
 
 
 def action_value(

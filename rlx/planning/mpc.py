@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rlx.planning.linear import Linear, Target, action_value, riccati, target
+from rlx.planning.linear import Linear, Target, action_value, check_weights, riccati, symmetric, target, weight
 from rlx.types import Control
 
 
@@ -20,7 +20,7 @@ from rlx.types import Control
 class Program:
     """min over U of U'HU + 2 U'Fz + z'Yz, subject to G U <= w + S z, for every z with Th z <= th."""
 
-    H: np.ndarray  # [v, v] positive definite
+    H: np.ndarray  # [v, v] symmetric, positive definite
     F: np.ndarray  # [v, nz]
     Y: np.ndarray  # [nz, nz]
     G: np.ndarray  # [rows, v]
@@ -44,7 +44,7 @@ class Program:
         for name in (*wanted, "G", "Th"):
             if not np.isfinite(getattr(self, name)).all():
                 raise ValueError(f"the program's {name} has entries that are not finite: look at weights and bounds.")
-        if np.linalg.eigvalsh((self.H + self.H.T) / 2).min() < 1e-10:
+        if np.linalg.eigvalsh(symmetric("the program's H", self.H)).min() < 1e-10:
             raise ValueError(
                 "the program's H is not positive definite (least eigenvalue 1e-10): give every input a price R > 0."
             )
@@ -145,8 +145,12 @@ def program(
     if horizon < 1:
         raise ValueError(f"a horizon of {horizon} decisions: give at least 1.")
     lay = layout(control, model)
+    R = np.asarray(control.r, np.float64)
+    check_weights(control.q, R if control.rate is None else R + weight("rate", control.rate, len(R)))
+    if terminal_weight is not None:
+        terminal_weight = weight("terminal_weight", terminal_weight, lay.n + lay.m)
     inputs, states = _signals(model, lay, horizon)
-    P = cost_to_go(control, model).P if terminal_weight is None else np.asarray(terminal_weight, np.float64)
+    P = cost_to_go(control, model).P if terminal_weight is None else terminal_weight
     H, F, Y = _cost(control, model, lay, inputs, states, P)
     z_low, z_high = parameter_box(control, lay)
     Th, th = np.concatenate([np.eye(lay.size), -np.eye(lay.size)]), np.concatenate([z_high, -z_low])

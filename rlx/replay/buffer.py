@@ -99,17 +99,21 @@ class Replay:
         return state._replace(index=index)
 
     def evict(self, state: ReplayState, keep: int | Array) -> ReplayState:
-        """Removes whole trajectories, oldest first, until each stream has at most ``keep`` rows (padding counts) in those
-        left. The newest one stays, of which the newest ``keep`` rows if it is longer. Removed rows are marked invalid."""
+        """Removes whole trajectories, oldest first, until each stream has at most ``keep`` decisions in those left: rows at
+        which something was done, so neither last ones nor the tail. The newest trajectory stays, of which the newest ``keep``
+        decisions if it has more. Removed rows are marked invalid."""
         index = jax.tree.map(jnp.asarray, state.index)
         order = rows_in_order(index)
         i = jnp.arange(order.shape[0])[:, None]
-        begins = has(index.flags[order], FIRST) & (i < index.size)
+        flags, stored = index.flags[order], i < index.size
+        begins = has(flags, FIRST) & stored
         start = jax.lax.cummax(jnp.where(begins, i, 0), axis=0)  # where each row's trajectory began
         newest = jnp.where(begins, i, 0).max(0)
-        stay = (index.size - start <= keep) | ((start == newest) & (index.size - i <= keep))
-        flags = index.flags.at[order].set(put(index.flags[order], VALID, has(index.flags[order], VALID) & stay))
-        return state._replace(index=state.index._replace(flags=flags))
+        decided = (has(flags, VALID) & ~has(flags, LAST) & stored).astype(jnp.int32)
+        onwards = jax.lax.cumsum(decided, axis=0, reverse=True)  # decisions from each row on
+        stay = (jnp.take_along_axis(onwards, start, 0) <= keep) | ((start == newest) & (onwards <= keep))
+        kept = index.flags.at[order].set(put(flags, VALID, has(flags, VALID) & stay))
+        return state._replace(index=state.index._replace(flags=kept))
 
     def update_priorities(self, state: ReplayState, index: PyTree, priority: Array) -> ReplayState:
         return update_priorities(state, index, priority)

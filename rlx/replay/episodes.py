@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlx.replay import columns
 from rlx.replay.flags import pack, without
 from rlx.types import ReplayIndex, ReplayState, Row
 
@@ -22,8 +23,8 @@ def from_episodes(episodes: Iterable[Mapping[str, Any] | Row], device: bool = Tr
     other dtypes are kept.
 
     Raises:
-        ValueError: no episodes, missing keys, unequal lengths, numbers that are not finite, an end before the last row, or
-            episodes that differ in their leaves.
+        ValueError: no episodes, missing keys, unequal lengths, what is no number or not finite, actions beyond [-1, 1], ends
+            that are not 0 or 1 or stand before the last row, or episodes that differ in their leaves.
     """
     rows = [episode_row(e, i) for i, e in enumerate(episodes)]
     if not rows:
@@ -51,22 +52,21 @@ def episode_row(episode: Mapping[str, Any] | Row, number: int) -> Row:
     missing = [k for k in ("obs", "action", "reward", "terminated") if k not in given]
     if missing:
         raise ValueError(f"episode {number} lacks {', '.join(missing)}; it has {', '.join(given)}.")
-    single = lambda x: x.astype(np.float32) if x.dtype == np.float64 else x
-    tree = {k: jax.tree.map(lambda x: single(np.asarray(x)), given.get(k) or {}) for k in ("info", "extras")}
-    tree |= {k: jax.tree.map(lambda x: single(np.asarray(x)), given[k]) for k in ("obs", "action")}
-    reward = np.array(given["reward"], np.float32)
+    tree: dict[str, Any] = {k: _numbers(given.get(k) or {}, number, k) for k in ("info", "extras")}
+    tree |= {k: _numbers(given[k], number, k) for k in ("obs", "action")}
+    tree["action"] = _each(columns.actions, tree["action"], number, "action")
+    reward = np.array(_numbers(given["reward"], number, "reward"), np.float32)
     length = reward.shape[0] if reward.ndim == 1 else 0
-    terminated = np.asarray(given["terminated"], bool)
-    truncated = np.array(given.get("truncated", np.zeros(length, bool)), bool)
+    terminated = columns.flags(given["terminated"], f"episode {number}: terminated")
+    truncated = np.array(columns.flags(given.get("truncated", np.zeros(length, bool)), f"episode {number}: truncated"))
     leaves = {**tree, "reward": reward, "terminated": terminated, "truncated": truncated}
     for path, x in jax.tree_util.tree_leaves_with_path(leaves):
-        name = "/".join(str(p.key) for p in path)
+        name = _name(path)
         if x.shape[:1] != (length,):
             raise ValueError(
                 f"episode {number}: {name} has {x.shape[:1]} rows, reward has {reward.shape}; all must be of one length."
             )
-        if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x[1:] if name == "reward" else x).all():
-            raise ValueError(f"episode {number}: {name} has values that are not finite.")
+        columns.finite(x[1:] if name == "reward" else x, f"episode {number}: {name}")
     if length < 2:
         raise ValueError(f"episode {number} has {length} rows; a transition needs two.")
     if (terminated | truncated)[:-1].any():
@@ -76,3 +76,19 @@ def episode_row(episode: Mapping[str, Any] | Row, number: int) -> Row:
     truncated[-1] |= not terminated[-1]
     first, valid = np.arange(length) == 0, np.ones(length, bool)
     return Row(tree["obs"], reward, terminated, truncated, first, tree["info"], tree["action"], tree["extras"], valid)
+
+
+def _name(path: Any) -> str:
+    return "/".join(str(getattr(part, "key", part)) for part in path)
+
+
+def _each(check: Callable[[Any, str], np.ndarray], tree: Any, number: int, name: str) -> Any:
+    """``check`` on each leaf, told what it is called."""
+    said = lambda path: f"episode {number}: {'/'.join(filter(None, (name, _name(path))))}"
+    return jax.tree_util.tree_map_with_path(lambda path, x: check(x, said(path)), tree)
+
+
+def _numbers(tree: Any, number: int, name: str) -> Any:
+    listed = lambda x: isinstance(x, (list, tuple))  # an array that is written out
+    as_arrays = jax.tree.map(np.asarray, tree, is_leaf=listed)
+    return _each(columns.numbers, as_arrays, number, name)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 import time
+import uuid
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from rlx import files
+
 FILE = "metrics.jsonl"
+WANDB_FILE = "wandb-id"
 
 
 def plain(value: Any) -> Any:
@@ -47,14 +53,15 @@ class Logger:
         if tensorboard:
             self.board = _need("tensorboardX", "tensorboard").SummaryWriter(str(run_dir / "tensorboard"))  # type: ignore[operator]
         if wandb:
-            name = "-".join(run_dir.absolute().parts[-2:])  # type: ignore[union-attr]
-            self.wandb = _need("wandb", "wandb").init(project=wandb, dir=str(run_dir), resume="allow", id=name, name=name)
+            assert run_dir is not None
+            name, own = "-".join(run_dir.absolute().parts[-2:]), _wandb_id(run_dir)
+            self.wandb = _need("wandb", "wandb").init(project=wandb, dir=str(run_dir), resume="allow", id=own, name=name)
 
     def write(self, kind: str, values: dict[str, Any]) -> None:
         line = plain({"kind": kind, **values})
         if self.path is not None:
             if self.file is None:
-                self.file = self.path.open("a")
+                self.file = self.path.open("a", encoding="utf-8")
             self.file.write(json.dumps(line) + "\n")
         self.lines += 1
         numbers = {f"{kind}/{k}": v for k, v in line.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
@@ -75,10 +82,8 @@ class Logger:
         self.lines = lines
         if self.path is None or not self.path.exists():
             return
-        kept = self.path.read_text().splitlines(keepends=True)[:lines]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(kept))
-        os.replace(temporary, self.path)
+        kept = self.path.read_bytes().split(b"\n")[:lines]  # bytes: what a line holds is not asked here
+        files.write_bytes(self.path, b"".join(line + b"\n" for line in kept))
 
     def flush(self) -> None:
         if self.file is not None:
@@ -102,15 +107,69 @@ def _need(package: str, extra: str) -> Any:
         raise ValueError(f"{package} is not installed: pip install 'rlx[{extra}]', or leave the flag out.") from e
 
 
+def _wandb_id(run_dir: Path) -> str:
+    """The run's id at Weights & Biases, drawn once and kept in its folder: no other run has it, wherever this one goes on."""
+    path = run_dir / WANDB_FILE
+    kept = path.read_bytes()[:100].decode("ascii", "replace").strip() if path.is_file() else ""
+    if not re.fullmatch(r"[0-9a-f]{16}", kept):
+        kept = uuid.uuid4().hex[:16]
+        files.write_text(path, kept + "\n")
+    return kept
+
+
 def read(run_dir: Path) -> list[dict[str, Any]]:
-    """The lines of a run folder's metrics; a half-written last line is left out."""
-    lines = []
-    for text in (run_dir / FILE).read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
+    """The lines of a run folder's metrics. One that is no line of metrics is left out, and a warning says so; of a half-written
+    last one, which is still being written, nothing is said.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    path = run_dir / FILE
+    try:
+        texts = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {files.words(error)}.") from None
+    lines: list[dict[str, Any]] = []
+    bad: list[str] = []
+    shapes: dict[str, Any] = {}
+    for number, text in enumerate(texts, 1):
+        if not text.strip():
             continue
+        try:
+            line = json.loads(text.decode())
+            fault = _fault(line, shapes)
+        except (ValueError, RecursionError):
+            fault = "no JSON"
+        if fault is None:
+            lines.append(line)
+        elif number < len(texts):
+            bad.append(f"{number} ({fault})")
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        warnings.warn(f"{path}: left out what is no line of metrics: {', '.join(bad[:3])}{more}.", stacklevel=2)
     return lines
+
+
+def _fault(line: Any, shapes: dict[str, Any]) -> str | None:
+    """Why ``line`` is none; None where it is. ``shapes``: those of each evaluation's first line."""
+    if not isinstance(line, dict) or not isinstance(line.get("kind"), str):
+        return "no object with a kind"
+    if _shape(line.get("wall_s")) != ():
+        return "no time"
+    if line["kind"] != "eval":
+        return None
+    found = {name: _shape(line.get(name)) for name in ("env_steps", "updates", "return_mean", "returns")}
+    if not isinstance(line.get("eval"), str) or None in found.values() or len({found[k] for k in list(found)[:3]}) > 1:
+        return "no evaluation"
+    return None if shapes.setdefault(line["eval"], found) == found else "other members or episodes than before"
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    """Of numbers, as `plain` writes them; None where there are others."""
+    try:
+        return None if value is None else np.asarray(value, float).shape
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 class Progress:

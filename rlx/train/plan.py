@@ -11,10 +11,11 @@ import jax
 import numpy as np
 
 from rlx import keys
+from rlx.envs.observations import described
 from rlx.train import processes
 from rlx.train.schedule import budget, streams
 from rlx.train.state import check_initial
-from rlx.types import Agent, AgentState, Collect, Eval, Key, Members, Problem, ReplayState, Update
+from rlx.types import Agent, AgentState, Collect, Eval, Key, Leaf, Members, Problem, ReplayState, Update
 
 
 def _need(name: str, known: Any, what: str, where: str) -> None:
@@ -73,6 +74,24 @@ def check_eval(ev: Eval, agent: Agent, problem: Problem) -> None:
         raise ValueError(f"{where}: every and episodes must be at least 1, got {ev.every} and {ev.episodes}.")
 
 
+def check_data(agent: Agent, problem: Problem) -> None:
+    """Raise ``ValueError`` where the problem has data that the agent does not read, or rows of another environment."""
+    for name, data in problem.data.items():
+        if name not in agent.reads:
+            reads = f" (it reads {', '.join(agent.reads)})" if agent.reads else ""
+            raise ValueError(f"{agent.name} does not learn from the data {name!r}{reads}: leave it out.")
+        if not isinstance(data, ReplayState) or "train" not in problem.envs:
+            continue
+        env = problem.envs["train"]
+        for what, leaves, given in (("obs", env.spec.obs, data.data.obs), ("action", env.spec.action, data.data.action)):
+            wanted, there = described(leaves), described(jax.tree.map(lambda x: Leaf(x.shape[2:], x.dtype), given))
+            if wanted != there:
+                raise ValueError(f"{what} of the data {name!r} is {there}; that of {env.name} is {wanted}.")
+        choices = env.spec.action.choices
+        if choices is not None and int(data.data.action.max()) >= choices:
+            raise ValueError(f"action of the data {name!r} goes to {data.data.action.max()}; {env.name} has {choices} choices.")
+
+
 def validate(agent: Agent, problem: Problem, key: Key | Members, init_from: AgentState | None = None) -> None:
     """Raise ``ValueError`` where agent, problem, key and what the agent begins with do not fit together."""
     if isinstance(key, Members):
@@ -84,6 +103,7 @@ def validate(agent: Agent, problem: Problem, key: Key | Members, init_from: Agen
                 raise ValueError(f"Members.hypers[{name!r}] must have shape ({count},), got {np.shape(values)}.")
     if processes.count() > 1:
         _check_job(agent, key)
+    check_data(agent, problem)
     if not agent.stages:
         raise ValueError(f"{agent.name} has no stages to run.")
     names = [ev.name for ev in agent.evals]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from rlx.train.pictures import literal
 from rlx.train.sweeps import label, ranking, scores, seeds_to_separate
 
 
@@ -90,7 +91,7 @@ def _png(figure: Any) -> bytes:
 
 
 def _word(value: Any) -> str:
-    return label({"": value})[1:]
+    return literal(label({"": value})[1:])
 
 
 def _order(values: list[Any]) -> list[Any]:

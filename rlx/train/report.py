@@ -14,6 +14,7 @@ import numpy as np
 
 from rlx.train import logging, rankings, sweeps
 from rlx.train import run_config as run_configs
+from rlx.train.pictures import literal
 from rlx.train.stats import interval, iqm, probability_of_improvement
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444")
@@ -149,13 +150,17 @@ def _draw(groups: dict[str, list[Curve]], title: str) -> bytes:
             axes.plot(c.steps, c.returns, color=colour, alpha=0.25, linewidth=0.8)
         middle = [iqm(returns[:, k]) for k in range(len(grid))]
         axes.plot(
-            grid, middle, color=colour, linewidth=2, label=f"{name} ({len(curves)} {'run' if len(curves) == 1 else 'runs'})"
+            grid,
+            middle,
+            color=colour,
+            linewidth=2,
+            label=f"{literal(name)} ({len(curves)} {'run' if len(curves) == 1 else 'runs'})",
         )
         if len(curves) > 1:
             bounds = np.array([interval(returns[:, k : k + 1], resamples=500) for k in range(len(grid))])
             axes.fill_between(grid, *bounds.T, color=colour, alpha=0.18, linewidth=0)
     unit = {"env_steps": "environment steps", "updates": "updates"}[next(iter(groups.values()))[0].unit]
-    axes.set(xlabel=unit, ylabel="evaluation return", title=f"{title}: IQM and 95% interval over runs")
+    axes.set(xlabel=unit, ylabel="evaluation return", title=f"{literal(title)}: IQM and 95% interval over runs")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)

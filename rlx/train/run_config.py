@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -13,8 +14,10 @@ from rlx import _versions, agents, config, envs, keys, plugins, replay
 from rlx._version import __version__
 from rlx.files import write_text
 from rlx.precision import Precision, exact
+from rlx.replay import columns
 from rlx.train import layout
 from rlx.train.checkpoint import Checkpoints
+from rlx.train.plan import check_data
 from rlx.train.population import members
 from rlx.types import Agent, Collect, Eval, Host, Key, Members, Problem, Sampler, Stage, Update
 
@@ -55,8 +58,8 @@ class RunConfig:
     def make(self, problem: Problem) -> Agent:
         """Raises ValueError where config, problem and agent do not go together."""
         agent = agents.make(self.agent, self.config, problem)
-        if self.data and not any(_may_read(stage) for stage in agent.stages):
-            raise ValueError(f"{self.agent} does not learn from a dataset: leave out {self.data}.")
+        with columns.of(self.data) if self.data else contextlib.nullcontext():
+            check_data(agent, problem)
         return _exactly(agent) if self.precision == "highest" else agent
 
     def who(self) -> list[tuple[int, dict[str, float]]]:
@@ -104,14 +107,6 @@ def _exactly(record: Any) -> Any:
         own = {f.name: getattr(record, f.name) for f in fields(record) if f.name not in ("config", "context")}
         return replace(record, **{name: _exactly(value) for name, value in own.items()})
     return exact(record) if callable(record) and not isinstance(record, Sampler) else record
-
-
-def _may_read(stage: Stage) -> bool:
-    """Whether the stage may look at the dataset: host work and entries see all there is."""
-    samplers = [p.sample for p in stage.phases if isinstance(p, Update)]
-    return (
-        stage.enter is not None or any("data" in s.sources for s in samplers) or any(isinstance(p, Host) for p in stage.phases)
-    )
 
 
 def _flat(run_config: RunConfig) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import os
 import re
 import subprocess
 import sys
@@ -228,6 +229,31 @@ def test_what_cannot_be_exported_is_refused(case, tmp_path):
         with pytest.raises(ValueError, match=f"(?s){says}"):
             write()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        '"""\nopen("ran", "w")\n"""',
+        "*/ int extra(void) { return 1; } /*",
+        "*\\/ int extra(void); /*",
+        "\\N{x",
+        "a\rb",
+        10_000 * "x",
+    ],
+)
+def test_the_name_of_a_law_stays_text(name, tmp_path, monkeypatch):
+    """It goes into a docstring and a comment, and must end neither."""
+    monkeypatch.chdir(tmp_path)
+    law = export.Law(lambda x: 2 * x, 3, name)
+    path = export.to_numpy(law, tmp_path / "law.py")
+    scope = {}
+    exec(path.read_text(), scope)
+    np.testing.assert_allclose(scope["act"](np.ones(3, np.float32)), 2)
+    assert os.listdir(tmp_path) == ["law.py"]
+    for file in export.to_c(law, tmp_path, "law"):
+        assert "extra" not in re.sub(r"/\*.*?\*/", "", file.read_text(), flags=re.S)
+        assert len(file.read_text()) < 10_000
 
 
 def test_bad_names_types_and_files(tmp_path, monkeypatch):

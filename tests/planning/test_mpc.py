@@ -259,11 +259,36 @@ def changed(**parts) -> Control:
         ({"x_low": np.array([4.0, -4])}, "bounds of states leave nothing"),
         ({"q": np.full((2, 2), np.nan)}, "weights Q and R must be finite"),
         ({"rate": -np.eye(1)}, "positive"),
+        ({"r": -np.eye(1)}, "R must be positive definite"),
+        ({"q": np.array([[1.0, 0.8], [0.0, 1.0]])}, "Q is not symmetric: .* by up to 0.8"),
     ],
 )
-def test_facts_that_admit_no_controller(parts, message):
+@pytest.mark.parametrize("terminal_weight", [None, np.eye(2)])
+def test_facts_that_admit_no_controller(parts, message, terminal_weight):
+    """Also where no cost-to-go has to be found."""
+    terminal_weight = np.eye(3) if "rate" in parts and terminal_weight is not None else terminal_weight
     with pytest.raises(ValueError, match=message):
-        mpc.program(changed(**parts), linear([[1.1, 1], [0, 1]], [0.5, 1]), 2)
+        mpc.program(changed(**parts), linear([[1.1, 1], [0, 1]], [0.5, 1]), 2, terminal_weight=terminal_weight)
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (np.eye(3), r"terminal_weight must be \[2, 2\]"),
+        (np.diag([1.0, -0.1]), "terminal_weight must be positive semi-definite"),
+        (np.diag([1.0, np.nan]), "terminal_weight has entries that are not finite"),
+        (np.array([[1.0, 0.0], [0.8, 1.0]]), "terminal_weight is not symmetric"),
+    ],
+)
+def test_costs_behind_the_horizon_that_are_none(weight, message):
+    with pytest.raises(ValueError, match=message):
+        mpc.program(changed(), linear([[1.1, 1], [0, 1]], [0.5, 1]), 2, terminal_weight=weight)
+
+
+def test_inputs_may_be_free_where_their_changes_cost():
+    model = linear([[0.9, 1], [0, 0.5]], [0.5, 1])
+    free = dataclasses.replace(held(model, x=4.0), r=np.zeros((1, 1)), rate=np.eye(1))
+    assert np.linalg.eigvalsh(mpc.program(free, model, 2, terminal_weight=np.eye(3)).H).min() > 0.1
 
 
 def test_plants_and_horizons_that_admit_no_controller():

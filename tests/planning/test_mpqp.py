@@ -279,6 +279,16 @@ def test_programs_that_are_none(parts, message):
         changed(**parts)
 
 
+def test_a_hessian_given_as_a_triangle_is_refused():
+    """Its law would be neither that of U'HU nor that of the whole matrix. Rounding is no reason."""
+    rows, z = np.concatenate([np.eye(2), -np.eye(2)]), np.zeros((2, 2))
+    program = lambda H: problems.mpc.Program(H, np.eye(2), z, rows, np.full(4, 9.0), np.zeros((4, 2)), rows, np.ones(4), 1)
+    for H in ([[1.0, 0.8], [0.0, 1.0]], [[1.0, 0.0], [0.8, 1.0]]):
+        with pytest.raises(ValueError, match="H is not symmetric: .* by up to 0.8. Give all of it"):
+            program(np.array(H))
+    assert program(np.array([[1.0, 0.4], [0.4 + 1e-12, 1.0]])).m == 1
+
+
 @pytest.mark.parametrize("method", ["combinatorial", "graph"])
 @pytest.mark.parametrize(
     ("parts", "message"),

@@ -48,7 +48,7 @@ class World:
             truncated=truncated,
             first=first,
             info={"t": time.astype(np.int32)},
-            action=np.where(terminated | truncated, 0, time).astype(np.float32)[..., None],
+            action=np.where(terminated | truncated, 0, time / 1024).astype(np.float32)[..., None],
             extras={"z": (1000 * stream + time).astype(np.float32)},
             valid=~invalid.reshape(count, width),
         )

@@ -96,21 +96,22 @@ def test_padding_is_never_drawn():
 def test_evict_removes_whole_oldest_trajectories():
     world = World([[5], [8]])
     buffer, state = fill(world, 32, [20])
-    state = jax.jit(buffer.evict)(state, 11)
-    # stream 0: episodes begin at 0, 5, 10, 15; the last two have 10 rows. Stream 1: at 0, 8, 16; the last has 4, two have 12.
+    state = jax.jit(buffer.evict)(state, 10)
+    # decisions in stream 0: 4 in each of the episodes from rows 0, 5, 10, 15. In stream 1: 7 from rows 0 and 8, then 4 from 16.
     allowed = {(w, t) for w, t in world.pairs(0, 20) if t >= (10, 16)[w]}
     assert drawn_pairs(state)[0] == allowed
     kept = {(int(e.obs["code"][0, 0]), len(e.reward)) for e in buffer.export(state)}
     assert kept == {(0, 5), (1, 5)}  # the tail of stream 1, row 20, belongs to its last episode; that of stream 0 stands alone
-    small = drawn_pairs(buffer.evict(state, 4))[0]
-    assert small == {(w, t) for w, t in allowed if t >= 16}  # of stream 0's newest trajectory, 15 to 19, the newest 4 rows
+    small = drawn_pairs(buffer.evict(state, 3))[0]
+    assert small == {(w, t) for w, t in allowed if t >= (16, 17)[w]}  # the newest 3 decisions of the newest trajectories
 
 
 @pytest.mark.parametrize(
     ("lengths", "left"),
-    [((4, 3, 3, 2), [3, 3, 2]), ((4, 3, 3, 2, 7), [2, 7]), ((12,), [10]), ((2, 12), [10]), ((5, 5), [5, 5])],
+    [((4, 3, 3, 2), [4, 3, 3, 2]), ((4, 3, 3, 2, 7), [3, 2, 7]), ((12,), [11]), ((2, 12), [11]), ((5, 5, 3), [5, 5, 3])],
 )
-def test_evict_to_ten_rows(lengths, left):
+def test_evict_to_ten_decisions(lengths, left):
+    """Trajectories of so many rows, each with a decision less."""
     buffer = replay.ring(64, 1)
     yes, no, zero = np.bool_(True), np.bool_(False), np.float32(0)
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import os
+import zipfile
 from types import SimpleNamespace
 
 import jax
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 from rlx import replay
-from rlx.replay import datasets
+from rlx.replay import columns, datasets
 from tests.replay.coded import World, fill
 
 
@@ -64,8 +66,9 @@ def test_damaged_and_foreign_files_are_refused(episodes, tmp_path):
     np.savez(tmp_path / "offsets.npz", **{**columns, "offsets": columns["offsets"][:-1]})
     np.savez(tmp_path / "lacking.npz", **{k: v for k, v in columns.items() if k != "action"})
     for name, message in {
-        "none": "there is no dataset", "half": "cannot be read", "other": "not a dataset of rlx", "pickled": "cannot be read",
-        "short": "one length", "offsets": "offsets", "lacking": "lacks action",
+        "none": "there is no dataset", "half": "cannot be read", "other": "not a dataset of rlx",
+        "pickled": "column 'x' of .*cannot be read: it holds Python objects", "short": "short.npz: .*one length",
+        "offsets": "offsets.npz: .*offsets", "lacking": "lacks action",
     }.items():  # fmt: skip
         with pytest.raises(ValueError, match=message):
             datasets.read(tmp_path / f"{name}.npz")
@@ -94,7 +97,7 @@ OBS = np.array([0, 1, 2, 10, 11], np.float32)[:, None]
 NEXT = np.array([1, 2, 3, 11, 12], np.float32)[:, None]
 D4RL = {
     "observations": OBS,
-    "actions": OBS + 0.5,
+    "actions": OBS / 16 + 0.25,
     "rewards": np.arange(1.0, 6.0),
     "terminals": np.array([0, 0, 1, 0, 0]),
     "timeouts": np.array([0, 0, 0, 0, 1]),
@@ -105,7 +108,7 @@ def test_d4rl_with_next_observations():
     a, b = datasets.from_d4rl({**D4RL, "next_observations": NEXT})
     assert a.obs[:, 0].tolist() == [0, 1, 2, 3] and b.obs[:, 0].tolist() == [10, 11, 12]
     assert a.reward.tolist() == [0, 1, 2, 3] and b.reward.tolist() == [0, 4, 5]
-    assert a.action[:, 0].tolist() == [0.5, 1.5, 2.5, 0] and b.action[:, 0].tolist() == [10.5, 11.5, 0]
+    assert a.action[:, 0].tolist() == [0.25, 0.3125, 0.375, 0] and b.action[:, 0].tolist() == [0.875, 0.9375, 0]
     assert a.terminated.tolist() == [False] * 3 + [True] and not a.truncated.any()
     assert not b.terminated.any() and b.truncated.tolist() == [False, False, True]
     assert a.obs.dtype == a.reward.dtype == np.float32
@@ -115,16 +118,17 @@ def test_d4rl_with_next_observations():
 
 
 def test_d4rl_without_next_observations():
-    a, b = datasets.from_d4rl(D4RL)
+    with pytest.warns(UserWarning, match="1 of 5 transitions are left out"):
+        a, b = datasets.from_d4rl(D4RL)
     assert a.obs[:, 0].tolist() == [0, 1, 2, 2] and a.reward.tolist() == [0, 1, 2, 3] and a.terminated[-1]
     assert (
         b.obs[:, 0].tolist() == [10, 11] and b.reward.tolist() == [0, 4] and b.truncated[-1]
-    )  # the outcome of 11.5 is unknown
+    )  # the outcome of the last is unknown
 
 
 def test_ogbench(tmp_path):
     obs = np.array([0, 1, 2, 10, 11], np.float32)[:, None]
-    arrays = {"observations": obs, "actions": obs + 0.5, "terminals": np.array([0, 0, 1, 0, 1.0]), "qpos": np.zeros((5, 3))}
+    arrays = {"observations": obs, "actions": obs / 16, "terminals": np.array([0, 0, 1, 0, 1.0]), "qpos": np.zeros((5, 3))}
     np.savez(tmp_path / "maze.npz", **arrays)
     a, b = datasets.from_ogbench(tmp_path / "maze.npz")
     assert a.obs[:, 0].tolist() == [0, 1, 2] and b.obs[:, 0].tolist() == [10, 11]
@@ -132,6 +136,24 @@ def test_ogbench(tmp_path):
     assert int(replay.from_episodes([a, b]).index.size) == 5
     with pytest.raises(ValueError, match="loader"):
         datasets.from_ogbench({**arrays, "next_observations": obs})
+    with pytest.raises(ValueError, match="does not mark the last observation"):
+        datasets.from_ogbench({**arrays, "terminals": np.array([0, 0, 1, 0, 0])})
+
+
+def test_ogbench_single_task():
+    """Rewards belong to the entry's action; where its mask is 0 the task is over on arrival, and the trajectory goes on."""
+    obs = np.arange(6, dtype=np.float32)[:, None]
+    arrays = {"observations": obs, "actions": obs / 8, "terminals": np.arange(6) == 5}
+    arrays |= {"rewards": np.array([-1, -1, 0, -1, -1, -9.0]), "masks": np.array([1, 1, 0, 1, 1, 1.0]), "qpos": obs + 10}
+    a, b = datasets.from_ogbench(arrays)
+    assert a.obs[:, 0].tolist() == [0, 1, 2, 3] and b.obs[:, 0].tolist() == [3, 4, 5]
+    assert a.reward.tolist() == [0, -1, -1, 0] and b.reward.tolist() == [0, -1, -1]
+    assert a.terminated.tolist() == [False, False, False, True] and b.truncated.tolist() == [False, False, True]
+    assert a.action[:, 0].tolist() == [0, 1 / 8, 2 / 8, 0] and b.info["qpos"][:, 0].tolist() == [13, 14, 15]
+    (plain,) = datasets.from_ogbench({k: v for k, v in arrays.items() if k != "masks"})
+    assert plain.reward.tolist() == [0, -1, -1, 0, -1, -1] and not plain.terminated.any()
+    with pytest.raises(ValueError, match="masks says where something ends, by 0 and 1; it has 0.5"):
+        datasets.from_ogbench({**arrays, "masks": np.full(6, 0.5)})
 
 
 def test_minari():
@@ -150,6 +172,184 @@ def test_minari():
         datasets.from_minari([{**record, "observations": np.zeros(3)}])
     with pytest.raises(ValueError, match="lacks truncations"):
         datasets.from_minari([{k: v for k, v in record.items() if k != "truncations"}])
+
+
+def test_minari_takes_episodes_and_marks_none_inside(tmp_path):
+    record = {"observations": np.zeros((4, 1)), "actions": np.zeros((3, 1)), "rewards": np.zeros(3)}
+    record |= {"terminations": np.zeros(3), "truncations": np.array([0, 1, 0])}
+    with pytest.raises(ValueError, match="episode 0: truncations ends it at step 1 of 3"):
+        datasets.from_minari([record])
+    with pytest.raises(ValueError, match="there is no dataset"):
+        datasets.from_minari(tmp_path / "main_data.hdf5")
+    np.savez(tmp_path / "a.npz", x=np.zeros(3))
+    with pytest.raises(ValueError, match="minari.load_dataset"):
+        datasets.from_minari(tmp_path / "a.npz")
+
+
+def test_borders_of_episodes_are_known_or_asked_for():
+    bare = {k: v for k, v in D4RL.items() if k != "timeouts"}
+    with pytest.raises(ValueError, match="nothing says where episodes end.*add timeouts"):
+        datasets.from_d4rl(bare)
+    late = {**D4RL, "terminals": np.zeros(5), "timeouts": np.array([0, 0, 0, 1, 1]), "next_observations": NEXT}
+    with pytest.raises(ValueError, match=r"after entry 2 comes another observation.*\(1 such entries\).*out of step"):
+        datasets.from_d4rl(late)
+    inferred = datasets.from_d4rl({k: v for k, v in late.items() if k != "timeouts"})
+    assert [e.obs[:, 0].tolist() for e in inferred] == [[0, 1, 2, 3], [10, 11, 12]]
+    with pytest.raises(ValueError, match="next_observations is .5, 2."):
+        datasets.from_d4rl({**late, "next_observations": np.zeros((5, 2))})
+
+
+def test_actions_are_in_units_or_bounds_are_asked_for():
+    """-3 to 1 stands for -1 to 1: -3, -1, 1 become -1, 0, 1."""
+    given = np.array([-3, -1, 1, 0, -2.0])[:, None]
+    data = {**D4RL, "actions": given, "next_observations": NEXT}
+    with pytest.raises(ValueError, match=r"D4RL data: actions goes to 3; .*bounds=\(low, high\)"):
+        datasets.from_d4rl(data)
+    for bounds in ((-3, 1), ([-3.0], [1.0])):
+        a, b = datasets.from_d4rl(data, bounds)
+        assert a.action[:, 0].tolist() == [-1, 0, 1, 0] and b.action[:, 0].tolist() == [0.5, -0.5, 0]
+    with pytest.raises(ValueError, match="actions goes to 2"):
+        datasets.from_d4rl(data, (-2, 0))
+    for bad in ((1, -3), (-np.inf, 1), ([-3, -3], [1, 1])):
+        with pytest.raises(ValueError, match="do not scale actions"):
+            datasets.from_d4rl(data, bad)
+    rounded = datasets.from_d4rl({**data, "actions": np.full((5, 1), 1 + 1e-6)})
+    assert max(e.action.max() for e in rounded) == 1
+    with pytest.raises(ValueError, match="choices are counted from 0"):
+        datasets.from_d4rl({**data, "actions": np.array([0, 1, -1, 0, 1])})
+    minari = {"observations": np.zeros((4, 1)), "actions": given[:3], "rewards": np.zeros(3), "terminations": np.zeros(3)}
+    (episode,) = datasets.from_minari([{**minari, "truncations": np.zeros(3)}], bounds=(-3, 1))
+    assert episode.action[:, 0].tolist() == [-1, 0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"terminals": np.array([0, 0, 2, 0, 0])}, "terminals says where something ends, by 0 and 1; it has 2"),
+        ({"timeouts": np.array([0, 0, np.nan, 0, 0])}, "timeouts has values that are not finite"),
+        ({"timeouts": np.zeros((5, 2))}, "timeouts is .5, 2."),
+        ({"rewards": np.array(["x"] * 5)}, "rewards holds text"),
+        ({"observations": np.zeros(5, "M8[s]")}, "observations holds dates"),
+        ({"observations": np.zeros((5, 1), "c8")}, "complex numbers"),
+        ({"observations": np.zeros(5, [("x", "f4")])}, "structures"),
+        ({"observations": np.full((5, 1), 2**40)}, "beyond 32 bits"),
+        ({"rewards": np.full(5, 1e300)}, "rewards has values that are not finite, first in row 0"),
+    ],
+)
+def test_columns_that_are_not_taken_are_named(change, message):
+    with pytest.raises(ValueError, match=f"^D4RL data: {message}|^D4RL data: .*{message}"):
+        datasets.from_d4rl({**D4RL, "next_observations": NEXT, **change})
+
+
+def test_byte_orders_of_other_machines():
+    swapped = {k: v.astype(v.dtype.newbyteorder(">")) for k, v in {**D4RL, "next_observations": NEXT}.items()}
+    a, b = datasets.from_d4rl(swapped), datasets.from_d4rl({**D4RL, "next_observations": NEXT})
+    jax.tree.map(same, a, b)
+    assert replay.from_episodes(a).data.obs.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\x89HDF\r\n\x1a\n" + bytes(2048), "is HDF5.*minari.load_dataset.*h5py"),
+        (bytes(512) + b"\x89HDF\r\n\x1a\n" + bytes(2048), "is HDF5"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS.*git lfs pull"),
+        (b"\x1f\x8b" + bytes(100), "gunzip"),
+        (b"<!doctype html>", "web page"),
+        (b"\x80\x04N.", "serialised Python objects"),
+        (b"", "no .npz archive"),
+        (bytes(100), "no .npz archive"),
+    ],
+)
+def test_files_of_other_kinds_are_named(tmp_path, data, message):
+    (tmp_path / "data.npz").write_bytes(data)
+    for reader in (datasets.read, datasets.from_d4rl, datasets.from_ogbench, datasets.from_minari):
+        with pytest.raises(ValueError, match=f"data.npz .*{message}"):
+            reader(tmp_path / "data.npz")
+
+
+def npy(x) -> bytes:
+    out = io.BytesIO()
+    np.lib.format.write_array(out, np.asarray(x), allow_pickle=False)
+    return out.getvalue()
+
+
+def archive(changes: dict[str, bytes], method=zipfile.ZIP_STORED) -> bytearray:
+    rows = 12
+    good = {"format": np.array("rlx-episodes-1"), "offsets": np.array([0, 5, rows]), "obs": np.zeros((rows, 3), "f4")}
+    good |= {"action": np.zeros((rows, 1), "f4"), "reward": np.zeros(rows, "f4")}
+    good |= {"terminated": np.zeros(rows, bool), "truncated": np.zeros(rows, bool)}
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", method) as file:
+        for name, data in ({f"{k}.npy": npy(v) for k, v in good.items()} | changes).items():
+            file.writestr(name, data)
+    return bytearray(out.getvalue())
+
+
+def everywhere(data: bytearray, magic: bytes, offset: int, value: int) -> bytearray:
+    at = data.find(magic)
+    while at >= 0:
+        data[at + offset] = value
+        at = data.find(magic, at + 1)
+    return data
+
+
+def claims(size: int) -> bytes:
+    return npy(np.zeros(1, "f4")).replace(b"(1,)", f"({size},)".encode())[:128]
+
+
+NOISE = npy(np.random.default_rng(0).standard_normal((12, 40)).astype("f4"))
+DAMAGED = {
+    "encrypted": (everywhere(everywhere(archive({}), b"PK\x01\x02", 8, 1), b"PK\x03\x04", 6, 1), "is encrypted"),
+    "unknown compression": (everywhere(everywhere(archive({}), b"PK\x01\x02", 10, 99), b"PK\x03\x04", 8, 99), "method 99"),
+    "4 TB": (archive({"obs.npy": claims(10**12)}), "'obs' of .*claims float32.1000000000000."),
+    "empty entry": (archive({"offsets.npy": b""}), "'offsets' of .*cannot be read"),
+    "no offsets": (archive({"offsets.npy": npy(np.zeros(0, int))}), "offsets is int64.0."),
+    "one number": (archive({"offsets.npy": npy(np.int64(5))}), "data.npz: .*offsets"),
+    "between rows": (archive({"offsets.npy": npy(np.array([0, 5.5, 12]))}), "offsets is float64.3."),
+    "huge offsets": (archive({"offsets.npy": npy(np.array([0, 2**64 - 1], "u8"))}), "offsets of the episodes do not fit"),
+    "text": (archive({"obs.npy": npy(np.array(["x"] * 12))}), "data.npz: episode 0: obs holds text"),
+    "no array": (archive({"readme.txt": b"hello"}), "'readme.txt' of .*no array"),
+    "another column": (archive({"rewards.npy": npy(np.zeros(12))}), "it has 'rewards', which a dataset of rlx has not"),
+    "two meanings": (archive({"obs/x.npy": npy(np.zeros(12))}), "it has 'obs', which"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_archives_are_refused_by_file_and_column(tmp_path, name):
+    data, message = DAMAGED[name]
+    (tmp_path / "data.npz").write_bytes(data)
+    with pytest.raises(ValueError, match=message) as refused:
+        datasets.read(tmp_path / "data.npz")
+    assert type(refused.value) is ValueError and "data.npz" in str(refused.value)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_flipped_bytes_are_a_value_error_or_do_not_matter(tmp_path, method):
+    """Every sixteenth byte of an archive is damaged in turn: a ValueError that names the file, or what was written."""
+    path, whole = tmp_path / "data.npz", archive({"obs.npy": NOISE}, method)
+    path.write_bytes(whole)
+    good, refused = datasets.read(path), 0
+    for i in range(0, len(whole), 16):
+        damaged = bytearray(whole)
+        damaged[i] ^= 0x55
+        path.write_bytes(damaged)
+        try:
+            jax.tree.map(same, datasets.read(path), good)
+        except ValueError as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert refused > len(whole) / 16 * 0.6  # names and times of entries do not matter
+
+
+def test_nothing_is_inflated_that_the_file_cannot_hold(monkeypatch):
+    """4 GB claimed by a few bytes: refused by the size alone."""
+    with zipfile.ZipFile(io.BytesIO(archive({"obs.npy": NOISE}, zipfile.ZIP_DEFLATED))) as file:
+        entry = file.getinfo("obs.npy")
+        entry.file_size = 2**32
+        monkeypatch.setattr(file, "open", lambda *args: pytest.fail("it was opened"))
+        with pytest.raises(ValueError, match=r"claims 4294967296 bytes, and \d+ in the file cannot hold them"):
+            columns._read(file, entry)
 
 
 @pytest.mark.parametrize("reader", [datasets.from_d4rl, datasets.from_ogbench])

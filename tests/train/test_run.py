@@ -14,7 +14,7 @@ from rlx.envs import make
 from rlx.train import Diverged, Options, Stop, run
 from rlx.train.logging import read
 from rlx.train.memory import needs
-from rlx.train.plan import plan
+from rlx.train.plan import plan, validate
 from rlx.train.schedule import budget, clock_at
 from rlx.types import Collect, Eval, Host, Members, Out, Problem, Stage, Update
 from tests.dummies import AGENTS
@@ -162,6 +162,24 @@ def test_what_does_not_fit_is_refused_before_compiling():
         run(agent, problem, Members(jax.random.split(jax.random.key(0), 2), {"rat": jnp.ones(2)}), options=QUIET)
     with pytest.raises(ValueError, match="unknown stages"):
         run(agent, problem, jax.random.key(0), stages=["lern"], options=QUIET)
+
+
+def test_data_that_nobody_reads_or_that_does_not_fit_is_refused():
+    rows = lambda obs, action: replay.from_episodes(
+        [{"obs": np.zeros((4, obs)), "action": np.zeros((4, action)), "reward": np.zeros(4), "terminated": np.zeros(4)}]
+    )
+    agent, problem = toy()
+    given = lambda data: replace(problem, data={"data": data})
+    with pytest.raises(ValueError, match="toy does not learn from the data 'data': leave it out"):
+        validate(agent, given(rows(3, 1)), jax.random.key(0))
+    reader = replace(agent, reads=("data", "demos"))
+    validate(reader, given(rows(3, 1)), jax.random.key(0))
+    with pytest.raises(ValueError, match=r"obs of the data 'data' is float32\[5\]; that of rlx:pendulum is float32\[3\]"):
+        validate(reader, given(rows(5, 1)), jax.random.key(0))
+    with pytest.raises(ValueError, match=r"action of the data 'data' is float32\[2\]; .*float32\[1\]"):
+        validate(reader, given(rows(3, 2)), jax.random.key(0))
+    with pytest.raises(ValueError, match=r"'model' \(it reads data, demos\)"):
+        validate(reader, replace(problem, data={"model": {}}), jax.random.key(0))
 
 
 def test_plan_and_memory_say_what_will_be():

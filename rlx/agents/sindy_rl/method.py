@@ -140,7 +140,8 @@ class Dyna:
     def online(self) -> replay.Replay:
         """Real decisions of the policy: those that are kept, and the next that come."""
         c = self.config
-        return replay.ring(-(-c.online // c.n_envs) + -(-c.collect // c.n_envs) + 3, c.n_envs)
+        kept = 2 * -(-c.online // c.n_envs)  # a trajectory has a row more than decisions, the shortest two rows for one
+        return replay.ring(kept + -(-c.collect // c.n_envs) + 3, c.n_envs)
 
     def episodes(self, learned: dict[str, Any], sources: dict[str, Any]) -> tuple[list[Any], int]:
         """All real data that are finite, as the model sees them, and how many rows are not."""
@@ -158,8 +159,8 @@ class Dyna:
         return self.fit(state._replace(learned=learned), data, lost, key, first=True), sources
 
     def refit(self, state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
-        rows = -(-self.config.online // self.config.n_envs) + 1
-        sources = {**sources, "online": self.online.evict(sources["online"], rows)}
+        each = -(-self.config.online // self.config.n_envs)
+        sources = {**sources, "online": self.online.evict(sources["online"], each)}
         return self.fit(state, *self.episodes(state.learned, sources), key, first=False), sources
 
     def fit(self, state: AgentState, data: list[Any], lost: int, key: Key, first: bool) -> AgentState:

@@ -59,15 +59,19 @@ class Config:
     critic_lr: float = traced(1e-3, "Adam's step size for the critic.", least=0)
     tau_actor: float = traced(0.005, "How far the target actor moves per update.", least=0, most=1)
     tau_critic: float = traced(0.005, "How far the target critic moves per update.", least=0, most=1)
-    explore_sigma: float = traced(0.0, "Standard deviation of exploration noise, as a share of the input's range.", least=0)
+    explore_sigma: float = traced(  # the law's noise ends where the linear model sees a state leave its box
+        0.1, "Standard deviation of exploration noise while training, as a share of the input's range.", least=0
+    )
     huber_delta: float = traced(10.0, "Where the critic's loss becomes linear, in mean stage costs.", above=0)
     tolerance: float = traced(0.05, "keep_best: how much worse than the best, relatively, an evaluation may be.", least=0)
     certainty: float = traced(0.0, "keep_best: standard errors over starts by which a gain must be above 0 to count.", least=0)
     gate: float = traced(0.0, "q_gate: predicted gain, relative to the cost, below which the controller acts.", least=0)
-    margin: float = traced(0.0, "filter: distance kept from the box's border, as a share of its half-width.", least=0, most=1)
+    margin: float = traced(
+        0.0, "filter, noise: distance kept from the box's border, as a share of its half-width.", least=0, most=1
+    )
 
 
-_DDPG: dict[str, Any] = {"actor": "mlp", "critic": "mlp", "explore_sigma": 0.1, "safeguard": "none"}
+_DDPG: dict[str, Any] = {"actor": "mlp", "critic": "mlp", "safeguard": "none"}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "debug": {"episodes": 3, "warmup": 32, "eval_every": 1, "eval_episodes": 4, "hidden": (32, 32), "width": 4},
@@ -80,11 +84,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "critic_P": "paper",
         "critic_input": "paper",
         "critic_scale": "replay",
+        "explore_sigma": 0.0,
     },
     "safe": {"trust": 0.25, "filter": True},
     "reactor": {"width": 8, "state_rows": False, "actor_lr": 3e-5, "critic_lr": 3e-4},
-    "frozen": {"residual": "none"},
-    "lqr": {"law": "lqr", "residual": "none"},
+    "frozen": {"residual": "none", "explore_sigma": 0.0},
+    "lqr": {"law": "lqr", "residual": "none", "explore_sigma": 0.0},
     "ddpg": _DDPG,
     "ddpg_cloned": {**_DDPG, "clone": 5_000},
 }

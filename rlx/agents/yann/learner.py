@@ -76,7 +76,10 @@ class Learner:
         else:
             of = lambda i: self.residual_net.apply(actor, x, jnp.full(x.shape[:-1], i)) * self.half
             g = jnp.stack([of(i) for i in range(law.regions)], -2)
-        u = nets.bigm_output(self.known.bigm, y3, v + nets.bounded(g, self.bound))
+        learned = y3[..., None] * nets.bounded(
+            g, self.bound
+        )  # not through M, which bounds the laws and nothing that is learned
+        u = nets.bigm_output(self.known.bigm, y3, v) + learned.sum(-2)
         return u, jnp.argmax(y3, -1).astype(jnp.int32), ~(y3 > 0).any(-1)
 
     def inputs(self, actor: PyTree, z: Array) -> Array:
@@ -144,7 +147,8 @@ class Learner:
             gain = value(base) - value(u)
             u = jnp.where((gain > h["gate"] * jnp.abs(value(base)))[..., None], u, base)
         if mode == "explore":
-            u = jnp.clip(u + h["explore_sigma"] * 2 * self.half * jax.random.normal(key, u.shape), self.low, self.high)
+            noise = h["explore_sigma"] * 2 * self.half * jax.random.normal(key, u.shape)
+            u = self.known.probed(z, u, noise, h["margin"]) if c.actor == "law" else jnp.clip(u + noise, self.low, self.high)
         if c.filter:
             u = self.known.kept(z, u, h["margin"])
         return jnp.clip(self.known.action(u), -1.0, 1.0), region

@@ -5,8 +5,8 @@
     offline: a linear model of the plant; its MPC program solved for all states: u = K_i z + r_i in region i       (eq. 8, 9)
              actor  pi(z)   <- K_i z + r_i + g_i(x), g trainable and 0 at the start                                (section 4.1)
              critic Q(z, u) <- the regulator's action value (trainable) + h(z, u), h trainable and 0 at the start  (section 4.2)
-    warm-up: act with pi
-    repeat: act with u = clip(pi(z)), without noise; then
+    warm-up: act as below
+    repeat: act with u = clip(pi(z)) and a noise that ends where the linear model sees a state leave its box      (noise: ours)
         y   <- cost + discount Q'(z', clip(pi'(z')))                  (cost = -reward; discount is 0 after a terminal step only)
         Q   <- down the gradient of Huber((y - Q(z, u)) / c)          (c: mean stage cost of the first policy)
         pi  <- down the gradient of Q(z, clip(pi(z))) / c             (where clipped: only what leads back inside)
@@ -116,6 +116,7 @@ def make(config: Config, problem: Problem) -> Agent:
         stages(learner, limit),
         envs={"train": batch_of(env, config.n_envs)},
         buffers={"replay": replay.ring(rows, config.n_envs)},
+        reads=("model",),
         modes=("explore", "eval", "base"),
         evals=(Eval("main", which, config.eval_episodes, eval_cycles(config, limit), stages=("warmup", "learn")),),
         on_eval=on_eval,

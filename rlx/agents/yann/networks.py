@@ -125,7 +125,7 @@ class BigM(NamedTuple):
     """Layers 1 to 3 and the constant of 4 and 5 of the paper's network: which region holds z, as 0 or 1 each."""
 
     W1: Array  # [q, nz]; step(W1 z + b1) is 1 where a row holds
-    b1: Array  # [q]
+    b1: Array  # [q] with the law's tolerance
     W2: Array  # [p, q] 1 where the row is the region's, -1 where its negation is
     b2: Array  # [p]
     W3: Array  # [p, p] subtracts the regions before
@@ -149,6 +149,7 @@ def bigm_init(law: PiecewiseLaw, corners: np.ndarray) -> BigM:
                 W2[i, j if j >= 0 else ~j] = 1 if j >= 0 else -1
         W2 = W2[:, :-1]
     most = 1.05 * np.abs(np.einsum("pmn,cn->cpm", K, corners) + r).max()
+    b1 = b1 + law.tolerance  # so that rounding puts no z outside that the law finds inside
     b2 = 1 - (W2 > 0).sum(1)
     W3 = np.eye(p) - np.tri(p, k=-1)
     return BigM(*(jnp.asarray(np.asarray(x, np.float64)) for x in (W1, b1, W2, b2, W3, most)))
@@ -164,9 +165,13 @@ def bigm_gates(net: BigM, z: Array) -> tuple[Array, Array]:
 
 
 def bigm_output(net: BigM, y3: Array, v: Array) -> Array:
-    """Layers 4 and 5: of the laws v [..., p, m] the active one's, 0 where none is."""
+    """Layers 4 and 5: of the laws v [..., p, m] the active one's, 0 where none is; what is not a number stays so.
+
+    M is above all laws where there are regions. Beyond them laws grow past it and would leak, as in the paper's network.
+    """
     lifted = net.M * y3[..., None] - net.M
-    return (jax.nn.relu(lifted + v) - jax.nn.relu(lifted - v)).sum(-2)
+    out = (jax.nn.relu(lifted + v) - jax.nn.relu(lifted - v)).sum(-2)
+    return jnp.where((y3 > 0).any(-1, keepdims=True), out, 0 * out)
 
 
 # ------------------------------------------------------------------------------------------------------------------ critic

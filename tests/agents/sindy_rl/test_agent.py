@@ -51,6 +51,8 @@ def test_real_and_imagined_steps_are_counted_apart(trained):
     assert state.counts["updates"] == 6 and 700 < state.counts["model_steps"] <= 768
     fits = {k: float(v) for k, v in state.agent.learned["fits"].items()}
     assert fits == {"done": 4, "refused_dynamics": 0, "refused_reward": 0, "rows_left_out": 0}
+    kept = replay.export(state.sources["online"])
+    assert sum(len(e.reward) - 1 for e in kept) == 60 == SMALL["online"]  # decisions, not rows, of which there are 63
 
 
 def test_the_model_the_starts_and_the_policy_are_there(trained):

@@ -49,7 +49,7 @@ def same(a: Any, b: Any) -> None:
 @pytest.mark.parametrize("name", PLANTS)
 def test_before_learning_it_is_its_controller(name):
     """Bitwise, on whatever observations; actions are within bounds; the law is the one asked for."""
-    agent = make(name, init="zero_last", residual="shared", **PLANTS[name])
+    agent = make(name, init="zero_last", residual="shared", explore_sigma=0.0, **PLANTS[name])
     state = begun(agent)
     act = jax.jit(agent.act, static_argnames="mode")
     for wide in (0.3, 2.0):
@@ -86,9 +86,9 @@ def test_what_is_not_a_number_is_not_hidden():
 
 @pytest.mark.slow
 def test_learning_lowers_the_cost_of_the_cubic_plant():
-    """At least 5% in 20 short episodes with a little noise, both seeds; the first evaluation is the controller."""
+    """At least 5% in 20 short episodes as it is by default, both seeds; the first evaluation is the controller."""
     agent, plant = short(
-        "cubic", 100, episodes=20, warmup=256, eval_every=2, eval_episodes=16, explore_sigma=0.1, batch=64, width=16,
+        "cubic", 100, episodes=20, warmup=256, eval_every=2, eval_episodes=16, batch=64, width=16,
         critic_hidden=(64, 64), init="zero_last", actor_lr=1e-4,
     )  # fmt: skip
     state, reports = reports_of(agent, plant, Members(jax.random.split(jax.random.key(0), 2)))

@@ -80,6 +80,18 @@ def test_the_tutorials_layers():
     np.testing.assert_allclose(tutorial("nearest")(POINTS).u[:, 0], [*OUTPUTS[:5], 1], atol=1e-7)
 
 
+def test_laws_above_the_constant_do_not_leak_where_no_region_is():
+    """Beyond the points that M was made for; at [2, 2] on the other hand both laws are below it."""
+    law = tutorial()
+    net = nets.bigm_init(law, np.array([[0.0, 0], [1, 1]]))
+    z = jnp.array([[3.0, 5.0], [-4.0, 0.2], [0.5, 0.4], [np.nan, 0.1]])
+    _, y3 = nets.bigm_gates(net, z)
+    out = nets.bigm_output(net, y3, law.affine(z[:, None], jnp.arange(2)))[:, 0]
+    np.testing.assert_allclose(out[:3], [0, 0, 0.5], atol=1e-6)
+    np.testing.assert_allclose(law(z[:3]).u[:, 0], [0, 0, 0.5], atol=1e-6)
+    assert np.isnan(out[3]) and np.isnan(law(z).u[3, 0])
+
+
 def test_the_constant_of_layer_four_is_as_small_as_can_be():
     """1 is right; with less, the law that is not active leaks where it is largest."""
     law = tutorial()
