@@ -52,7 +52,7 @@ def as_key(key: Any) -> Key | Members:
         return key
     given = f"{key.dtype}{list(key.shape)}" if hasattr(key, "dtype") and hasattr(key, "shape") else repr(key)
     raise ValueError(
-        "run takes the seed as an int, or one typed key such as jax.random.key(seed), or Members(keys) for several runs; "
+        "run takes one typed key, jax.random.key(seed), or the seed as an int, or Members(keys) for several runs; "
         f"it was given {given}."
     )
 
