@@ -20,6 +20,7 @@ from importlib import metadata
 from types import ModuleType
 
 FLAG = "--import"
+imported: list[str] = []  # by `import_modules` in this process, in order: what a process that it starts must import too
 
 
 def import_modules(names: Iterable[str], wanted_by: str = FLAG) -> None:
@@ -33,6 +34,7 @@ def import_modules(names: Iterable[str], wanted_by: str = FLAG) -> None:
     for name in names:
         try:
             importlib.import_module(name)
+            imported.extend([name] if name not in imported else [])
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
                 raise ValueError(f"{wanted_by} {name}: it imports {error.name}, which is not installed.") from error

@@ -95,6 +95,11 @@ class Leaf:
     def zeros(self, *lead: int) -> np.ndarray:
         return np.zeros((*lead, *self.shape), self.dtype)
 
+    def __repr__(self) -> str:
+        """Short: of bounds that differ from number to number, the least and the greatest."""
+        low, high = (f"{edge(x):.4g}" if np.size(x) else "none" for edge, x in ((np.min, self.low), (np.max, self.high)))
+        return f"Leaf({np.dtype(self.dtype)}{list(self.shape)}, {low} to {high}, by {self.reduce!r})"
+
 
 @dataclass(frozen=True)
 class Control:

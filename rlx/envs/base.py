@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx import keys
+from rlx.envs.border import Steps
 from rlx.types import Array, Env, HostEnv, Key, PyTree, RolloutState, Row, Spec, Step, VecEnv
 
 Starts = Literal["exact", "pool", "lockstep"]
@@ -151,7 +152,7 @@ class Forwarding:
 @dataclass(frozen=True)
 class HostVec(Named, Forwarding):
     """`VecEnv` over a host environment, built when it is first used. ``members`` runs of ``per`` streams each are one batch,
-    so that a population steps its native environments together."""
+    so that a population steps its native environments together. What comes from outside is held to its spec here."""
 
     env: HostEnv
     per: int
@@ -166,9 +167,20 @@ class HostVec(Named, Forwarding):
     def n(self) -> int:
         return self.per * self.members
 
+    @cached_property
+    def _sound(self) -> Steps:
+        return Steps(self.name, self.spec, self.n)
+
+    def reset(self, params: PyTree, key: keys.HostKey) -> tuple[Any, Step]:
+        return self._sound("reset", self.made.reset(params, key))
+
+    def step(self, params: PyTree, state: Any, action: PyTree, key: keys.HostKey) -> tuple[Any, Step]:
+        return self._sound("step", self.made.step(params, state, action, key))
+
     def close(self) -> None:
+        """What was opened; another reset opens it anew."""
         if "made" in self.__dict__:
-            self.made.close()
+            self.__dict__.pop("made").close()
 
 
 def _per_stream(key: Key, n: int) -> Key:

@@ -12,7 +12,7 @@ import numpy as np
 
 from rlx import keys
 from rlx.envs import actions
-from rlx.envs.base import Policy, batch, begin, rollout
+from rlx.envs.base import HostVec, Policy, batch, begin, rollout
 from rlx.envs.check_types import faults_of_types
 from rlx.types import Array, Env, HostEnv, Key, Leaf, PyTree, RolloutState, Row, Step, VecEnv
 
@@ -38,7 +38,7 @@ def check(env: Env | HostEnv, seed: int = 0, steps: int = 60, streams: int = 2, 
         ValueError: with all faults found: what was found, what is expected, what to do.
     """
     vec = batch(env, streams)
-    faults = faults_of_types(env, vec)
+    faults = faults_of_types(env, vec.made if isinstance(vec, HostVec) else vec)  # which would stop at the first fault
     if not faults:  # otherwise it would not run
         report = _run(env, vec, seed, max(steps // 2, 1), episodes, faults)
     vec.close()

@@ -10,24 +10,41 @@ from typing import Any
 
 import numpy as np
 
+from rlx.envs import border
+from rlx.envs.actions import Native, box
+from rlx.envs.border import Border
 from rlx.envs.options import dm_control_suite
 from rlx.keys import HostKey
 from rlx.types import HostEnv, Leaf, PyTree, Spec, Step
 
 
-def make(name: str, *, repeat: int = 1, time_limit: int | None = None, threads: int | None = None) -> HostEnv:
-    """Observations are flattened in dm_control's order of names. Raises ValueError where it is not installed."""
+def make(
+    name: str, *, repeat: int = 1, time_limit: int | None = None, threads: int | None = None, action_bounds: Any = None
+) -> HostEnv:
+    """Observations are flattened in dm_control's order of names. Tasks without a time limit of their own have none here either,
+    unless ``time_limit`` gives one. ``action_bounds``: a pair (low, high) in place of the task's own, which may have none.
+
+    Raises:
+        ValueError: dm_control is not installed, cannot make the task, or it has actions without bounds.
+    """
     suite = dm_control_suite()
-    warnings.warn(f"dmc:{name} has no batched task in rlx: it runs dm_control's own loop, several times slower.", stacklevel=3)
+    given = f"dmc:{name}"
+    warnings.warn(f"{given} has no batched task in rlx: it runs dm_control's own loop, several times slower.", stacklevel=3)
     domain, _, task = name.partition("-")
-    build = lambda: suite.load(domain, task, task_kwargs={"random": 0})
+
+    def build() -> Any:
+        with border.making(given):
+            return suite.load(domain, task, task_kwargs={"random": 0})
+
     example = build()
     size = int(sum(np.prod(x.shape) for x in example.observation_spec().values()))
-    box = example.action_spec()
-    limit = time_limit or -(-int(np.ceil(example._step_limit)) // repeat)
-    native = Leaf(box.shape, box.dtype, box.minimum, box.maximum)
-    spec = Spec(Leaf((size,)), Leaf(box.shape, low=-1, high=1), {}, limit, repeat, native_action=native)
-    return HostEnv(f"dmc:{name}", spec, lambda n, ends: _Vec(f"dmc:{name}", spec, n, ends, build, threads))
+    actions = example.action_spec()
+    action, native = box(given, actions.shape, actions.dtype, actions.minimum, actions.maximum, action_bounds)
+    steps = example._step_limit
+    limit = time_limit or (-(-int(np.ceil(steps)) // repeat) if np.isfinite(steps) else None)
+    spec = Spec(Leaf((size,)), action, {}, limit, repeat, native_action=native)
+    example.close()
+    return HostEnv(given, spec, lambda n, ends: _Vec(given, spec, n, ends, build, threads))
 
 
 class _Stream:
@@ -52,27 +69,43 @@ class _Vec:
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self.threads or 2)
 
+    @cached_property
+    def _envs(self) -> list[Any]:
+        return [self.build() for _ in range(self.n)]
+
+    @cached_property
+    def _border(self) -> Border:
+        return Border(self.name, self.spec)
+
+    @cached_property
+    def _native(self) -> Native:
+        return Native.of(self.spec)
+
     def _begin(self, s: _Stream, rng: np.random.Generator) -> None:
         s.env.task._random = np.random.RandomState(rng.integers(2**32))
-        s.t, s.step = 0, (self._flat(s.env.reset()), 0.0, False, False, True)
+        try:
+            timestep = s.env.reset()
+        except Exception as error:
+            raise border.raised(self.name, "reset", error) from error
+        s.t, s.step = 0, (self._flat(timestep, "reset"), 0.0, False, False, True)
 
-    @staticmethod
-    def _flat(timestep: Any) -> np.ndarray:
-        return np.concatenate([np.ravel(x) for x in timestep.observation.values()]).astype(np.float32)
+    def _flat(self, timestep: Any, what: str) -> PyTree:
+        return self._border.obs(np.concatenate([np.ravel(x) for x in timestep.observation.values()]), what)
 
-    def _move(self, s: _Stream, action: np.ndarray) -> None:
-        spec = s.env.action_spec()
-        real = spec.minimum + (np.clip(action, -1, 1) + 1) * (spec.maximum - spec.minimum) / 2
+    def _move(self, s: _Stream, native: np.ndarray) -> None:
         total = 0.0
         for _ in range(self.spec.repeat):
-            timestep = s.env.step(real)
+            try:
+                timestep = s.env.step(native)
+            except Exception as error:
+                raise border.raised(self.name, "step", error) from error
             total += timestep.reward or 0.0
             if timestep.last():
                 break
         s.t += 1
         ended = bool(timestep.last() and timestep.discount == 0)
-        cut = not ended and (timestep.last() or s.t >= (self.spec.horizon or 0))
-        s.step = (self._flat(timestep), total, ended, cut, False)
+        cut = not ended and (timestep.last() or s.t == self.spec.horizon)
+        s.step = (self._flat(timestep, "step"), total, ended, cut, False)
 
     def _stack(self, state: list[_Stream]) -> Step:
         kinds = (np.float32, np.float32, bool, bool, bool)
@@ -81,16 +114,18 @@ class _Vec:
         return Step(obs, reward, terminated, truncated, first, {})
 
     def reset(self, params: PyTree, key: HostKey) -> tuple[list[_Stream], Step]:
-        state = [_Stream(self.build()) for _ in range(self.n)]
+        state = [_Stream(env) for env in self._envs]
         for i, s in enumerate(state):
             self._begin(s, key.rng(i))
         return state, self._stack(state)
 
     def step(self, params: PyTree, state: list[_Stream], action: np.ndarray, key: HostKey) -> tuple[list[_Stream], Step]:
+        native = self._native(action)
+
         def one(i: int) -> None:
             s = state[i]
             if not (s.step[2] or s.step[3]):
-                self._move(s, action[i])
+                self._move(s, native[i])
             elif self.ends == "reset":
                 self._begin(s, key.rng(i))
 
@@ -111,5 +146,7 @@ class _Vec:
         return state[index].env.physics.render(256, 256, camera_id=0)
 
     def close(self) -> None:
+        for env in self.__dict__.pop("_envs", []):
+            env.close()
         if "_pool" in self.__dict__:
-            self._pool.shutdown()
+            self.__dict__.pop("_pool").shutdown()

@@ -9,7 +9,7 @@ environments, and MuJoCo states without the solver's warm start, do not go on bi
 
 from __future__ import annotations
 
-import importlib
+import inspect
 import random
 import threading
 from collections.abc import Callable, Mapping
@@ -19,59 +19,23 @@ from functools import cached_property
 from typing import Any
 
 import gymnasium
+import jax
 import numpy as np
 
-from rlx.envs.actions import to_native
-from rlx.envs.gym_spaces import action_leaves, info_leaves, merge_infos, obs_leaves, read_info
+from rlx.envs import border
+from rlx.envs.actions import Native
+from rlx.envs.border import Border, NotRepeated
+from rlx.envs.gym_spaces import FLAGS, action_leaves, info_leaves, merge_infos, obs_leaves
+from rlx.envs.gym_suites import names, origin, registered
 from rlx.envs.gym_vector import MODES, GymVectorVec
-from rlx.envs.observations import cast, stack
-from rlx.envs.options import cores, positive, unknown
+from rlx.envs.observations import stack
+from rlx.envs.options import cores, positive
 from rlx.keys import HostKey
 from rlx.types import HostEnv, PyTree, Reduce, Spec, Step
 
-# packages that register ids when imported: (what ids begin with, package, extra)
-_SUITES = (("Adroit", "gymnasium_robotics", "adroit"), ("Fetch", "gymnasium_robotics", "adroit"))
-_OGBENCH = ("pointmaze", "antmaze", "humanoidmaze", "antsoccer", "cube", "scene", "puzzle")
+__all__ = ["GymVec", "make", "names"]
+LOOK = 1000  # simulation steps at most of the episode that is looked at when an environment is made
 _seeding = threading.Lock()
-
-
-def names() -> list[str]:
-    """Ids that are registered."""
-    return sorted(gymnasium.registry)
-
-
-def _registered(name: str) -> str:
-    """The id in Gymnasium's registry that ``name`` means, after what registers it was imported.
-
-    Raises:
-        ValueError: the module cannot be imported, or the id is unknown.
-    """
-    module, _, task = name.rpartition(":")
-    if module:
-        try:
-            importlib.import_module(module)
-        except ImportError as e:
-            raise ValueError(f"gym:{name} needs the module {module!r}, which cannot be imported: {e}.") from e
-    else:
-        _import_suite(name)
-    if task not in gymnasium.registry:
-        also = f" {module} was imported and does not register it." if module else ""
-        raise ValueError(f"{unknown('gym', task, names())}{also}")
-    return task
-
-
-def _import_suite(name: str) -> None:
-    wanted = [(p, e) for start, p, e in _SUITES if name.startswith(start)]
-    wanted += [("ogbench", "ogbench")] if name.startswith(_OGBENCH) else []
-    wanted += [("metaworld", "metaworld")] if name.startswith("Meta-World") else []
-    for package, extra in wanted:
-        try:
-            module = importlib.import_module(package)
-        except ImportError as e:
-            bare = " (from Python 3.13 on: pip install --no-deps ogbench dm_control)" if extra == "ogbench" else ""
-            raise ValueError(f"gym:{name} needs {package}: pip install 'rlx[{extra}]'{bare}.") from e
-        if hasattr(module, "register_envs_with_gymnasium"):
-            module.register_envs_with_gymnasium()
 
 
 def make(
@@ -82,6 +46,7 @@ def make(
     threads: int | None = None,
     vectorize: str | None = None,
     info_keys: Mapping[str, Reduce] | None = None,
+    action_bounds: Any = None,
     **options: Any,
 ) -> HostEnv:
     """``options`` go to ``gymnasium.make``. Meta-World: ``gym:Meta-World/MT1`` with ``env_name="reach-v3"``.
@@ -89,49 +54,93 @@ def make(
     ``vectorize`` steps the streams by Gymnasium's own vector environments instead of rlx's threads: ``"sync"``, ``"async"`` (a
     process per stream) or ``"native"`` (the id's own batched environment). These cannot be saved, see `rlx.envs.gym_vector`.
 
-    Observations keep their dicts; floats become float32, uint8 stays. Box actions are rescaled from [-1, 1]; the n choices of a
-    Discrete space are counted from 0 (see `rlx.types.Leaf.choices`).
+    Observations keep their dicts; floats become float32, uint8 stays. Box actions are rescaled from [-1, 1], of integers to the
+    nearest one; the n choices of a Discrete space are counted from 0 (see `rlx.types.Leaf.choices`). ``action_bounds``: a pair
+    (low, high), of numbers or lists, in place of the bounds of the action space, which may have none.
 
     ``info_keys``: keys of Gymnasium's info that become ``Spec.info``, each with the way in which it becomes one number per
     episode: ``{"x_position": "last", "reward_ctrl": "sum"}`` (see `rlx.types.Leaf`). It is 0 where an info lacks the key.
-    ``success``, ``is_success`` and ``violation`` are kept unasked, by "any".
+    ``success``, ``is_success`` and ``violation`` are kept unasked, by "any", where the episode has them that is looked at when
+    the environment is made: at most 1,000 steps of it, fewer where it has shown all ``info_keys`` before. A key that is reduced
+    by "any" may be one that this episode does not have.
 
     Raises:
-        ValueError: unknown id, missing package or module, spaces that rlx does not take, or info that it cannot keep.
+        ValueError: unknown id, missing package or module, what the environment's maker does not take, spaces that rlx does not
+            take, info that it cannot keep, or a reset or a step that does not keep to Gymnasium's form.
     """
     positive(repeat=repeat, time_limit=time_limit, threads=threads)
-    given, name = f"gym:{name}", _registered(name)
+    given, name = f"gym:{name}", registered(name)
     if vectorize is not None and (vectorize not in MODES or repeat > 1):
         raise ValueError(
             f"{given}: vectorize={vectorize!r}, repeat={repeat}; vectorize is one of {', '.join(MODES)}, with repeat=1."
         )
     if time_limit is not None:
         options["max_episode_steps"] = time_limit * repeat
-    if name.startswith("Meta-World"):
+    meta_world = origin(name) == "metaworld"
+    if meta_world:
         options.setdefault("seed", 0)  # decides the list of goals, which resets then draw from
-    build = lambda: gymnasium.make(name, **options)
-    spec = _spec(given, build(), repeat, info_keys or {})
-    if name.startswith("Meta-World"):  # its observations leave the space that it declares
+
+    def build() -> gymnasium.Env:
+        with border.making(given):
+            return gymnasium.make(name, **options)
+
+    spec = _spec(given, build(), repeat, info_keys, action_bounds)
+    if meta_world:  # its observations leave the space that it declares
         spec = replace(spec, obs=replace(spec.obs, low=-np.inf, high=np.inf))
     if vectorize is None:
         return HostEnv(given, spec, lambda n, ends: GymVec(given, spec, n, ends, build, threads))
-    vector = lambda n: gymnasium.make_vec(name, n, vectorization_mode=MODES[vectorize], **options)
+
+    def vector(n: int) -> gymnasium.vector.VectorEnv:
+        with border.making(given):
+            return gymnasium.make_vec(name, n, vectorization_mode=MODES[vectorize], **options)
+
     return HostEnv(given, spec, lambda n, ends: GymVectorVec(given, spec, n, ends, lambda: vector(n)))
 
 
-def _spec(name: str, example: gymnasium.Env, repeat: int, info_keys: Mapping[str, Reduce]) -> Spec:
-    """What ``example``, which is closed, promises: its spaces, and its infos as a first step shows them."""
-    action, native = action_leaves(name, example.action_space)
-    spec = Spec(obs_leaves(name, example.observation_space), action, repeat=repeat, native_action=native)
-    _, begun = _seeded_reset(example, 0)
-    _, _, _, _, later = example.step(to_native(spec, action.zeros()))
-    limit = example.spec.max_episode_steps if example.spec else None
-    example.close()
+def _spec(name: str, example: gymnasium.Env, repeat: int, keys: Mapping[str, Reduce] | None, bounds: Any) -> Spec:
+    """What ``example``, which is closed, promises: its spaces, and its infos as an episode shows them."""
+    try:
+        action, native = action_leaves(name, example.action_space, bounds)
+        spec = Spec(obs_leaves(name, example.observation_space), action, repeat=repeat, native_action=native)
+        seen = _look(Border(name, spec), example, keys)
+        limit = example.spec.max_episode_steps if example.spec else None
+    finally:
+        example.close()
     horizon = None if limit is None else -(-limit // repeat)
-    return replace(spec, info=info_leaves(name, info_keys, begun, later), horizon=horizon)
+    return replace(spec, info=info_leaves(name, keys or {}, seen), horizon=horizon)
 
 
-def _seeded_reset(env: gymnasium.Env, seed: int) -> tuple[Any, dict[str, Any]]:
+def _look(reader: Border, example: gymnasium.Env, keys: Mapping[str, Reduce] | None) -> dict[str, Any]:
+    """The infos of one episode together: its first step, and more where a key is still to come."""
+    seen = dict(_reset(reader, example, 0)[1])
+    native = Native.of(reader.spec)(reader.spec.action.zeros())
+    for _ in range(LOOK):
+        _, _, terminated, truncated, info = _step(reader, example, native)
+        for key, value in info.items():
+            seen.setdefault(key, value)
+        found = any(key in seen for key in FLAGS) if keys is None else seen.keys() >= keys.keys()
+        if terminated or truncated or found:
+            break
+    return seen
+
+
+def _reset(reader: Border, env: gymnasium.Env, seed: int) -> tuple[PyTree, Mapping[str, Any]]:
+    try:
+        out = _seeded_reset(env, seed)
+    except Exception as error:
+        raise border.raised(reader.name, "reset", error) from error
+    return reader.begun(out)
+
+
+def _step(reader: Border, env: gymnasium.Env, native: Any) -> tuple[PyTree, float, Any, Any, Mapping[str, Any]]:
+    try:
+        out = env.step(native)
+    except Exception as error:
+        raise border.raised(reader.name, "step", error) from error
+    return reader.moved(out)
+
+
+def _seeded_reset(env: gymnasium.Env, seed: int) -> Any:
     """A reset that depends on ``seed`` alone, also in suites that draw from numpy's and Python's global generators."""
     with _seeding:
         before = np.random.get_state(), random.getstate()
@@ -139,13 +148,23 @@ def _seeded_reset(env: gymnasium.Env, seed: int) -> tuple[Any, dict[str, Any]]:
             np.random.seed(seed % 2**32)
             random.seed(seed)
             env.action_space.seed(seed % 2**31)
-            own_seed = getattr(env.unwrapped, "seed", None)
-            if callable(own_seed):
-                own_seed(seed % 2**31)  # Meta-World takes no notice of reset's seed
+            _own_seed(env, seed % 2**31)
             return env.reset(seed=seed % 2**31)
         finally:
             np.random.set_state(before[0])
             random.setstate(before[1])
+
+
+def _own_seed(env: gymnasium.Env, seed: int) -> None:
+    """Meta-World and environments of the older form are seeded by a method; of another name's sake it may be anything else."""
+    own = getattr(env.unwrapped, "seed", None)
+    if not callable(own):
+        return
+    try:
+        inspect.signature(own).bind(seed)
+    except (TypeError, ValueError):
+        return
+    own(seed)
 
 
 @dataclass
@@ -173,7 +192,23 @@ class GymVec:
 
     @cached_property
     def _envs(self) -> list[gymnasium.Env]:
-        return [self.build() for _ in range(self.n)]
+        made: list[gymnasium.Env] = []
+        try:
+            for _ in range(self.n):
+                made.append(self.build())
+        except BaseException:
+            for env in made:
+                env.close()
+            raise
+        return made
+
+    @cached_property
+    def _border(self) -> Border:
+        return Border(self.name, self.spec)
+
+    @cached_property
+    def _native(self) -> Native:
+        return Native.of(self.spec)
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
@@ -194,27 +229,26 @@ class GymVec:
         list(self._pool.map(chunk, range(workers)))
 
     def _begin(self, i: int, seed: int) -> Episode:
-        obs, info = _seeded_reset(self._envs[i], seed)
-        no, infos = np.bool_(False), read_info(self.name, self.spec.info, info)
-        return Episode(seed, [], Step(cast(self.spec.obs, obs), np.float32(0), no, no, np.bool_(True), infos))
+        obs, info = _reset(self._border, self._envs[i], seed)
+        return Episode(seed, [], Step(obs, 0.0, False, False, True, self._border.info(info)))
 
     def _move(self, i: int, episode: Episode, action: np.ndarray, native: np.ndarray) -> None:
         """``native``: the action in the environment's own units."""
-        reward, infos = 0.0, []
+        reward, infos, env, reader = 0.0, [], self._envs[i], self._border
         for _ in range(self.spec.repeat):
-            obs, r, terminated, truncated, info = self._envs[i].step(native)
-            reward += float(r)
-            infos.append(read_info(self.name, self.spec.info, info))
+            obs, r, terminated, truncated, info = _step(reader, env, native)
+            reward += r
+            infos.append(reader.info(info))
             if terminated or truncated:
                 break
         episode.actions.append(np.array(action, self.spec.action.dtype))
-        ended = np.bool_(terminated), np.bool_(truncated and not terminated)
         info = merge_infos(self.spec.info, infos)
-        episode.step = Step(cast(self.spec.obs, obs), np.float32(reward), *ended, np.bool_(False), info)
+        episode.step = Step(obs, reward, terminated, truncated and not terminated, False, info)
 
     def _stack(self, state: list[Episode]) -> Step:
-        steps = [e.step for e in state]
-        return Step(*(stack(part) for part in zip(*steps, strict=True)))
+        obs, reward, terminated, truncated, first, info = zip(*(e.step for e in state), strict=True)
+        ends = np.array((terminated, truncated, first), np.bool_)
+        return Step(stack(obs), np.array(reward, np.float32), ends[0], ends[1], ends[2], stack(info))
 
     def reset(self, params: PyTree, key: HostKey) -> tuple[list[Episode], Step]:
         state: list[Any] = [None] * self.n
@@ -222,7 +256,7 @@ class GymVec:
         return state, self._stack(state)
 
     def step(self, params: PyTree, state: list[Episode], action: np.ndarray, key: HostKey) -> tuple[list[Episode], Step]:
-        native = to_native(self.spec, action)
+        native = self._native(action)
 
         def one(i: int) -> None:
             if not state[i].step.last:
@@ -237,36 +271,47 @@ class GymVec:
         return state
 
     def save(self, state: list[Episode]) -> dict[str, np.ndarray]:
-        """Seeds [n] and the actions since, padded to the longest episode."""
+        """Seeds [n] and the actions since, padded to the longest episode; and where that led, to compare with."""
         longest = max(len(e.actions) for e in state)
         actions = self.spec.action.zeros(self.n, longest)
         for i, e in enumerate(state):
             if e.actions:
                 actions[i, : len(e.actions)] = e.actions
         lengths = np.array([len(e.actions) for e in state], np.int64)
-        return {"seeds": np.array([e.seed for e in state], np.int64), "lengths": lengths, "actions": actions}
+        saved = {"seeds": np.array([e.seed for e in state], np.int64), "lengths": lengths, "actions": actions}
+        return saved | {f"arrived/{k}": x for k, x in enumerate(jax.tree.leaves(self._stack(state)))}
 
     def load(self, arrays: dict[str, np.ndarray]) -> list[Episode]:
+        """Plays the episodes again.
+
+        Raises:
+            NotRepeated: one did not come to where it was.
+        """
         state: list[Any] = [None] * self.n
 
         def replay(i: int) -> None:
             state[i] = self._begin(i, int(arrays["seeds"][i]))
             taken = arrays["actions"][i][: int(arrays["lengths"][i])]
-            for action, native in zip(taken, to_native(self.spec, taken), strict=True):
+            for action, native in zip(taken, self._native(taken), strict=True):
+                if state[i].step.last:
+                    raise NotRepeated(f"{self.name}: an episode, played again, ended early.")
                 self._move(i, state[i], action, native)
 
         self._each(replay)
+        for k, x in enumerate(jax.tree.leaves(self._stack(state))):
+            if not np.array_equal(x, arrays.get(f"arrived/{k}", x), equal_nan=True):
+                raise NotRepeated(f"{self.name}: an episode, played again, did not come to where it was.")
         return state
 
     def render(self, params: PyTree, state: list[Episode], index: int = 0) -> np.ndarray:
         """A picture from an environment made for rendering, brought to the same place by replaying the episode."""
         env, episode = self._camera, state[index]
         if self._shown.get("seed") != episode.seed or self._shown["length"] > len(episode.actions):
-            _seeded_reset(env, episode.seed)
+            _reset(self._border, env, episode.seed)
             self._shown.update(seed=episode.seed, length=0)
         for action in episode.actions[self._shown["length"] :]:
             for _ in range(self.spec.repeat):
-                _, _, terminated, truncated, _ = env.step(to_native(self.spec, action))
+                _, _, terminated, truncated, _ = _step(self._border, env, self._native(action))
                 if terminated or truncated:
                     break
         self._shown["length"] = len(episode.actions)
@@ -278,12 +323,14 @@ class GymVec:
 
     @cached_property
     def _camera(self) -> gymnasium.Env:
-        return gymnasium.make(self._envs[0].spec, render_mode="rgb_array")  # type: ignore[arg-type]
+        with border.making(self.name):
+            return gymnasium.make(self._envs[0].spec, render_mode="rgb_array")  # type: ignore[arg-type]
 
     def close(self) -> None:
-        for env in self.__dict__.get("_envs", []):
+        for env in self.__dict__.pop("_envs", []):
             env.close()
         if "_camera" in self.__dict__:
-            self._camera.close()
+            self.__dict__.pop("_shown", None)
+            self.__dict__.pop("_camera").close()
         if "_pool" in self.__dict__:
-            self._pool.shutdown()
+            self.__dict__.pop("_pool").shutdown()

@@ -1,4 +1,4 @@
-"""Gymnasium's spaces and infos as leaves of an `rlx.types.Spec`, and what an environment emits as those leaves."""
+"""Gymnasium's spaces and infos as leaves of an `rlx.types.Spec`."""
 
 from __future__ import annotations
 
@@ -8,80 +8,74 @@ from typing import Any, get_args
 import numpy as np
 from gymnasium import spaces
 
+from rlx.envs.actions import box
 from rlx.types import Array, Leaf, PyTree, Reduce
 
 FLAGS = ("success", "is_success", "violation")  # keys of info that episodes are counted by wherever an environment has them
 REDUCES = get_args(Reduce)
 
 
-def action_leaves(name: str, space: spaces.Space) -> tuple[Leaf, Leaf]:
-    """`Spec.action` and `Spec.native_action`.
+def action_leaves(name: str, space: spaces.Space, bounds: Any = None) -> tuple[Leaf, Leaf]:
+    """`Spec.action` and `Spec.native_action`; ``bounds``: a pair in place of a Box's own.
 
     Raises:
-        ValueError: neither a bounded Box nor Discrete.
+        ValueError: neither a Box nor Discrete, or a Box that `rlx.envs.actions.box` does not take.
     """
-    if isinstance(space, spaces.Discrete):
+    if isinstance(space, spaces.Discrete) and bounds is None:
         n, start = int(space.n), int(space.start)
         return Leaf((), np.int32, 0, n - 1), Leaf((), space.dtype, start, start + n - 1)
-    if isinstance(space, spaces.Box) and space.is_bounded("both"):
-        return Leaf(space.shape, low=-1, high=1), Leaf(space.shape, space.dtype, space.low, space.high)
-    kind = "unbounded Box" if isinstance(space, spaces.Box) else type(space).__name__
-    raise ValueError(f"{name} has actions {space}; rlx takes bounded Box and Discrete actions, no {kind}.")
+    if isinstance(space, spaces.Box):
+        return box(name, space.shape, space.dtype, space.low, space.high, bounds)
+    also = " and no action_bounds" if isinstance(space, spaces.Discrete) else ""
+    raise ValueError(f"{name} has actions of the kind {type(space).__name__}; rlx takes Box and Discrete actions{also}.")
 
 
 def obs_leaves(name: str, space: spaces.Space) -> PyTree:
     """`Spec.obs`: a leaf of a Box, a dict of a Dict (nested as it is). uint8 stays uint8, other numbers become float32.
 
     Raises:
-        ValueError: another space.
+        ValueError: another space, or one without a single number.
     """
-    if isinstance(space, spaces.Dict):
+    if isinstance(space, spaces.Dict) and space.spaces:
         return {key: obs_leaves(name, part) for key, part in space.spaces.items()}
-    if isinstance(space, spaces.Box):
+    if isinstance(space, spaces.Box) and 0 not in space.shape:
         dtype = _kept(space.dtype)
         return Leaf(space.shape, dtype, space.low.astype(dtype), space.high.astype(dtype))
-    raise ValueError(f"{name} has observations {space}; rlx takes Box observations or dicts of them.")
+    kind = f"{type(space).__name__}{f' {space.dtype}{list(space.shape)}' if isinstance(space, spaces.Box) else ''}"
+    raise ValueError(f"{name} has observations of the kind {kind}; rlx takes a Box that is not empty, or dicts of such.")
 
 
 def _kept(dtype: Any) -> Any:
     return np.uint8 if dtype == np.uint8 else np.float32
 
 
-def info_leaves(name: str, wanted: Mapping[str, Reduce], *seen: Mapping[str, Any]) -> dict[str, Leaf]:
-    """`Spec.info`: the keys ``wanted``, each with its ``reduce``, and the flags of successes; shapes are those in ``seen``, the
-    infos of a reset and of a step.
+def info_leaves(name: str, wanted: Mapping[str, Reduce], seen: Mapping[str, Any]) -> dict[str, Leaf]:
+    """`Spec.info`: the keys ``wanted``, each with its ``reduce``, and the flags of successes; shapes are those of the values
+    ``seen`` in infos.
 
     Raises:
-        ValueError: a key that is in none of them, that holds no numbers, or an unknown reduction.
+        ValueError: a key that was not seen and is no flag, that holds no numbers, or an unknown reduction.
     """
-    found = {key: value for info in seen for key, value in info.items()}
-    leaves = {key: Leaf((), reduce="any") for key in FLAGS if key in found and key not in wanted}
+    leaves = {key: Leaf((), reduce="any") for key in FLAGS if key not in wanted and _is_number(seen.get(key))}
     for key, reduce in wanted.items():
-        if key not in found:
-            there = ", ".join(found) or "no keys"
-            raise ValueError(f"{name}: info_keys asks for {key!r}; the infos of this environment have {there}.")
         if reduce not in REDUCES:
             known = ", ".join(REDUCES)
             raise ValueError(f"{name}: info_keys has {reduce!r} for {key!r}; a key becomes one number per episode by {known}.")
-        value = np.asarray(found[key])
+        if key not in seen and reduce != "any":
+            there = ", ".join(seen) or "no keys"
+            raise ValueError(
+                f"{name}: info_keys asks for {key!r}; the infos of this environment have {there}. "
+                'A flag that only some episodes have is taken with the reduction "any".'
+            )
+        value = np.asarray(seen.get(key, False))
         if value.dtype.kind not in "biuf":
-            raise ValueError(f"{name}: info_keys asks for {key!r}, which holds {found[key]!r}: only numbers can be kept.")
+            raise ValueError(f"{name}: info_keys asks for {key!r}, which holds {seen[key]!r}: only numbers can be kept.")
         leaves[key] = Leaf(value.shape, _kept(value.dtype), reduce=reduce)
     return leaves
 
 
-def read_info(name: str, leaves: Mapping[str, Leaf], info: Mapping[str, Any], *lead: int) -> dict[str, np.ndarray]:
-    """The leaves of one info, with leading axes ``lead``; 0 where it lacks a key.
-
-    Raises:
-        ValueError: a value of another shape than the leaf's.
-    """
-    out = {}
-    for key, leaf in leaves.items():
-        out[key] = np.asarray(info[key], leaf.dtype) if key in info else leaf.zeros(*lead)
-        if out[key].shape != (*lead, *leaf.shape):
-            raise ValueError(f"{name}: info[{key!r}] has shape {out[key].shape} here, at first it had {(*lead, *leaf.shape)}.")
-    return out
+def _is_number(value: Any) -> bool:
+    return value is not None and np.ndim(value) == 0 and np.asarray(value).dtype.kind in "biuf"
 
 
 MERGES: dict[str, Callable[[Array, Array], Array]] = {

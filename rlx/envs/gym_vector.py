@@ -8,7 +8,7 @@ others have moved.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -18,9 +18,9 @@ import numpy as np
 from gymnasium.error import Error
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from rlx.envs.actions import to_native
-from rlx.envs.gym_spaces import read_info
-from rlx.envs.observations import cast
+from rlx.envs import border
+from rlx.envs.actions import Native
+from rlx.envs.border import Border
 from rlx.keys import HostKey
 from rlx.types import PyTree, Spec, Step
 
@@ -64,6 +64,14 @@ class GymVectorVec:
         return self.build()
 
     @cached_property
+    def _border(self) -> Border:
+        return Border(self.name, self.spec, (self.n,))
+
+    @cached_property
+    def _native(self) -> Native:
+        return Native.of(self.spec)
+
+    @cached_property
     def _mode(self) -> str:
         return autoreset_mode(self._envs)
 
@@ -80,19 +88,27 @@ class GymVectorVec:
     def _restart(self, which: np.ndarray, key: HostKey) -> tuple[PyTree, dict[str, np.ndarray]]:
         """Begins episodes in the streams ``which``; the first observations and infos [W, ...] (of the others, anything)."""
         try:
-            options = {} if which.all() else {"options": {"reset_mask": which.copy()}}
-            obs, info = self._seeded_reset(key, options)
-        except (TypeError, KeyError, ValueError) as e:
+            out = self._seeded_reset(key, {} if which.all() else {"options": {"reset_mask": which.copy()}})
+        except Exception as e:
+            if which.all() or not isinstance(e, (TypeError, KeyError, ValueError)):
+                raise border.raised(self.name, "reset", e) from e
             raise ValueError(
                 f"{self.name}: this vector environment has the autoreset mode {self._mode} and cannot reset some streams alone "
                 f"({e}). Leave out vectorize, or make it with AutoresetMode.NEXT_STEP."
             ) from e
-        return cast(self.spec.obs, obs), read_info(self.name, self.spec.info, info, self.n)
+        obs, info = self._border.begun(out)
+        return obs, self._border.info(info)
 
-    def _infos(self, info: dict[str, Any], ended: np.ndarray) -> dict[str, np.ndarray]:
-        read = lambda source: read_info(self.name, self.spec.info, source, self.n)
+    def _step(self, action: np.ndarray) -> tuple[PyTree, np.ndarray, np.ndarray, np.ndarray, Mapping[str, Any]]:
+        try:
+            out = self._envs.step(self._native(action))
+        except Exception as e:
+            raise border.raised(self.name, "step", e) from e
+        return self._border.moved(out)
+
+    def _infos(self, info: Mapping[str, Any], ended: np.ndarray) -> dict[str, np.ndarray]:
         final = info.get("final_info") if self._mode == "SameStep" else None
-        return _pick(ended, read(final), read(info)) if final else read(info)
+        return _pick(ended, self._border.info(final), self._border.info(info)) if final else self._border.info(info)
 
     def reset(self, params: PyTree, key: HostKey) -> tuple[_State, Step]:
         no = np.zeros(self.n, bool)
@@ -106,13 +122,12 @@ class GymVectorVec:
             return self.reset(params, key)
         if over.any() and self._mode == "Disabled":
             self._restart(over, key)  # it may not be stepped otherwise
-        obs, reward, terminated, truncated, info = self._envs.step(to_native(self.spec, action))
+        obs, reward, terminated, truncated, info = self._step(action)
         ended = terminated | truncated
-        obs = cast(self.spec.obs, obs)
         if ended.any() and self._mode == "SameStep":
-            obs = jax.tree.map(np.copy, obs)
+            one = Border(self.name, self.spec)
             for i in np.flatnonzero(ended & ~over):
-                final = cast(self.spec.obs, _one(info["final_obs"], int(i)))
+                final = one.obs(_one(info["final_obs"], int(i)), "step")
                 jax.tree.map(lambda row, x, i=i: row.__setitem__(i, x), obs, final)
         new = Step(
             obs,
@@ -145,7 +160,7 @@ class GymVectorVec:
 
     def close(self) -> None:
         if "_envs" in self.__dict__:
-            self._envs.close()
+            self.__dict__.pop("_envs").close()
 
 
 def _one(final: Any, i: int) -> Any:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlx.envs import tasks
+from rlx.envs.actions import Native, box
 from rlx.envs.dm_control import make as dm_control_make
 from rlx.envs.options import cores, dm_control_suite, positive, unknown
 from rlx.envs.tasks.base import MujocoTask
@@ -41,7 +42,9 @@ def names() -> list[str]:
     return own + sorted(n for n in (f"{d}-{t}" for d, t in suite.ALL_TASKS) if n not in own)
 
 
-def make(name: str, *, repeat: int = 1, time_limit: int | None = None, threads: int | None = None) -> HostEnv:
+def make(
+    name: str, *, repeat: int = 1, time_limit: int | None = None, threads: int | None = None, action_bounds: Any = None
+) -> HostEnv:
     """``repeat`` control steps per decision; ``time_limit`` in decisions; ``threads``: one per core unless given, or one alone
     where the physics is so light that threads would only wait for the interpreter. They never change a result.
 
@@ -51,7 +54,7 @@ def make(name: str, *, repeat: int = 1, time_limit: int | None = None, threads: 
     positive(repeat=repeat, time_limit=time_limit, threads=threads)
     if name not in tasks.names():
         if name in names():
-            return dm_control_make(name, repeat=repeat, time_limit=time_limit, threads=threads)
+            return dm_control_make(name, repeat=repeat, time_limit=time_limit, threads=threads, action_bounds=action_bounds)
         dm_control_suite()  # raises where it is missing: then its tasks are unknown here for that reason
         raise unknown("dmc", name, names())
     task = tasks.get(name)
@@ -61,8 +64,8 @@ def make(name: str, *, repeat: int = 1, time_limit: int | None = None, threads: 
     sim = _Sim(task, model, repeat, control_steps)
     size = sim.observation_size
     low, high = model.actuator_ctrlrange.T
-    native = Leaf((model.nu,), np.float64, low, high)
-    spec = Spec(Leaf((size,)), Leaf((model.nu,), low=-1, high=1), {}, limit, repeat, task.contract, native)
+    action, native = box(f"dmc:{name}", (model.nu,), np.float64, low, high, action_bounds)
+    spec = Spec(Leaf((size,)), action, {}, limit, repeat, task.contract, native)
     workers = threads or sim.threads()
     return HostEnv(f"dmc:{name}", spec, lambda n, ends: MujocoVec(f"dmc:{name}", spec, n, ends, sim, workers))
 
@@ -193,6 +196,10 @@ class MujocoVec:
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self.threads)
 
+    @cached_property
+    def _native(self) -> Native:
+        return Native.of(self.spec)
+
     def _each(self, fn: Callable[..., None], *args: Any) -> None:
         """``fn(streams, *args)`` for slices of the streams, one to a thread."""
         workers = min(self.threads, self.n)
@@ -266,10 +273,8 @@ class MujocoVec:
                 f"{self.name}: action has shape {np.shape(action)}; {self.n} streams need {(self.n, *self.spec.action.shape)}."
             )
         moving = ~state.over
-        low, high = self.sim.model.actuator_ctrlrange.T
-        real = low + (np.clip(action, -1.0, 1.0) + 1.0) * (high - low) / 2
         before = state.reward.copy()
-        self._each(self._advance, state, real, moving, key)
+        self._each(self._advance, state, self._native(action), moving, key)
         if self.ends == "stop":
             state.reward = np.where(moving, state.reward, before)
             state.first = state.first & ~moving
@@ -345,6 +350,6 @@ class MujocoVec:
 
     def close(self) -> None:
         if "_pool" in self.__dict__:
-            self._pool.shutdown()
+            self.__dict__.pop("_pool").shutdown()
         if "_renderer" in self.__dict__:
-            self._renderer.close()
+            self.__dict__.pop("_renderer").close()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from rlx import plugins
+from rlx.envs import border
 from rlx.envs.options import positive
 from rlx.envs.workers import in_processes
 from rlx.types import Env, HostEnv
@@ -25,6 +27,7 @@ _ROOMS = {
 }
 ENTRY_POINTS = "rlx.envs"  # the group in which installed packages declare prefixes: the module registers names on import
 _registered: dict[str, Callable[..., Env | HostEnv]] = {}
+_homes: dict[str, str] = {}  # the module that registered a name
 
 
 def register(name: str, make: Callable[..., Env | HostEnv]) -> None:
@@ -41,6 +44,7 @@ def register(name: str, make: Callable[..., Env | HostEnv]) -> None:
     if not prefix or not task or prefix in _ROOMS:
         raise ValueError(f"register: {name!r} must be 'prefix:task' with a prefix other than {', '.join(_ROOMS)}.")
     _registered[name] = make
+    _homes[name] = sys._getframe(1).f_globals.get("__name__", "__main__")
 
 
 def names(prefix: str | None = None) -> list[str]:
@@ -77,11 +81,13 @@ def make(name: str, *, workers: int | None = None, **options: Any) -> Env | Host
     if workers is not None:
         positive(workers=workers)
         env = make(name, **options)
-        if not isinstance(env, HostEnv) or name in _registered:
-            raise ValueError(f"{name}: workers={workers} is for host environments that rlx makes by name; leave it out.")
-        return in_processes(env, name, options, workers)
+        home = _homes.get(name)
+        if not isinstance(env, HostEnv) or home == "__main__":
+            why = "what __main__ has registered, no other process can: register it in a module" if home else "it is none"
+            raise ValueError(f"{name}: workers={workers} is for environments on the host, and {why}; or leave workers out.")
+        return in_processes(env, name, options, workers, [*plugins.imported, *([home] if home else [])])
     try:
-        env = _registered[name](**options) if name in _registered else _in_room(name, options)
+        env = _made_outside(name, options) if name in _registered else _in_room(name, options)
     except TypeError as e:
         if "unexpected keyword" not in str(e):
             raise
@@ -91,10 +97,15 @@ def make(name: str, *, workers: int | None = None, **options: Any) -> Env | Host
     return replace(env, name=name)
 
 
+def _made_outside(name: str, options: dict[str, Any]) -> Env | HostEnv:
+    with border.making(name):
+        return _registered[name](**options)
+
+
 def _in_room(name: str, options: dict[str, Any]) -> Env | HostEnv:
     prefix, _, task = name.partition(":")
     if prefix not in _ROOMS and plugins.entry(ENTRY_POINTS, prefix) and name in _registered:
-        return _registered[name](**options)
+        return _made_outside(name, options)
     if prefix in _ROOMS and task:
         return importlib.import_module(_ROOMS[prefix][0]).make(task, **options)
     near = difflib.get_close_matches(name, list(_registered), 3, 0.6)

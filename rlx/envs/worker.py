@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from rlx import plugins
+from rlx.envs.border import NotRepeated
 from rlx.envs.registry import make
 from rlx.envs.workers import blocks_of, step_of
 from rlx.keys import HostKey
@@ -21,6 +23,7 @@ def _serve(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
     """Answers to the lines of the main process."""
     job = json.loads(next(lines))
     start, stop, folder = job["start"], job["stop"], Path(job["folder"])
+    plugins.import_modules(job["imports"], f"{job['name']} in a worker process needs")
     env = make(job["name"], **job["options"])
     vec = env.make(stop - start, job["ends"])  # type: ignore[union-attr]
     blocks = {k: x[start:stop] for k, x in blocks_of(folder / "block", env.spec, job["n"]).items()}
@@ -49,7 +52,10 @@ def _serve(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
                 np.savez(file, **arrays)
         elif do == "load":
             with np.load(file) as arrays:
-                states[number] = vec.load(dict(arrays))
+                try:
+                    states[number] = vec.load(dict(arrays))
+                except NotRepeated as e:
+                    answer["not_repeated"] = str(e)
         elif do == "render":
             answer["drawn"] = start <= message["index"] < stop
             if answer["drawn"]:

@@ -13,7 +13,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from rlx.envs.border import NotRepeated
 from rlx.envs.options import cores
 from rlx.keys import HostKey
 from rlx.types import HostEnv, Leaf, PyTree, Spec, Step
 
 
-def in_processes(env: HostEnv, name: str, options: dict[str, Any], workers: int) -> HostEnv:
-    """``env`` = ``make(name, **options)``, stepped by ``workers`` processes.
+def in_processes(env: HostEnv, name: str, options: dict[str, Any], workers: int, imports: Sequence[str] = ()) -> HostEnv:
+    """``env`` = ``make(name, **options)``, stepped by ``workers`` processes, which import the modules ``imports`` first.
 
     Raises:
         ValueError: options that cannot be told to another process.
@@ -36,8 +38,8 @@ def in_processes(env: HostEnv, name: str, options: dict[str, Any], workers: int)
         json.dumps(options)
     except TypeError as e:
         raise ValueError(f"{name}: workers={workers} needs options that JSON can say ({e}); got {options}.") from e
-    make_vec = lambda n, ends: WorkersVec(name, options, env.spec, n, ends, min(workers, n))
-    return HostEnv(env.name, env.spec, make_vec, env.params)
+    make_vec = lambda n, ends: WorkersVec(name, options, env.spec, n, ends, min(workers, n), tuple(imports))
+    return replace(env, make=make_vec)
 
 
 def blocks_of(path: Path, spec: Spec, n: int) -> dict[str, np.ndarray]:
@@ -85,6 +87,7 @@ class WorkersVec:
     n: int
     ends: str
     workers: int
+    imports: tuple[str, ...] = ()
     dropped: list[int] = field(default_factory=list)
     counter: list[int] = field(default_factory=lambda: [0])
 
@@ -111,10 +114,12 @@ class WorkersVec:
         self._mapped  # noqa: B018  (sizes the file that the workers map)
         edges = np.linspace(0, self.n, self.workers + 1).astype(int).tolist()
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "RLX_CORES": str(max(1, cores() // self.workers))}
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # modules are found there as they are here
         pipe = subprocess.PIPE
         command = [sys.executable, "-m", "rlx.envs.worker"]
         started = [subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, text=True) for _ in range(self.workers)]
         job = {"name": self.remake, "options": self.options, "n": self.n, "ends": self.ends, "folder": self._folder.name}
+        job["imports"] = self.imports
         for process, a, b in zip(started, edges[:-1], edges[1:], strict=True):
             self._send(process, {**job, "start": a, "stop": b})
         for process in started:
@@ -129,7 +134,9 @@ class WorkersVec:
     def _answer(self, process: subprocess.Popen) -> dict[str, Any]:
         line = process.stdout.readline()  # type: ignore[union-attr]
         if not line:
-            raise RuntimeError(f"{self.name}: a worker process ended with code {process.wait()}; what it said stands above.")
+            raise ChildProcessError(
+                f"{self.name}: a worker process ended with code {process.wait()}; what it said stands above."
+            )
         answer = json.loads(line)
         if "error" in answer:
             kinds: dict[str, type[Exception]] = {"ValueError": ValueError}
@@ -186,7 +193,9 @@ class WorkersVec:
         for i, process in enumerate(self._processes):
             np.savez(self._file(process), **{k.split("/", 1)[1]: v for k, v in arrays.items() if k.startswith(f"{i}/")})
         state = self._new()
-        self._ask("load", state)
+        for answer in self._ask("load", state):
+            if "not_repeated" in answer:
+                raise NotRepeated(answer["not_repeated"])
         return state
 
     def _file(self, process: subprocess.Popen) -> Path:
@@ -201,8 +210,10 @@ class WorkersVec:
 
     def close(self) -> None:
         for process in self.__dict__.pop("_processes", []):
-            process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # of one that has died
+                process.stdin.close()
             process.wait()
+            process.stdout.close()
         if "_folder" in self.__dict__:
             self.__dict__.pop("_mapped", None)
             self.__dict__.pop("_folder").cleanup()

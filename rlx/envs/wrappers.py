@@ -151,7 +151,7 @@ def _map_steps(
     given = env.params if params is None else params
     if isinstance(env, HostEnv):
         make = lambda n, ends: _MappedVec(env.make(n, ends), spec, given, fn, inner)
-        return HostEnv(env.name, spec, make, given)  # type: ignore[return-value]
+        return replace(env, spec=spec, make=make, params=given)
 
     def reset(params: PyTree, key: Key) -> tuple[PyTree, Step]:
         state, step = env.reset(inner(params), key)

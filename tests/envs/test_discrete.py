@@ -117,11 +117,9 @@ def test_every_way_to_step_gives_the_same_rows(how):
         jax.tree.map(np.testing.assert_array_equal, *out)
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("Several", "MultiDiscrete"), ("Bits", "MultiBinary"), ("Unbounded", "unbounded Box")]
-)
+@pytest.mark.parametrize(("name", "kind"), [("Several", "MultiDiscrete"), ("Bits", "MultiBinary")])
 def test_other_action_spaces_are_refused_by_name(name, kind):
-    with pytest.raises(ValueError, match=f"rlx takes bounded Box and Discrete actions, no {kind}"):
+    with pytest.raises(ValueError, match=f"actions of the kind {kind}; rlx takes Box and Discrete actions"):
         rlx.envs.make(f"gym:Test{name}-v0")
 
 
