@@ -89,6 +89,7 @@ class HostKey:
     per: int
     step: int = 0
     start: int = 0  # number of the first stream, where these are a slice of more
+    first: int = 0  # number of each member's first stream, where these are some of its streams
 
     @staticmethod
     def of(key: Key, per: int) -> HostKey:
@@ -96,7 +97,7 @@ class HostKey:
         return HostKey(np.asarray(jax.random.key_data(key)).reshape(-1, 2), per)
 
     def at(self, step: int) -> HostKey:
-        return HostKey(self.words, self.per, step, self.start)
+        return HostKey(self.words, self.per, step, self.start, self.first)
 
     def seed(self, stream: int) -> int:
         """A 63-bit seed for one stream."""
@@ -104,4 +105,4 @@ class HostKey:
 
     def rng(self, stream: int) -> np.random.Generator:
         member, index = divmod(self.start + stream, self.per)
-        return np.random.default_rng([*(int(w) for w in self.words[member]), self.step, index])
+        return np.random.default_rng([*(int(w) for w in self.words[member]), self.step, self.first + index])

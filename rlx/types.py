@@ -215,6 +215,7 @@ class HostEnv:
     spec: Spec
     make: Callable[[int, str], VecEnv]  # (streams, ends) -> VecEnv
     params: PyTree = None
+    light: bool = False  # a stream more costs memory alone: all episodes of an evaluation may be open at once
     host: bool = field(default=True, init=False)
 
 

@@ -12,7 +12,6 @@ import numpy as np
 from rlx.types import Array, Key, Leaf, Spec
 
 BOUNDLESS = 1e10  # bounds of that size stand for none: infinities, the largest float, what MuJoCo says of a free actuator
-MOST_LEVELS = 2**53  # whole numbers that float64 tells apart
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def box(name: str, shape: tuple[int, ...], dtype: Any, low: Any, high: Any, inst
     (low, high) that takes the place of both.
 
     Raises:
-        ValueError: no numbers at all, bounds that are none, the wrong way round, or too many whole numbers between them.
+        ValueError: no numbers at all, bounds that are none, or the wrong way round.
     """
     of = f"{name} has actions {np.dtype(dtype)}{list(shape)}"
     if 0 in shape:
@@ -95,8 +94,6 @@ def box(name: str, shape: tuple[int, ...], dtype: Any, low: Any, high: Any, inst
         )
     if (wide[0] > wide[1]).any():
         raise ValueError(f"{of} with a lower bound above the upper one.")
-    if np.issubdtype(dtype, np.integer) and (wide[1] - wide[0]).max() >= MOST_LEVELS:
-        raise ValueError(f"{of} from {least(low)} to {most(high)}: more whole numbers than rlx can scale to, which are 2**53.")
     return Leaf(shape, low=-1, high=1), Leaf(shape, dtype, low, high)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -62,6 +63,14 @@ def raised(name: str, what: str, error: Exception) -> ValueError:
     inner = traceback.extract_tb(error.__traceback__)[-1].filename
     old_form = "values to unpack" in str(error) or "'seed'" in str(error) or "passive_env_checker" in inner
     return ValueError(f"{name}: its {what} raised {_said(error)}{f' {FORMS[what]}. {MEND}' if old_form else ''}")
+
+
+def close(name: str, env: Any) -> None:
+    """Closes what was opened of ``name``; a fault there is told and stops nothing, as the work is done."""
+    try:
+        env.close()
+    except Exception as error:
+        warnings.warn(f"{name}: closing it raised {_said(error)}", stacklevel=3)
 
 
 def _said(error: Exception) -> str:

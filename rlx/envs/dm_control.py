@@ -147,6 +147,6 @@ class _Vec:
 
     def close(self) -> None:
         for env in self.__dict__.pop("_envs", []):
-            env.close()
+            border.close(self.name, env)
         if "_pool" in self.__dict__:
             self.__dict__.pop("_pool").shutdown()

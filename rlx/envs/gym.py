@@ -327,10 +327,8 @@ class GymVec:
             return gymnasium.make(self._envs[0].spec, render_mode="rgb_array")  # type: ignore[arg-type]
 
     def close(self) -> None:
-        for env in self.__dict__.pop("_envs", []):
-            env.close()
-        if "_camera" in self.__dict__:
-            self.__dict__.pop("_shown", None)
-            self.__dict__.pop("_camera").close()
+        self.__dict__.pop("_shown", None)
+        for env in [*self.__dict__.pop("_envs", []), *([self.__dict__.pop("_camera")] if "_camera" in self.__dict__ else [])]:
+            border.close(self.name, env)
         if "_pool" in self.__dict__:
             self.__dict__.pop("_pool").shutdown()

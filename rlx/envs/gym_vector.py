@@ -160,7 +160,7 @@ class GymVectorVec:
 
     def close(self) -> None:
         if "_envs" in self.__dict__:
-            self.__dict__.pop("_envs").close()
+            border.close(self.name, self.__dict__.pop("_envs"))
 
 
 def _one(final: Any, i: int) -> Any:

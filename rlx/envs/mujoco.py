@@ -67,7 +67,7 @@ def make(
     action, native = box(f"dmc:{name}", (model.nu,), np.float64, low, high, action_bounds)
     spec = Spec(Leaf((size,)), action, {}, limit, repeat, task.contract, native)
     workers = threads or sim.threads()
-    return HostEnv(f"dmc:{name}", spec, lambda n, ends: MujocoVec(f"dmc:{name}", spec, n, ends, sim, workers))
+    return HostEnv(f"dmc:{name}", spec, lambda n, ends: MujocoVec(f"dmc:{name}", spec, n, ends, sim, workers), light=True)
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,8 @@ def _serve(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
             states.pop(old, None)
         answer: dict[str, Any] = {}
         if "key" in message:
-            words, per, at = message["key"]
-            key = HostKey(np.array(words, np.uint32), per, at, start)
+            words, per, at, first = message["key"]
+            key = HostKey(np.array(words, np.uint32), per, at, start, first)
         if do in ("reset", "step"):
             if do == "reset":
                 states[number], step = vec.reset(env.params, key)

@@ -149,7 +149,7 @@ class WorkersVec:
         if state is not None:
             message["state"] = state.number
         if key is not None:
-            message["key"] = [key.words.tolist(), key.per, key.step]
+            message["key"] = [key.words.tolist(), key.per, key.step, key.first]
         for process in self._processes:
             self._send(process, message)
         return [self._answer(process) for process in self._processes]

@@ -207,7 +207,7 @@ class _MappedVec(Forwarding):
 
 def on_host(env: Env) -> HostEnv:
     """A device environment behind the host contract: the same episodes for the same keys, stepped from Python."""
-    return HostEnv(env.name, env.spec, lambda n, ends: _OnHost(env, n, ends), env.params)
+    return HostEnv(env.name, env.spec, lambda n, ends: _OnHost(env, n, ends), env.params, light=True)
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,7 @@ class _OnHost(Named):
         inner, before = state
         over = before.last
         streams = key.start + np.arange(self.n)
-        twist = np.stack([np.full(self.n, key.step), streams % key.per], 1).astype(np.uint32)
+        twist = np.stack([np.full(self.n, key.step), key.first + streams % key.per], 1).astype(np.uint32)
         keys = jax.random.wrap_key_data(jnp.asarray(key.words[streams // key.per] ^ twist))
         moved = jax.tree.map(np.array, self._step(params, inner, action, keys))
         if over.any():

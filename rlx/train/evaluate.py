@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -10,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx import keys
-from rlx.envs.base import batch, begin
+from rlx.envs.base import HostVec, batch, begin
 from rlx.train.host import actor, device_state
 from rlx.train.placement import Placement
 from rlx.train.plan import check_eval
 from rlx.train.program import Program
 from rlx.train.state import frozen_data
-from rlx.types import Agent, AgentState, Array, Eval, Key, Problem, PyTree, RunState, Spec, Step, VecEnv
+from rlx.types import Agent, AgentState, Array, Eval, HostEnv, Key, Problem, PyTree, RunState, Spec, Step, VecEnv
 
 Sums = dict[str, Any]
 
@@ -66,7 +67,8 @@ class Evaluator:
         check_eval(ev, agent, problem)
         source = problem.envs[ev.env]
         self.program, self.ev = program, ev
-        self.env: VecEnv = batch(source, ev.episodes * ((program.members or 1) if source.host else 1), ends="stop")
+        self.width = ev.episodes if not isinstance(source, HostEnv) or source.light else _width(agent, ev.episodes)
+        self.env: VecEnv = batch(source, self.width * ((program.members or 1) if source.host else 1), ends="stop")
 
     def __call__(self, run: RunState) -> dict[str, np.ndarray]:
         """Returns ``returns`` and ``lengths`` [E] (``[M, E]``), and ``info/<leaf>`` reduced as the spec says."""
@@ -104,17 +106,22 @@ class Evaluator:
         return jax.lax.while_loop(going, one, (0, rollout_state, _start(jnp, env.spec, env.n)))[2]
 
     def _on_host(self, run: RunState, key: Key, clock: Any) -> dict[str, np.ndarray]:
+        """As many rounds as it takes; which streams play an episode does not change how it starts."""
+        rounds = [self._round(run, key, clock, i) for i in range(-(-self.ev.episodes // self.width))]
+        return jax.tree.map(lambda *x: np.concatenate(x, -1)[..., : self.ev.episodes], *rounds)
+
+    def _round(self, run: RunState, key: Key, clock: Any, i: int) -> dict[str, np.ndarray]:
         env, ev, program, members = self.env, self.ev, self.program, self.program.members
         lead = () if members is None else (members,)
         params = ev.params(run.agent, run.sources) if ev.params else env.params
         how = actor(program)
-        carry = how.carry(run.agent, ev.episodes, ev.context)
-        random = keys.HostKey.of(key, ev.episodes)
+        carry = how.carry(run.agent, self.width, ev.context)
+        random = replace(keys.HostKey.of(key, self.width), first=i * self.width)
         state, step = env.reset(params, random)
         done, sums = np.zeros(env.n, bool), _start(np, env.spec, env.n)
         split = lambda x: x.reshape(*lead, -1, *x.shape[1:])
         for t in range(env.spec.horizon or 0):
-            words = random.words ^ np.array([t, 0], np.uint32)
+            words = random.words ^ np.array([t, i], np.uint32)
             seen = jax.tree.map(split, step._replace(info={}))
             action, carry, _ = how.act(run.agent, clock, carry, seen, words if lead else words[0], ev.mode)
             flat = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[len(lead) + 1 :]), action)
@@ -124,6 +131,14 @@ class Evaluator:
             if done.all():
                 break
         return jax.tree.map(split, _finish(env.spec, sums))
+
+
+def _width(agent: Agent, episodes: int) -> int:
+    """How many streams of an environment that may be dear (licences, ports, processes) are open beside those that train: no
+    more than those, and as few as do the episodes in as many rounds."""
+    trained = max((env.per for env in agent.envs.values() if isinstance(env, HostVec)), default=1)
+    rounds = -(-episodes // trained)
+    return -(-episodes // rounds)
 
 
 class Evaluations:
@@ -142,6 +157,11 @@ class Evaluations:
             report[e.name] = self.evaluators[where](run)
             run.counts["eval_steps"] = run.counts["eval_steps"] + report[e.name]["lengths"].sum(-1)
         return report
+
+    def close(self) -> None:
+        for evaluator in self.evaluators.values():
+            evaluator.env.close()
+        self.evaluators = {}
 
 
 def evaluate(

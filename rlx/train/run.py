@@ -117,8 +117,8 @@ class _Runner:
 
     def go(self, init_from: AgentState | None) -> RunState:
         self.run = states.start(self.agent, self.problem, self.key, init_from, self.placement)
-        restored = self._restore()
         try:
+            restored = self._restore()
             with self.recorder.progress:
                 first = self.run.stage
                 for index in range(first, len(self.agent.stages)):
@@ -136,6 +136,13 @@ class _Runner:
             raise processes.Gone(f"{e} Start all processes again: the same command goes on. {good}") from e
         finally:
             self.recorder.logger.close()
+            self._close()
+
+    def _close(self) -> None:
+        """The environments that were opened; what they held (licences, ports, memory) is free again."""
+        self.evaluations.close()
+        for env in self.agent.envs.values():
+            env.close()
 
     def _program(self, index: int) -> None:
         self.program = program_of(self.agent, self.problem, index, self.frozen, self.placement)
@@ -272,8 +279,8 @@ class _Runner:
         tree, meta = found
         lost = states.unpack(self.agent, self.frozen, self.run, tree, meta, self.placement)
         self.recorder.goes_on(meta["lines"], meta["seconds"])
-        for name in lost:
-            self._cut(name)
+        for name, why in lost.items():
+            self._cut(name, why)
         return True
 
     def _template(self, meta: dict[str, Any]) -> Any:
@@ -286,16 +293,19 @@ class _Runner:
             )
         layout.same_past(self.agent, meta, self.run_dir or "")
         if self.members is not None:
+            self._close()
             self._place([m for m in meta["member_ids"] if m != EMPTY])
             self.run = states.start(self.agent, self.problem, self.key, None, self.placement)
         for index in range(meta["stage"] + 1):
             self._enter(index)
         return states.template(self.agent, self.frozen, self.run, meta)
 
-    def _cut(self, env: str) -> None:
-        """An interaction that could not be saved ends here: its pending step is stored as truncated."""
+    def _cut(self, env: str, why: str) -> None:
+        """An interaction that cannot go on ends here: its pending step is stored as truncated, and another one begins."""
+        self.run.rollouts.pop(env, None)
         for phase in self.program.stage.phases:
-            if isinstance(phase, Collect) and phase.env == env and phase.into:
+            if isinstance(phase, Collect) and phase.env == env:
+                self.run.rollouts[env] = states.begin(self.program, self.run, phase)
                 close(self.program, self.run, phase.into)
-        event = {"event": f"resumed with a new episode of {env}, which cannot be saved: not bit-exact"}
+        event = {"event": f"resumed with a new episode of {env}, which {why}: not bit-exact"}
         self.recorder.write("event", event, self.run, self.program)

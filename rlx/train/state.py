@@ -10,6 +10,7 @@ import numpy as np
 
 from rlx import keys
 from rlx._version import __version__
+from rlx.envs.border import NotRepeated
 from rlx.replay.buffer import grow
 from rlx.train import host, phases
 from rlx.train.checkpoint import is_key
@@ -106,7 +107,7 @@ def enter(program: Program, run: RunState) -> None:
         run.agent = own(_mapped(fn, placement)(device_state(program, run), run.key))
     for phase in stage.phases:
         if isinstance(phase, Collect) and phase.env not in run.rollouts:
-            run.rollouts[phase.env] = _begin(program, run, phase)
+            run.rollouts[phase.env] = begin(program, run, phase)
         if isinstance(phase, Collect) and phase.into and phase.into not in run.sources:
             run.sources[phase.into] = _new_buffer(program, run, phase)
     on_device = device_state(program, run)
@@ -145,7 +146,8 @@ def _drop(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
 
 
-def _begin(program: Program, run: RunState, phase: Collect) -> Any:
+def begin(program: Program, run: RunState, phase: Collect) -> Any:
+    """The interaction of a phase at its first rows."""
     env = program.agent.envs[phase.env]
     key = _mapped(lambda k: keys.fold(k, "begin", phase.env), program.placement)(run.key)
     if env.host:
@@ -315,9 +317,9 @@ def unpack(
     tree: PyTree,
     meta: dict[str, Any],
     placement: Placement | None = None,
-) -> list[str]:
-    """A restored tree into ``run``, each member in its place. Returns the environments that could not be saved: their
-    interaction starts anew."""
+) -> dict[str, str]:
+    """A restored tree into ``run``, each member in its place. Returns the environments whose interaction must start anew, with
+    the reason: they could not be saved, or what was played again came out differently."""
     place = None if placement is None else placement.locate(np.array(meta["member_ids"]))[placement.own]
     mine = lambda tree: tree if place is None else jax.tree.map(lambda x: x[place], tree)
     device = lambda tree: put(placement, jax.tree.map(lambda x: x if is_key(x) else jnp.array(x), mine(tree)))
@@ -336,17 +338,21 @@ def unpack(
         else:  # numpy, own and writable: adds change it in place
             data = jax.tree.map(np.array, mine(source.data))
             run.sources[name] = ReplayState(device(source.index), data, device(source.overlay))
+    lost = dict.fromkeys(meta["not_saved"], "cannot be saved")
     for name, rollout_state in tree["rollouts"].items():
-        if name in meta["not_saved"]:
+        if name in lost:
             continue
         env = agent.envs[name]
         if env.host:
             arrays = _streams_of(rollout_state.env, place, len(meta.get("member_ids", ())))
             own_numpy = jax.tree.map(np.array, mine(rollout_state._replace(env=(), carry=())))
-            run.rollouts[name] = own_numpy._replace(env=env.load(arrays), carry=device(rollout_state.carry))
+            try:
+                run.rollouts[name] = own_numpy._replace(env=env.load(arrays), carry=device(rollout_state.carry))
+            except NotRepeated:
+                lost[name] = "does not repeat an episode from its seed and its actions"
         else:
             run.rollouts[name] = device(rollout_state)
-    return list(meta["not_saved"])
+    return lost
 
 
 def _streams_of(arrays: dict[str, np.ndarray], place: np.ndarray | None, before: int) -> dict[str, np.ndarray]:

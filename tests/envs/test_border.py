@@ -185,7 +185,7 @@ def test_actions_without_bounds_are_refused_and_bounds_may_be_given(name):
     [
         (1, -1, np.float32, "with a lower bound above the upper one"),
         (np.nan, 1, np.float32, "without real bounds"),
-        (-(2**62), 2**62, np.int64, r"more whole numbers than rlx can scale to, which are 2\*\*53"),
+        (-(2**62), 2**62, np.int64, "without real bounds"),
         ([0, 0, 0], 1, np.float32, "of another kind or shape"),
     ],
 )
