@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-fast lint clean
+.PHONY: help quickstart test test-fast test-gpu lint clean
 
 PYTHON ?=
 PYTHONS := $(or $(PYTHON),python3.11 python3.12 python3.13 python3.14 python3 python)
@@ -13,6 +13,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INPUTS := setup.cfg pyproject.toml constraints.txt
 QUICK ?= runs/quickstart
+# What concerns a device: all that is compiled for it, and what crosses to the host.
+DEVICE := $(addprefix tests/,replay nn dynamics planning agents export test_contracts.py test_precision.py \
+  $(addprefix envs/test_,base.py control.py pde.py plants.py gym_brax_mjx.py) $(addprefix train/test_,run.py checkpoint.py population.py policy.py))
 
 help: ## this text
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,6 +29,12 @@ test: lint ## lint, types and all tests
 
 test-fast: $(VENV)/.test ## the tests that take seconds: for the working loop
 	@$(BIN)/python -m pytest $(PYTEST) -m "not slow"
+
+test-gpu: $(VENV)/.test ## the tests that concern a device, on the NVIDIA GPU that is here
+	@JAX_PLATFORMS=cuda $(BIN)/python -c 'import jax; print("==", *jax.devices())' 2>/dev/null || { \
+	  echo "JAX finds no NVIDIA GPU, so nothing was tested. Where there is one: $(BIN)/pip install -c constraints.txt -e '.[cuda12]'" \
+	    "(BUILD.md, CUDA); RLX_TEST_TF32=1 make test-fast rounds products as one would, on the CPU." >&2; exit 1; }
+	@JAX_PLATFORMS=cuda,cpu XLA_PYTHON_CLIENT_PREALLOCATE=false $(BIN)/python -m pytest -n 0 $(DEVICE)
 
 lint: $(VENV)/.test ## ruff and mypy only
 	@echo "== ruff"

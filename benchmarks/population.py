@@ -1,7 +1,8 @@
 """Many seeds as one program, side by side with what people do instead.
 
     python benchmarks/population.py                  # 16 seeds of PPO on rlx:cartpole-swingup: one program, 16 processes, rejax
-    python benchmarks/population.py --part members   # time of 1, 4, 16, 64, 256 members of SAC, and how many a device holds
+    python benchmarks/population.py --part members   # time of 1, 4, 16, 64, 256 members of SAC, and how many a device holds;
+                                                     # beside rejax and sbx on the same device, where they are installed
 
 All contestants collect and learn alike: 16 streams x 128 decisions, 4 epochs of 8 minibatches, two networks of 64 x 64, no
 evaluation. Processes run two at a time on two cores, each with a warm cache of compiled programs. rejax (PyPI) trains the same
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +68,10 @@ def processes(seeds: int, steps: int, at_once: int = 2) -> float:
     return time.perf_counter() - begun
 
 
-def rejax(seeds: int, steps: int) -> dict[str, float] | None:
-    """The same by rejax; None where it is not installed. The second run is without compiling."""
-    try:
-        from gymnax.environments import environment, spaces
-        from rejax import PPO
-    except ImportError:
-        return None
+def gymnax_env() -> Any:
+    """The same environment as rejax takes it. Raises ImportError where gymnax is not installed."""
+    from gymnax.environments import environment, spaces
+
     inner = make(ENV)
     spec = inner.spec
 
@@ -95,7 +94,17 @@ def rejax(seeds: int, steps: int) -> dict[str, float] | None:
         def action_space(self, params: Any = None) -> Any:
             return spaces.Box(-1.0, 1.0, spec.action.shape)
 
-    env = Gymnax()
+    return Gymnax()
+
+
+def rejax(seeds: int, steps: int) -> dict[str, float] | None:
+    """The same by rejax; None where it is not installed. The second run is without compiling."""
+    try:
+        from rejax import PPO
+
+        env = gymnax_env()
+    except ImportError:
+        return None
     algorithm = PPO.create(
         env=env, env_params=env.default_params, num_envs=STREAMS, num_steps=STEPS, num_epochs=EPOCHS, num_minibatches=PARTS,
         total_timesteps=steps, eval_freq=steps, normalize_observations=True, max_grad_norm=0.5, learning_rate=3e-4,
@@ -138,8 +147,47 @@ def seeds_part(seeds: int, steps: int, rounds: int) -> dict[str, Any]:
     return out
 
 
+def rejax_members(count: int, updates: int) -> float | None:
+    """Seconds of rejax for what `members_part` times, after a first run of the same; None where it is not installed."""
+    try:
+        from rejax import SAC
+
+        env = gymnax_env()
+    except ImportError:
+        return None
+    steps = 1_000 + updates
+    algorithm = SAC.create(
+        env=env, env_params=env.default_params, num_envs=1, num_epochs=1, batch_size=256, buffer_size=100_000,
+        fill_buffer=1_000,
+        total_timesteps=steps, eval_freq=steps, learning_rate=3e-4, polyak=0.995, skip_initial_evaluation=True,
+        agent_kwargs={"hidden_layer_sizes": (256, 256)},
+    )  # fmt: skip
+    algorithm = algorithm.replace(eval_callback=lambda algorithm, state, rng: ())
+    train = jax.jit(jax.vmap(SAC.train, in_axes=(None, 0)))
+    keys, seconds = jax.random.key_data(jax.random.split(jax.random.key(0), count)), []
+    for _ in range(2):
+        begun = time.perf_counter()
+        jax.block_until_ready(train(algorithm, keys))
+        seconds.append(time.perf_counter() - begun)
+    return seconds[1]
+
+
+def sbx(updates: int) -> float | None:
+    """Seconds of sbx for the updates of one run, which is all that a process of it trains; None where it is not installed."""
+    if find_spec("sbx") is None:
+        return None
+    from sac import peer
+
+    once = peer("sbx", updates)
+    once()
+    begun = time.perf_counter()
+    once()
+    return time.perf_counter() - begun
+
+
 def members_part(counts: list[int], updates: int) -> dict[str, Any]:
-    """Seconds for so many updates of SAC (batch 256, 2 x 256) in each of so many members, after a first run of the same."""
+    """Seconds for so many updates of SAC (batch 256, 2 x 256) in each of so many members, after a first run of the same; and of
+    peers on the same device."""
     device = jax.devices()[0]
     out: dict[str, Any] = {"device": getattr(device, "device_kind", device.platform), "updates": updates}
     agent, problem = agent_of("sac", 1_000 + updates, capacity=100_000)
@@ -153,9 +201,13 @@ def members_part(counts: list[int], updates: int) -> dict[str, Any]:
             seconds.append(time.perf_counter() - begun - (compile_seconds() - compiled))
         out[f"seconds_{count}"] = round(min(seconds), 2)
         out[f"times_one_{count}"] = round(min(seconds) / out[f"seconds_{counts[0]}"], 2)
+        theirs = rejax_members(count, updates)
+        if theirs is not None:
+            out |= {f"rejax_seconds_{count}": round(theirs, 2), f"ratio_rejax_{count}": round(theirs / min(seconds), 2)}
         print(json.dumps(out), file=sys.stderr, flush=True)
     out["memory_bytes"] = memory.peak()
-    return out
+    alone = sbx(updates)
+    return out if alone is None else {**out, "sbx_seconds_1": round(alone, 2)}
 
 
 def main() -> int:

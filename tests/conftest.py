@@ -1,8 +1,9 @@
-"""Tests run on the CPU; MuJoCo's and JAX's threads share two cores with the other test process. All processes, and later runs,
-share compiled programs where rlx keeps its own: most of what tests take is compiling, and much of that the same program again.
+"""Tests run on the CPU, or where ``JAX_PLATFORMS`` says (``make test-gpu``). MuJoCo's and JAX's threads share two cores with
+the other test process. All processes, and later runs, share compiled programs where rlx keeps its own: most of what tests
+take is compiling, and much of that the same program again.
 
 LLVM optimises at level 1 instead of 3, which takes a fifth less and leaves XLA's own passes, such as fusion, as they are:
-``RLX_TEST_OPT=3`` tests at the level that users have.
+``RLX_TEST_OPT=3`` tests at the level that users have. ``RLX_TEST_TF32=1`` rounds products as NVIDIA's GPUs do (`tests.tf32`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,17 @@ _home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_home / "rlx" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 _level = f"--xla_backend_optimization_level={os.environ.get('RLX_TEST_OPT', '1')}"
-os.environ["XLA_FLAGS"] = f"{_level} {os.environ.get('XLA_FLAGS', '')}".strip()
+# On a GPU: no sums in an order of chance, since runs are compared bit by bit; and no process takes most of the memory.
+_same = "--xla_gpu_deterministic_ops=true " if "cuda" in os.environ["JAX_PLATFORMS"] else ""
+os.environ["XLA_FLAGS"] = f"{_level} {_same}{os.environ.get('XLA_FLAGS', '')}".strip()
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+import jax  # noqa: E402 - reads the environment
+
+if os.environ.get("RLX_TEST_TF32") == "1":
+    from tests import tf32
+
+    tf32.emulate()
 
 COST, LIMIT = "processor_s", 3.0  # of a test that is not marked slow
 _costs: Counter[str] = Counter()
@@ -36,6 +47,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def _processor_seconds() -> float:
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(x.ru_utime + x.ru_stime for x in used)
+
+
+@pytest.fixture
+def all_bits() -> Iterator[None]:
+    """Networks compute in all bits, where what is tested are formulas, or programs that differ in the order of their sums: with
+    rounded factors a difference in the last bit becomes one of a thousandth."""
+    before = jax.config.values["jax_default_matmul_precision"]
+    jax.config.update("jax_default_matmul_precision", "highest")
+    yield
+    jax.config.update("jax_default_matmul_precision", before)
 
 
 @pytest.hookimpl(wrapper=True)

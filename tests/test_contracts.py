@@ -67,6 +67,7 @@ class Killed(Exception):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("all_bits")
 @pytest.mark.parametrize("kind", ENVS)
 @pytest.mark.parametrize("name", AGENTS)
 def test_solo_members_resumed_and_rechunked_agree(name, kind, tmp_path):

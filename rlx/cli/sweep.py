@@ -65,6 +65,8 @@ def body(argv: list[str]) -> None:
         config.stop(f"--workers {flags.workers!r} is unknown: give one, local:N or ray:ADDRESS (ray:auto).")
     if kind == "ray":
         launch.reachable(where)
+    if kind != "one":
+        launch.share_devices()
     points = sweeps.points(sweeps.axes(flags.agent, flags.grid), flags.search, flags.seed)
     run_config = run_configs.RunConfig(given.agent, flags.env, flags.agent, **{k: getattr(flags, k) for k in RUN_CONFIG_FLAGS})
     trials = sweeps.trials(run_config, points, together=kind == "one")

@@ -52,6 +52,12 @@ def die_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def share_devices() -> None:
+    """To be called before JAX opens a device, where several processes of this machine will have the same one: each takes memory
+    as it needs it, and not three quarters of all at its start. Processes started from here do so too."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+
 def devices(workers: int) -> Iterator[dict[str, str]]:
     """What each worker's environment says of GPUs: with several visible ones, each worker takes its own in turn."""
     visible = [d for d in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if d]

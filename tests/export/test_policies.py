@@ -21,6 +21,7 @@ from rlx.nn import normalize
 from rlx.types import Leaf
 from tests.export import laws
 
+pytestmark = pytest.mark.usefixtures("all_bits")  # as what is written out computes
 POINTS = 10_000
 
 

@@ -17,6 +17,7 @@ from rlx.export import build, c_plan, numpy_ops
 from tests.export import laws, primitives
 from tests.export.primitives import LAWS, N, one_by_one, states
 
+pytestmark = pytest.mark.usefixtures("all_bits")  # as what is written out computes
 ROOT = Path(__file__).resolve().parent.parent.parent
 TOLERANCE = {"float32": 2e-6, "float64": 1e-13}
 

@@ -19,6 +19,7 @@ RNG = np.random.default_rng(0)
 # ---------------------------------------------------------------------------------------------------------------- networks
 
 
+@pytest.mark.usefixtures("all_bits")
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("activation", ["relu", "tanh", "elu"])
 def test_mlp_equals_float64_numpy(activation, norm):
@@ -55,6 +56,7 @@ def test_initial_weights():
     assert set(params["Dense_1"]) == {"kernel"}
 
 
+@pytest.mark.usefixtures("all_bits")
 def test_a_stack_is_its_networks_one_by_one():
     net, x = MLP((8, 3), "tanh", norm=True), jnp.float32(RNG.normal(size=(5, 4)))
     many = stack(net, 3)

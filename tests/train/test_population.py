@@ -32,6 +32,7 @@ SHORT = {"sac": {"env_steps": 220}, "td3": {"env_steps": 220}, "ppo": {"env_step
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("all_bits")
 @pytest.mark.parametrize("name", SHORT)
 def test_a_member_is_its_solo_run(name):
     agent, problem = small(name, **SHORT[name])
@@ -51,6 +52,8 @@ def test_a_member_is_its_solo_run(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHORT)
 def test_initial_parameters_and_drawn_indices_are_bit_equal(name):
+    """PPO's parameters but for rounding: they come from a QR decomposition, which on a GPU has another kernel for batches."""
+    rounding = 1e-6 if name == "ppo" else 0.0
     agent, problem = small(name, **SHORT[name])
     everyone = members([(seed, {}) for seed in (3, 5)])
     many = states.start(agent, problem, everyone).agent.learned
@@ -58,7 +61,7 @@ def test_initial_parameters_and_drawn_indices_are_bit_equal(name):
     source = update.sample.sources[0]
     for i, seed in enumerate((3, 5)):
         alone = states.start(agent, problem, jax.random.key(seed)).agent.learned
-        assert jax.tree.all(jax.tree.map(lambda a, b, i=i: np.array_equal(a[i], b), many, alone))
+        jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=0, atol=rounding), many, alone)
     filled = run(agent, problem, jax.random.key(0), options=QUIET).sources[source]
     draw = lambda key: update.sample.draw({source: filled}, agent.hyper, (), key)
     two = jax.jit(jax.vmap(draw))(everyone.keys)
@@ -243,6 +246,7 @@ def test_memory_is_counted_and_too_many_members_are_refused():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("all_bits")
 def test_waves_give_the_same_members(tmp_path):
     agent, problem = small("sac", **SHORT["sac"])
     whole = population(agent, problem, 3, options=QUIET)

@@ -214,6 +214,36 @@ def test_ray_cluster_loses_a_node(locally, tmp_path):
     assert [r["setting"] for r in ranked(tmp_path)] == [r["setting"] for r in ranked(locally)]
 
 
+@pytest.mark.parametrize(("workers", "found"), [("local:2", "false"), ("one", None)])
+def test_workers_and_who_starts_them_share_a_device(workers, found, tmp_path, monkeypatch):
+    """Before a device is opened, which `_plan` is the first to do."""
+    seen = []
+
+    def plan(*args):
+        seen.append(os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE"))
+        raise ValueError("enough")
+
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE", raising=False)
+    monkeypatch.setattr("rlx.cli.sweep._plan", plan)
+    assert sweep(tmp_path / "s", "--workers", workers) == 2
+    assert seen == [found]
+
+
+@pytest.mark.slow
+def test_no_module_opens_a_device_when_it_is_imported():
+    """What the environment says of memory and platforms, and which process of a job this is, come before."""
+    code = (
+        "import importlib, pkgutil, rlx\n"
+        "names = [m.name for m in pkgutil.walk_packages(rlx.__path__, 'rlx.') if not m.name.endswith('__main__')]\n"
+        "from jax._src import xla_bridge\n"
+        "for name in names:\n"
+        "    importlib.import_module(name)\n"
+        "    assert not xla_bridge.backends_are_initialized(), name\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_no_ray_cluster_answers(tmp_path, capsys):
     pytest.importorskip("ray")
     assert sweep(tmp_path / "s", "--workers", "ray:127.0.0.1:1") == 2

@@ -191,6 +191,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("all_bits")
 def test_a_member_is_its_solo_run():
     agent, plant = short()
     found = population(agent, plant, [3, 5], {"actor_lr": [1e-3, 1e-4]}, options=QUIET)
