@@ -12,7 +12,7 @@ import numpy as np
 
 from rlx import config, envs, keys
 from rlx.cli import console, outputs
-from rlx.cli.console import MOST
+from rlx.cli.console import MOST, MOST_STREAMS
 from rlx.envs import actions
 from rlx.envs.base import batch, begin, rollout
 from rlx.replay import datasets
@@ -31,7 +31,7 @@ class Flags:
     steps: int = config.size(10_000, least=1, most=MOST)  # transitions, at least
     out: str = ""  # the file to write, such as data.npz
     mode: str = "eval"  # a mode of the agent, such as explore or eval, or: random
-    streams: int = config.size(10, least=1, most=MOST)  # episodes side by side
+    streams: int = config.size(10, least=1, most=MOST_STREAMS)  # episodes side by side
     seed: int = config.size(0, least=0, most=keys.MOST_SEED)
     which: Literal["best", "last"] = "best"
     member: int = config.size(0, least=0)  # of a run with several: seeds first, then settings

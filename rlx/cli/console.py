@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated, Any, NoReturn
 
+import jax
 import numpy as np
 import tyro
 from rich.console import Console
@@ -28,6 +29,7 @@ BAD_INPUT = 2
 STOPPED = {"SIGINT": 130, "SIGTERM": 143}  # exit codes, as shells count them
 NO_READER = 141  # SIGPIPE
 MOST = 2**31 - 1  # of whole numbers on the command line: what an int32 holds
+MOST_STREAMS = 1_000_000  # of what goes on side by side
 
 
 def command(body: Callable[[list[str]], None], argv: Sequence[str] | None) -> int:
@@ -62,6 +64,14 @@ def command(body: Callable[[list[str]], None], argv: Sequence[str] | None) -> in
         if debug:
             traceback.print_exc()
         print(f"error: {words(error)}", file=sys.stderr)
+        return BAD_INPUT
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        if debug:
+            traceback.print_exc()
+        first = (str(error).strip().splitlines() or ["out of memory"])[0]
+        print(f"error: not enough memory ({first}). Give smaller sizes, fewer streams or members, or --waves.", file=sys.stderr)
         return BAD_INPUT
     except processes.Gone as error:
         print(f"error: {error}", file=sys.stderr, flush=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from rlx import config, keys
 from rlx.cli import console, outputs
-from rlx.cli.console import MOST
+from rlx.cli.console import MOST_STREAMS
 from rlx.train import load
 
 
@@ -19,7 +19,7 @@ from rlx.train import load
 class Flags:
     run_dir: str = ""  # the run folder
     env: str = ""  # another environment than the run's, of the same shapes
-    episodes: int = config.size(10, least=1, most=MOST)  # whole episodes, all at once
+    episodes: int = config.size(10, least=1, most=MOST_STREAMS)  # whole episodes, all at once
     seed: int = config.size(0, least=0, most=keys.MOST_SEED)  # of starts and noise; training never uses these keys
     which: Literal["best", "last"] = "best"  # the best by evaluation return while training, or the last
     member: int = config.size(0, least=0)  # of a run with several: seeds first, then settings

@@ -14,7 +14,7 @@ import tyro
 
 from rlx import config, files, keys
 from rlx.cli import console, outputs
-from rlx.cli.console import MOST
+from rlx.cli.console import MOST, MOST_STREAMS
 from rlx.cli.train import MOST_SEEDS, RUN_CONFIG_FLAGS, given_run_config, parse, train_waves
 from rlx.cli.train import Flags as TrainFlags
 from rlx.cli.train import _flag as flag
@@ -45,7 +45,7 @@ class Flags:
     seed: int = flag(0, "the root of all randomness, of the search too", least=0, most=keys.MOST_SEED)
     init_from: str | None = flag(None, "every run begins with what the agent of this run folder has learned")
     run_dir: str = flag("", "where everything goes; default: runs/AGENT/ENV/sweep")
-    episodes: int = flag(10, "of the evaluation at the end of each trial", least=1, most=MOST)
+    episodes: int = flag(10, "of the evaluation at the end of each trial", least=1, most=MOST_STREAMS)
     waves: str = flag("auto", "parts of the members of a program one after another; auto: as many as memory needs")
     memory: float | None = flag(None, "GiB per device to plan with; None: what is free", above=0)
     checkpoint_seconds: float = flag(60.0, "seconds between checkpoints of a trial", least=0)

@@ -16,7 +16,7 @@ import tyro
 
 from rlx import agents, config, keys
 from rlx.cli import console, outputs
-from rlx.cli.console import MOST
+from rlx.cli.console import MOST, MOST_STREAMS
 from rlx.precision import Precision
 from rlx.train import Interrupted, Options, Policy, launch, memory, processes, run, sweeps
 from rlx.train import run_config as run_configs
@@ -58,7 +58,7 @@ class Flags:
     memory: float | None = _flag(None, "GiB per device to plan with; None: what is free", above=0)
     init_from: str | None = _flag(None, "begin with what the agent of this run folder has learned: the best, or the last")
     run_dir: str = _flag("", "where everything goes; default: runs/AGENT/ENV/seedK")
-    episodes: int = _flag(10, "of the evaluation at the end", least=1, most=MOST)
+    episodes: int = _flag(10, "of the evaluation at the end", least=1, most=MOST_STREAMS)
     video: bool = _flag(True, "film one episode at the end, where there is OpenGL")
     log_every: int | None = _flag(None, "cycles between lines of metrics.jsonl; None: 100 lines per stage", least=1)
     checkpoint_seconds: float = _flag(60.0, "seconds between checkpoints; 0: only at the end", least=0)

@@ -14,10 +14,12 @@ import types
 from collections.abc import Iterable
 from typing import Any
 
+WHOLE = 2**31 - 1  # the largest whole number: counts and shapes of compiled programs are int32
+
 
 @dataclasses.dataclass(frozen=True)
 class Bounds:
-    """What a number may be. NaN is in no bounds."""
+    """What a number may be. NaN is in no bounds; a whole number is an int32 where ``most`` says nothing else."""
 
     least: float | None = None
     most: float | None = None
@@ -29,6 +31,7 @@ class Bounds:
         """Whether ``value`` is within them."""
         return (
             value == value
+            and not (self.most is None and isinstance(value, numbers.Integral) and abs(value) > WHOLE)
             and (not self.finite or abs(value) < math.inf)
             and (self.least is None or value >= self.least)
             and (self.most is None or value <= self.most)
@@ -38,6 +41,8 @@ class Bounds:
 
     def refusal(self, value: float) -> str:
         """``"must be at least 1, got 0"``"""
+        if self.most is None and isinstance(value, numbers.Integral) and abs(value) > WHOLE:
+            return f"must be between -{WHOLE:_} and {WHOLE:_}, got {value}"
         finite = "finite" if self.finite and not abs(value) < math.inf else ""
         return f"must be {' and '.join(filter(None, [finite, str(self)])) or 'a number'}, got {value}"
 

@@ -10,32 +10,47 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlx.envs.base import begin
+from rlx.envs.base import batch, begin
 from rlx.train import processes
-from rlx.train.schedule import streams
+from rlx.train.schedule import on_host, streams
 from rlx.train.state import outline
-from rlx.types import Agent, Problem, PyTree, ReplayState
+from rlx.types import Agent, AgentState, Clock, Problem, PyTree, ReplayState, Update, VecEnv
 
 SPARE = 0.9  # of the free memory: compilers and allocators want some too
 
 
 def needs(agent: Agent, problem: Problem) -> dict[str, int]:
-    """Bytes that one member takes, by part: each buffer, what is learned, the environments. Nothing is allocated.
+    """Bytes that one member takes, by part: each buffer, what is learned, the largest batch, the environments. Nothing is
+    allocated.
 
     What is learned counts four times: itself, the best so far, and two copies while an update works on it.
     """
     state, rows = outline(agent, problem)
     parts = {name: agent.buffers[name].nbytes(row) for name, row in rows.items()}
     parts["learned"] = 4 * _size(state)
-    rollouts: list[Any] = []
-    for env in agent.envs.values():
-        carry = jax.eval_shape(lambda state, env=env: agent.carry(state, streams(env)), state)
-        rollouts.append(carry)
-        if not env.host:
-            fn = lambda carry, env=env: begin(env, env.params, carry, jax.random.key(0))
-            rollouts.append(jax.eval_shape(fn, carry))
-    parts["environments"] = _size(rollouts)
+    parts["batch"] = _batch(agent, problem, state.hyper, rows)
+    parts["environments"] = sum(_rollout(agent, state, env, streams(env)) for env in agent.envs.values())
+    evals = [(problem.envs[e.env], e.episodes, e.context) for e in agent.evals]
+    parts["evaluation"] = max(
+        (_rollout(agent, state, batch(env, n, ends="stop"), n, context) for env, n, context in evals if not env.host), default=0
+    )
     return parts
+
+
+def _rollout(agent: Agent, state: AgentState, env: VecEnv, count: int, context: PyTree = None) -> int:
+    """Of an interaction of ``count`` streams; of those on the host only what the policy remembers."""
+    carry = jax.eval_shape(lambda state: agent.carry(state, count, context), state)
+    begun = () if env.host else jax.eval_shape(lambda carry: begin(env, env.params, carry, jax.random.key(0)), carry)
+    return _size((carry, begun))
+
+
+def _batch(agent: Agent, problem: Problem, hyper: dict[str, Any], rows: dict[str, Any]) -> int:
+    """Of the largest batch that an update on the device sees."""
+    sources = {**problem.data, **{name: jax.eval_shape(agent.buffers[name].init, row) for name, row in rows.items()}}
+    clock, key = Clock(np.int32(0), np.int32(0), np.int32(0)), jax.random.key(0)
+    updates = [phase for stage in agent.stages for phase in stage.phases if isinstance(phase, Update)]
+    draw = lambda phase: jax.eval_shape(lambda hyper, sources: phase.sample(hyper, clock, sources, key), hyper, sources)
+    return max((_size(draw(phase)) for phase in updates if not on_host(agent, phase)), default=0)
 
 
 def _size(tree: PyTree) -> int:
@@ -100,10 +115,11 @@ def check(agent: Agent, problem: Problem, members: int, devices: Sequence[Any], 
     one = needs(agent, problem)
     free = available(devices) if limit is None else limit
     parts = ", ".join(f"{name} {_human(size)}" for name, size in sorted(one.items(), key=lambda x: -x[1]))
-    largest = f"At most {can} fit: give" if can else "Not even one fits: give"
+    who = f"{members} members do" if members > 1 else "one member does"
+    remedy = f"At most {can} fit: give fewer, let them take turns (waves auto), or make" if can else "Make"
     raise ValueError(
-        f"{members} members do not fit: each needs {_human(sum(one.values()))} ({parts}), and each of {len(devices)} "
-        f"device(s) has {_human(free or 0)}. {largest} fewer, a smaller buffer, or let them take turns (waves auto)."
+        f"{who} not fit: each needs {_human(sum(one.values()))} ({parts}), and each of {len(devices)} device(s) has "
+        f"{_human(free or 0)}. {remedy} what is large smaller."
     )
 
 
