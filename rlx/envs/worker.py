@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,9 +21,18 @@ from rlx.keys import HostKey
 
 
 def _serve(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
-    """Answers to the lines of the main process."""
+    """Answers to the lines of the main process. When there are no more, the folder that all share goes: the main process would
+    take it away, unless it was killed."""
     job = json.loads(next(lines))
-    start, stop, folder = job["start"], job["stop"], Path(job["folder"])
+    folder = Path(job["folder"])
+    try:
+        yield from _answers(job, folder, lines)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _answers(job: dict[str, Any], folder: Path, lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+    start, stop = job["start"], job["stop"]
     plugins.import_modules(job["imports"], f"{job['name']} in a worker process needs")
     env = make(job["name"], **job["options"])
     vec = env.make(stop - start, job["ends"])  # type: ignore[union-attr]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -64,4 +66,9 @@ def test_what_goes_wrong_in_a_worker_is_said():
     vec._processes[1].kill()
     with pytest.raises(ChildProcessError, match="a worker process ended"):
         vec.step(None, state, np.zeros((4, 1)), KEY)
+    shared = Path(vec._folder.name)
+    assert shared.exists()
+    vec._processes[0].stdin.close()  # what it sees of a main process that was killed
+    vec._processes[0].wait(60)
+    assert not shared.exists()
     vec.close()
