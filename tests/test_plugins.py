@@ -113,7 +113,7 @@ def test_it_exports_to_c_that_acts_the_same(run_dir, tmp_path, acrobatics):
     policy = rlx.load(run_dir)
     act = run_c(export.law_of(policy, "eval"), tmp_path)
     obs = np.random.default_rng(0).standard_normal((64, 3)).astype(np.float32)
-    assert off(act(obs), policy.act(obs)[0]) < 1e-5
+    assert off(act(obs), policy.act(obs, units="env")[0]) < 1e-5
 
 
 @pytest.mark.slow

@@ -51,6 +51,7 @@ def body(argv: list[str]) -> None:
     rows = [
         ("run", f"{flags.run_dir} ({flags.which}, after cycle {policy.cycle})"),
         ("shapes", f"obs {list(policy.spec.obs.shape)} -> action {list(policy.spec.action.shape)}"),
+        ("actions", law.range().removeprefix("actions ")),
         *((file.name, f"{console.size(file.stat().st_size)}  {file}") for file in files),
     ]
     values: dict[str, Any] = {
@@ -87,4 +88,5 @@ def write(policy: Any, law: export.Law, flags: Flags, folder: Path) -> tuple[lis
         exec(path.read_text(), scope)
         act = scope["act"]
     obs = np.random.default_rng(0).standard_normal((1_000, *policy.spec.obs.shape)).astype(np.float32)
-    return [path], float(np.abs(act(obs) - policy.act(obs, mode=flags.mode)[0]).max())
+    beside = [path.with_suffix(".json")] if flags.format == "stablehlo" else []
+    return [path, *beside], float(np.abs(act(obs) - policy.act(obs, mode=flags.mode, units="env")[0]).max())

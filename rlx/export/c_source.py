@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlx.export import c_kernels, law
-from rlx.export.c_ops import ctype
+from rlx.export.c_ops import ctype, literal
 from rlx.export.c_plan import SUPPORTED, plan
 from rlx.export.c_writer import Writer
 from rlx.export.cost import Cost, count
@@ -38,7 +38,8 @@ def to_c(policy: Any, folder: str | os.PathLike, name: str = "policy", dtype: st
     """Writes the deterministic law of ``policy`` as ``folder/name.h`` and ``folder/name.c``; gives both paths.
 
     ``void NAME_act(const T *obs, T *action)`` computes one action from one observation, T being float or double as ``dtype``
-    says. No memory is allocated, nothing but ``action`` and the stack is written, all loops have fixed bounds.
+    says. No memory is allocated, nothing but ``action`` and the stack is written, all loops have fixed bounds. The action is in
+    the environment's own units; NAME_LOW and NAME_HIGH in the header bound it.
 
     Raises:
         ValueError: the policy is not a memoryless, deterministic law from one vector to another, it uses an operation that
@@ -57,7 +58,8 @@ def code(policy: Any, name: str = "policy", dtype: str = "float32") -> Code:
     """What `to_c` writes."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or name in RESERVED or keyword.iskeyword(name):
         raise ValueError(f"name={name!r} cannot name a C function; give letters, digits and _, a letter first.")
-    program = law.traced(policy, dtype, SUPPORTED)
+    found = law.law_of(policy)
+    program = law.traced(found, dtype, SUPPORTED)
     made = plan(program)
     w = Writer(program, made, name)
     c_kernels.emit(w)
@@ -71,7 +73,7 @@ def code(policy: Any, name: str = "policy", dtype: str = "float32") -> Code:
     source = "\n".join(
         part
         for part in (
-            f"/* {_about(program, name, cost)} */",
+            f"/* {_about(program, found, name, cost)} */",
             f'#include <math.h>\n\n#include "{name}.h"\n',
             _assumption(name),
             helpers + "\n" if helpers else "",
@@ -80,7 +82,7 @@ def code(policy: Any, name: str = "policy", dtype: str = "float32") -> Code:
         )
         if part
     )
-    return Code(name, _header(program, name, cost), source, program.sizes, real, cost)
+    return Code(name, _header(program, found, name, cost), source, program.sizes, real, cost)
 
 
 def cost(policy: Any, dtype: str = "float32") -> Cost:
@@ -102,12 +104,12 @@ def _assumption(name: str) -> str:
     return f"typedef char {name}_needs_an_int_of_32_bits[sizeof(int) >= 4 ? 1 : -1];\n"
 
 
-def _about(program: Program, name: str, cost: Cost) -> str:
+def _about(program: Program, found: law.Law, name: str, cost: Cost) -> str:
     n, m = program.sizes
     return "\n".join(
         [
             f"{name}: the deterministic law of a policy ({program.name}), written by rlx.export.",
-            f"   obs [{n}] -> action [{m}], {program.real.name}",
+            f"   obs [{n}] -> action [{m}], {program.real.name}; {found.range()}",
             f"   {cost.flops} additions and multiplications, {cost.comparisons} comparisons, {cost.functions} calls of math.h",
             f"   {cost.constants} bytes of tables, {cost.stack} bytes of arrays on the stack",
             "   No state, no allocation; loops have fixed bounds. NaN goes through: do not compile with -ffast-math.",
@@ -115,16 +117,24 @@ def _about(program: Program, name: str, cost: Cost) -> str:
     )
 
 
-def _header(program: Program, name: str, cost: Cost) -> str:
+def _bounds(program: Program, found: law.Law, upper: str) -> str:
+    """Of an action, as initialisers of an array: ``const float low[NAME_ACTION] = NAME_LOW;``."""
+    if found.low is None or found.high is None:
+        return ""
+    written = lambda x: ", ".join(literal(v, program.real) for v in x.astype(program.real))
+    return f"#define {upper}_LOW {{{written(found.low)}}}\n#define {upper}_HIGH {{{written(found.high)}}}\n"
+
+
+def _header(program: Program, found: law.Law, name: str, cost: Cost) -> str:
     n, m = program.sizes
     real, upper = ctype(program.real), name.upper()
-    return f"""/* {_about(program, name, cost)} */
+    return f"""/* {_about(program, found, name, cost)} */
 #ifndef {upper}_H
 #define {upper}_H
 
 #define {upper}_OBS {n}
 #define {upper}_ACTION {m}
-
+{_bounds(program, found, upper)}
 #ifdef __cplusplus
 extern "C" {{
 #define {upper}_RESTRICT

@@ -10,22 +10,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlx.envs.actions import Native
 from rlx.export import build, ir
 from rlx.types import Array, Leaf, Step
 
 
 @dataclass(frozen=True)
 class Law:
-    """``act(obs [W, size]) -> action [W, m]``, pure and without memory; ``dtype`` is that of both where it is traced."""
+    """``act(obs [W, size]) -> action [W, m]``, pure and without memory; ``dtype`` is that of both where it is traced. ``low``
+    and ``high`` [m], where they are known, bound what it gives."""
 
     act: Callable[[Array], Array]
     size: int
     name: str = "law"
     dtype: Any = np.float32
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+
+    def range(self) -> str:
+        """For the head of a file: what its actions mean."""
+        if self.low is None or self.high is None:
+            return "actions as the law gives them, without bounds"
+        return f"actions in the environment's own units, range {min(self.low):.6g} to {max(self.high):.6g}"
 
 
 def law_of(policy: Any, mode: str = "eval") -> Law:
-    """The deterministic law of an `rlx.train.Policy` in ``mode``; a `Law` is given back as it is.
+    """The deterministic law of an `rlx.train.Policy` in ``mode``, from the observation to the action in the environment's own
+    units (`Spec.native_action`), within their bounds; a `Law` is given back as it is.
 
     Raises:
         ValueError: observations or actions are not vectors of floats, the policy carries memory from decision to decision,
@@ -46,17 +57,17 @@ def law_of(policy: Any, mode: str = "eval") -> Law:
     if memory:
         shapes = ", ".join(str(np.shape(x)) for x in memory)
         raise ValueError(f"{name} carries memory from decision to decision ({shapes}); only laws without memory are exported.")
-    act = policy.actor(mode)
+    act, native = policy.actor(mode), Native.of(policy.spec)
 
     def full(obs: Array, reward: Array, terminated: Array, truncated: Array, first: Array, key: Any) -> Array:
-        return act(policy.carry(obs.shape[0]), Step(obs, reward, terminated, truncated, first, {}), key)[0]
+        return native.traced(act(policy.carry(obs.shape[0]), Step(obs, reward, terminated, truncated, first, {}), key)[0])
 
     def alone(obs: Array) -> Array:
         n = obs.shape[0]
         no = jnp.zeros(n, bool)
         return full(obs, jnp.zeros(n, jnp.float32), no, no, no, jax.random.key(0))
 
-    law = Law(alone, obs.shape[0], name)
+    law = Law(alone, obs.shape[0], name, np.float32, *native.within(np.float32))
     _reads_only_obs(law, full)
     return law
 

@@ -24,7 +24,8 @@ _SIZE = re.compile(r"[\dB+\-* ,()]*")
 def to_numpy(policy: Any, path: str | os.PathLike, dtype: str = "float32") -> Path:
     """Writes the deterministic law of ``policy`` as a Python file; gives its path.
 
-    The file holds ``act(obs) -> action`` for one observation [n] or a batch [W, n], and ``OBS`` and ``ACTION``, their sizes.
+    The file holds ``act(obs) -> action`` for one observation [n] or a batch [W, n], and ``OBS`` and ``ACTION``, their sizes,
+    and ``LOW`` and ``HIGH`` [m], between which actions are: in the environment's own units.
     It imports numpy and the standard library; its arrays stand in it as text. ``dtype`` is what it computes and gives.
 
     Raises:
@@ -45,8 +46,8 @@ def source(policy: Any, dtype: str = "float32") -> str:
     found = law.law_of(policy)
     program = _any_batch(found, dtype)
     if program is None:
-        return _file(law.traced(found, dtype, numpy_ops.SUPPORTED), many=False)
-    return _file(program, many=True)
+        return _file(law.traced(found, dtype, numpy_ops.SUPPORTED), found, many=False)
+    return _file(program, found, many=True)
 
 
 def _any_batch(found: law.Law, dtype: str) -> Program | None:
@@ -61,7 +62,7 @@ def _any_batch(found: law.Law, dtype: str) -> Program | None:
         return None
 
 
-def _file(program: Program, many: bool) -> str:
+def _file(program: Program, found: law.Law, many: bool) -> str:
     n, m = program.sizes
     constants, names = _constants(program)
     body = _body(program, names)
@@ -72,8 +73,8 @@ def _file(program: Program, many: bool) -> str:
     rows = max(1, ROOM // _largest(program)) if many else 1
     kind = program.real.name
     parts = [
-        f'"""{_about(program)}"""\n\n{needs}',
-        f"OBS, ACTION = {n}, {m}\nROWS = {rows}  # at a time, so that they fit into memory\n",
+        f'"""{_about(program, found)}"""\n\n{needs}',
+        f"OBS, ACTION = {n}, {m}\n{_bounds(program, found)}ROWS = {rows}  # at a time, so that they fit into memory\n",
         constants,
         f"\n{helpers}\n" if helpers else "",
         f'''
@@ -94,18 +95,26 @@ def act(obs):
     return "\n".join(part for part in parts if part)
 
 
+def _bounds(program: Program, found: law.Law) -> str:
+    if found.low is None or found.high is None:
+        return ""
+    written = lambda x: f"np.array({x.astype(program.real).tolist()}, np.{program.real.name})"
+    return f"LOW, HIGH = {written(found.low)}, {written(found.high)}  # of an action\n"
+
+
 def _largest(program: Program) -> int:
     """Elements per row of the largest array on the way."""
     sizes = [[int(eval(str(n), {BATCH: 1})) for n in node.out.shape] for node in program.nodes]
     return max((math.prod(shape) for shape in sizes), default=1)
 
 
-def _about(program: Program) -> str:
+def _about(program: Program, found: law.Law) -> str:
     n, m = program.sizes
     stored = sum(v.const.nbytes for v in program.constants() if v.const is not None)
     return (
         f"The deterministic law of a policy ({program.name}), written by rlx.export.\n\n"
-        f"act(obs) gives the action, {m} numbers, for an observation of {n} numbers, or for a batch of them.\n"
+        f"act(obs) gives the action, {m} numbers, for an observation of {n} numbers, or for a batch of them:\n"
+        f"{found.range()}.\n"
         f"{program.real.name} throughout; {stored} bytes of constants; numpy is all that is needed.\n"
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,8 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def to_stablehlo(policy: Any, path: str | os.PathLike, batch: int | None = None) -> Path:
-    """Writes the deterministic law of ``policy`` as `jax.export` serializes it; gives its path.
+    """Writes the deterministic law of ``policy`` as `jax.export` serializes it; gives its path. Beside it stands a file
+    ``path`` with the ending .json: sizes, and ``low`` and ``high`` of the actions, which are in the environment's own units.
 
     It takes observations [W, n] and gives actions [W, m], both float32. ``batch`` None: W is any number, where the law allows
     it, else it is ``batch``. Runs on CPU, GPU and TPU.
@@ -38,6 +40,9 @@ def to_stablehlo(policy: Any, path: str | os.PathLike, batch: int | None = None)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(bytes(exported.serialize()))
+    bounds = {k: None if x is None else x.astype(float).tolist() for k, x in (("low", found.low), ("high", found.high))}
+    sizes = {"law": found.name, "observation": found.size, "action": exported.out_avals[0].shape[1], **bounds}
+    path.with_suffix(".json").write_text(json.dumps({**sizes, "about": found.range()}, indent=2) + "\n")
     return path
 
 

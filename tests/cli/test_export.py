@@ -44,7 +44,7 @@ def test_each_format(run_dir, tmp_path, capsys):
     found = result(capsys, "--run-dir", str(run_dir))
     assert found["files"] == [str(run_dir / "export" / "policy.py")] and found["difference"] < 1e-6
     x = np.random.default_rng(0).standard_normal((9, 3)).astype(np.float32)
-    assert laws.off(laws.run_numpy(Path(found["files"][0]))(x), rlx.load(run_dir).act(x)[0]) < 1e-6
+    assert laws.off(laws.run_numpy(Path(found["files"][0]))(x), rlx.load(run_dir).act(x, units="env")[0]) < 1e-6
 
     more = ["--run-dir", str(run_dir), "--out", str(tmp_path / "there"), "--name", "swing"]
     found = result(capsys, *more, "--format", "c", "--dtype", "float64", "--measure")
@@ -53,7 +53,10 @@ def test_each_format(run_dir, tmp_path, capsys):
     assert found["flops"] > 1000 and 0 < found["median_ns"] <= found["worst_ns"]
 
     found = result(capsys, *more, "--format", "stablehlo")
-    assert found["files"] == [str(tmp_path / "there" / "swing.stablehlo")] and found["difference"] < 1e-6
+    assert (
+        found["files"] == [str(tmp_path / "there" / f"swing.{end}") for end in ("stablehlo", "json")]
+        and found["difference"] < 1e-6
+    )
 
 
 @pytest.mark.parametrize(

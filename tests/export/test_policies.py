@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,7 +56,9 @@ def yann():
 
 
 def act_of(law):
-    return (lambda x: np.asarray(jax.jit(law.act)(x))) if isinstance(law, export.Law) else (lambda x: law.act(x)[0])
+    return (
+        (lambda x: np.asarray(jax.jit(law.act)(x))) if isinstance(law, export.Law) else (lambda x: law.act(x, units="env")[0])
+    )
 
 
 EXPORTED = {
@@ -89,6 +93,29 @@ def test_in_float64_c_agrees_with_numpy(name, tmp_path):
     act = laws.run_numpy(export.to_numpy(law, tmp_path / "law.py", "float64"))
     assert laws.off(laws.run_c(law, tmp_path, dtype="float64")(x), act(x)) < 1e-12
     assert act(x).dtype == np.float64 and laws.off(act(x), act_of(law)(x.astype(np.float32))) < 1e-5
+
+
+def test_exported_actions_are_in_the_units_of_the_environment_and_the_files_give_their_range(tmp_path):
+    """Gymnasium's box from -0.27 to 0.14, which asserts that it contains what comes."""
+    made = laws.policy("td3", "gym:tests.envs.foreign:Hundredths-v0", hidden=(8,))
+    env, low, high = gymnasium.make("Hundredths-v0"), np.float32(-0.27), np.float32(0.14)
+    x = 30 * observations(3, 200)
+    files = export.to_numpy(made, tmp_path / "law.py"), export.to_stablehlo(made, tmp_path / "law.stablehlo")
+    acts = {"c": laws.run_c(made, tmp_path), "numpy": laws.run_numpy(files[0]), "stablehlo": export.from_stablehlo(files[1])}
+    wanted = low + (made.act(x)[0].astype(float) + 1) / 2 * (high.astype(float) - low)  # by another formula
+    for name, act in acts.items():
+        found = act(x)
+        np.testing.assert_allclose(found, wanted, atol=1e-6, err_msg=name)
+        assert found.min() == low and found.max() == high and all(env.action_space.contains(a) for a in found)
+    header, scope = (tmp_path / "law.h").read_text(), {}
+    exec(files[0].read_text(), scope)
+    assert "#define LAW_LOW {(-0.27f), (-0.27f)}\n#define LAW_HIGH {0.14f, 0.14f}\n" in header
+    assert scope["LOW"].tolist() == [low, low] and scope["HIGH"].tolist() == [high, high]
+    beside = json.loads((tmp_path / "law.json").read_text())
+    assert (beside["observation"], beside["action"], beside["low"], beside["high"]) == (3, 2, [low, low], [high, high])
+    for text in (header, files[0].read_text(), beside["about"]):
+        assert "actions in the environment's own units, range -0.27 to 0.14" in text
+    assert "without bounds" in c_source.code(laws.piecewise(5, 3)).header
 
 
 def test_many_regions_and_both_ways_of_choosing(tmp_path):

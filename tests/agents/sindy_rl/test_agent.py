@@ -93,7 +93,7 @@ def test_the_sparse_policy_leaves_as_a_file(trained, tmp_path):
     scope = {}
     exec((tmp_path / "swingup.py").read_text(), scope)
     obs = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
-    np.testing.assert_allclose(scope["act"](obs), policy.act(obs, mode="sparse")[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(scope["act"](obs), policy.act(obs, mode="sparse", units="env")[0], rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="no mode 'spares'"):
         export.law_of(policy, "spares")
 
