@@ -22,7 +22,7 @@ import numpy as np
 
 from rlx import config
 from rlx.cli import console
-from rlx.train import Options, run
+from rlx.train import Options, origin, run
 from rlx.train import run_config as run_configs
 from rlx.train import state as states
 
@@ -64,7 +64,7 @@ def body(argv: list[str]) -> None:
     console.result({**values, "wall_calm_s": round(seconds, 2)})
     if flags == Flags(run_dir=flags.run_dir):  # as committed; not of a shorter version
         own = {k: v for k, v in values.items() if k != "run_dir"} | {"steps": flags.steps, "early": early}
-        RESULTS.write_text(json.dumps({**own, "versions": run_configs.versions()}, indent=1) + "\n")
+        RESULTS.write_text(json.dumps({**own, "versions": origin.versions()}, indent=1) + "\n")
     if not equal or kills < flags.kills:
         raise SystemExit(1)
 

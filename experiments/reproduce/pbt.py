@@ -22,7 +22,7 @@ import numpy as np
 from rlx import agents
 from rlx.envs import make
 from rlx.train import Options, logging, population, tournament
-from rlx.train.run_config import versions
+from rlx.train.origin import versions
 from rlx.train.stats import interval, iqm
 from rlx.types import Problem
 

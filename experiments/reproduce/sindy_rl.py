@@ -29,8 +29,8 @@ from rlx.agents.sindy_rl.world import transitions
 from rlx.dynamics.sparse import affine, equations, fit, poly
 from rlx.envs import batch, begin, rollout
 from rlx.train import Options, logging, run, tournament
+from rlx.train.origin import versions
 from rlx.train.population import members
-from rlx.train.run_config import versions
 from rlx.train.stats import interval, iqm
 from rlx.types import Env, HostEnv, Members, Problem
 

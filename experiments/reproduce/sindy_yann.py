@@ -27,8 +27,8 @@ from rlx.envs import batch, begin, rollout
 from rlx.planning.linear import Linear, linearise
 from rlx.train import Options, run
 from rlx.train.evaluate import evaluate
+from rlx.train.origin import versions
 from rlx.train.policy import Policy
-from rlx.train.run_config import versions
 from rlx.types import Array, Control, Env, HostEnv, Key, Problem, Step
 
 NAMES = ("x", "angle", "v", "w", "u")

@@ -30,10 +30,10 @@ from rlx.agents.yann.learner import Learner
 from rlx.planning.linear import identify
 from rlx.train import Options, run
 from rlx.train.evaluate import evaluate
+from rlx.train.origin import versions
 from rlx.train.placement import Placement
 from rlx.train.policy import Policy
 from rlx.train.population import members
-from rlx.train.run_config import versions
 from rlx.train.stats import interval
 from rlx.types import Agent, AgentState, Problem
 

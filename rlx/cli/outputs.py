@@ -15,7 +15,7 @@ import numpy as np
 from rlx import files, keys
 from rlx.cli import console
 from rlx.train import run_config as run_configs
-from rlx.train import stats, video
+from rlx.train import stats, sweeps, video
 from rlx.train.logging import read as read_metrics
 from rlx.train.pictures import literal
 from rlx.train.policy import Policy
@@ -71,7 +71,7 @@ def together(parts: list[dict[str, Any]], run_dir: Path) -> dict[str, Any]:
     """The results of waves as one, with the folders of the waves."""
     if not parts[0]:
         return {}
-    each = [m for k in range(len(parts)) for m in json.loads((run_dir / f"wave{k}" / "result.json").read_text())["each"]]
+    each = [m for k in range(len(parts)) for m in sweeps.result(run_dir / f"wave{k}")["each"]]
     sums = (
         "members",
         "diverged",

@@ -15,12 +15,13 @@ import tyro
 from rlx import config, files, keys
 from rlx.cli import console, outputs
 from rlx.cli.console import MOST, MOST_STREAMS
-from rlx.cli.train import MOST_SEEDS, RUN_CONFIG_FLAGS, given_run_config, parse, train_waves
+from rlx.cli.train import RUN_CONFIG_FLAGS, given_run_config, parse, train_waves
 from rlx.cli.train import Flags as TrainFlags
 from rlx.cli.train import _flag as flag
 from rlx.precision import Precision
 from rlx.train import Diverged, Interrupted, launch, layout, memory, report, sweeps
 from rlx.train import run_config as run_configs
+from rlx.train.run_config import MOST_SEEDS
 
 EXAMPLE = "rlx sweep sac --env rlx:pendulum --grid agent.actor_lr=1e-3,3e-4 --grid agent.hidden=128,256 --seeds 8"
 
@@ -45,6 +46,7 @@ class Flags:
     seed: int = flag(0, "the root of all randomness, of the search too", least=0, most=keys.MOST_SEED)
     init_from: str | None = flag(None, "every run begins with what the agent of this run folder has learned")
     run_dir: str = flag("", "where everything goes; default: runs/AGENT/ENV/sweep")
+    allow_changes: bool = flag(False, "go on although the dataset's content or package versions have changed since the start")
     episodes: int = flag(10, "of the evaluation at the end of each trial", least=1, most=MOST_STREAMS)
     waves: str = flag("auto", "parts of the members of a program one after another; auto: as many as memory needs")
     memory: float | None = flag(None, "GiB per device to plan with; None: what is free", above=0)
@@ -118,7 +120,7 @@ def keep(run_dir: Path, run_config: run_configs.RunConfig, points: list[sweeps.P
     versions = this["run_config"].pop("versions")
     path = run_dir / sweeps.FILE
     if path.exists():
-        there = json.loads(path.read_text())
+        there = files.read_json(path)
         layout.check(there.pop("rlx", None), run_dir)
         if there != this:
             raise ValueError(f"{run_dir} holds another sweep: give another --run-dir, or the flags that it was made with.")
@@ -143,10 +145,11 @@ def _run(trials: list[sweeps.Trial], waiting: dict[str, Path], kind: str, where:
                     told(t.name, _here(t, waiting[t.name], flags))
             return failed
         for t in trials:
-            run_configs.keep(t.run_config, run_dir / "trials" / t.name)
+            run_configs.keep(t.run_config, run_dir / "trials" / t.name, None, flags.allow_changes)
         shared = ("episodes", "waves", "checkpoint_seconds", "keep")
         more = [x for k in shared for x in (f"--{k.replace('_', '-')}", str(getattr(flags, k)))]
         more += ["--no-video", "--no-progress"] + (["--memory", str(flags.memory)] if flags.memory else [])
+        more += ["--allow-changes"] if flags.allow_changes else []
         try:
             if kind == "local":
                 launch.local(waiting, int(where), more, told, flags.retries)

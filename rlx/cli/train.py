@@ -27,12 +27,10 @@ from rlx.train.placement import Placement
 from rlx.train.plan import plan, validate
 from rlx.train.policy import initial
 from rlx.train.population import settings_of, split, traced_grid, turns
+from rlx.train.run_config import MOST_SEEDS
 from rlx.types import Agent, AgentState, Problem, RunState
 
 EXAMPLE = "rlx train sac --env dmc:cartpole-swingup --repeat 8"
-
-
-MOST_SEEDS = 100_000
 
 
 def _flag(default: Any, help: str, **bounds: float) -> Any:
@@ -58,6 +56,7 @@ class Flags:
     memory: float | None = _flag(None, "GiB per device to plan with; None: what is free", above=0)
     init_from: str | None = _flag(None, "begin with what the agent of this run folder has learned: the best, or the last")
     run_dir: str = _flag("", "where everything goes; default: runs/AGENT/ENV/seedK")
+    allow_changes: bool = _flag(False, "go on although the dataset's content or package versions have changed since the start")
     episodes: int = _flag(10, "of the evaluation at the end", least=1, most=MOST_STREAMS)
     video: bool = _flag(True, "film one episode at the end, where there is OpenGL")
     log_every: int | None = _flag(None, "cycles between lines of metrics.jsonl; None: 100 lines per stage", least=1)
@@ -165,7 +164,7 @@ def _train(run_config: run_configs.RunConfig, agent: Agent, problem: Problem, ru
     key, is_process_zero, compiled = run_config.key(), processes.is_process_zero(), compile_seconds()
     init_from = initial(run_config)
     validate(agent, problem, key, init_from)
-    goes_on = run_configs.keep(run_config, run_dir, agent) if is_process_zero else True
+    goes_on = run_configs.keep(run_config, run_dir, agent, flags.allow_changes) if is_process_zero else True
     processes.wait()
     where = [("run folder", f"{run_dir}{' (goes on from its last checkpoint)' if goes_on else ''}")]
     if is_process_zero:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 from typing import Any
 
+import jax
+import numpy as np
+
+from rlx import config
 from rlx._version import __version__
-from rlx.types import Agent
+from rlx.types import Agent, Key, Members
 
 OLDEST = (0, 2)  # from here on networks, checkpoints and configs are laid out as they are now
 
@@ -17,7 +23,7 @@ def check(written: str | None, where: str | os.PathLike) -> None:
     Raises:
         ValueError: that version is too old.
     """
-    numbers = [int(x) if x.isdigit() else 0 for x in (written or "0").split(".")[:2]]
+    numbers = [int(x) if x.isdecimal() else 0 for x in str(written or "0")[:20].split(".")[:2]]
     if tuple(numbers) < OLDEST:
         version = f"rlx {written}" if written else f"an rlx before {'.'.join(map(str, OLDEST))}"
         raise ValueError(
@@ -37,3 +43,34 @@ def same_past(agent: Agent, meta: dict[str, Any], where: str | os.PathLike) -> N
             f"{where} stands in stage {plan[stage][0]!r} after {done} cycles of a plan of {words(plan)} cycles; the plan now "
             f"is {words(mine)}. Only that stage and later ones may get longer: give another run folder."
         )
+
+
+def question(agent: Agent, key: Key | Members) -> dict[str, Any]:
+    """What a run was asked, as JSON: its key, its traced values, and the fields of its config but for its budget."""
+    keys, hypers = (key.keys, key.hypers) if isinstance(key, Members) else (key, {})
+    own: dict[str, Any] = {}
+    if dataclasses.is_dataclass(agent.config):
+        given = {**config.static(agent.config), **config.hyper(agent.config)}
+        own = {k: v for k, v in given.items() if k not in config.budget(agent.config)}
+    asked = {
+        "key": jax.random.key_data(keys).tolist(),
+        "hypers": {k: np.asarray(v, float).tolist() for k, v in hypers.items()},
+        "hyper": {k: float(v) for k, v in agent.hyper.items()},
+        "config": own,
+    }
+    return json.loads(json.dumps(asked, default=lambda x: type(x).__name__))
+
+
+def same_question(agent: Agent, key: Key | Members, meta: dict[str, Any], where: str | os.PathLike) -> None:
+    """Raises ValueError where the checkpoint ``meta`` of the run folder ``where`` answers another `question`."""
+    mine, theirs = question(agent, key), meta.get("question")
+    if theirs is None or json.dumps(mine, sort_keys=True) == json.dumps(theirs, sort_keys=True):
+        return
+    found = ["another key"] if mine["key"] != theirs["key"] else []
+    for part in ("config", "hyper", "hypers"):
+        a, b = mine[part], theirs[part]
+        found += [f"{k}: {b.get(k)}, not {a.get(k)}" for k in {**a, **b} if str(a.get(k)) != str(b.get(k))]
+    raise ValueError(
+        f"{where} holds another run ({'; '.join(dict.fromkeys(found))}): give another run folder, or what it was made with. "
+        "Only its budget may grow."
+    )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rlx.train.pictures import literal
-from rlx.train.sweeps import label, ranking, scores, seeds_to_separate
+from rlx.train.sweeps import label, members, ranking, result, scores, seeds_to_separate
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,7 @@ def report(run_dirs: Sequence[Path], out: Path) -> Found:
 
 def values_of(run_dirs: Sequence[Path]) -> tuple[list[str], dict[str, dict[str, Any]]]:
     """The fields in which members differ, and their values by the label of each setting."""
-    trees = []
-    for folder in run_dirs:
-        own = json.loads((folder / "config.json").read_text())["config"]
-        trees += [{**own, **m["setting"]} for m in json.loads((folder / "result.json").read_text())["each"]]
+    trees = [tree for folder in run_dirs for tree, _ in members(folder)]
     fields = [k for k in (trees[0] if trees else ()) if len({json.dumps(t.get(k)) for t in trees}) > 1]
     points = [{k: t[k] for k in fields} for t in trees]
     return fields, {label(p) or "all": p for p in points}
@@ -68,7 +65,7 @@ def _separation(ranked: list[dict[str, Any]]) -> tuple[str, str]:
 def _costs(run_dirs: Sequence[Path]) -> list[tuple]:
     rows, sums = [], [0, 0.0, 0.0, 0]
     for folder in run_dirs:
-        r = json.loads((folder / "result.json").read_text())
+        r = result(folder)
         row = [r["members"], r["wall_s"] or 0.0, r["compile_s"], round(r["memory_bytes"] / 2**20)]
         sums = [a + b for a, b in zip(sums[:3], row[:3], strict=True)] + [max(sums[3], row[3])]
         rows.append((folder.name, row[0], round(row[1], 1), round(row[2], 1), row[3]))

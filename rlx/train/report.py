@@ -38,19 +38,16 @@ def read_run(run_dir: Path) -> list[Curve]:
     Raises:
         ValueError: the folder is no run folder, or holds no evaluation yet.
     """
-    try:
-        tree = json.loads((run_dir / run_configs.FILE).read_text())
-        lines = [x for x in logging.read(run_dir) if x["kind"] == "eval"]
-    except (OSError, ValueError) as e:
-        raise ValueError(f"{run_dir} is not a run folder: it needs {run_configs.FILE} and {logging.FILE} ({e}).") from e
+    run_config, digest = run_configs.read(run_dir), run_configs.record(run_dir).get("data_digest")
+    lines = [x for x in logging.read(run_dir) if x["kind"] == "eval"]
     if not lines:
         raise ValueError(f"{run_dir} holds no evaluation yet: its run stopped before the first one.")
     lines = [x for x in lines if x["eval"] == lines[0]["eval"]]
     unit = "env_steps" if np.any([np.any(x["env_steps"]) for x in lines]) else "updates"
     steps = np.array([np.ravel(x[unit]) for x in lines], float)  # [K, M]
     returns = np.array([np.ravel(np.asarray(x["return_mean"], float)) for x in lines], float)
-    curves = []
-    for i, (seed, setting) in enumerate(run_configs.read(run_dir).who()):
+    curves, tree = [], json.loads(run_config.to_json()) | ({"data_digest": digest} if digest else {})
+    for i, (seed, setting) in enumerate(run_config.who()[: returns.shape[1]]):
         fine = np.isfinite(returns[:, i]) & np.isfinite(steps[:, i])  # not of a member that diverged, from then on
         own = {k: v for k, v in tree.items() if k not in ("seed", "seeds", "settings", "part", "versions")}
         own["config"] = {**own["config"], **setting}

@@ -265,7 +265,8 @@ class _Runner:
 
     def _save(self) -> None:
         self.recorder.logger.flush()
-        more = {"lines": self.recorder.logger.lines, "seconds": self.recorder.seconds}
+        more: dict[str, Any] = {"lines": self.recorder.logger.lines, "seconds": self.recorder.seconds}
+        more["question"] = layout.question(self.asked_for, self.key)
         self.saver.save(self.agent, self.frozen, self.run, self.placement, **more)
 
     def _restore(self) -> bool:
@@ -291,6 +292,7 @@ class _Runner:
                 f"{self.run_dir} holds a run of {meta.get('agent')!r}, not of {self.agent.name!r}: "
                 "give another run folder, or the agent that it was made with."
             )
+        layout.same_question(self.asked_for, self.key, meta, self.run_dir or "")
         layout.same_past(self.agent, meta, self.run_dir or "")
         if self.members is not None:
             self._close()

@@ -5,23 +5,23 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
+import warnings
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from rlx import _versions, agents, config, envs, keys, plugins, replay
-from rlx._version import __version__
-from rlx.files import write_text
+from rlx import agents, config, envs, keys, plugins, replay
+from rlx.files import read_json, write_text
 from rlx.precision import Precision, exact
 from rlx.replay import columns
-from rlx.train import layout
+from rlx.train import layout, origin
 from rlx.train.checkpoint import Checkpoints
 from rlx.train.plan import check_data
 from rlx.train.population import members
 from rlx.types import Agent, Collect, Eval, Host, Key, Members, Problem, Sampler, Stage, Update
 
 FILE = "config.json"
+MOST_SEEDS = 100_000
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,13 @@ class RunConfig:
     agent: str  # a name in rlx.agents.list()
     env: str  # a name that rlx.envs.make knows
     config: Any  # the agent's config
-    repeat: int | None = None  # sim steps per decision; None: the environment's own
-    time_limit: int | None = None  # decisions per episode; None: the environment's own
+    repeat: int | None = config.size(None, least=1)  # sim steps per decision; None: the environment's own
+    time_limit: int | None = config.size(None, least=1)  # decisions per episode; None: the environment's own
     data: str | None = None  # a file of rlx.replay.datasets, for agents that learn from one
-    seed: int = 0
-    seeds: int = 1  # so many from `seed` on; with several members they run as one program
+    seed: int = config.size(0, least=0)
+    seeds: int = config.size(
+        1, least=1, most=MOST_SEEDS
+    )  # so many from `seed` on; with several members they run as one program
     settings: tuple[dict[str, float], ...] = ()  # traced values by name, each with every seed; () is those of the config
     part: tuple[int, int] | None = None  # first and last + 1 of the members that run here; None: all
     precision: Precision = "default"  # of products in networks; all others are exact
@@ -82,7 +84,7 @@ class RunConfig:
 
     def to_json(self) -> str:
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "config"}
-        own |= {"config": json.loads(config.to_json(self.config)), "versions": versions()}
+        own |= {"config": json.loads(config.to_json(self.config)), "versions": origin.versions()}
         return json.dumps(own, indent=2) + "\n"
 
     def differences(self, other: RunConfig) -> list[str]:
@@ -127,10 +129,19 @@ def _flat(run_config: RunConfig) -> dict[str, Any]:
     return out
 
 
-def versions() -> dict[str, str]:
-    names = ("jax", "jaxlib", "numpy", "flax", "optax", "pysindy", "mujoco", "mujoco-mjx", "dm_control", "brax", "gymnasium")
-    found = {name: _versions.installed(name) for name in names}
-    return {"rlx": __version__, "python": platform.python_version(), **{k: v for k, v in found.items() if v}}
+def record(run_dir: str | os.PathLike) -> dict[str, Any]:
+    """All that the ``config.json`` of a run folder says: the run config, and what the run was made of (`rlx.train.origin`).
+
+    Raises:
+        ValueError: there is none, it cannot be read, or it is of an older layout.
+    """
+    path = Path(run_dir) / FILE
+    if not path.exists():
+        raise ValueError(f"{run_dir} is no run folder: it has no {FILE}. Give one that `rlx train` has written.")
+    tree = read_json(path)
+    written = tree.get("versions")
+    layout.check(written.get("rlx") if isinstance(written, dict) else None, run_dir)
+    return tree
 
 
 def read(run_dir: str | os.PathLike) -> RunConfig:
@@ -140,51 +151,72 @@ def read(run_dir: str | os.PathLike) -> RunConfig:
         ValueError: there is none, it is of an older layout, it cannot be read back, or one of its imports is not to be had.
     """
     path = Path(run_dir) / FILE
+    tree = {k: v for k, v in record(run_dir).items() if k not in origin.KEYS}
     try:
-        tree = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ValueError(f"{run_dir} is no run folder: it has no {FILE}. Give one that `rlx train` has written.") from None
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}.") from None
-    layout.check(tree.pop("versions", {}).get("rlx"), run_dir)
-    imports = tuple(tree.pop("imports", ()))
-    plugins.import_modules(imports, f"{path} needs {plugins.FLAG}")
-    try:
-        own = config.from_json(agents.config(tree["agent"]), json.dumps(tree.pop("config")))
-        settings, part = tuple(tree.pop("settings", ())), tree.pop("part", None)
-        return RunConfig(**tree, config=own, settings=settings, part=part and tuple(part), imports=imports)
-    except (KeyError, TypeError, ValueError) as error:
+        imports, name = tree.get("imports", []), tree.get("agent")
+        if not isinstance(imports, list) or not all(isinstance(x, str) for x in imports):
+            raise ValueError(f"imports is {imports!r}, it must be a list of modules")
+        plugins.import_modules(tuple(imports), f"{path} needs {plugins.FLAG}")
+        if not isinstance(name, str) or not isinstance(tree.get("config"), dict) or not tree.get("env"):
+            raise ValueError("it does not name an agent, its config and an environment")
+        found = config.replace(RunConfig(name, "", agents.config(name)), tree)
+        config.check(found)
+        first, last = found.part or (0, 1)
+        if not 0 <= first < last <= len(found.settings or "1") * found.seeds and found.part:
+            raise ValueError(f"part is {found.part}, of {replace(found, part=None).members} members")
+        return found
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a config of this version of rlx: {error}.") from None
 
 
-def keep(run_config: RunConfig, run_dir: Path, agent: Agent | None = None) -> bool:
-    """Writes the run config into ``run_dir``; True where the same one was there already, so that its run goes on. With the
-    ``agent`` of the run config also where the one there has a smaller budget; its result goes, since it is about to change.
+def keep(run_config: RunConfig, run_dir: Path, agent: Agent | None = None, allow_changes: bool = False) -> bool:
+    """Writes the run config into ``run_dir``, and what the run is made of; True where the same one was there already, so that
+    its run goes on. With the ``agent`` of the run config also where the one there has a smaller budget; its result goes, since
+    it is about to change. ``allow_changes``: also where the dataset's content or versions of packages differ, which is kept.
 
     Raises:
-        ValueError: the folder holds the run of another run config, or one that has gone on to a stage after the longer one.
+        ValueError: the folder holds the run of another run config, one that has gone on to a stage after the longer one, or one
+            that was made of something else.
         OSError: the folder cannot be written.
     """
-    path = run_dir / FILE
-    if path.exists():
-        old = read(run_dir)
-        if old.agent != run_config.agent:
-            raise ValueError(f"{run_dir} holds a run of {old.agent!r}, not of {run_config.agent!r}. Give another --run-dir.")
-        differs = old.differences(run_config)
-        if differs and agent is not None and old.longer(run_config):
-            saved = Checkpoints(run_dir / "checkpoints")
-            newest = saved.last()
-            if newest is not None:
-                layout.same_past(agent, saved.meta(int(newest.name)), run_dir)
-            write_text(path, run_config.to_json())
-            (run_dir / "result.json").unlink(missing_ok=True)
-        elif differs:
-            budget = " or ".join(f"agent.{k}" for k in config.budget(run_config.config))
-            raise ValueError(
-                f"{run_dir} holds a run with another configuration ({'; '.join(differs)}). "
-                f"Give another --run-dir, or the flags that it was made with; only {budget or 'its budget'} may grow."
-            )
-        return True
-    run_dir.mkdir(parents=True, exist_ok=True)
-    write_text(path, run_config.to_json())
-    return False
+    path, now = run_dir / FILE, origin.origin(run_config.data)
+    if not path.exists():
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_text(path, _whole(run_config, now))
+        return False
+    old, before = read(run_dir), record(run_dir)
+    if old.agent != run_config.agent:
+        raise ValueError(f"{run_dir} holds a run of {old.agent!r}, not of {run_config.agent!r}. Give another --run-dir.")
+    differs = old.differences(run_config)
+    longer = bool(differs) and agent is not None and old.longer(run_config)
+    if differs and not longer:
+        budget = " or ".join(f"agent.{k}" for k in config.budget(run_config.config))
+        raise ValueError(
+            f"{run_dir} holds a run with another configuration ({'; '.join(differs)}). "
+            f"Give another --run-dir, or the flags that it was made with; only {budget or 'its budget'} may grow."
+        )
+    changed = origin.differences(before, now, run_config.data)
+    if changed and not allow_changes:
+        raise ValueError(
+            f"{run_dir} was begun with other things ({'; '.join(changed)}), and its result would be that of neither. Put them "
+            "back, give another --run-dir, or go on all the same with --allow-changes."
+        )
+    moved = origin.elsewhere(before, now)
+    if moved:
+        warnings.warn(f"{run_dir}: {moved}.", stacklevel=2)
+    if longer and agent is not None:
+        saved = Checkpoints(run_dir / "checkpoints")
+        newest = saved.last()
+        if newest is not None:
+            layout.same_past(agent, saved.meta(int(newest.name)), run_dir)
+        (run_dir / "result.json").unlink(missing_ok=True)
+    if longer or changed:
+        kept = {k: before[k] for k in origin.KEYS if k in before and k != "earlier"}
+        earlier = before["earlier"] if isinstance(before.get("earlier"), list) else []
+        write_text(path, _whole(run_config, now | {"earlier": [*earlier, kept]} if changed else before))
+    return True
+
+
+def _whole(run_config: RunConfig, made_of: dict[str, Any]) -> str:
+    own = json.loads(run_config.to_json())
+    return json.dumps({**own, **{k: made_of[k] for k in origin.KEYS if k in made_of}}, indent=2) + "\n"

@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 
 from rlx import config, keys
+from rlx.files import read_json
+from rlx.train import run_config as run_configs
 from rlx.train.run_config import RunConfig
 from rlx.train.stats import interval, iqm, probability_of_improvement
 
-FILE = "sweep.json"
+FILE, RESULT = "sweep.json", "result.json"
 MOST_DRAWS = 100_000
 Point = dict[str, Any]  # field -> value
 
@@ -184,7 +186,7 @@ def folders(sweep_dir: Path) -> list[Path]:
     """
     if not (sweep_dir / FILE).is_file():
         raise ValueError(f"{sweep_dir} is no sweep folder: it has no {FILE}.")
-    ended = [p.parent for p in sorted((sweep_dir / "trials").rglob("result.json"))]
+    ended = [p.parent for p in sorted((sweep_dir / "trials").rglob(RESULT))]
     return [folder for folder in ended if not (folder / "wave0").is_dir()]
 
 
@@ -195,15 +197,40 @@ def runs(folder: Path) -> list[Path]:
     return sorted(folder.glob("wave[0-9]*"), key=lambda p: int(p.name[4:])) or [folder]
 
 
+def result(folder: Path) -> dict[str, Any]:
+    """The ``result.json`` of a run folder: its result line, and ``each`` member.
+
+    Raises:
+        ValueError: there is none, or it is no result.
+    """
+    path = folder / RESULT
+    tree = read_json(path)
+    number = lambda x: isinstance(x, (int, float)) and not isinstance(x, bool)
+    each = tree.get("each")
+    fine = isinstance(each, list) and all(number(tree.get(k)) for k in ("members", "compile_s", "memory_bytes"))
+    fine = fine and (tree.get("wall_s") is None or number(tree["wall_s"]))
+    for member in each if fine else ():
+        fine = fine and isinstance(member, dict) and number(member.get("seed")) and isinstance(member.get("setting"), dict)
+        fine = fine and "return_mean" in member and (member["return_mean"] is None or number(member["return_mean"]))
+    if not fine or not each:
+        raise ValueError(f"{path} is no result of a run: remove it, and the command that made it writes it anew.")
+    return tree
+
+
+def members(folder: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Of each member of a run that has ended: its config's fields, as JSON, and what its result says of it."""
+    own = json.loads(config.to_json(run_configs.read(folder).config))
+    return [({**own, **member["setting"]}, member) for member in result(folder)["each"]]
+
+
 def scores(run_dirs: Sequence[Path]) -> dict[str, np.ndarray]:
     """The final mean return of each seed [N], by label of the setting; not finite where a member diverged."""
     found: dict[str, list[float]] = {}
     trees = []
     for folder in run_dirs:
-        own = json.loads((folder / "config.json").read_text())["config"]
-        for member in json.loads((folder / "result.json").read_text())["each"]:
+        for tree, member in members(folder):
             value = member["return_mean"]
-            trees.append(({**own, **member["setting"]}, math.nan if value is None else float(value)))
+            trees.append((tree, math.nan if value is None else float(value)))
     differ = [k for k in (trees[0][0] if trees else ()) if len({json.dumps(t.get(k)) for t, _ in trees}) > 1]
     for tree, value in trees:
         found.setdefault(label({k: tree[k] for k in differ}) or "all", []).append(value)

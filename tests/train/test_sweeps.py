@@ -18,6 +18,7 @@ from rlx import agents
 from rlx.cli import main
 from rlx.train import run_config as run_configs
 from rlx.train import sweeps
+from rlx.train.lock import held
 
 # twenty updates: longer runs part from one another by rounding
 SMALL = ["--env", "rlx:pendulum", "--preset", "debug", "--agent.env-steps", "220", "--agent.eval-every", "20", "--seeds", "2"]
@@ -253,9 +254,9 @@ def test_no_ray_cluster_answers(tmp_path, capsys):
 
 
 def test_a_run_folder_is_for_one_process(tmp_path, capsys):
-    with run_configs.held(tmp_path):
+    with held(tmp_path):
         assert main(["train", "sac", *SMALL, "--run-dir", str(tmp_path)]) == 2
-    assert "another process trains" in capsys.readouterr().err
+    assert "somebody else trains" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------------- rankings and reports
