@@ -35,9 +35,7 @@ class RunConfig:
     time_limit: int | None = config.size(None, least=1)  # decisions per episode; None: the environment's own
     data: str | None = None  # a file of rlx.replay.datasets, for agents that learn from one
     seed: int = config.size(0, least=0)
-    seeds: int = config.size(
-        1, least=1, most=MOST_SEEDS
-    )  # so many from `seed` on; with several members they run as one program
+    seeds: int = config.size(1, least=1, most=MOST_SEEDS)  # so many from `seed` on; several run as one program
     settings: tuple[dict[str, float], ...] = ()  # traced values by name, each with every seed; () is those of the config
     part: tuple[int, int] | None = None  # first and last + 1 of the members that run here; None: all
     precision: Precision = "default"  # of products in networks; all others are exact

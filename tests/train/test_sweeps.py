@@ -18,7 +18,6 @@ from rlx import agents
 from rlx.cli import main
 from rlx.train import run_config as run_configs
 from rlx.train import sweeps
-from rlx.train.lock import held
 
 # twenty updates: longer runs part from one another by rounding
 SMALL = ["--env", "rlx:pendulum", "--preset", "debug", "--agent.env-steps", "220", "--agent.eval-every", "20", "--seeds", "2"]
@@ -251,12 +250,6 @@ def test_no_ray_cluster_answers(tmp_path, capsys):
     assert "no Ray cluster answers" in capsys.readouterr().err
     assert sweep(tmp_path / "s", "--workers", "ray:somewhere") == 2
     assert "no address" in capsys.readouterr().err and not (tmp_path / "s").exists()
-
-
-def test_a_run_folder_is_for_one_process(tmp_path, capsys):
-    with held(tmp_path):
-        assert main(["train", "sac", *SMALL, "--run-dir", str(tmp_path)]) == 2
-    assert "somebody else trains" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------------- rankings and reports
