@@ -45,6 +45,7 @@ def test_ppo_learns_gymnasiums_cart_pole():
     assert float(state.best["score"]) > 100
 
 
+@pytest.mark.usefixtures("all_bits")
 def test_the_loss_and_its_gradient_equal_float64():
     """One minibatch of four decisions, one of which is not followed by its successor."""
     t, n, m = 5, 2, 3

@@ -18,6 +18,8 @@ from rlx.types import Clock, Problem
 
 from .numpy_nets import double, forward, heads
 
+pytestmark = pytest.mark.usefixtures("all_bits")  # formulas are compared with float64, and programs with each other
+
 B, N, M = 6, 3, 2
 
 

@@ -20,6 +20,8 @@ from rlx.types import Clock, Problem, Row
 
 from .numpy_nets import double, forward, slopes
 
+pytestmark = pytest.mark.usefixtures("all_bits")  # formulas are compared with float64, and programs with each other
+
 T, W, N, M = 5, 2, 4, 2
 CLOCK = Clock(*[jnp.int32(0)] * 3)
 FIRST = np.array([[1, 0], [0, 0], [0, 0], [1, 0], [0, 1], [0, 0]], bool)

@@ -17,6 +17,8 @@ from rlx.types import Clock, Problem
 
 from .numpy_nets import dense, double, forward, heads, slopes
 
+pytestmark = pytest.mark.usefixtures("all_bits")  # formulas are compared with float64, and programs with each other
+
 B, N, M = 6, 4, 2
 CLOCK = Clock(*[jnp.int32(0)] * 3)
 NETS = offpolicy.networks((5,), 2 * M)

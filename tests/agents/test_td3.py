@@ -15,6 +15,8 @@ from rlx.types import Clock, Problem, Step
 from .numpy_nets import double, forward, heads, slopes
 from .test_sac import M, N, transitions
 
+pytestmark = pytest.mark.usefixtures("all_bits")  # formulas are compared with float64, and programs with each other
+
 NETS = offpolicy.networks((5,), M)
 
 
