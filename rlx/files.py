@@ -67,6 +67,19 @@ def _abandoned(part: Path, who: str) -> bool:
         return False
 
 
+def cache_folder(name: str) -> Path | None:
+    """Where rlx keeps what can be computed again: ``$XDG_CACHE_HOME/rlx/NAME`` (``~/.cache/rlx/NAME``), made if need be. None
+    with ``RLX_CACHE=off``, for a user without a home, and where it cannot be written."""
+    if os.environ.get("RLX_CACHE") == "off":
+        return None
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rlx" / name
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # the latter: there is no home
+        return None
+    return folder if os.access(folder, os.W_OK | os.X_OK) else None
+
+
 def read_json(path: Path, kind: type = dict) -> Any:
     """The JSON object (or what ``kind`` says) in ``path``, in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
 

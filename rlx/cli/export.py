@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,8 @@ def body(argv: list[str]) -> None:
         config.stop(f"--measure times C: give --format c, not {flags.format}")
     if flags.format == "stablehlo" and flags.dtype != "float32":
         config.stop("--format stablehlo keeps the float32 of the trained policy: leave --dtype away")
+    if not flags.out and Path(flags.run_dir).is_dir() and not os.access(flags.run_dir, os.W_OK):
+        config.stop(f"{flags.run_dir} cannot be written: say by --out where the files are to go")
     policy = load(flags.run_dir, flags.which, flags.member)
     law = export.law_of(policy, flags.mode)
     folder = Path(flags.out) if flags.out else Path(flags.run_dir) / "export"

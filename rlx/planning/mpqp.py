@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -25,6 +24,7 @@ from typing import Literal
 import numpy as np
 from scipy.optimize import linprog, nnls
 
+from rlx import files
 from rlx.planning.mpc import Program
 from rlx.planning.polytopes import FLAT, distinct, extent, facets, largest_ball
 
@@ -75,7 +75,7 @@ def solve(program: Program, method: Method = "auto", cache: bool = True) -> Regi
     """
     if method not in ("auto", "combinatorial", "graph"):
         raise ValueError(f"method={method!r} is unknown; give 'auto', 'combinatorial' or 'graph'.")
-    file = _file(program, method) if cache and os.environ.get("RLX_CACHE") != "off" else None
+    file = _file(program, method) if cache else None
     if file is not None and (kept := _read(file)) is not None:
         return kept
     search = _Search(program)
@@ -334,14 +334,14 @@ def active_set(program: Program, z: np.ndarray) -> Set | None:
 # ------------------------------------------------------------------------------------------------------------------- files
 
 
-def _file(program: Program, method: str) -> Path:
+def _file(program: Program, method: str) -> Path | None:
     digest = hashlib.sha256(f"{_FORMAT} {method}".encode())
     for field in fields(program):
         value = np.ascontiguousarray(getattr(program, field.name))
         digest.update(f"{field.name} {value.shape} {value.dtype}".encode())
         digest.update(value.tobytes())
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "rlx" / "mpqp" / f"{digest.hexdigest()[:32]}.npz"
+    folder = files.cache_folder("mpqp")
+    return None if folder is None else folder / f"{digest.hexdigest()[:32]}.npz"
 
 
 def _read(file: Path) -> Regions | None:
@@ -362,9 +362,7 @@ def _read(file: Path) -> Regions | None:
 
 def _write(file: Path, regions: Regions) -> None:
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        half = file.with_name(f".{file.stem}.{os.getpid()}.npz")
-        np.savez(half, **{field.name: getattr(regions, field.name) for field in fields(Regions)})
-        half.replace(file)
+        with files.replacing(file) as part:
+            np.savez(part, **{field.name: getattr(regions, field.name) for field in fields(Regions)})
     except OSError:  # a cache that cannot be written is none
         return
