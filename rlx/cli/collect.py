@@ -15,6 +15,7 @@ from rlx.cli import console, outputs
 from rlx.cli.console import MOST, MOST_STREAMS
 from rlx.envs import actions
 from rlx.envs.base import batch, begin, rollout
+from rlx.envs.options import parsed
 from rlx.replay import datasets
 from rlx.replay.buffer import Replay
 from rlx.train import load
@@ -37,6 +38,7 @@ class Flags:
     member: int = config.size(0, least=0)  # of a run with several: seeds first, then settings
     repeat: int | None = config.size(None, least=1, most=MOST)  # without a run: simulation steps per decision
     time_limit: int | None = config.size(None, least=1, most=MOST)  # without a run: decisions per episode
+    env_options: console.ENV_OPTIONS = config.size((), console.ENV_OPTIONS_HELP)
     imports: console.IMPORTS = config.size((), console.IMPORTS_HELP)
 
 
@@ -76,11 +78,13 @@ def _who_and_where(flags: Flags) -> tuple[Policy | None, Env | HostEnv]:
     out = Path(flags.out)
     if out.is_dir() or not out.parent.is_dir():
         config.stop(f"--out {out} is to be a file in a folder that exists")
+    options = parsed(flags.env_options)
     if not flags.run_dir:
         given = {"repeat": flags.repeat, "time_limit": flags.time_limit}
-        return None, envs.make(flags.env, **{k: v for k, v in given.items() if v is not None})
+        return None, envs.make(flags.env, **{k: v for k, v in given.items() if v is not None}, **options)
     policy = load(flags.run_dir, flags.which, flags.member)
-    policy = policy.on(flags.env) if flags.env else policy
+    if flags.env or flags.env_options:
+        policy = policy.on(flags.env or None, **options)
     if flags.mode != "random" and flags.mode not in policy.agent.modes:
         known = [*policy.agent.modes, "random"]
         config.stop(f"{policy.agent.name} has no mode {flags.mode!r}.{config.nearest(flags.mode, known)}")

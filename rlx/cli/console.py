@@ -25,6 +25,9 @@ from rlx.train.signals import sigterm_interrupts
 # The field of ``--import``: modules that a command imports before all else.
 IMPORTS = Annotated[tuple[str, ...], tyro.conf.arg(name="import"), tyro.conf.UseAppendAction]
 IMPORTS_HELP = "a module that registers an agent or environment, such as my_agent: my_agent.py here or on PYTHONPATH"
+# And of ``--env-option``: what the maker of an environment takes.
+ENV_OPTIONS = Annotated[tuple[str, ...], tyro.conf.arg(name="env-option"), tyro.conf.UseAppendAction]
+ENV_OPTIONS_HELP = "NAME=VALUE for the environment's maker, such as env_name=reach-v3; may be given several times"
 BAD_INPUT = 2
 STOPPED = {"SIGINT": 130, "SIGTERM": 143}  # exit codes, as shells count them
 NO_READER = 141  # SIGPIPE

@@ -12,6 +12,7 @@ import numpy as np
 from rlx import config, keys
 from rlx.cli import console, outputs
 from rlx.cli.console import MOST_STREAMS
+from rlx.envs.options import parsed
 from rlx.train import load
 
 
@@ -24,6 +25,7 @@ class Flags:
     which: Literal["best", "last"] = "best"  # the best by evaluation return while training, or the last
     member: int = config.size(0, least=0)  # of a run with several: seeds first, then settings
     video: bool = False  # film one episode into the run folder
+    env_options: console.ENV_OPTIONS = config.size((), console.ENV_OPTIONS_HELP)
     imports: console.IMPORTS = config.size((), console.IMPORTS_HELP)
 
 
@@ -39,7 +41,8 @@ def body(argv: list[str]) -> None:
     if not flags.run_dir:
         config.stop("which run? Give --run-dir, as in: rlx evaluate --run-dir runs/walker")
     policy = load(flags.run_dir, flags.which, flags.member)
-    policy = policy.on(flags.env) if flags.env else policy
+    if flags.env or flags.env_options:
+        policy = policy.on(flags.env or None, **parsed(flags.env_options))
     found, env = policy.evaluate(flags.episodes, flags.seed), policy.problem.envs["train"]
     returns = found["returns"]
     interval = outputs.interval(returns)

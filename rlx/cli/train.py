@@ -17,6 +17,7 @@ import tyro
 from rlx import agents, config, keys
 from rlx.cli import console, outputs
 from rlx.cli.console import MOST, MOST_STREAMS
+from rlx.envs.options import written
 from rlx.precision import Precision
 from rlx.train import Interrupted, Options, Policy, launch, memory, processes, run, sweeps
 from rlx.train import run_config as run_configs
@@ -43,6 +44,7 @@ class Flags:
     imports: console.IMPORTS = _flag(
         (), f"{console.IMPORTS_HELP}; may be given several times, and whatever reads the run imports it too"
     )
+    env_options: console.ENV_OPTIONS = _flag((), console.ENV_OPTIONS_HELP)
     repeat: int | None = _flag(None, "simulation steps per decision; None: the environment's own", least=1, most=MOST)
     time_limit: int | None = _flag(None, "decisions per episode; None: the environment's own", least=1, most=MOST)
     data: str | None = _flag(None, "a dataset, as `rlx collect` writes it, for agents that learn from one")
@@ -81,7 +83,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 # Flags that decide the result; the others only watch.
-RUN_CONFIG_FLAGS = ("repeat", "time_limit", "data", "seed", "seeds", "precision", "init_from", "imports")
+RUN_CONFIG_FLAGS = ("repeat", "time_limit", "data", "seed", "seeds", "precision", "init_from", "imports", "env_options")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -204,7 +206,8 @@ def parse(
     field = ("agent", type(given.config), dataclasses.field(default=given.config))
     kind = dataclasses.make_dataclass("Flags", [field], bases=(base,), frozen=True)
     table = config.compose({k: v for k, v in PRESETS.items() if k in presets}, agent=presets)
-    start = kind(env=given.env, **{k: getattr(given, k) for k in RUN_CONFIG_FLAGS if hasattr(base, k)})
+    same = {k: getattr(given, k) for k in RUN_CONFIG_FLAGS if hasattr(base, k)}
+    start = kind(env=given.env, **{**same, "env_options": written(given.env_options)})
     about = (type(given.config).__doc__ or "").strip()
     flags: Any = config.parse(start, argv, table, prog=f"{command} {given.agent}", description=about)
     if not flags.env:

@@ -40,6 +40,7 @@ _seeding = threading.Lock()
 
 def make(
     name: str,
+    /,
     *,
     repeat: int = 1,
     time_limit: int | None = None,

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+import numpy as np
+
+OWN_FLAGS = ("repeat", "time_limit")
 
 
 def positive(**options: int | None) -> None:
     """Raises ValueError for an option that is not a positive whole number (or None)."""
     for name, value in options.items():
-        if value is not None and (value < 1 or value != int(value)):
-            raise ValueError(f"{name}={value}: give a whole number of at least 1.")
+        if value is not None and (not isinstance(value, (int, float, np.number)) or value < 1 or value % 1):
+            raise ValueError(f"{name}={value!r}: give a whole number of at least 1.")
 
 
 def dm_control_suite() -> Any:
@@ -29,6 +35,33 @@ def dm_control_suite() -> Any:
             "requirements, since labmaze has no wheels for Python 3.13 and later; rlx has brought the others)."
         ) from error
     return suite
+
+
+def parsed(words: Iterable[str]) -> dict[str, Any]:
+    """Options of an environment as a command line gives them, ``name=value``; of a name that comes twice the later one. Values
+    are JSON (``2``, ``true``, ``[-1, 1]``, ``{"place": "last"}``), and words where they are none.
+
+    Raises:
+        ValueError: a word of another form, or an option that has a flag of its own.
+    """
+    out = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not name.isidentifier():
+            raise ValueError(f"--env-option {word!r} is no option: give NAME=VALUE, such as env_name=reach-v3 or penalty=0.5.")
+        if name in OWN_FLAGS:
+            raise ValueError(f"--env-option {word!r}: {name} has a flag of its own, --{name.replace('_', '-')}.")
+        try:
+            out[name] = json.loads(value, parse_constant=str)
+        except (ValueError, RecursionError):
+            out[name] = {"True": True, "False": False, "None": None}.get(value, value)
+    return out
+
+
+def written(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """The inverse of `parsed`."""
+    return tuple(f"{name}={json.dumps(value)}" for name, value in options.items())
 
 
 def cores() -> int:

@@ -10,9 +10,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import jax
+
 from rlx import plugins
 from rlx.envs import border
-from rlx.envs.options import positive
+from rlx.envs.options import OWN_FLAGS, positive
 from rlx.envs.workers import in_processes
 from rlx.types import Env, HostEnv
 
@@ -68,7 +70,7 @@ def _import_entry(prefix: str) -> None:
         warnings.warn(str(error), stacklevel=3)
 
 
-def make(name: str, *, workers: int | None = None, **options: Any) -> Env | HostEnv:
+def make(name: str, /, *, workers: int | None = None, **options: Any) -> Env | HostEnv:
     """The environment ``prefix:task``.
 
     Options common to all: ``repeat`` (sim steps per decision, rewards summed) and ``time_limit`` (decisions per episode);
@@ -88,13 +90,27 @@ def make(name: str, *, workers: int | None = None, **options: Any) -> Env | Host
         return in_processes(env, name, options, workers, [*plugins.imported, *([home] if home else [])])
     try:
         env = _made_outside(name, options) if name in _registered else _in_room(name, options)
-    except TypeError as e:
-        if "unexpected keyword" not in str(e):
+        if isinstance(env, Env) and name.startswith("rlx:") and options.keys() - set(OWN_FLAGS):
+            _move_once(env)
+    except Exception as e:
+        if isinstance(e, ValueError) or not options:
             raise
-        raise ValueError(f"{name}: {e}.") from e
+        given = ", ".join(f"{k}={v!r:.60}" for k, v in options.items())
+        said = str(e).splitlines()[0] if str(e) else "no reason given"
+        raise ValueError(f"{name} cannot be made with {given}: {type(e).__name__}: {said}") from e
     if not isinstance(env, (Env, HostEnv)):
         raise ValueError(f"{name}: what was registered makes a {type(env).__name__}; it must make an rlx Env or HostEnv.")
     return replace(env, name=name)
+
+
+def _move_once(env: Env) -> None:
+    """Traces a reset and a step: options that are no numbers, or of another shape, show here and not deep inside a run."""
+    key, action = jax.random.key(0), jax.ShapeDtypeStruct(env.spec.action.shape, env.spec.action.dtype)
+    begun = jax.eval_shape(env.reset, env.params, key)
+    moved = jax.eval_shape(env.step, env.params, begun[0], action, key)
+    kinds = lambda tree: [(x.shape, x.dtype) for x in jax.tree.leaves(tree)]
+    if kinds(begun) != kinds(moved):
+        raise TypeError("with such shapes its state cannot be carried from step to step")
 
 
 def _made_outside(name: str, options: dict[str, Any]) -> Env | HostEnv:

@@ -82,19 +82,31 @@ class Policy:
         """``(carry, step, key) -> (action, carry, extras)``, pure: what `rlx.envs.rollout` takes."""
         return lambda carry, step, key: self.agent.act(self.state, self._clock(), carry, step, key, mode)
 
-    def on(self, env: str | Env | HostEnv) -> Policy:
-        """The same policy on another environment of the same shapes; a name is made with the run's repeat and time limit.
+    def on(self, env: str | Env | HostEnv | None = None, **options: Any) -> Policy:
+        """The same policy on another environment of the same shapes; a name is made with the run's repeat and time limit, and
+        with ``options``. None, or the name of the run's own: that one, with its options, but for those given here.
 
         Raises:
             ValueError: unknown, or its observations or actions have other shapes than those trained on.
         """
-        if isinstance(env, str):
-            env = replace(self.run_config, env=env).problem().envs["train"] if self.run_config else envs.make(env)
+        if env is None or isinstance(env, str):
+            env = self._made(env, options)
+        elif options:
+            raise ValueError(f"options {sorted(options)} are for environments that are made by name; {env.name} is made.")
         if isinstance(self.spec.obs, Leaf) and not isinstance(env.spec.obs, Leaf):
             env = as_vector(env)
         _same_shapes(self.problem.envs["train"], env)
         problem = Problem({**self.problem.envs, "train": env}, self.problem.data)
         return replace(self, problem=problem, _compiled={})
+
+    def _made(self, env: str | None, options: dict[str, Any]) -> Env | HostEnv:
+        run_config = self.run_config
+        if run_config is None:
+            if env is None:
+                raise ValueError("which environment? This policy is from no run folder that would name one.")
+            return envs.make(env, **options)
+        own = run_config.env_options if env in (None, run_config.env) else {}
+        return replace(run_config, env=env or run_config.env, env_options={**own, **options}).problem().envs["train"]
 
     def evaluate(self, episodes: int = 10, seed: int = 0) -> dict[str, np.ndarray]:
         """Whole episodes on keys that training never uses: ``returns`` [E], ``lengths`` [E], ``info/<leaf>`` [E].

@@ -6,11 +6,12 @@ import contextlib
 import json
 import os
 import warnings
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from rlx import agents, config, envs, keys, plugins, replay
+from rlx.envs import options
 from rlx.files import read_json, write_text
 from rlx.precision import Precision, exact
 from rlx.replay import columns
@@ -41,8 +42,11 @@ class RunConfig:
     precision: Precision = "default"  # of products in networks; all others are exact
     init_from: str | None = None  # the run folder whose agent, as learned, is what this one begins with
     imports: tuple[str, ...] = ()  # modules that register agent or environment, imported when this is read back
+    env_options: dict[str, Any] = field(default_factory=dict)  # of the environment, by name; or words "name=value"
 
     def __post_init__(self) -> None:
+        words = isinstance(self.env_options, (tuple, list))
+        object.__setattr__(self, "env_options", options.parsed(self.env_options) if words else dict(self.env_options))
         if keys.checked(self.seed) + self.seeds - 1 > keys.MOST_SEED:
             raise ValueError(f"seeds={self.seeds} from seed={self.seed} on go past {keys.MOST_SEED}, the largest: begin lower.")
         if self.precision not in get_args(Precision):
@@ -52,7 +56,7 @@ class RunConfig:
         """Raises ValueError where the environment is unknown or cannot be had, or the dataset is not as it should be."""
         given = {"repeat": self.repeat, "time_limit": self.time_limit}
         data = {"data": replay.from_episodes(replay.datasets.read(self.data))} if self.data else {}
-        env = envs.make(self.env, **{k: v for k, v in given.items() if v is not None})
+        env = envs.make(self.env, **{k: v for k, v in given.items() if v is not None}, **self.env_options)
         return Problem({"train": agents.seen_by(self.agent, env)}, data)
 
     def make(self, problem: Problem) -> Agent:
@@ -82,6 +86,10 @@ class RunConfig:
 
     def to_json(self) -> str:
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "config"}
+        try:
+            json.dumps(self.env_options)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"options of {self.env} must be what JSON can say ({error}); got {self.env_options}.") from error
         own |= {"config": json.loads(config.to_json(self.config)), "versions": origin.versions()}
         return json.dumps(own, indent=2) + "\n"
 

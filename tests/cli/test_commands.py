@@ -136,6 +136,9 @@ def test_evaluate_on_another_environment_of_the_same_shapes(trained, capsys):
     assert main(["evaluate", "--run-dir", str(trained["device"]), "--env", ENVS["host"], "--episodes", "2"]) == 0
     result = result_of(capsys.readouterr().out)
     assert result["env"] == ENVS["host"] and result["return_mean"] < 0
+    for option, code, says in (("host=true", 0, "RESULT"), ("nobody=1", 2, "error: rlx:pendulum cannot be")):
+        assert main(["evaluate", "--run-dir", str(trained["device"]), "--episodes", "1", "--env-option", option]) == code
+        assert says in "".join(capsys.readouterr())
 
 
 class Blind(gymnasium.Env):

@@ -35,6 +35,8 @@ FLAGS = {
     "report": report.Flags,
     "export": export.Flags,
 }
+OPTIONS = ["host=true", "host=maybe", "penalty=1", "gravity=[1,2]", "nobody=null", "=3", "gravity", "mass=", "name=x", "1=2"]
+OPTIONS += ["repeat=2", "time-limit=3", "workers=2", "workers=x", "depth=" + "[" * 3000]
 # what would leave this process
 OTHERS = "distributed coordinator processes process wait wandb tensorboard imports workers measure".split()
 
@@ -43,6 +45,8 @@ def flag(rng: random.Random, field: dataclasses.Field, prefix: str, files: list[
     name, kind = "--" + prefix + field.name.replace("_", "-"), str(field.type)
     if field.name == "env":
         value = rng.choice(ENVS)
+    elif field.name == "env_options":
+        name, value = "--" + prefix + "env-option", rng.choice(OPTIONS)
     elif field.name == "grid":
         value = rng.choice(GRIDS)
     elif field.name in ("data", "init_from", "run_dir", "out"):
