@@ -20,7 +20,7 @@ from rlx.dynamics import as_env, ensemble, sparse
 from rlx.dynamics.sparse_dynamics import SparseDynamics
 from rlx.nn import normalize, returns
 from rlx.planning import laws, mpqp
-from rlx.precision import exact
+from rlx.precision import exact, in_float32
 from rlx.train.run_config import RunConfig
 from rlx.types import Env, Leaf, Spec, Step, Update
 from tests.agents.settings import AGENTS
@@ -191,7 +191,7 @@ def test_laws_and_values_are_exact():
 def test_what_yann_knows_beforehand_is_exact_and_what_it_learns_is_a_network(settings):
     learner = plants.learner(**settings)
     known, z, u = learner.known, jnp.zeros((3, 2)), jnp.zeros((3, 1))
-    for fn in (known.predicted, known.cost, lambda z, u: known.kept(z, u, 0.1)):
+    for fn in (known.predicted, known.cost, lambda z, u: known.kept(z, u, 0.1), lambda z, u: known.probed(z, u, u, 0.1)):
         assert_exact(fn, z, u)
     assert_exact(known.law, z)
     assert_exact(known.see, jnp.zeros((3, 2)), some=False)
@@ -268,3 +268,11 @@ def test_the_precision_of_a_run_is_in_its_config_and_checked():
     assert other.differences(run_config) == ["precision: 'default', not 'highest'"]
     with pytest.raises(ValueError, match="precision='high' is unknown; give one of default, highest"):
         RunConfig("sac", "rlx:pendulum", agents.config("sac"), precision="high")
+
+
+def test_64_bit_mode_ends_at_the_entries():
+    wide = lambda: (jnp.zeros(3) + np.ones(3)).dtype
+    with jax.enable_x64(True):
+        assert wide() == jnp.float64 and in_float32(wide)() == jnp.float32 and wide() == jnp.float64
+        agent = agents.make("yann", None, plants.problem("cubic"), law="lqr", **plants.SMALL)
+        assert agent.report.learner.low.dtype == jnp.float32

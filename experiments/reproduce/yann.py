@@ -16,6 +16,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from rlx import agents, config, envs, export, keys
 from rlx.agents.yann.controller import build
 from rlx.agents.yann.learner import Learner
 from rlx.planning.linear import identify
+from rlx.planning.shooting import shooting
 from rlx.train import Options, run
 from rlx.train.evaluate import evaluate
 from rlx.train.origin import versions
@@ -65,6 +67,14 @@ CASES: dict[str, tuple[str, list[str], dict[str, Any]]] = {
 TRACKING = {"rlx:cstr": {}, "rlx:four-tank": {"state_rows": False}, "rlx:extraction-column": {"state_rows": False}}
 CUBIC = ("yann", "no noise")
 FEW = 7  # variants whose ranges can be told apart in one picture
+NMPC = "nonlinear MPC"
+NONLINEAR: dict[str, dict[str, Any]] = {
+    "rlx:t2-reactor": {"horizon": 20, "iterations": 3},
+    "rlx:cstr": {"horizon": 15, "iterations": 3, "soft": None},
+    "rlx:four-tank": {"horizon": 10, "iterations": 3, "soft": None},
+    "rlx:extraction-column": {"horizon": 10, "iterations": 3, "soft": None},
+}
+ROOT = jax.random.key(2**31 - 1)
 DEBUG = {"episodes": 2, "warmup": 32, "eval_every": 1, "eval_episodes": 4}
 
 
@@ -96,11 +106,29 @@ def tested(agent: Agent, problem: Problem, state: AgentState, seeds: int, tests:
     """Costs [M, E] and whether limits were violated [M, E], from the same starts for all members."""
     placement = Placement.of(range(seeds), seeds)
     here = placement.locate(np.arange(seeds))[placement.own]
-    roots = jnp.stack([keys.fold(jax.random.key(2**31 - 1), "test starts")] * seeds)
+    roots = jnp.stack([keys.fold(ROOT, "test starts")] * seeds)
     state, roots = placement.put(jax.tree.map(lambda x: x[here], (state, roots)))
     found = evaluate(agent, problem, state, roots, len(agent.stages) - 1, 0, tests, placement)
     broken = found.get("info/violation", np.zeros_like(found["returns"]))
     return -placement.by_member(found["returns"]), placement.by_member(broken) > 0
+
+
+def nonlinear(env: Any, args: argparse.Namespace) -> dict[str, Any]:
+    """What the controller costs that knows the plant's equations, from the same test starts. It learns nothing: one seed."""
+    problem, law = Problem({"train": env}), shooting(env, **NONLINEAR[env.name])
+
+    def act(state: Any, clock: Any, plan: Any, step: Any, key: Any, mode: str) -> tuple[Any, Any, dict]:
+        plan = jnp.where(step.first[:, None, None], law.start(), plan)
+        return *jax.vmap(law)(law.control.measure(jnp, step.obs), plan), {}
+
+    plans = lambda state, n, context=None: jnp.tile(law.start(), (n, 1, 1))
+    agent = replace(agents.make("yann", configured(["lqr"], args.size), problem), act=act, carry=plans)
+    state = jax.vmap(lambda k: agent.init(k, {n: jnp.float32(v) for n, v in agent.hyper.items()}))(jax.random.split(ROOT, 1))
+    begun = time.perf_counter()
+    found = summary(tested(agent, problem, state, 1, args.tests))
+    row = {"cost": found["cost"], "violating": found["violating"], **NONLINEAR[env.name]}
+    print(f"{env.name:22} {NMPC} {row}  {time.perf_counter() - begun:.0f} s", flush=True)
+    return row
 
 
 def summary(found: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
@@ -118,8 +146,10 @@ def summary(found: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
 def case(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """One of the paper's cases with all variants, or with those named; what the file has of the others stays."""
     env, base, changes = CASES[name]
-    problem = Problem({"train": envs.make(env)})
-    rows: dict[str, Any] = known(args, name).get("variants", {})
+    problem, before = Problem({"train": envs.make(env)}), known(args, name)
+    rows: dict[str, Any] = before.get("variants", {})
+    wanted = env in NONLINEAR and (not args.only or NMPC in args.only)
+    best = nonlinear(problem.envs["train"], args) if wanted else before.get(NMPC)
     for variant, (presets, more) in VARIANTS.items():
         if args.only and variant not in args.only:
             continue
@@ -128,9 +158,9 @@ def case(name: str, args: argparse.Namespace) -> dict[str, Any]:
         rows[variant] = {k: v for k, v in found.items() if k != "state"}
         rows = {k: rows[k] for k in VARIANTS if k in rows}
         say(name, variant, rows[variant])
-        keep(args, name, {"env": env, "variants": rows})
+        keep(args, name, {"env": env, NMPC: best, "variants": rows})
         draw_curves(name, rows, args.results / f"yann-{name}.png")
-    return {"env": env, "variants": rows}
+    return {"env": env, NMPC: best, "variants": rows}
 
 
 def known(args: argparse.Namespace, part: str) -> dict[str, Any]:
@@ -146,18 +176,21 @@ def keep(args: argparse.Namespace, part: str, found: dict[str, Any]) -> None:
 
 
 def tracking(args: argparse.Namespace) -> dict[str, Any]:
-    """Set-points and measurement noise: the frozen controller, YANN, DDPG."""
-    rows: dict[str, Any] = known(args, "tracking").get("variants", {})
+    """Set-points and measurement noise: the frozen controller, YANN, DDPG; and the controller that knows the equations."""
+    before = known(args, "tracking")
+    rows, best = before.get("variants", {}), before.get(NMPC, {})
     for env, changes in TRACKING.items():
         problem = Problem({"train": envs.make(env, schedule="random")})
-        for variant in args.only or ("frozen MPC", "yann", "ddpg"):
+        if not args.only or NMPC in args.only:
+            best[env] = nonlinear(problem.envs["train"], args)
+        for variant in [name for name in args.only or ("frozen MPC", "yann", "ddpg") if name in VARIANTS]:
             presets, more = VARIANTS[variant]
             chosen = configured(presets, {**changes, **more, **args.size})
             found = train(agents.make("yann", chosen, problem), problem, args.seeds, args.tests)
             rows[f"{env} {variant}"] = {k: v for k, v in found.items() if k != "state"}
             say(env, variant, found)
-            keep(args, "tracking", {"variants": rows})
-    return {"variants": rows}
+            keep(args, "tracking", {NMPC: best, "variants": rows})
+    return {NMPC: best, "variants": rows}
 
 
 def cubic(args: argparse.Namespace) -> dict[str, Any]:
@@ -237,7 +270,7 @@ def unknown(args: argparse.Namespace) -> dict[str, Any]:
     env = envs.make("rlx:t2-reactor")
     x, u, after = random_data(env, episodes=8 if args.preset == "debug" else 40)
     model = identify(x, u, after)
-    base = configured(["reactor"], {**args.size})
+    base = configured(["reactor"], {**QUIET, **args.size})
     problem = Problem({"train": env}, {"model": {"A": model.A, "B": model.B}})
     agent = agents.make("yann", base, problem)
     found = train(agent, problem, args.seeds, args.tests)
@@ -324,7 +357,7 @@ PARTS = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=[*PARTS, "all"], default="all")
-    parser.add_argument("--only", nargs="*", choices=list(VARIANTS), help="variants of the paper's cases")
+    parser.add_argument("--only", nargs="*", choices=[*VARIANTS, NMPC], help="variants of the cases with several")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--preset", choices=["debug", "full"], default="full")
     parser.add_argument("--run-dir", default="runs/yann", help="where what is too large for results goes")

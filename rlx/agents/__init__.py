@@ -15,6 +15,7 @@ from typing import Any
 from rlx import config as configs
 from rlx import plugins
 from rlx.envs.wrappers import as_vector
+from rlx.precision import in_float32
 from rlx.types import Agent, Env, HostEnv, Problem
 
 _MODULES = {
@@ -108,6 +109,7 @@ def seen_by(name: str, env: Env | HostEnv) -> Env | HostEnv:
         raise ValueError(f"{name} takes observations that are vectors: {error}") from None
 
 
+@in_float32
 def make(name: str, config: Any = None, problem: Problem | None = None, **overrides: Any) -> Agent:
     """The agent ``name`` for ``problem``; ``config`` (None: the default) with ``overrides`` by field name.
 

@@ -35,4 +35,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             stop(f"unknown command {given[0]!r}.{nearest(given[0], COMMANDS)}")
     except SystemExit as end:
         return int(end.code or 0)
-    return importlib.import_module(f"rlx.cli.{given[0]}").main(given[1:])
+    from rlx.precision import in_float32
+
+    return in_float32(importlib.import_module(f"rlx.cli.{given[0]}").main)(given[1:])

@@ -18,6 +18,7 @@ import numpy as np
 from rlx.planning.linear import Linear
 from rlx.planning.mpc import Program, action_value_of_z, cost_to_go
 from rlx.planning.mpqp import Regions
+from rlx.planning.nearest import nearest
 from rlx.planning.search import FAR, Tree, entries, room, settle, tree
 from rlx.precision import exact
 from rlx.types import Array, Control
@@ -194,9 +195,9 @@ class PiecewiseLaw:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class QuadraticLaw:
-    """Solves the program for each z, where it has too many regions to list: operator splitting (ADMM; Stellato et al. 2020,
-    "OSQP", algorithm 1) with a fixed number of iterations. Exact to about 1e-4. ``outside``: z is not a parameter of the
-    program, or rows stay violated by more than ``tolerance`` (in the coordinates below), which so few iterations tell roughly.
+    """Solves the program for each z, where it has too many regions to list: exactly, by a dual active set method
+    (`rlx.planning.nearest`). What rounding leaves in float32 is below 1e-4 of the input's range. ``outside``: z is not a
+    parameter of the program, or no input keeps its rows; u is then what the search ended with, within the bounds.
 
     In coordinates V = L'U with H = LL', where the objective is |V|^2 + 2 V'f(z), and rows have unit norm.
     """
@@ -208,35 +209,22 @@ class QuadraticLaw:
     S: Array  # [rows, nz]
     Th: Array  # [th rows, nz], those that z alone must keep
     th: Array  # [th rows]
-    inverse: Array  # [v, v] of (2 + sigma) I + rho G'G
     low: Array
     high: Array
-    rho: float = _static(1.0)
-    iterations: int = _static(200)
-    tolerance: float = _static(0.3)
+    steps: int = _static(0)  # changes of the active set, at most; 0: as many as are needed
+
+    def __call__(self, z: Array) -> Move:
+        return self.follow(z)[0]
 
     @exact
-    def __call__(self, z: Array) -> Move:
+    def follow(self, z: Array, active: Array | None = None) -> tuple[Move, Array]:
+        """The move, and which rows bool [..., rows] are active at the solution: with them as ``active`` the search for the
+        next z begins where this one ended, which is near where the plant moves little."""
         dot = lambda M, x: jnp.einsum("ij,...j->...i", M, x)
-        price, room = 2 * dot(self.f, z), self.w + dot(self.S, z)
-
-        def once(carry: tuple, _: None) -> tuple[tuple, None]:
-            V, s, y = carry
-            new = dot(self.inverse, SIGMA * V - price + dot(self.G.T, self.rho * s - y))
-            Gv = RELAX * dot(self.G, new) + (1 - RELAX) * s
-            V = RELAX * new + (1 - RELAX) * V
-            s = jnp.minimum(Gv + y / self.rho, room)
-            return (V, s, y + self.rho * (Gv - s)), None
-
-        V = -price / 2  # without limits
-        s = jnp.minimum(dot(self.G, V), room)
-        (V, _, _), _ = jax.lax.scan(once, (V, s, jnp.zeros_like(room)), None, self.iterations)
-        off = ((dot(self.G, V) - room).max(-1) > self.tolerance) | ((dot(self.Th, z) - self.th).max(-1) > 1e-6)
-        u = jnp.clip(dot(self.back, V), self.low, self.high)
-        return Move(u, jnp.zeros(z.shape[:-1], jnp.int32), off | ~jnp.isfinite(z).all(-1))
-
-
-SIGMA, RELAX = 1e-6, 1.6
+        found = nearest(self.G, self.w + dot(self.S, z), -dot(self.f, z), active, self.steps)
+        off = ~found.solved | (dot(self.Th, z) > self.th + 1e-6).any(-1)
+        u = jnp.clip(dot(self.back, found.point), self.low, self.high)
+        return Move(u, jnp.zeros(z.shape[:-1], jnp.int32), off | ~jnp.isfinite(z).all(-1)), found.active
 
 
 def regulator(control: Control, model: Linear, discount: float = 1.0, clipped: bool = True) -> AffineLaw:
@@ -299,8 +287,8 @@ def compress(regions: Regions, tolerance: float = 1e-6, signs: bool = True) -> t
     return rows[:, :-1] / regions.scale, rows[:, -1], pick
 
 
-def quadratic(program: Program, iterations: int = 200, rho: float = 1.0) -> QuadraticLaw:
-    """The program itself as a law."""
+def quadratic(program: Program, steps: int = 0) -> QuadraticLaw:
+    """The program itself as a law. ``steps`` bounds the search where time is short; what it leaves unsolved is outside."""
     L = np.linalg.cholesky(program.H)
     to = np.linalg.inv(L).T  # U = to V
     G = program.G @ to
@@ -308,10 +296,8 @@ def quadratic(program: Program, iterations: int = 200, rho: float = 1.0) -> Quad
     some = size[:, 0] > 1e-12
     Th, th = np.concatenate([program.Th, -program.S[~some]]), np.concatenate([program.th, program.w[~some]])
     G, w, S = G[some] / size[some], program.w[some] / size[some, 0], program.S[some] / size[some]
-    v = len(L)
-    inverse = np.linalg.inv((2 + SIGMA) * np.eye(v) + rho * G.T @ G)
-    arrays: Any = (to[: program.m], to.T @ program.F, G, w, S, Th, th, inverse, program.u_low, program.u_high)
-    return dataclasses.replace(QuadraticLaw(*map(_single, arrays)), rho=rho, iterations=iterations)
+    arrays: Any = (to[: program.m], to.T @ program.F, G, w, S, Th, th, program.u_low, program.u_high)
+    return dataclasses.replace(QuadraticLaw(*map(_single, arrays)), steps=steps)
 
 
 @jax.tree_util.register_dataclass

@@ -251,6 +251,12 @@ def action_value_of_z(control: Control, model: Linear, W: np.ndarray) -> np.ndar
     return to.T @ W @ to
 
 
+def value_of_z(control: Control, model: Linear, P: np.ndarray) -> np.ndarray:
+    """A cost-to-go e'Pe as a form of z, [nz, nz]."""
+    to = _errors(control, model)[: len(P), : -len(control.u)]
+    return to.T @ P @ to
+
+
 def stage_cost_of_z(control: Control, model: Linear) -> np.ndarray:
     """The cost of one decision as a form of [z; u], [nz + m, nz + m]."""
     n, m = model.B.shape

@@ -12,6 +12,7 @@ import numpy as np
 
 from rlx import keys
 from rlx.envs.base import HostVec, batch, begin
+from rlx.precision import in_float32
 from rlx.train.host import actor, device_state
 from rlx.train.placement import Placement
 from rlx.train.plan import check_eval
@@ -164,6 +165,7 @@ class Evaluations:
         self.evaluators = {}
 
 
+@in_float32
 def evaluate(
     agent: Agent,
     problem: Problem,

@@ -16,6 +16,7 @@ from rlx.config import nearest
 from rlx.envs.actions import to_native
 from rlx.envs.observations import cast, flatten, named
 from rlx.envs.wrappers import as_vector
+from rlx.precision import in_float32
 from rlx.train import layout
 from rlx.train import run_config as run_configs
 from rlx.train import state as states
@@ -47,6 +48,7 @@ class Policy:
         """What the policy remembers, for ``n`` streams at the start of an episode."""
         return self.agent.carry(self.state, n, context)
 
+    @in_float32
     def act(
         self,
         obs: PyTree | Step,
@@ -168,6 +170,7 @@ def _shapes(spec: PyTree) -> Any:
     return jax.tree.map(lambda leaf: leaf.shape, spec, is_leaf=lambda x: isinstance(x, Leaf))
 
 
+@in_float32
 def load(run_dir: str | os.PathLike, which: Which | None = "best", member: int = 0) -> Policy:
     """The policy of a run folder: the best by evaluation return while training, or the last; None: the best where there is one.
     Of the newest readable checkpoint only what was learned is read.

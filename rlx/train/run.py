@@ -16,6 +16,7 @@ import numpy as np
 
 from rlx import keys
 from rlx.envs.base import HostVec
+from rlx.precision import in_float32
 from rlx.train import layout, processes
 from rlx.train import members as membership
 from rlx.train import state as states
@@ -35,6 +36,7 @@ from rlx.train.signals import Signals
 from rlx.types import Agent, AgentState, Collect, Eval, Key, Members, Problem, RunState
 
 
+@in_float32
 def run(
     agent: Agent,
     problem: Problem,

@@ -108,6 +108,7 @@ class Controller:
             u = u - excess[..., None] * _single(b / (b @ b))
         return jnp.clip(u, _single(self.low), _single(self.high))
 
+    @exact
     def probed(self, z: Array, u: Array, change: Array, margin: Array) -> Array:
         """``u`` within the input's bounds, and as much of ``change`` added to it as stays within them and, by the linear model,
         leaves the next state ``margin`` (a share of the half-width) inside the box of states; where ``u`` alone does not, no
@@ -118,7 +119,7 @@ class Controller:
         x_low, x_high = _single(self.z_low[:n]), _single(self.z_high[:n])
         room = margin * (x_high - x_low) / 2
         ahead = self.predicted(z, u)[..., :n]
-        way = jnp.einsum("ij,...j->...i", _single(self.model.B), change, precision="highest")
+        way = jnp.einsum("ij,...j->...i", _single(self.model.B), change)
         gap = jnp.where(way > 0, jnp.maximum(x_high - room - ahead, 0), jnp.minimum(x_low + room - ahead, 0))
         share = jnp.where(way == 0, 1.0, gap / jnp.where(way == 0, 1.0, way)).min(-1, keepdims=True)
         return u + jnp.minimum(share, 1.0) * change

@@ -191,6 +191,18 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
 
 
 @pytest.mark.slow
+def test_64_bit_mode_changes_nothing():
+    """Nor the types, which would else differ between what a step is given and what it gives."""
+    agent, plant = short()
+    state = run(agent, plant, jax.random.key(5), options=QUIET)
+    with jax.enable_x64(True):
+        agent, plant = short()
+        other = run(agent, plant, jax.random.key(5), options=QUIET)
+    same(other.agent, state.agent)
+    assert {x.dtype.itemsize for x in jax.tree.leaves(other.agent) if x.dtype != jax.random.key(0).dtype} <= {1, 4}
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("all_bits")
 def test_a_member_is_its_solo_run():
     agent, plant = short()
