@@ -35,7 +35,7 @@ class RunConfig:
     repeat: int | None = config.size(None, least=1)  # sim steps per decision; None: the environment's own
     time_limit: int | None = config.size(None, least=1)  # decisions per episode; None: the environment's own
     data: str | None = None  # a file of rlx.replay.datasets, for agents that learn from one
-    seed: int = config.size(0, least=0)
+    seed: int = config.size(0, least=0, most=keys.MOST_SEED)
     seeds: int = config.size(1, least=1, most=MOST_SEEDS)  # so many from `seed` on; several run as one program
     settings: tuple[dict[str, float], ...] = ()  # traced values by name, each with every seed; () is those of the config
     part: tuple[int, int] | None = None  # first and last + 1 of the members that run here; None: all
@@ -172,7 +172,7 @@ def read(run_dir: str | os.PathLike) -> RunConfig:
             raise ValueError(f"part is {found.part}, of {replace(found, part=None).members} members")
         return found
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not a config of this version of rlx: {error}.") from None
+        raise ValueError(f"{path} is not a config of this version of rlx: {error}".rstrip(".") + ".") from None
 
 
 def keep(run_config: RunConfig, run_dir: Path, agent: Agent | None = None, allow_changes: bool = False) -> bool:
