@@ -11,14 +11,14 @@ import jax
 import numpy as np
 
 from rlx import config, envs, keys
-from rlx.cli import console, outputs
+from rlx.cli import console
 from rlx.cli.console import MOST, MOST_STREAMS
 from rlx.envs import actions
 from rlx.envs.base import batch, begin, rollout
 from rlx.envs.options import parsed
 from rlx.replay import datasets
 from rlx.replay.buffer import Replay
-from rlx.train import load
+from rlx.train import load, stats
 from rlx.train.policy import Policy
 from rlx.types import Env, HostEnv, Key, Row
 
@@ -61,8 +61,7 @@ def body(argv: list[str]) -> None:
     rows: list[tuple[str, Any]] = [("environment", env.name), ("mode", flags.mode), ("transitions", f"{transitions:,}")]
     rows += [("episodes", len(episodes)), ("file", f"{out}, {console.size(out.stat().st_size)}")]
     if whole.any():
-        bounds = console.bounds(returns[whole].mean(), outputs.interval(returns[whole]))
-        rows.append(("return, mean", f"{bounds}  95% bootstrap interval over {whole.sum()} whole episodes"))
+        rows.append(("return, mean of whole episodes", console.estimate(stats.estimate(returns[None, whole]))))
     console.table("Dataset", rows)
     values = {"out": out, "run_dir": flags.run_dir or None, "env": env.name, "mode": flags.mode}
     mean = returns[whole].mean() if whole.any() else None

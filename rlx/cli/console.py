@@ -21,6 +21,7 @@ from rlx import files, plugins
 from rlx.train import Diverged, Interrupted, processes
 from rlx.train.checkpoint import CheckpointError
 from rlx.train.signals import sigterm_interrupts
+from rlx.train.stats import Estimate
 
 # The field of ``--import``: modules that a command imports before all else.
 IMPORTS = Annotated[tuple[str, ...], tyro.conf.arg(name="import"), tyro.conf.UseAppendAction]
@@ -135,9 +136,11 @@ def plain(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-def bounds(mean: float, interval: Sequence[float]) -> str:
-    """``"12.3  [10.1, 14.2]"``"""
-    return f"{number(mean)}  [{number(interval[0])}, {number(interval[1])}]"
+def estimate(found: Estimate) -> str:
+    """``"12.3  [10.1, 14.2]  95% interval over 8 seeds"``"""
+    if found.interval is None:
+        return f"{number(found.value)}  no interval: {found.over}"
+    return f"{number(found.value)}  [{number(found.interval[0])}, {number(found.interval[1])}]  95% interval over {found.over}"
 
 
 def number(value: float) -> str:

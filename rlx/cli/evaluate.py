@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,7 +13,8 @@ from rlx import config, keys
 from rlx.cli import console, outputs
 from rlx.cli.console import MOST_STREAMS
 from rlx.envs.options import parsed
-from rlx.train import load
+from rlx.train import Policy, load, sweeps
+from rlx.train.policy import evaluate_all, load_members
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Flags:
     episodes: int = config.size(10, least=1, most=MOST_STREAMS)  # whole episodes, all at once
     seed: int = config.size(0, least=0, most=keys.MOST_SEED)  # of starts and noise; training never uses these keys
     which: Literal["best", "last"] = "best"  # the best by evaluation return while training, or the last
-    member: int = config.size(0, least=0)  # of a run with several: seeds first, then settings
+    member: int | None = config.size(None, least=0)  # of a run with several, seeds first, then settings; None: all, over seeds
     video: bool = False  # film one episode into the run folder
     env_options: console.ENV_OPTIONS = config.size((), console.ENV_OPTIONS_HELP)
     imports: console.IMPORTS = config.size((), console.IMPORTS_HELP)
@@ -40,40 +41,62 @@ def body(argv: list[str]) -> None:
     flags: Flags = config.parse(Flags(), argv, PRESETS, prog="rlx evaluate", description=(__doc__ or "").strip())
     if not flags.run_dir:
         config.stop("which run? Give --run-dir, as in: rlx evaluate --run-dir runs/walker")
-    policy = load(flags.run_dir, flags.which, flags.member)
-    if flags.env or flags.env_options:
-        policy = policy.on(flags.env or None, **parsed(flags.env_options))
-    found, env = policy.evaluate(flags.episodes, flags.seed), policy.problem.envs["train"]
-    returns = found["returns"]
-    interval = outputs.interval(returns)
-    rows = [
-        ("run", f"{flags.run_dir} ({flags.which}, after cycle {policy.cycle})"),
-        ("environment", env.name),
-        (
-            "return, mean",
-            f"{console.bounds(returns.mean(), interval)}  95% bootstrap interval",
-        ),
-        ("return, median", console.number(np.median(returns))),
-        ("return, min to max", f"{console.number(returns.min())} to {console.number(returns.max())}"),
-        ("episode length, mean", console.number(found["lengths"].mean())),
-    ]
+    policies = _policies(flags)
+    if len(policies) > 1:
+        found = evaluate_all(policies, flags.episodes, flags.seed)
+    else:
+        (only,) = policies.values()
+        found = {k: v[None] for k, v in only.evaluate(flags.episodes, flags.seed).items()}
+    means = found["returns"].mean(1)
+    shown = list(policies.values())[int(np.argmax(means))]
+    values, rows = _summary(policies, found)
+    env = shown.problem.envs["train"]
+    each = f" of each of {len(policies)} members" if len(policies) > 1 else f" after cycle {shown.cycle}"
+    place = [("run", f"{flags.run_dir} ({flags.which})"), ("environment", env.name)]
+    console.table(f"{flags.episodes} episodes{each}", [*place, *rows])
+    by_setting: dict[str, list[float]] = {}
+    for (_, setting), mean in zip(_who(policies), means, strict=True):
+        by_setting.setdefault(sweeps.label(setting), []).append(mean)
+    if len(by_setting) > 1:
+        console.table("Ranking", outputs.ranked(sweeps.ranking({k: np.array(v) for k, v in by_setting.items()})))
+    given = {"run_dir": flags.run_dir, "env": env.name, **{k: getattr(flags, k) for k in ("which", "episodes", "seed")}}
+    film = outputs.film(shown, env, Path(flags.run_dir), flags.seed) if flags.video else None
+    if film:
+        print(f"\nvideo: {film}")
+    console.result({**given, "members": list(policies), **values, "video": film})
+
+
+def _who(policies: dict[int, Policy]) -> list[tuple[int, dict[str, float]]]:
+    """Seed and setting of each."""
+    return [policy.run_config.who()[m] for m, policy in policies.items() if policy.run_config]
+
+
+def _summary(policies: dict[int, Policy], found: dict[str, np.ndarray]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """What there is to say of ``found`` [M, E], for programs and for people; of several members of the mean of each."""
+    returns, many = found["returns"], len(policies) > 1
+    values = outputs.return_of([{"setting": setting} for _, setting in _who(policies)], returns)
+    shown, what = (returns.mean(1), "mean return of a member") if many else (returns[0], "return")
     info = {k.removeprefix("info/"): float(v.mean()) for k, v in found.items() if k.startswith("info/")}
-    rows += [(f"{k}, mean", console.number(v)) for k, v in info.items()]
-    console.table(f"{flags.episodes} episodes", rows)
-    values = {
-        "run_dir": flags.run_dir,
-        "env": env.name,
-        "which": flags.which,
-        "episodes": flags.episodes,
-        "seed": flags.seed,
-        "return_mean": returns.mean(),
-        "return_ci": interval,
-        "return_std": returns.std(),
-        "returns": returns,
-        "length_mean": found["lengths"].mean(),
-        **{f"info_{k}": v for k, v in info.items()},
-        "video": outputs.film(policy, env, Path(flags.run_dir), flags.seed) if flags.video else None,
-    }
-    if values["video"]:
-        print(f"\nvideo: {values['video']}")
-    console.result(values)
+    rows = [
+        ("return, mean", outputs.told(values)),
+        (f"{what}, median", console.number(np.median(shown))),
+        (f"{what}, min to max", f"{console.number(shown.min())} to {console.number(shown.max())}"),
+        ("episode length, mean", console.number(found["lengths"].mean())),
+        *((f"{k}, mean", console.number(v)) for k, v in info.items()),
+    ]
+    values |= {"return_std": shown.std(), "returns": returns if many else returns[0], "length_mean": found["lengths"].mean()}
+    return {**values, **{f"info_{k}": v for k, v in info.items()}}, rows
+
+
+def _policies(flags: Flags) -> dict[int, Policy]:
+    """What to evaluate, by number of the member, on the environment to evaluate it on."""
+    if flags.member is None:
+        policies = load_members(flags.run_dir, flags.which)
+    else:
+        policies = {flags.member: load(flags.run_dir, flags.which, flags.member)}
+    if not policies:
+        raise ValueError(f"all members of {flags.run_dir} diverged: name one with --member to see it nevertheless.")
+    if not flags.env and not flags.env_options:
+        return policies
+    problem = next(iter(policies.values())).on(flags.env or None, **parsed(flags.env_options)).problem
+    return {m: replace(policy, problem=problem) for m, policy in policies.items()}

@@ -19,46 +19,65 @@ from rlx.train import stats, sweeps, video
 from rlx.train.logging import read as read_metrics
 from rlx.train.pictures import literal
 from rlx.train.policy import Policy
+from rlx.train.sweeps import label
 from rlx.types import Env, HostEnv
 
 SCREEN = 60  # rows
+MOST_LINES = 10  # with a legend
 
 
-def interval(returns: np.ndarray, resamples: int = 2_000) -> tuple[float, float]:
-    """95% bootstrap interval of the mean over episodes."""
-    return stats.interval(np.reshape(returns, (-1, 1)), np.mean, resamples=resamples)  # type: ignore[arg-type]
+def return_of(each: list[dict[str, Any]], returns: np.ndarray) -> dict[str, Any]:
+    """The mean of ``returns`` [N] or [N, E], its interval, and what that is over, as results have it. ``each``: what
+    they have of members."""
+    found = stats.estimate(returns, settings=len({json.dumps(m["setting"], sort_keys=True) for m in each}))
+    return {"return_mean": found.value, "return_ci": found.interval, "return_ci_over": found.over}
+
+
+def told(values: dict[str, Any]) -> str:
+    """What `return_of` says, for people."""
+    return console.estimate(stats.Estimate(*(values[k] for k in ("return_mean", "return_ci", "return_ci_over"))))
 
 
 def curve(run_dir: Path) -> Path | None:
-    """The run's evaluation return over its steps as ``curve.png``: mean, and the 95% interval over its episodes. None where
-    nothing was evaluated."""
+    """The run's evaluation return over its steps as ``curve.png``: of each setting the mean, with its 95% interval over seeds,
+    or of one seed over its episodes. None where nothing was evaluated."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     lines = [line for line in read_metrics(run_dir) if line["kind"] == "eval"]
     if not lines:
         return None
+    run_config = run_configs.read(run_dir)
+    settings: dict[str, list[int]] = {}
+    for member, (_, point) in enumerate(run_config.who()):
+        settings.setdefault(label(point), []).append(member)
     figure = Figure(figsize=(6, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     for name in dict.fromkeys(line["eval"] for line in lines):
         mine = [line for line in lines if line["eval"] == name]
         unit = "env_steps" if any(np.any(line["env_steps"]) for line in mine) else "updates"
-        x = [float(np.mean(line[unit])) for line in mine]
-        returns = [np.asarray(line["returns"], float).ravel() for line in mine]
-        returns = [r[np.isfinite(r)] for r in returns]
-        bounds = np.array([interval(r, 500) for r in returns])
-        (drawn,) = axes.plot(x, [r.mean() for r in returns], marker=".", label=literal(name))
-        axes.fill_between(x, *bounds.T, alpha=0.2, color=drawn.get_color(), linewidth=0)
+        for setting, members in settings.items():
+            x, found = band(mine, unit, members, run_config.members)
+            (drawn,) = axes.plot(x, [e.value for e in found], marker=".", label=literal(f"{name} {setting}".strip()))
+            bounds = np.array([e.interval or (np.nan, np.nan) for e in found])
+            axes.fill_between(x, *bounds.T, alpha=0.2, color=drawn.get_color(), linewidth=0)
         axes.set(xlabel={"env_steps": "environment steps", "updates": "updates"}[unit], ylabel="return of an evaluation")
-    run_config = run_configs.read(run_dir)
+    over = "seeds" if max(map(len, settings.values())) > 1 else "episodes of one seed"
     title = literal(f"{run_config.agent} on {run_config.env}")
-    axes.set_title(f"{title}: mean and 95% interval over episodes", fontsize="medium")
-    axes.legend() if len(axes.lines) > 1 else None
+    axes.set_title(f"{title}: mean and 95% interval over {over}", fontsize="medium")
+    axes.legend() if 1 < len(axes.lines) <= MOST_LINES else None
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
     files.write_bytes(run_dir / "curve.png", picture.getvalue())
     return run_dir / "curve.png"
+
+
+def band(lines: list[dict[str, Any]], unit: str, members: list[int], count: int) -> tuple[list[float], list[stats.Estimate]]:
+    """Steps and mean return of ``members`` (of ``count``) at each evaluation; one where all of them had diverged is NaN."""
+    every = lambda values: np.asarray(values, float).reshape(count, -1)[members]
+    x = [float(np.mean(every(line[unit]))) for line in lines]
+    return x, [stats.estimate(every(line["returns"]), resamples=500) for line in lines]
 
 
 def write_result(run_dir: Path, values: dict[str, Any], each: list[dict[str, Any]]) -> None:
@@ -87,7 +106,7 @@ def together(parts: list[dict[str, Any]], run_dir: Path) -> dict[str, Any]:
     values = {**parts[0], **{k: sum(p[k] or 0 for p in parts) for k in sums}, "run_dir": run_dir, "waves": len(parts)}
     memory_bytes = max(p["memory_bytes"] for p in parts)
     returns = np.array([m["return_mean"] for m in each if m["return_mean"] is not None])
-    values |= {"return_mean": float(returns.mean()), "return_ci": interval(returns), "memory_bytes": memory_bytes}
+    values |= {**return_of(each, returns), "memory_bytes": memory_bytes}
     values["return_best"] = max((p["return_best"] for p in parts if p["return_best"] is not None), default=None)
     write_result(run_dir, values, each)
     return values
@@ -95,9 +114,9 @@ def together(parts: list[dict[str, Any]], run_dir: Path) -> dict[str, Any]:
 
 def ranked(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """A ranking of settings as rows of a table."""
-    bounds = [console.bounds(r["iqm"], (r["low"], r["high"])) for r in rows]
     lost = [f", {r['diverged']} diverged" if r["diverged"] else "" for r in rows]
-    return [(r["setting"], f"{b}  {r['seeds']} seeds{d}") for r, b, d in zip(rows, bounds, lost, strict=True)]
+    found = [console.estimate(stats.Estimate(r["iqm"], r["interval"], r["over"])) for r in rows]
+    return [(r["setting"], told + more) for r, told, more in zip(rows, found, lost, strict=True)]
 
 
 def film(policy: Policy, env: Env | HostEnv, run_dir: Path, seed: int) -> Path | None:

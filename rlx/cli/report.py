@@ -16,6 +16,8 @@ class Flags:
     out: str = "report"  # the folder where the page and its pictures go
 
 
+SHOWN = 10  # copies in the terminal
+
 PRESETS: dict[str, dict] = {"debug": {}}
 
 
@@ -32,8 +34,13 @@ def body(argv: list[str]) -> None:
         config.stop("which runs? Give at least one run folder, as in: rlx report runs/walker-*")
     made = report.report(folders, Path(flags.out))
     for row in made["table"]:
-        console.table(row["group"], [(k, v) for k, v in row.items() if k != "group"])
+        console.table(row["group"], [(k, v) for k, v in row.items() if k != "group" and v is not None])
     if made["ranking"]:
         console.table("Ranking", outputs.ranked(made["ranking"]))
+    if made["repeats"]:
+        lines = [(folder, f"seed {seed}, a copy of that in {of}") for folder, seed, of in made["repeats"]]
+        more = [("...", f"and {len(lines) - SHOWN} more, in the page")] if len(lines) > SHOWN else []
+        console.table(report.COPIES, [*lines[:SHOWN], *more])
     console.table("Report", [("page", made["page"]), *(("picture", path) for path in made["pictures"])])
-    console.result({"out": flags.out, **{k: made[k] for k in ("page", "pictures", "runs", "groups")}})
+    found = {k: made[k] for k in ("page", "pictures", "runs", "groups", "table")}
+    console.result({"out": flags.out, **found, "repeats": len(made["repeats"])})

@@ -187,7 +187,8 @@ def _finish(run_dir: Path, trials: list[sweeps.Trial], points: list[sweeps.Point
     made = report.report([run_dir], run_dir / "report")
     best = made["ranking"][0]
     console.table("Ranking", outputs.ranked(made["ranking"]))
-    values |= {"settings": len(points), "best": best["setting"], "iqm": best["iqm"], "ci": [best["low"], best["high"]]}
+    values |= {"settings": len(points), "best": best["setting"], "iqm": best["iqm"]}
+    values |= {"ci": best["interval"], "ci_over": best["over"]}
     console.table("Report", [("page", made["page"])])
     console.result({**values, "page": made["page"]})
     if failed:

@@ -22,9 +22,8 @@ from rlx.precision import Precision
 from rlx.train import Interrupted, Options, Policy, launch, memory, processes, run, sweeps
 from rlx.train import run_config as run_configs
 from rlx.train.compilation import compile_seconds
-from rlx.train.evaluate import evaluate
+from rlx.train.evaluate import evaluate, evaluate_members
 from rlx.train.lock import held
-from rlx.train.placement import Placement
 from rlx.train.plan import plan, validate
 from rlx.train.policy import initial
 from rlx.train.population import settings_of, split, traced_grid, turns
@@ -98,7 +97,7 @@ def body(argv: list[str]) -> None:
     if flags.distributed:
         processes.start(flags.coordinator, flags.processes, flags.process, flags.wait)
     run_dir = Path(flags.run_dir or f"runs/{name}/{flags.env.replace(':', '-').replace('/', '-')}/seed{flags.seed}")
-    grid = traced_grid(dict(map(sweep_values, flags.grid)), config.hyper(flags.agent), config.static(flags.agent), flags.agent)
+    grid = traced_grid(sweep_grid(flags.grid), config.hyper(flags.agent), config.static(flags.agent), flags.agent)
     settings = tuple(settings_of(grid)) if grid else given.settings
     run_config = run_configs.RunConfig(
         name, flags.env, flags.agent, settings=settings, **{k: getattr(flags, k) for k in RUN_CONFIG_FLAGS}
@@ -113,20 +112,25 @@ def body(argv: list[str]) -> None:
         return
     if processes.is_process_zero():
         if len(settings) > 1:
-            console.table("Ranking", outputs.ranked(sweeps.ranking(sweeps.scores(sweeps.runs(run_dir)))))
+            console.table("Ranking", outputs.ranked(sweeps.ranking(sweeps.scores(sweeps.members(sweeps.runs(run_dir))))))
         console.result(values)
 
 
-def sweep_values(word: str) -> tuple[str, list[str]]:
-    """``name=a,b,c`` as (name, values).
+def sweep_grid(words: Sequence[str]) -> dict[str, list[str]]:
+    """Words ``name=a,b,c`` as values by name.
 
     Raises:
-        ValueError: it is not of that form.
+        ValueError: one is not of that form, or a name is there twice.
     """
-    name, equals, values = word.partition("=")
-    if not equals or not name or not values:
-        raise ValueError(f"{word!r} is no grid: give NAME=VALUE,VALUE,..., such as agent.actor_lr=1e-3,3e-4.")
-    return name, values.split(",")
+    grid: dict[str, list[str]] = {}
+    for word in words:
+        name, equals, values = word.partition("=")
+        if not equals or not name or not values:
+            raise ValueError(f"{word!r} is no grid: give NAME=VALUE,VALUE,..., such as agent.actor_lr=1e-3,3e-4.")
+        if name in grid:
+            raise ValueError(f"{name} is given twice: put all its values into one grid.")
+        grid[name] = values.split(",")
+    return grid
 
 
 def train_waves(run_config: run_configs.RunConfig, problem: Problem, run_dir: Path, flags: Any) -> dict[str, Any]:
@@ -255,8 +259,7 @@ def finish(
         "members": run_config.members,
         "diverged": int(np.sum(~state.alive)),
         "episodes": returns.size,
-        "return_mean": float(returns.mean()),
-        "return_ci": outputs.interval(returns),
+        **outputs.return_of(each, returns),
         "return_best": best,
         **{name: total(name) for name in ("env_steps", "sim_steps", "model_steps", "eval_steps", "updates")},
         "wall_s": seconds[-1] if seconds else None,
@@ -276,21 +279,15 @@ def _last_returns(
     run_config: run_configs.RunConfig, agent: Agent, problem: Problem, learned: AgentState, state: RunState, episodes: int
 ) -> np.ndarray:
     """Of each member [M, E], all at once, on keys that training never used."""
-    seeds = [seed for seed, _ in run_config.who()]
-    roots = jax.vmap(lambda root: keys.fold(root, "final evaluation"))(keys.roots(seeds))
+    roots = jax.vmap(lambda root: keys.fold(root, "final evaluation"))(keys.roots(seed for seed, _ in run_config.who()))
     if run_config.solo:
         return evaluate(agent, problem, learned, roots[0], state.stage, state.cycle, episodes)["returns"][None]
-    placement = Placement.of(range(len(seeds)), len(seeds))
-    mine = placement.locate(np.arange(len(seeds)))[placement.own]
-    learned, roots = placement.put(jax.tree.map(lambda x: x[mine], (learned, roots)))
-    return placement.by_member(
-        evaluate(agent, problem, learned, roots, state.stage, state.cycle, episodes, placement)["returns"]
-    )
+    return evaluate_members(agent, problem, learned, roots, state.stage, state.cycle, episodes)["returns"]
 
 
 def _result_rows(values: dict[str, Any], which: str) -> list[tuple[str, str]]:
-    mean = console.bounds(values["return_mean"], values["return_ci"])
-    rows = [(f"return of the {which} agent", f"{mean}  95% interval over {values['episodes']} episodes")]
+    lost = f", {values['diverged']} diverged" if values["diverged"] else ""
+    rows = [(f"return of the {which} agent", outputs.told(values) + lost)]
     if values["return_best"] is not None:
         rows.append(("best while training", console.number(values["return_best"])))
     rows += [("env steps", f"{values['env_steps']:,}"), ("updates", f"{values['updates']:,}")]

@@ -190,3 +190,15 @@ def evaluate(
         return evaluator(run)
     finally:
         evaluator.env.close()
+
+
+def evaluate_members(
+    agent: Agent, problem: Problem, states: AgentState, roots: Key, stage: int, cycle: int, episodes: int
+) -> dict[str, np.ndarray]:
+    """`evaluate` of ``states`` [M] with a key each, ``roots`` [M], all at once on all devices: everything [M, E]."""
+    count = len(roots)
+    placement = Placement.of(range(count), count)
+    here = placement.locate(np.arange(count))[placement.own]
+    states, roots = placement.put(jax.tree.map(lambda x: x[here], (states, roots)))
+    found = evaluate(agent, problem, states, roots, stage, cycle, episodes, placement)
+    return {k: placement.by_member(v) for k, v in found.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from rlx.train import layout
 from rlx.train import run_config as run_configs
 from rlx.train import state as states
 from rlx.train.checkpoint import Checkpoints
-from rlx.train.evaluate import evaluate
+from rlx.train.evaluate import evaluate, evaluate_members
 from rlx.train.schedule import clock_at
 from rlx.types import Agent, AgentState, Env, HostEnv, Key, Leaf, Problem, PyTree, Spec, Step
 
@@ -178,10 +178,19 @@ def load(run_dir: str | os.PathLike, which: Which | None = "best", member: int =
     Raises:
         ValueError: no run folder, no readable checkpoint, one of another agent, no such member, nothing evaluated yet.
     """
+    return next(iter(_load(run_dir, which, member).values()))
+
+
+def load_members(run_dir: str | os.PathLike, which: Which | None = "best") -> dict[int, Policy]:
+    """The policies of all members of a run folder that did not diverge, by number. Raises as `load`."""
+    return _load(run_dir, which, None)
+
+
+def _load(run_dir: str | os.PathLike, which: Which | None, member: int | None) -> dict[int, Policy]:
     if which not in ("best", "last", None):
         raise ValueError(f"which={which!r} is unknown; give 'best' or 'last'.")
     run_config = run_configs.read(run_dir)
-    if not 0 <= member < run_config.members:
+    if member is not None and not 0 <= member < run_config.members:
         raise ValueError(f"{run_dir} has {run_config.members} member(s), counted from 0; there is no member {member}.")
     folder = Path(run_dir) / "checkpoints"
     found = None
@@ -195,15 +204,41 @@ def load(run_dir: str | os.PathLike, which: Which | None = "best", member: int =
     if which == "best" and not meta["has_best"]:
         raise ValueError(f"{run_dir} has no best policy, as nothing was evaluated so far: give which='last'.")
     which = which or ("best" if meta["has_best"] else "last")
+    policies = {}
+    for number in np.flatnonzero(meta["alive"]).tolist() if member is None else [member]:
+        state, cycle = _member(tree, meta, None if run_config.solo else number, which)
+        policies[number] = Policy(agent, state, problem, meta["stage"], cycle, run_config)
+    return policies
+
+
+def _member(tree: PyTree, meta: dict[str, Any], member: int | None, which: Which) -> tuple[AgentState, int]:
+    """What one member has learned (None: the run without members), and the cycle when it had."""
     row = None
-    if not run_config.solo:
+    if member is not None:
         held = member in meta["member_ids"]
         row, tree = (meta["member_ids"].index(member), tree) if held else (member, tree["retired"])
     state, cycle = tree["agent"], meta["cycle"]
     if which == "best":
         state, cycle = state._replace(learned=tree["best"]["learned"]), tree["best"]["cycle"]
     state, cycle = (state, cycle) if row is None else jax.tree.map(lambda x: x[row] if np.ndim(x) else x, (state, cycle))
-    return Policy(agent, state, problem, meta["stage"], int(cycle), run_config)
+    return state, int(cycle)
+
+
+def evaluate_all(policies: Mapping[int, Policy], episodes: int, seed: int) -> dict[str, np.ndarray]:
+    """Whole episodes of members of one run, by number, at once: as `Policy.evaluate`, [M, E]. Each has starts of its own, since
+    an interval over seeds takes members as independent.
+
+    Raises:
+        ValueError: the environment has no time limit.
+    """
+    first, root = next(iter(policies.values())), keys.fold(keys.root(seed), "final evaluation")
+    roots = jax.vmap(lambda number: keys.fold(root, number))(np.array(list(policies)))
+    states_, cycle = stacked([p.state for p in policies.values()]), max(p.cycle for p in policies.values())
+    return evaluate_members(first.agent, first.problem, states_, roots, first.stage, cycle, episodes)
+
+
+def stacked(found: Sequence[PyTree]) -> PyTree:
+    return jax.tree.map(lambda *xs: np.stack(xs), *found)
 
 
 def initial(run_config: run_configs.RunConfig) -> AgentState | None:
@@ -222,7 +257,7 @@ def initial(run_config: run_configs.RunConfig) -> AgentState | None:
     if there != here:
         raise ValueError(f"{folder} holds {there} members, this run has {here}: give the folder of one run, or of as many.")
     found = [load(folder, None, member).state for member in range(*(run_config.part or (here,)))]
-    return jax.tree.map(lambda *xs: np.stack(xs), *found)
+    return stacked(found)
 
 
 def _template(agent: Agent, problem: Problem, run_config: run_configs.RunConfig, meta: dict[str, Any], folder: Path) -> PyTree:

@@ -27,7 +27,7 @@ from rlx import config, keys
 from rlx.train import memory
 from rlx.train.options import Options
 from rlx.train.run import run
-from rlx.train.stats import interval, iqm
+from rlx.train.stats import of_setting
 from rlx.types import Agent, AgentState, Array, Key, Members, Problem, RunState
 
 Grid = Mapping[str, Sequence[float]]
@@ -55,16 +55,13 @@ class Population:
         return jax.tree.map(lambda x: x[i], state)
 
     def table(self) -> list[dict[str, Any]]:
-        """A row per setting, best first: its values, how many seeds ended, IQM and 95% interval of the last returns."""
+        """A row per setting, best first: its values, and of the last returns of its seeds what `stats.of_setting` says."""
         rows, scores = [], self.scores
         names = list(self.settings)
         columns = np.stack([self.settings[k] for k in names], 1) if names else np.zeros((len(scores), 0))
         for setting in np.unique(columns, axis=0):
             mine = scores[(columns == setting).all(1)]
-            ended = mine[np.isfinite(mine)]
-            row = {**dict(zip(names, setting.tolist(), strict=True)), "seeds": len(mine), "diverged": len(mine) - len(ended)}
-            bounds = interval(ended[:, None]) if len(ended) else (np.nan, np.nan)
-            rows.append({**row, "iqm": iqm(ended) if len(ended) else -np.inf, "low": bounds[0], "high": bounds[1]})
+            rows.append({**dict(zip(names, setting.tolist(), strict=True)), **of_setting(mine)})
         return sorted(rows, key=lambda r: -r["iqm"])
 
 
@@ -84,11 +81,14 @@ def traced_grid(
     ``own`` the config whose bounds hold.
 
     Raises:
-        ValueError: a field that is unknown or static, no values, values that are no finite numbers or out of bounds.
+        ValueError: a field that is unknown, static or given twice; no values, the same one twice (as programs take them, in
+            float32), values that are no finite numbers or out of bounds.
     """
     out: dict[str, list[float]] = {}
     for given, values in grid.items():
         name = given.removeprefix("agent.").replace("-", "_")
+        if name in out:
+            raise ValueError(f"{given} is given twice: put all its values into one grid.")
         if name in fixed:
             raise ValueError(
                 f"{given} shapes the program, so one program cannot sweep it: `rlx sweep` compiles a program for each value."
@@ -101,17 +101,34 @@ def traced_grid(
             raise ValueError(f"{given}: {values!r} are not numbers.") from None
         if not out[name] or not np.isfinite(out[name]).all():
             raise ValueError(f"{given}: give one finite number at least, got {list(values)}.")
+        each_once(given, out[name])
         if own is not None:
             config.check_values(own, name, out[name])
     return out
+
+
+def each_once(name: str, values: Sequence[Any]) -> None:
+    """Holds a list of values to sweep to different ones, numbers as programs take them, in float32.
+
+    Raises:
+        ValueError: there is one twice: a run and its copy are one run.
+    """
+    seen: dict[Any, Any] = {}
+    for value in values:
+        taken = np.float32(value).item() if isinstance(value, float) else value
+        if taken in seen:
+            twice = f"{value!r} is there twice" if value == seen[taken] else f"{seen[taken]!r} and {value!r} are one in float32"
+            raise ValueError(f"{name}: {twice}, and a run and its copy count as one: give each value once.")
+        seen[taken] = value
 
 
 def members(who: Sequence[tuple[int, Mapping[str, float]]], exchange: Exchange | None = None, every: int = 1) -> Members:
     """Members of these seeds and settings (traced values by name, the same names in all).
 
     Raises:
-        ValueError: a seed that is none (`rlx.keys.root`).
+        ValueError: a seed that is none (`rlx.keys.root`), or a member twice.
     """
+    each_once("members", [(seed, *(f"{k}={np.float32(v)}" for k, v in sorted(setting.items()))) for seed, setting in who])
     roots = keys.roots(seed for seed, _ in who)
     hypers = {k: jnp.array([setting[k] for _, setting in who], jnp.float32) for k in who[0][1]}
     return Members(roots, hypers, exchange, every)

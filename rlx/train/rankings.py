@@ -13,6 +13,7 @@ import numpy as np
 
 from rlx.train.pictures import literal
 from rlx.train.sweeps import label, members, ranking, result, scores, seeds_to_separate
+from rlx.train.sweeps import settings as settings_of
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,16 @@ class Found:
 
 def report(run_dirs: Sequence[Path], out: Path) -> Found:
     """Of the trials in ``run_dirs``; pictures go into ``out``."""
-    fields, settings = values_of(run_dirs)
-    ranked = ranking(scores(run_dirs))
+    found = members(run_dirs)
+    run_dirs = list(dict.fromkeys(m.folder for m in found))  # without copies
+    settings, ranked = settings_of(found), ranking(scores(found))
+    fields = list(next(iter(settings.values())))
     rows = []
     for place, row in enumerate(ranked, 1):
         better = "" if row.get("better") is None else f"{row['better']:.2f}"
-        bounds = f"[{row['low']:.4g}, {row['high']:.4g}]"
+        bounds = "[{:.4g}, {:.4g}]".format(*row["interval"]) if row["interval"] else f"none: {row['over']}"
         rows.append((place, row["setting"], row["seeds"], row["diverged"], f"{row['iqm']:.4g}", bounds, better))
-    head = ("", "setting", "seeds", "diverged", "IQM", "95% interval", "P(better than the next)")
+    head = ("", "setting", "seeds", "diverged", "IQM", "95% interval over seeds", "P(better than the next)")
     tables: list[tuple[str, tuple, list]] = [("Ranking", head, rows)]
     if len(ranked) > 1:
         tables.append(("Is the best the best?", ("question", "answer"), [_separation(ranked)]))
@@ -43,14 +46,6 @@ def report(run_dirs: Sequence[Path], out: Path) -> Found:
         file.write_bytes(picture)
         pictures["final return by setting"] = file
     return Found([{k: v for k, v in r.items() if k != "all"} for r in ranked], tables, pictures)
-
-
-def values_of(run_dirs: Sequence[Path]) -> tuple[list[str], dict[str, dict[str, Any]]]:
-    """The fields in which members differ, and their values by the label of each setting."""
-    trees = [tree for folder in run_dirs for tree, _ in members(folder)]
-    fields = [k for k in (trees[0] if trees else ()) if len({json.dumps(t.get(k)) for t in trees}) > 1]
-    points = [{k: t[k] for k in fields} for t in trees]
-    return fields, {label(p) or "all": p for p in points}
 
 
 def _separation(ranked: list[dict[str, Any]]) -> tuple[str, str]:

@@ -15,7 +15,7 @@ import numpy as np
 from rlx.train import logging, rankings, sweeps
 from rlx.train import run_config as run_configs
 from rlx.train.pictures import literal
-from rlx.train.stats import interval, iqm, probability_of_improvement
+from rlx.train.stats import estimate, iqm, probability_of_improvement
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444")
 
@@ -38,7 +38,7 @@ def read_run(run_dir: Path) -> list[Curve]:
     Raises:
         ValueError: the folder is no run folder, or holds no evaluation yet.
     """
-    run_config, digest = run_configs.read(run_dir), run_configs.record(run_dir).get("data_digest")
+    who = run_configs.identities(run_dir)
     lines = [x for x in logging.read(run_dir) if x["kind"] == "eval"]
     if not lines:
         raise ValueError(f"{run_dir} holds no evaluation yet: its run stopped before the first one.")
@@ -46,13 +46,11 @@ def read_run(run_dir: Path) -> list[Curve]:
     unit = "env_steps" if np.any([np.any(x["env_steps"]) for x in lines]) else "updates"
     steps = np.array([np.ravel(x[unit]) for x in lines], float)  # [K, M]
     returns = np.array([np.ravel(np.asarray(x["return_mean"], float)) for x in lines], float)
-    curves, tree = [], json.loads(run_config.to_json()) | ({"data_digest": digest} if digest else {})
-    for i, (seed, setting) in enumerate(run_config.who()[: returns.shape[1]]):
+    curves = []
+    for i, (group, seed) in enumerate(who[: returns.shape[1]]):
         fine = np.isfinite(returns[:, i]) & np.isfinite(steps[:, i])  # not of a member that diverged, from then on
-        own = {k: v for k, v in tree.items() if k not in ("seed", "seeds", "settings", "part", "versions")}
-        own["config"] = {**own["config"], **setting}
         if fine.any():
-            curves.append(Curve(json.dumps(own, sort_keys=True), seed, unit, steps[fine, i], returns[fine, i], run_dir))
+            curves.append(Curve(group, seed, unit, steps[fine, i], returns[fine, i], run_dir))
     return curves
 
 
@@ -75,10 +73,11 @@ def on_grid(curves: list[Curve], points: int = 50) -> tuple[np.ndarray, np.ndarr
 
 
 def report(run_dirs: list[Path], out: Path) -> dict[str, Any]:
-    """Curves (IQM and stratified-bootstrap 95% intervals over runs) and tables of ``run_dirs`` as ``out/report.html`` and PNGs;
-    of a sweep's folder all its trials, with their ranking, what fields do, and what it cost.
+    """Curves (IQM and bootstrap 95% intervals over seeds) and tables of ``run_dirs`` as ``out/report.html`` and PNGs; of a
+    sweep's folder all its trials, with their ranking, what fields do, and what it cost.
 
-    Runs that differ in nothing but their seed are one group. Returns paths and figures for a result line.
+    Runs that differ in nothing but their seed are one group; of copies, which have the seed in common too, the one that has
+    gone furthest counts, and the others are named. Returns paths and figures for a result line.
 
     Raises:
         ValueError: no run folders, or one that cannot be read.
@@ -88,7 +87,11 @@ def report(run_dirs: list[Path], out: Path) -> dict[str, Any]:
     folders = [folder for d in run_dirs for folder in sweeps.runs(Path(d))]
     if not folders:
         raise ValueError(f"no trial of {', '.join(map(str, run_dirs))} has ended yet.")
-    curves = [c for folder in folders for c in read_run(folder)]
+    every = [c for folder in folders for c in read_run(folder)]
+    kept, copies = sweeps.distinct(sorted(every, key=lambda c: -c.steps[-1]))
+    kept_ids = set(map(id, kept))
+    curves = [c for c in every if id(c) in kept_ids]
+    repeats = [(str(c.folder), c.seed, str(first.folder)) for c, first in copies]
     groups: dict[str, list[Curve]] = {}
     for c in curves:
         groups.setdefault(c.group, []).append(c)
@@ -105,24 +108,30 @@ def report(run_dirs: list[Path], out: Path) -> dict[str, Any]:
     page = out / "report.html"
     swept = rankings.report(folders, out) if any((Path(d) / sweeps.FILE).is_file() for d in run_dirs) else None
     pictures |= swept.pictures if swept else {}
-    page.write_text(_page(pictures, rows, versus, swept.tables if swept else []))
+    tables = swept.tables if swept else []
+    left_out = (COPIES, ("run", "seed", "is a copy of"), repeats)
+    page.write_text(_page(pictures, rows, versus, [*tables, left_out] if repeats else tables))
     return {
         "ranking": swept.ranking if swept else None,
         "page": str(page),
         "pictures": [str(p) for p in pictures.values()],
         "runs": len(curves),
         "groups": len(groups),
+        "repeats": repeats,
         "table": [dict(zip(HEAD, r, strict=True)) for r in rows],
     }
 
 
-HEAD = ("group", "runs", "steps", "final IQM", "95% interval", "best IQM")
+COPIES = "Left out: a run is its configuration and its seed"
+HEAD = ("group", "runs", "steps", "final IQM", "95% interval", "interval over", "best IQM")
 
 
 def _row(name: str, curves: list[Curve]) -> tuple:
-    final, best = (np.array([[f(c)] for c in curves]) for f in (lambda c: c.returns[-1], lambda c: c.returns.max()))
-    bounds = [round(x, 2) for x in interval(final)]
-    return name, len(curves), int(np.mean([c.steps[-1] for c in curves])), round(iqm(final), 2), bounds, round(iqm(best), 2)
+    final = estimate(np.array([c.returns[-1] for c in curves]), iqm)
+    bounds = final.interval and [round(x, 2) for x in final.interval]
+    steps, best = np.mean([c.steps[-1] for c in curves]), iqm(np.array([c.returns.max() for c in curves]))
+    over = final.over if bounds else f"none: {final.over}"
+    return name, len(curves), int(steps), round(final.value, 2), bounds, over, round(best, 2)
 
 
 def _versus(groups: dict[str, list[Curve]]) -> list[tuple[str, str, float]]:
@@ -145,19 +154,19 @@ def _draw(groups: dict[str, list[Curve]], title: str) -> bytes:
         grid, returns = on_grid(curves)
         for c in curves:
             axes.plot(c.steps, c.returns, color=colour, alpha=0.25, linewidth=0.8)
-        middle = [iqm(returns[:, k]) for k in range(len(grid))]
+        found = [estimate(column, iqm, resamples=500) for column in returns.T]
         axes.plot(
             grid,
-            middle,
+            [e.value for e in found],
             color=colour,
             linewidth=2,
-            label=f"{literal(name)} ({len(curves)} {'run' if len(curves) == 1 else 'runs'})",
+            label=f"{literal(name)} ({found[0].over})",
         )
-        if len(curves) > 1:
-            bounds = np.array([interval(returns[:, k : k + 1], resamples=500) for k in range(len(grid))])
-            axes.fill_between(grid, *bounds.T, color=colour, alpha=0.18, linewidth=0)
+        if found[0].interval:
+            axes.fill_between(grid, *np.array([e.interval for e in found]).T, color=colour, alpha=0.18, linewidth=0)
+    what = "IQM and 95% interval over seeds" if any(len(curves) > 1 for curves in groups.values()) else "one seed each"
     unit = {"env_steps": "environment steps", "updates": "updates"}[next(iter(groups.values()))[0].unit]
-    axes.set(xlabel=unit, ylabel="evaluation return", title=f"{literal(title)}: IQM and 95% interval over runs")
+    axes.set(xlabel=unit, ylabel="evaluation return", title=f"{literal(title)}: {what}")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
@@ -173,7 +182,7 @@ STYLE = (
 
 
 def _table(head: tuple, rows: list) -> str:
-    cell = lambda tag, x: f"<{tag}>{html.escape(str(x))}</{tag}>"
+    cell = lambda tag, x: f"<{tag}>{'' if x is None else html.escape(str(x))}</{tag}>"
     line = lambda tag, row: "<tr>" + "".join(cell(tag, x) for x in row) + "</tr>"
     return "<table>" + line("th", head) + "".join(line("td", r) for r in rows) + "</table>"
 
@@ -187,5 +196,5 @@ def _page(pictures: dict[str, Path], rows: list, versus: list, more: list[tuple[
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>rlx report</title><style>{STYLE}</style>'
         f"<h1>rlx report</h1>{extra}{_table(HEAD, rows)}{images}{better}"
-        "<p>IQM: interquartile mean over runs. Intervals: stratified percentile bootstrap over runs.</p></html>\n"
+        "<p>IQM: interquartile mean over seeds. Intervals: percentile bootstrap over seeds; one seed has none.</p></html>\n"
     )

@@ -18,7 +18,7 @@ from rlx.replay import columns
 from rlx.train import layout, origin
 from rlx.train.checkpoint import Checkpoints
 from rlx.train.plan import check_data
-from rlx.train.population import members
+from rlx.train.population import each_once, members
 from rlx.types import Agent, Collect, Eval, Host, Key, Members, Problem, Sampler, Stage, Update
 
 FILE = "config.json"
@@ -49,6 +49,7 @@ class RunConfig:
         object.__setattr__(self, "env_options", options.parsed(self.env_options) if words else dict(self.env_options))
         if keys.checked(self.seed) + self.seeds - 1 > keys.MOST_SEED:
             raise ValueError(f"seeds={self.seeds} from seed={self.seed} on go past {keys.MOST_SEED}, the largest: begin lower.")
+        each_once("settings", [tuple(f"{k}={v}" for k, v in sorted(setting.items())) for setting in self.settings])
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision={self.precision!r} is unknown; give one of {', '.join(get_args(Precision))}.")
 
@@ -173,6 +174,18 @@ def read(run_dir: str | os.PathLike) -> RunConfig:
         return found
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a config of this version of rlx: {error}".rstrip(".") + ".") from None
+
+
+def identities(run_dir: str | os.PathLike) -> list[tuple[str, int]]:
+    """Who each member of a run folder is, whatever run it is part of: all that decides its result but its seed, as JSON with
+    the config's values by dotted name, and its seed. Members that share the first are seeds of one setting; that share both,
+    copies. Raises as `read`."""
+    found, digest = read(run_dir), record(run_dir).get("data_digest")
+    apart = ("config", "seed", "seeds", "settings", "part", "imports")  # which module brings a name decides nothing
+    own = {f.name: getattr(found, f.name) for f in fields(found) if f.name not in apart}
+    own |= {"data_digest": digest} if digest else {}
+    values = {**config.static(found.config), **config.hyper(found.config)}
+    return [(json.dumps({**own, "config": {**values, **setting}}, sort_keys=True), seed) for seed, setting in found.who()]
 
 
 def keep(run_config: RunConfig, run_dir: Path, agent: Agent | None = None, allow_changes: bool = False) -> bool:

@@ -4,6 +4,7 @@ arXiv:2108.13264), on score matrices [runs, tasks]."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,8 +22,9 @@ def interval(
     level: float = 0.95,
     resamples: int = 2_000,
     seed: int = 0,
-) -> tuple[float, float]:
-    """Percentile bootstrap of ``statistic``, stratified: runs are drawn anew within each task.
+) -> tuple[float, float] | None:
+    """Percentile bootstrap of ``statistic``, stratified: runs are drawn anew within each task. None of one run, which
+    says nothing of how runs differ.
 
     Raises:
         ValueError: scores that are not [runs, tasks] or not finite.
@@ -32,11 +34,56 @@ def interval(
         raise ValueError(f"interval takes finite scores [runs, tasks], got shape {scores.shape}.")
     rng = np.random.default_rng(seed)
     runs, tasks = scores.shape
+    if runs == 1:
+        return None
     draws = rng.integers(0, runs, (resamples, runs, tasks))
     values = [statistic(np.take_along_axis(scores, d, 0)) for d in draws]
     tail = 50 * (1 - level)
     low, high = np.percentile(values, [tail, 100 - tail])
     return float(low), float(high)
+
+
+class Estimate(NamedTuple):
+    """A statistic of returns, and how far it can be trusted."""
+
+    value: float  # NaN where there are no returns
+    interval: tuple[float, float] | None  # 95%
+    over: str  # what was drawn anew: "8 seeds"; where there is no interval, why
+
+
+def estimate(
+    returns: np.ndarray, statistic: Callable[[np.ndarray], float] = np.mean, settings: int = 1, resamples: int = 2_000
+) -> Estimate:
+    """``statistic`` of runs that differ in their seeds alone, [N] or with the episodes of each [N, E], and its interval.
+
+    From two runs on runs are drawn anew, each as the mean of its episodes: episodes of one run share what it learned, and more
+    of them say nothing of another seed. Of one run episodes are drawn, and the words say that this is none of the method.
+    Runs whose returns are not finite (they diverged) are left out. Runs of several ``settings`` have no interval together.
+    """
+    returns = np.asarray(returns, np.float64)
+    returns = returns.reshape(len(returns), -1)
+    fine = returns[np.isfinite(returns).all(1)]
+    means = fine.mean(1)
+    if not means.size:
+        return Estimate(np.nan, None, "no seed")
+    value = float(statistic(means))
+    if settings > 1:
+        return Estimate(value, None, f"{settings} settings, see the ranking")
+    if len(means) > 1:
+        return Estimate(value, interval(means[:, None], statistic, resamples=resamples), f"{len(means)} seeds")
+    if fine.size == 1:
+        return Estimate(value, None, "one seed")
+    over = f"{fine.size} episodes of one seed; not an interval of the method"
+    return Estimate(value, interval(fine.T, np.mean, resamples=resamples), over)
+
+
+def of_setting(values: np.ndarray) -> dict[str, Any]:
+    """What a table says of a setting whose seeds ended with ``values`` [N], not finite where one diverged: ``seeds``,
+    ``diverged``, ``iqm`` (-inf where all did), its 95% ``interval`` (None of fewer than two) and what that is ``over``."""
+    fine = int(np.isfinite(values).sum())
+    value, bounds, over = estimate(values, iqm)
+    row = {"seeds": len(values), "diverged": len(values) - fine, "iqm": value if fine else -np.inf}
+    return {**row, "interval": bounds, "over": over}
 
 
 def probability_of_improvement(a: np.ndarray, b: np.ndarray) -> float:

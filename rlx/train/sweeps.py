@@ -10,18 +10,19 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from rlx import config, keys
 from rlx.files import read_json
 from rlx.train import run_config as run_configs
+from rlx.train.population import each_once
 from rlx.train.run_config import RunConfig
-from rlx.train.stats import interval, iqm, probability_of_improvement
+from rlx.train.stats import of_setting, probability_of_improvement
 
 FILE, RESULT = "sweep.json", "result.json"
 MOST_DRAWS = 100_000
@@ -59,7 +60,8 @@ def axes(own: Any, words: Sequence[str]) -> dict[str, list[Any] | Range]:
     Widths are written ``128x64``; a single ``128`` stands for as many layers as the default has.
 
     Raises:
-        ValueError: an unknown field, a value not of its type or out of bounds, a range on a static field or one that is none.
+        ValueError: an unknown field, a value that is there twice, not of its type or out of bounds, a range on a static field
+            or one that is none.
     """
     traced, fixed = config.hyper(own), config.static(own)
     out: dict[str, list[Any] | Range] = {}
@@ -77,11 +79,15 @@ def axes(own: Any, words: Sequence[str]) -> dict[str, list[Any] | Range]:
                 raise ValueError(f"{given} is static, each value is a program of its own: give a list of values, not a range.")
             out[name] = found = _range(given, text)
             config.check_values(own, name, (found.low, found.high))
-        elif name in traced:
-            out[name] = listed = [_number(given, value) for value in text.split(",")]
+            continue
+        listed: list[Any]
+        if name in traced:
+            listed = [_number(given, value) for value in text.split(",")]
             config.check_values(own, name, listed)
         else:
-            out[name] = [_static(own, name, value, fixed[name]) for value in text.split(",")]
+            listed = [_static(own, name, value, fixed[name]) for value in text.split(",")]
+        each_once(given, listed)
+        out[name] = listed
     return out
 
 
@@ -162,9 +168,14 @@ def trials(run_config: RunConfig, settings: Sequence[Point], together: bool) -> 
     return out
 
 
-def label(point: Point) -> str:
+def label(point: Point, digits: int = 6) -> str:
     """``"actor_lr=0.001 hidden=128x128"``"""
-    word = lambda v: f"{v:.6g}" if isinstance(v, float) else "x".join(map(str, v)) if isinstance(v, (tuple, list)) else str(v)
+
+    def word(value: Any) -> str:
+        if isinstance(value, (tuple, list)):
+            return "x".join(map(str, value))
+        return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+
     return " ".join(f"{k}={word(v)}" for k, v in point.items())
 
 
@@ -217,24 +228,69 @@ def result(folder: Path) -> dict[str, Any]:
     return tree
 
 
-def members(folder: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Of each member of a run that has ended: its config's fields, as JSON, and what its result says of it."""
-    own = json.loads(config.to_json(run_configs.read(folder).config))
-    return [({**own, **member["setting"]}, member) for member in result(folder)["each"]]
+class Member(NamedTuple):
+    """What became of one member of a run that has ended."""
+
+    group: str  # as `run_config.identities` has it
+    seed: int
+    values: Point  # what is in that, the config's values by their own names
+    score: float  # its final mean return; NaN where it diverged
+    folder: Path
 
 
-def scores(run_dirs: Sequence[Path]) -> dict[str, np.ndarray]:
-    """The final mean return of each seed [N], by label of the setting; not finite where a member diverged."""
-    found: dict[str, list[float]] = {}
-    trees = []
+def members(run_dirs: Sequence[Path]) -> list[Member]:
+    """Those of all runs, each once.
+
+    Raises:
+        ValueError: a folder is no run folder, or its result is none, or that of another run.
+    """
+    found = []
     for folder in run_dirs:
-        for tree, member in members(folder):
+        each, who = result(folder)["each"], run_configs.identities(folder)
+        if [m["seed"] for m in each] != [seed for _, seed in who]:
+            raise ValueError(f"{folder / RESULT} is of other members than {run_configs.FILE} says: remove it, and train again.")
+        for (group, seed), member in zip(who, each, strict=True):
             value = member["return_mean"]
-            trees.append((tree, math.nan if value is None else float(value)))
-    differ = [k for k in (trees[0][0] if trees else ()) if len({json.dumps(t.get(k)) for t, _ in trees}) > 1]
-    for tree, value in trees:
-        found.setdefault(label({k: tree[k] for k in differ}) or "all", []).append(value)
-    return {k: np.array(v) for k, v in found.items()}
+            score = math.nan if value is None else float(value)
+            own = json.loads(group)
+            found.append(Member(group, seed, {**own, **own.pop("config")}, score, folder))
+    return distinct(found)[0]
+
+
+class _Known(Protocol):
+    @property
+    def group(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+
+
+M = TypeVar("M", bound=_Known)
+
+
+def distinct(found: Iterable[M]) -> tuple[list[M], list[tuple[M, M]]]:
+    """What is known of members, the first of each: a run and its copy are one run. And what was left out, each with what it
+    repeats."""
+    kept: dict[tuple[str, int], M] = {}
+    repeats = [(one, first) for one in found if (first := kept.setdefault((one.group, one.seed), one)) is not one]
+    return list(kept.values()), repeats
+
+
+def settings(found: Sequence[Member]) -> dict[str, Point]:
+    """The fields in which members differ and their values, by label of each setting."""
+    names = {k: None for m in found for k in m.values}
+    differ = [k for k in names if len({json.dumps(m.values.get(k)) for m in found}) > 1]
+    points = {json.dumps(point): point for point in ({k: m.values.get(k) for k in differ} for m in found)}
+    digits = 6 if len({label(point) for point in points.values()}) == len(points) else 17
+    return {label(point, digits) or "all": point for point in points.values()}
+
+
+def scores(found: Sequence[Member]) -> dict[str, np.ndarray]:
+    """The final mean return of each seed [N], by label of the setting; not finite where a member diverged."""
+    by_label = settings(found)
+    return {
+        name: np.array([m.score for m in found if all(m.values.get(k) == v for k, v in point.items())])
+        for name, point in by_label.items()
+    }
 
 
 def ranking(found: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
@@ -242,10 +298,7 @@ def ranking(found: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
     setting ends higher than one of the next."""
     rows = []
     for name, values in found.items():
-        fine = values[np.isfinite(values)]
-        row = {"setting": name, "seeds": len(values), "diverged": len(values) - len(fine)}
-        bounds = interval(fine[:, None]) if len(fine) else (-math.inf, -math.inf)
-        rows.append({**row, "iqm": iqm(fine) if len(fine) else -math.inf, "low": bounds[0], "high": bounds[1], "all": fine})
+        rows.append({"setting": name, **of_setting(values), "all": values[np.isfinite(values)]})
     rows.sort(key=lambda r: -r["iqm"])
     for first, second in itertools.pairwise(rows):
         sizes = len(first["all"]) and len(second["all"])

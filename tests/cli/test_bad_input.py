@@ -66,6 +66,8 @@ def run_dir(tmp_path_factory) -> Path:
         (["train", "sac", *PENDULUM, "--seed", "18446744073709551616"], "at most 18_446_744_073_709_551_615"),
         (["train", "sac", *PENDULUM, "--seed", "18446744073709551615", "--seeds", "2"], "begin lower"),
         (["sweep", "sac", *PENDULUM, "--grid", "agent.tau=0.1,0.2", "--seed", "-1"], "--seed must be at least 0"),
+        (["train", "sac", *PENDULUM, "--grid", "agent.tau=0.001,0.001"], "a run and its copy count as one"),
+        (["train", "sac", *PENDULUM, "--grid", "agent.tau=0.1", "--grid", "agent.tau=0.2"], "given twice"),
         (["evaluate", "--seed", "-1"], "--seed must be at least 0"),
         (["collect", "--seed", "18446744073709551616"], "at most 18_446_744_073_709_551_615"),
         (["train", "sac", *PENDULUM, "--time-limit", "9" * 26], "--time-limit must be"),

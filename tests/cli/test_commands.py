@@ -49,6 +49,7 @@ def test_train_leaves_all_it_promises(trained, kind):
     assert config["versions"]["jax"] == jax.__version__
     result = json.loads((folder / "result.json").read_text())
     low, high = result["return_ci"]
+    assert result["return_ci_over"] == "2 episodes of one seed; not an interval of the method"
     assert low <= result["return_mean"] <= high <= 0  # the pendulum only costs
     assert result["env_steps"] > 0 and result["updates"] > 0 and result["episodes"] == 2
     assert Path(result["curve"]).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
@@ -107,13 +108,28 @@ def test_the_first_sections_of_a_report_are_read_out(tmp_path, capsys, monkeypat
 def test_members_are_several_seeds(tmp_path, capsys):
     more = ["--no-video", "--seeds", "2", "--seed", str(2**32 - 1)]  # on both sides of 32 bits
     assert main(train_args(ENVS["device"], tmp_path / "run", *more)) == 0
-    result = result_of(capsys.readouterr().out)
+    out = capsys.readouterr().out
+    result = result_of(out)
     assert result["members"] == 2 and result["episodes"] == 4
+    each = json.loads((tmp_path / "run" / "result.json").read_text())["each"]
+    assert [m["seed"] for m in each] == [2**32 - 1, 2**32]
+    assert result["return_ci_over"] == "2 seeds" and "95% interval over 2 seeds" in out
+    assert result["return_ci"] == pytest.approx(sorted(m["return_mean"] for m in each))  # of two: from one mean to the other
     policies = [rlx.load(tmp_path / "run", member=m) for m in range(2)]
     actions = [p.act(np.ones(3, np.float32))[0] for p in policies]
     assert not np.allclose(*actions)
     with pytest.raises(ValueError, match="member"):
         rlx.load(tmp_path / "run", member=2)
+    evaluate = ["evaluate", "--run-dir", str(tmp_path / "run"), "--episodes", "3"]
+    assert main(evaluate) == 0
+    result = result_of(capsys.readouterr().out)
+    means = np.mean(result["returns"], 1)
+    assert np.shape(result["returns"]) == (2, 3) and result["members"] == [0, 1] and result["return_ci_over"] == "2 seeds"
+    assert result["return_ci"] == pytest.approx(sorted(means)) and result["return_mean"] == pytest.approx(means.mean())
+    assert main([*evaluate, "--member", "1"]) == 0
+    result = result_of(capsys.readouterr().out)
+    assert result["members"] == [1] and result["return_ci_over"].startswith("3 episodes of one seed")
+    assert result["returns"] == pytest.approx(policies[1].evaluate(3)["returns"], rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ENVS)
@@ -125,7 +141,7 @@ def test_evaluate(trained, kind, capsys):
     assert len(result["returns"]) == 3 == result["episodes"]
     assert result["return_mean"] == pytest.approx(np.mean(result["returns"]))
     assert result["return_ci"][0] <= result["return_mean"] <= result["return_ci"][1]
-    assert "95% bootstrap interval" in out
+    assert "95% interval over 3 episodes of one seed; not an interval of the method" in out
     assert main(args) == 0
     assert result_of(capsys.readouterr().out) == result  # the same keys, the same episodes
     assert main([*args, "--seed", "1"]) == 0
@@ -261,7 +277,9 @@ def test_a_grid_is_ranked_and_waves_are_reported_together(tmp_path, capsys):
     more = ["--no-video", "--seeds", "2", "--grid", "agent.actor_lr=1e-3,1e-4", "--waves", "2"]
     assert main(train_args(ENVS["device"], tmp_path / "run", *more)) == 0
     out = capsys.readouterr().out
-    assert out.index("Ranking") < out.index("RESULT {") and "actor_lr=0.0001" in out and "2 seeds" in out
+    assert out.index("Ranking") < out.index("RESULT {") and "actor_lr=0.0001" in out and "95% interval over 2 seeds" in out
+    result = result_of(out)
+    assert result["return_ci"] is None and result["return_ci_over"] == "2 settings, see the ranking"
     assert main(["report", str(tmp_path / "run"), "--out", str(tmp_path / "report")]) == 0
     result = result_of(capsys.readouterr().out)
     assert result["runs"] == 4 and result["groups"] == 2

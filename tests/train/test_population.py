@@ -20,6 +20,7 @@ from rlx.train import Diverged, Options, memory, pmap, population, run, tourname
 from rlx.train import state as states
 from rlx.train.placement import EMPTY, Placement
 from rlx.train.population import members, settings_of, traced_grid, turns
+from rlx.train.run_config import RunConfig
 from rlx.types import Collect, Members, Problem
 from tests.train.devices import small
 from tests.train.toys import QUIET, evaluations, toy
@@ -265,7 +266,7 @@ def test_the_table_ranks_settings():
     assert len(table) == 3 and [r["iqm"] for r in table] == sorted((r["iqm"] for r in table), reverse=True)
     best = table[0]
     mine = found.scores[found.settings["actor_lr"] == best["actor_lr"]]
-    assert best["iqm"] == pytest.approx(mine.mean(), rel=1e-5) and best["low"] <= best["iqm"] <= best["high"]
+    assert best["iqm"] == pytest.approx(mine.mean(), rel=1e-5) and best["interval"][0] <= best["iqm"] <= best["interval"][1]
 
 
 def test_grids_that_cannot_be():
@@ -279,6 +280,9 @@ def test_grids_that_cannot_be():
         "not numbers": {"tau": ["fast"]},
         "one finite number": {"tau": []},
         "finite": {"tau": [float("nan")]},
+        "there twice": {"tau": [0.1, "0.10"]},
+        "one in float32": {"tau": [0.1, 0.1000000001]},
+        "given twice": {"tau": [0.1], "agent.tau": [0.2]},
     }
     for message, grid in bad.items():
         with pytest.raises(ValueError, match=message):
@@ -289,6 +293,10 @@ def test_grids_that_cannot_be():
             population(agent, problem, seeds)
     with pytest.raises(ValueError, match="seed -1"):
         population(agent, problem, [-1])
+    with pytest.raises(ValueError, match="there twice"):
+        members([(0, {"rate": 0.1}), (1, {"rate": 0.1}), (0, {"rate": 0.1})])
+    with pytest.raises(ValueError, match="there twice"):
+        RunConfig("sac", "rlx:pendulum", own, settings=({"tau": 0.1}, {"tau": 0.1}))
     for waves in (0, 3, "some"):
         with pytest.raises(ValueError, match="waves"):
             population(agent, problem, 2, waves=waves)

@@ -29,7 +29,7 @@ def sweep(run_dir: Path, *more: str) -> int:
 
 
 def ranked(run_dir: Path) -> list[dict]:
-    return sweeps.ranking(sweeps.scores(sweeps.folders(run_dir)))
+    return sweeps.ranking(sweeps.scores(sweeps.members(sweeps.folders(run_dir))))
 
 
 def learned(run_dir: Path) -> dict[str, list[np.ndarray]]:
@@ -114,6 +114,8 @@ def test_traced_fields_share_a_program():
         (["--grid", "agent.tau"], "is no grid"),
         (["--grid", "agent.hidden=wide"], "hidden"),
         (["--grid", "agent.tau=0.1,0.2", "--grid", "agent.tau=0.3"], "given twice"),
+        (["--grid", "agent.tau=0.1,1e-1"], "0.1 is there twice"),
+        (["--grid", "agent.hidden=16,8,16x16"], "(16, 16) is there twice"),
         ([], "nothing to sweep"),
         ([*GRID, "--seeds", "0"], "at least 1"),
         ([*GRID, "--search", "clever"], "--search"),
