@@ -10,7 +10,7 @@ from scipy import stats
 from rlx import agents, keys
 from rlx.train.plan import as_key
 from rlx.train.population import members
-from rlx.train.run_config import RunConfig
+from rlx.train.run_config import RunConfig, keep, read
 
 EDGES = [0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**32 + 1, 2**63 - 1, 2**63, 2**64 - 1]
 
@@ -33,6 +33,12 @@ def test_a_seed_is_the_words_of_its_key_whoever_asks():
         ours, theirs = keys.root(seed), jax.random.key(seed)
         assert words(ours) == words(theirs) and ours.dtype == theirs.dtype and ours.shape == theirs.shape == ()
         assert jax.random.normal(ours) == jax.random.normal(theirs)
+
+
+def test_a_seed_survives_the_run_folder(tmp_path):
+    for seed in (2**32, 2**64 - 1):
+        keep(RunConfig("ppo", "rlx:pendulum", agents.config("ppo"), seed=seed), tmp_path / str(seed))
+        assert read(tmp_path / str(seed)).seed == seed
 
 
 def test_seeds_that_share_their_lower_half_differ_on_hosts_too():
