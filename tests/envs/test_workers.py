@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import rlx.envs
+from rlx import plugins
 from rlx.keys import HostKey
 
 KEY = HostKey(np.array([[3, 4], [5, 6]], np.uint32), 3)  # two members of three streams
@@ -54,6 +55,25 @@ def test_contract_save_and_load():
         other.load(saved)
     with pytest.raises(ValueError, match="action has shape"):
         other.step(None, None, np.zeros((6, 2)), KEY)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["outside:pendulum", "gym:RlxByImport-v0"])
+def test_workers_import_the_modules_that_register(name, monkeypatch):
+    """By `rlx.envs.register`, or as a command's ``--import`` did."""
+    monkeypatch.setattr(plugins, "imported", [])
+    plugins.import_modules(["tests.envs.registered"])
+    alone, *_ = play(rlx.envs.make(name))
+    shared, vec, _ = play(rlx.envs.make(name, workers=1))
+    jax.tree.map(np.testing.assert_array_equal, alone, shared)
+    vec.close()
+
+
+def test_what_no_other_process_can_import_is_said():
+    home = {"__name__": "__main__", "rlx": rlx}
+    exec("rlx.envs.register('main:pendulum', lambda: rlx.envs.make('rlx:pendulum', host=True))", home)
+    with pytest.raises(ValueError, match="what __main__ has registered, no other process can: register it in a module"):
+        rlx.envs.make("main:pendulum", workers=2)
 
 
 def test_what_goes_wrong_in_a_worker_is_said():
