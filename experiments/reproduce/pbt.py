@@ -23,7 +23,7 @@ from rlx import agents
 from rlx.envs import make
 from rlx.train import Options, logging, population, tournament
 from rlx.train.origin import versions
-from rlx.train.stats import interval, iqm
+from rlx.train.stats import estimate, iqm
 from rlx.types import Problem
 
 ENV, REPEAT = "rlx:cartpole-swingup", 4
@@ -56,8 +56,9 @@ def figures(run: dict[str, Any]) -> dict[str, Any]:
     """The result of one population: diverged members count as the worst return that was seen."""
     last = run["returns"][-1]
     last = np.where(np.isfinite(last), last, np.nanmin(run["returns"]))
-    bounds = [round(float(x), 1) for x in interval(last[:, None])]
-    middle = {"iqm": round(float(iqm(last)), 1), "ci": bounds, "best": round(float(last.max()), 1)}
+    value, bounds, _ = estimate(last, iqm)
+    over = f"{last.size} members of one population; not an interval of the method"
+    middle = {"iqm": round(value, 1), "ci": [round(x, 1) for x in bounds], "ci_over": over, "best": round(float(last.max()), 1)}
     each = {"returns": np.round(last, 1).tolist(), "learning_rates": [float(f"{x:.3g}") for x in run["left"]]}
     return {**middle, "worst": round(float(last.min()), 1), **each, "wall_s": round(run["wall_s"], 1)}
 

@@ -31,7 +31,7 @@ from rlx.envs import batch, begin, rollout
 from rlx.train import Options, logging, run, tournament
 from rlx.train.origin import versions
 from rlx.train.population import members
-from rlx.train.stats import interval, iqm
+from rlx.train.stats import estimate, iqm
 from rlx.types import Env, HostEnv, Members, Problem
 
 SOLVED = 800.0
@@ -99,8 +99,8 @@ def figures(found: dict[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {"real_steps_to_800": reached, "median_steps_to_800": None if np.isinf(middle) else float(middle)}
     last = returns[-2 if "sparse" in found["curves"] else -1]  # what is distilled is the best policy, evaluated once more
     for name, scores in (("final", last), ("best", best[-1])):
-        low, high = interval(scores[:, None]) if len(scores) > 1 else (scores[0], scores[0])
-        out[name] = {"iqm": round(iqm(scores), 1), "low": round(float(low), 1), "high": round(float(high), 1)}
+        value, (low, high), _ = estimate(scores, iqm)
+        out[name] = {"iqm": round(value, 1), "low": round(low, 1), "high": round(high, 1)}
     if "sparse" in found["curves"]:
         out["polynomial"] = found["curves"]["sparse"][-1][1:]
     return out
@@ -356,9 +356,8 @@ def draw(rows: dict[str, Any], file: Path) -> None:
         steps = curve[:, 0] * row["simulation_steps_per_decision"]
         style = {"color": f"C{i % 10}", "ls": "-" if i < 10 else "--"}
         axes.plot(steps, [iqm(r) for r in best], label=name, **style)
-        if best.shape[1] > 1:
-            bounds = np.array([interval(r[:, None], resamples=500) for r in best])
-            axes.fill_between(steps, *bounds.T, color=style["color"], alpha=0.12, lw=0)
+        bounds = np.array([estimate(r, iqm, resamples=500).interval or (np.nan, np.nan) for r in best])
+        axes.fill_between(steps, *bounds.T, color=style["color"], alpha=0.12, lw=0)
     axes.set(
         xscale="log", xlabel="real simulation steps of training", ylabel="running best of evaluations (IQM)", ylim=(0, 1_000)
     )
@@ -379,8 +378,8 @@ def main() -> int:
     parser.add_argument("--run-dir", default="runs/sindy_rl_reproduce", help="of all runs, which go on where they were stopped")
     args = parser.parse_args()
     args.debug = args.preset == "debug"
-    if args.seeds < 1:
-        parser.error(f"--seeds must be at least 1, got {args.seeds}")
+    if args.seeds < 2:
+        parser.error(f"--seeds must be at least 2, since one seed has no interval; got {args.seeds}")
     if args.debug:
         args.seeds, args.only = min(args.seeds, 2), args.only or ["sindy_rl", "ppo, real", *SWIMMER]
     args.run_dir = Path(args.run_dir) / ("debug" if args.debug else f"{args.seeds}-seeds")

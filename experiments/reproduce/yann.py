@@ -36,7 +36,7 @@ from rlx.train.origin import versions
 from rlx.train.placement import Placement
 from rlx.train.policy import Policy
 from rlx.train.population import members
-from rlx.train.stats import interval
+from rlx.train.stats import estimate, iqm
 from rlx.types import Agent, AgentState, Problem
 
 # name -> presets that stack, and changes on top
@@ -132,10 +132,10 @@ def nonlinear(env: Any, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def summary(found: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
-    """Mean over starts and its 95% interval over seeds."""
+    """Mean over starts and seeds, and the 95% interval of the IQM over seeds."""
     costs, broken = found
     each = costs.mean(1)
-    low, high = interval(each[:, None]) if len(each) > 1 else (each[0], each[0])
+    low, high = estimate(each, iqm).interval
     numbers = {"cost": each.mean(), "low": low, "high": high, "violating": broken.mean()}
     return {**{k: round(float(v), 4) for k, v in numbers.items()}, "seeds": [round(float(v), 4) for v in each]}
 
@@ -206,7 +206,7 @@ def cubic(args: argparse.Namespace) -> dict[str, Any]:
         actors = [jax.tree.map(lambda p, m=m: p[m], kept) for m in range(args.seeds)]
         costs = [cubic_cost(lambda x, actor=actor, of=learner: of.inputs(actor, x)) for actor in actors]
         closed = [(linear - c) / (linear - best) for c in costs]
-        low, high = interval(np.array(closed)[:, None]) if len(closed) > 1 else (closed[0], closed[0])
+        low, high = estimate(np.array(closed), iqm).interval
         share = {"closed": float(np.mean(closed)), "closed_low": float(low), "closed_high": float(high)}
         rows[variant] = {"learned": costs, **share, "closed_seeds": closed, "training": found}
         print(
@@ -363,8 +363,8 @@ def main() -> int:
     parser.add_argument("--run-dir", default="runs/yann", help="where what is too large for results goes")
     args = parser.parse_args()
     debug = args.preset == "debug"
-    if args.seeds < 1:
-        parser.error(f"--seeds must be at least 1, got {args.seeds}")
+    if args.seeds < 2:
+        parser.error(f"--seeds must be at least 2, since one seed has no interval; got {args.seeds}")
     args.size, args.tests = (DEBUG, 4) if debug else ({}, 64)
     args.seeds = min(args.seeds, 2) if debug else args.seeds
     if debug and not args.only:

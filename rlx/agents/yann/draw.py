@@ -243,16 +243,17 @@ def draw_runs(ax: Any, runs: Runs, axes: tuple[int, int], centre: np.ndarray, wh
 def draw_costs(ax: Any, lines: Sequence[Mapping[str, Any]], label: str = "", colour: str = AFTER) -> None:
     """What evaluations while training cost, from a run's metrics: means, with red crosses and shares where episodes
     violated limits; dashed: the controller, which the first evaluation sees. All see the same starts, so the band is the 95%
-    interval of the difference to the controller on each start."""
+    interval of the difference to the controller: on each start, or of several members over their means."""
     evals = [line for line in lines if line.get("kind", "eval") == "eval" and line.get("eval", "main") == "main"]
     if not evals:
         raise ValueError("these metrics hold no evaluation yet.")
     x = np.array([np.mean(line["env_steps"]) for line in evals])
-    costs = [-np.asarray(line["returns"], float).ravel() for line in evals]
+    costs = [-np.asarray(line["returns"], float) for line in evals]
+    costs = [c.mean(-1) if c.ndim > 1 and len(c) > 1 else c.ravel() for c in costs]
     mean = np.array([c.mean() for c in costs])
     broken = np.array([np.mean(line.get("info/violation_mean", 0.0)) for line in evals])
     off = [c - costs[0] if c.shape == costs[0].shape else c for c in costs]
-    band = np.array([1.96 * d.std() / np.sqrt(d.size) for d in off])
+    band = np.array([1.96 * d.std() / np.sqrt(d.size) if d.size > 1 else np.nan for d in off])
     ax.fill_between(x, mean - band, mean + band, color=colour, alpha=0.15, linewidth=0)
     ax.plot(x, mean, color=colour, marker="o", markersize=3.5, label=label or None, zorder=3)
     ax.axhline(mean[0], color=BEFORE, linestyle="--", linewidth=1, zorder=2)

@@ -223,6 +223,19 @@ def test_costs_mark_violations():
         report.draw_costs(axes(), lines[:1])
 
 
+def test_the_band_of_costs_is_over_members_where_there_are_some():
+    """Two members lose 1 and 3: a mean of 2 and a band of 1.96 times 1 / sqrt(2), however many starts there were."""
+    for starts in (2, 50):
+        ax, spread = axes(), np.linspace(-1, 1, starts)
+        lines = [{"env_steps": [t, t], "returns": [spread - 4 - t, spread - 8 - 3 * t]} for t in (0, 1)]
+        report.draw_costs(ax, lines)
+        at_1 = [y for x, y in ax.collections[0].get_paths()[0].vertices if x == 1]
+        np.testing.assert_allclose([min(at_1), max(at_1)], 8 + 1.96 / np.sqrt(2) * np.array([-1, 1]))
+    ax = axes()
+    report.draw_costs(ax, [{"env_steps": 0, "returns": [-1.0]}])
+    assert not np.isfinite([p.vertices for p in ax.collections[0].get_paths()]).any(), "one start of one run has no band"
+
+
 # -------------------------------------------------------------------------------------------------------------- the hook
 
 
