@@ -162,7 +162,7 @@ class Border:
         return np.array(x, dtype)
 
     def info(self, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """The leaves of `Spec.info`; 0 where an info lacks the key.
+        """The leaves of `Spec.info`; 0 where an info lacks the key or has None there.
 
         Raises:
             ValueError: a value of another shape than the leaf's, or none of numbers.
@@ -170,9 +170,12 @@ class Border:
         out = {}
         for key, leaf in self.spec.info.items():
             shape = (*self.lead, *leaf.shape)
-            x = _array(given[key]) if key in given else leaf.zeros(*self.lead)
+            value = given.get(key)
+            x = leaf.zeros(*self.lead) if value is None else _array(value)
             if x.dtype.kind not in "biuf":
                 raise self.broken(f"info[{key!r}] is {_kind(given[key])} here: only numbers can be kept.")
+            if not leaf.shape and x.size == (*self.lead, 1)[0]:
+                x = x.reshape(shape)  # an array of one number
             if x.shape != shape:
                 raise self.broken(f"info[{key!r}] has shape {x.shape} here, at first it had {shape}.")
             out[key] = x.astype(leaf.dtype)

@@ -26,7 +26,7 @@ from rlx.envs import border
 from rlx.envs.actions import Native
 from rlx.envs.border import Border, NotRepeated
 from rlx.envs.gym_spaces import FLAGS, action_leaves, info_leaves, merge_infos, obs_leaves
-from rlx.envs.gym_suites import names, origin, registered
+from rlx.envs.gym_suites import SUITES, names, origin, registered
 from rlx.envs.gym_vector import MODES, GymVectorVec
 from rlx.envs.observations import stack
 from rlx.envs.options import cores, positive
@@ -48,6 +48,7 @@ def make(
     vectorize: str | None = None,
     info_keys: Mapping[str, Reduce] | None = None,
     action_bounds: Any = None,
+    light: bool | None = None,
     **options: Any,
 ) -> HostEnv:
     """``options`` go to ``gymnasium.make``. Meta-World: ``gym:Meta-World/MT1`` with ``env_name="reach-v3"``.
@@ -64,6 +65,9 @@ def make(
     ``success``, ``is_success`` and ``violation`` are kept unasked, by "any", where the episode has them that is looked at when
     the environment is made: at most 1,000 steps of it, fewer where it has shown all ``info_keys`` before. A key that is reduced
     by "any" may be one that this episode does not have.
+
+    ``light``: whether a stream more costs memory alone, so that an evaluation may have all its episodes open at once; None:
+    where the environment is of Gymnasium or of a suite that rlx knows, not where it may hold a licence or a port.
 
     Raises:
         ValueError: unknown id, missing package or module, what the environment's maker does not take, spaces that rlx does not
@@ -88,14 +92,15 @@ def make(
     spec = _spec(given, build(), repeat, info_keys, action_bounds)
     if meta_world:  # its observations leave the space that it declares
         spec = replace(spec, obs=replace(spec.obs, low=-np.inf, high=np.inf))
+    light = origin(name) in ("gymnasium", *SUITES) if light is None else bool(light)
     if vectorize is None:
-        return HostEnv(given, spec, lambda n, ends: GymVec(given, spec, n, ends, build, threads))
+        return HostEnv(given, spec, lambda n, ends: GymVec(given, spec, n, ends, build, threads), light=light)
 
     def vector(n: int) -> gymnasium.vector.VectorEnv:
         with border.making(given):
             return gymnasium.make_vec(name, n, vectorization_mode=MODES[vectorize], **options)
 
-    return HostEnv(given, spec, lambda n, ends: GymVectorVec(given, spec, n, ends, lambda: vector(n)))
+    return HostEnv(given, spec, lambda n, ends: GymVectorVec(given, spec, n, ends, lambda: vector(n)), light=light)
 
 
 def _spec(name: str, example: gymnasium.Env, repeat: int, keys: Mapping[str, Reduce] | None, bounds: Any) -> Spec:
@@ -115,12 +120,13 @@ def _look(reader: Border, example: gymnasium.Env, keys: Mapping[str, Reduce] | N
     """The infos of one episode together: its first step, and more where a key is still to come."""
     seen = dict(_reset(reader, example, 0)[1])
     native = Native.of(reader.spec)(reader.spec.action.zeros())
+    wanted, enough = (FLAGS, any) if keys is None else (tuple(keys), all)
     for _ in range(LOOK):
         _, _, terminated, truncated, info = _step(reader, example, native)
         for key, value in info.items():
-            seen.setdefault(key, value)
-        found = any(key in seen for key in FLAGS) if keys is None else seen.keys() >= keys.keys()
-        if terminated or truncated or found:
+            if seen.get(key) is None:
+                seen[key] = value
+        if terminated or truncated or enough(seen.get(key) is not None for key in wanted):
             break
     return seen
 

@@ -61,13 +61,13 @@ def info_leaves(name: str, wanted: Mapping[str, Reduce], seen: Mapping[str, Any]
         if reduce not in REDUCES:
             known = ", ".join(REDUCES)
             raise ValueError(f"{name}: info_keys has {reduce!r} for {key!r}; a key becomes one number per episode by {known}.")
-        if key not in seen and reduce != "any":
+        if seen.get(key) is None and reduce != "any":
             there = ", ".join(seen) or "no keys"
             raise ValueError(
                 f"{name}: info_keys asks for {key!r}; the infos of this environment have {there}. "
                 'A flag that only some episodes have is taken with the reduction "any".'
             )
-        value = np.asarray(seen.get(key, False))
+        value = np.asarray(False if seen.get(key) is None else seen[key])
         if value.dtype.kind not in "biuf":
             raise ValueError(f"{name}: info_keys asks for {key!r}, which holds {seen[key]!r}: only numbers can be kept.")
         leaves[key] = Leaf(value.shape, _kept(value.dtype), reduce=reduce)
@@ -75,7 +75,7 @@ def info_leaves(name: str, wanted: Mapping[str, Reduce], seen: Mapping[str, Any]
 
 
 def _is_number(value: Any) -> bool:
-    return value is not None and np.ndim(value) == 0 and np.asarray(value).dtype.kind in "biuf"
+    return value is not None and np.size(value) == 1 and np.asarray(value).dtype.kind in "biuf"
 
 
 MERGES: dict[str, Callable[[Array, Array], Array]] = {

@@ -161,6 +161,13 @@ class LateSuccess(Plain):
         return {"is_success": True} if self.t >= LENGTH else {}
 
 
+class UnsureSuccess(Plain):
+    """Says None before it knows, then an array of one truth value."""
+
+    def tell(self):
+        return {"success": np.array([True]) if self.t >= LENGTH - 1 else None}
+
+
 class Restless(Plain):
     """Each instance, and each of its episodes, is another one, whatever the seed."""
 
@@ -209,7 +216,7 @@ BROKEN = [
     *(BareReset, BareResetOfTwo, Unseeded, Four, NoReward, TwoRewards, NoInfo, WordEnd, Wide, Growing, Words, Ragged, Dim),
     *(Extra, Lacking, EmptySight, EmptyAction, Raises),
 ]
-for made in [Plain, *BROKEN, ArrayReward, OddSeed, LateSuccess, Restless, Needy, needs_physics, moved_away]:
+for made in [Plain, *BROKEN, ArrayReward, OddSeed, LateSuccess, UnsureSuccess, Restless, Needy, needs_physics, moved_away]:
     gymnasium.register(f"{made.__name__}-v0", made, max_episode_steps=20, disable_env_checker=True)
 for title, bounds in BOXES.items():
     gymnasium.register(f"{title}-v0", boxed(*bounds), max_episode_steps=20)

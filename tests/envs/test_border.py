@@ -218,6 +218,11 @@ def test_a_success_that_is_told_at_the_end_only_is_counted():
     assert rows.info["is_success"][:, 0].tolist() == [0] * foreign.LENGTH + [1, 0]
 
 
+def test_a_success_that_is_none_at_first_and_an_array_later_is_counted():
+    rows = play(rlx.envs.make(f"{HERE}UnsureSuccess-v0"), steps=foreign.LENGTH)
+    assert rows.info["success"][:, 0].tolist() == [0] * (foreign.LENGTH - 1) + [1, 1]
+
+
 def test_flags_that_no_step_has_shown_yet_may_be_declared():
     env = rlx.envs.make(f"{HERE}LateSuccess-v0", info_keys={"solved": "any"})
     assert env.spec.info == {"is_success": Leaf((), reduce="any"), "solved": Leaf((), reduce="any")}

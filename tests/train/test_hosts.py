@@ -14,7 +14,8 @@ import pytest
 import rlx.envs
 from rlx.envs import batch
 from rlx.train import Options, run
-from rlx.train.evaluate import evaluate
+from rlx.train.evaluate import Evaluator, evaluate
+from rlx.train.program import Program
 from rlx.types import Eval, Problem
 from tests.envs import foreign
 from tests.train.toys import toy
@@ -75,6 +76,13 @@ def test_rounds_begin_the_episodes_that_streams_side_by_side_would():
         found.append(evaluate(agent, problem, state, jax.random.key(1), 0, 0, 5)["returns"])
     np.testing.assert_array_equal(found[0], found[2])
     np.testing.assert_array_equal(found[1], found[2])
+
+
+def test_what_is_light_is_known_by_its_package_or_told():
+    assert rlx.envs.make("gym:Pendulum-v1").light and not rlx.envs.make("gym:RlxCounted-v0").light
+    assert rlx.envs.make("gym:RlxCounted-v0", light=True).light and rlx.envs.make("dmc:cartpole-swingup").light
+    agent, problem = toy_on("gym:Pendulum-v1", 1)
+    assert Evaluator(Program(agent, problem, 0, {}, None), Eval("many", "train", 7)).width == 7
 
 
 @pytest.mark.parametrize(("name", "cuts"), [("Plain", 0), ("Restless", 1)])
