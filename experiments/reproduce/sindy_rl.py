@@ -3,7 +3,6 @@ equation, and the quality of models.
 
     python experiments/reproduce/sindy_rl.py                                    # all: hours on 2 cores
     python experiments/reproduce/sindy_rl.py --part swingup --only sindy_rl linear
-    python experiments/reproduce/sindy_rl.py --part quality                     # a minute
     python experiments/reproduce/sindy_rl.py --preset debug                     # the same path at toy size
 
 All seeds of a variant are one program; `XLA_FLAGS=--xla_force_host_platform_device_count=2` spreads them over two cores.
@@ -140,12 +139,13 @@ def swingup(args: argparse.Namespace) -> dict[str, Any]:
     return {"variants": rows}
 
 
+ONCE = {"distil_rounds": 1, "distil_passes": 0, "policy_degrees": (3,)}
 POLYNOMIALS: dict[str, dict[str, Any]] = {
-    "corrected, 5 rounds": {},
-    "one round, as the paper": {"distil_rounds": 1},
-    "one round without noise": {"distil_rounds": 1, "distil_noise": 0.0},
-    "one round, a term dropped": {"distil_rounds": 1, "policy_drop": 1},
-    "one round, states anywhere": {"distil_rounds": 1, "distil_states": "box"},
+    "degrees 3 and 4, 5 rounds": {},
+    "degree 3, 5 rounds": {"policy_degrees": (3,)},
+    "one round, as the paper": ONCE,
+    "one round without noise": {**ONCE, "distil_noise": 0.0},
+    "one round, states anywhere": {**ONCE, "distil_states": "box"},
 }
 
 
@@ -225,7 +225,7 @@ def imagined(agent: Any, state: Any) -> list[float]:
 def ks22(args: argparse.Namespace) -> dict[str, Any]:
     """KS-22, which stands in for the paper's flows: SINDy-RL and PPO at equal real steps, and PPO at ten times as many."""
     problem, rows = Problem({"train": envs.make("rlx:ks22")}), known(args, "ks22").get("variants", {})
-    inside = {"modes": 4} if args.debug else {"ppo.env_steps": 1_000_000, "eval_every": 25, "distil": False}
+    inside = {"modes": 4} if args.debug else {"ppo.env_steps": 1_000_000, "eval_every": 25}
     agent = made("sindy_rl", ["ks22", *(["debug"] if args.debug else [])], inside, problem)
     own = {**ppo_like_inside(), "n_envs": 8, "steps": 125, "minibatches": 8, "eval_every": 4_000, "eval_episodes": 5}
     peer = lambda steps: made("ppo", [], {**own, "normalize_obs": True, "normalize_reward": True, "env_steps": steps}, problem)

@@ -7,7 +7,7 @@ arXiv:2111.10992; Zolman et al. 2024, "SINDy-RL", arXiv:2403.09110, section 2).
     model = fit(library, inputs, targets, alpha=5e-5, threshold=7e-3, rng=rng)     # float64, on the host
     model(z)                                                                        # the aggregate, in any compiled code
     print(equations(model, names=("p", "c", "s", "v", "w", "u")))
-    save(model, "model.npz")
+    save(model, "model.npz")                                                        # or "model.json"
 
 One member is fitted to one bag of the rows (drawn with replacement) and may not use one of the terms, chosen at random, where
 there are enough of them. The coefficients are arrays of a pytree: a refit recompiles nothing, `jax.vmap` runs over members.
@@ -27,7 +27,8 @@ from rlx.dynamics import stlsq
 from rlx.dynamics.dictionary import Dictionary, affine, poly
 from rlx.dynamics.equations import equations
 from rlx.dynamics.pysindy import from_pysindy, to_pysindy
-from rlx.dynamics.sparse_model import Aggregate, SparseModel, aggregated, load, save
+from rlx.dynamics.sparse_files import from_json, load, save, to_json
+from rlx.dynamics.sparse_model import Aggregate, SparseModel, aggregated
 
 __all__ = [
     "Dictionary",
@@ -36,10 +37,12 @@ __all__ = [
     "aggregated",
     "equations",
     "fit",
+    "from_json",
     "from_pysindy",
     "load",
     "poly",
     "save",
+    "to_json",
     "to_pysindy",
 ]
 

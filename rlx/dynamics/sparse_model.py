@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -75,39 +72,3 @@ def aggregated(members: np.ndarray, how: Aggregate = "median") -> np.ndarray:
     if isinstance(how, bool) or not isinstance(how, int) or not 0 <= how < len(members):
         raise ValueError(f"aggregate={how!r} is unknown; give 'median', 'mean' or a member, 0 to {len(members) - 1}.")
     return members[how]
-
-
-def save(model: SparseModel, path: str | os.PathLike) -> Path:
-    """The model as ``.npz``: plain arrays, no code."""
-    path = Path(path)
-    tree = {"variables": model.library.variables, "factors": model.library.factors, "continuous": model.continuous}
-    text = json.dumps(tree)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            np.savez(file, members=np.asarray(model.members), coef=np.asarray(model.coef), library=np.array(text))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
-
-
-def load(path: str | os.PathLike) -> SparseModel:
-    """What `save` wrote.
-
-    Raises:
-        ValueError: no such file, or another kind of file. Pickles are refused: loading one runs code.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            tree: Any = json.loads(str(file["library"]))
-            library = Dictionary(int(tree["variables"]), tuple(tuple(map(int, term)) for term in tree["factors"]))
-            arrays = jnp.asarray(file["members"]), jnp.asarray(file["coef"])
-            return SparseModel(*arrays, library, bool(tree.get("continuous", False)))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: there is no such file.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is no sparse model: {error}. Give an .npz that rlx.dynamics.sparse.save wrote; pickled models of other "
-            "packages are not read, since loading them runs code."
-        ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import warnings
@@ -220,3 +221,42 @@ def test_an_ensemble_finds_the_terms():
     assert (np.asarray(model.members) == 0).all(1).any(1).all()  # each member was refused a term
     same = fit(poly(2, 3), x, y, alpha=1e-4, threshold=0.1, rng=np.random.default_rng(1))
     np.testing.assert_array_equal(model.members, same.members)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_json_keeps_every_bit(dtype, tmp_path):
+    rng = np.random.default_rng(0)
+    members = (rng.normal(size=(3, 2, 5)) * 10.0 ** rng.integers(-30, 30, (3, 2, 5))).astype(dtype)
+    model = SparseModel(members, members[0], poly(2, 2), continuous=True)
+    again = sparse.from_json(sparse.to_json(model))
+    assert again.library == model.library and again.continuous and np.asarray(again.coef).dtype == dtype
+    np.testing.assert_array_equal(again.members, members)
+    np.testing.assert_array_equal(sparse.load(sparse.save(model, tmp_path / "m.json")).coef, members[0])
+    assert sparse.from_json(sparse.to_json(affine(2, 1, 2))) == affine(2, 1, 2)
+
+
+def test_json_that_is_no_model():
+    good = json.loads(sparse.to_json(WORDS))
+    changes = {
+        "version": (2, "version 1"),
+        "format": (["rlx.dictionary"], "must have the keys"),
+        "variables": (True, "variables must be 1 to"),
+        "terms": ([[0], [1], [1, 0], [0, 0], [1, 1]], "ascending"),
+        "dtype": ("object", "float32 or float64"),
+        "continuous": (1, "continuous a bool"),
+        "coef": ([[1.0, 2.0]], "do not fit 5 terms"),
+        "members": ([[["1"]]], "numbers in lists"),
+        "more": (1, "must have the keys"),
+    }
+    for key, (value, words) in changes.items():
+        with pytest.raises(ValueError, match=words):
+            sparse.from_json(json.dumps({**good, key: value}))
+    ragged, huge = [[1.0], [1.0, 2.0]], [[1e300] * 5] * 2
+    for value in (ragged, huge, [[10**400] * 5] * 2):
+        with pytest.raises(ValueError, match="coef"):
+            sparse.from_json(json.dumps({**good, "coef": value}))
+    for text in ('{"format": NaN}', "[" * 100_000, "x", '["a"]', json.dumps({**good, "terms": [[0], [7]]})):
+        with pytest.raises(ValueError):
+            sparse.from_json(text)
+    with pytest.raises(ValueError, match="not finite"):
+        sparse.to_json(model_of([[[np.nan, 1.0]]]))

@@ -60,7 +60,7 @@ class Network:
 class Config:
     """SINDy-RL: sparse dynamics, rewards and policies that can be read, from little data."""
 
-    RENAMED = {"members": "ensemble_size", "caution": "uncertainty_penalty"}
+    RENAMED = {"members": "ensemble_size", "caution": "uncertainty_penalty", "policy_degree": "policy_degrees"}
 
     # the data
     seed_steps: int = size(8_000, least=2)  # real decisions at random, before the first fit
@@ -93,7 +93,8 @@ class Config:
     # the imagined environment
     horizon: int = size(0, least=0)  # decisions per imagined episode; 0: as the real one
     box: tuple[float, ...] = size((), "largest observations where it is trusted; (): the environment's, or the data's", above=0)
-    starts: Literal["starts", "rows"] = "starts"  # imagined episodes begin where real ones did, or anywhere in the data
+    # imagined episodes begin where real ones did, anywhere in the data, or where the task's own resets put them (not counted)
+    starts: Literal["starts", "rows", "task"] = "starts"
     exit: Literal["penalty", "terminate", "truncate"] = "penalty"  # beyond the box; penalty: the least reward to the end
     project: bool = True  # predictions are projected as the environment says (cosine and sine on their circle)
     uncertainty_penalty: float = traced(0.0, "Reward less per standard deviation of the ensemble; below 0 a bonus.")
@@ -104,12 +105,17 @@ class Config:
     names: tuple[str, ...] = ()  # of the observations, then of the actions, for the equations; (): the environment's
     # the policy as a polynomial
     distil: bool = True
-    policy_degree: int = size(3, least=1)
+    policy_degrees: tuple[int, ...] = size((3, 4), "tried; the least that earns nearly as much as the best is kept", least=1)
     policy_bias: bool = False
     policy_aggregate: Literal["median", "mean"] | int = size("mean", "of the members; a number: that one", least=0)
     policy_drop: int = size(0, least=0)  # terms that each member may not use; they shrink the mean
     distil_rounds: int = size(5, "of running the polynomial in the model and learning the network's actions", least=1)
-    distil_states: Literal["runs", "rows", "box"] = "runs"  # of the first: the network's in the model, the data's, or anywhere
+    distil_passes: int = size(3, "regressions more, without the rows that are beyond a bound as they should be", least=0)
+    # of the first round: the network's in the model, the data's, anywhere in the box, normal as the data are, or in the convex
+    # hull of the policy's last real run
+    distil_states: Literal["runs", "rows", "box", "gaussian", "hull"] = "runs"
+    # what chooses ridge and threshold: the states themselves, a fifth that is held out, those of the policy's real runs
+    distil_select: Literal["states", "held_out", "online"] = "states"
     distil_steps: int = size(5_000, least=1)  # imagined decisions of each
     distil_length: int = size(500, least=1)  # of each run of them
     distil_starts: float = size(0.25, least=0)  # standard deviation of the noise on the states that these begin with
@@ -150,10 +156,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ppo.steps": 2_000,
         "guard": 0.0,
         "exit": "terminate",
+        "starts": "task",
         "bag_frozen": True,
         "drop": 1,
         "policy_drop": 1,
+        "policy_degrees": (3,),
         "distil_rounds": 1,
+        "distil_passes": 0,
     },
     "linear": {
         "dynamics.degree": 1,
@@ -195,6 +204,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "distil_steps": 10_000,
         "distil_length": 200,
         "distil_starts": 0.2,
+        "policy_degrees": (3,),
     },
     "ks22": {
         "modes": 12,
@@ -213,7 +223,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "reward_input": True,
         "starts": "rows",
         "ppo.env_steps": 5_000_000,
-        "policy_degree": 2,
+        "policy_degrees": (2,),
         "policy_bias": True,
     },
 }

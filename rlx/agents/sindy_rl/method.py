@@ -31,17 +31,18 @@ from rlx import replay
 from rlx.agents import ppo
 from rlx.agents.offpolicy import at_random, obs_action_dims
 from rlx.agents.sindy_rl.config import Config
-from rlx.agents.sindy_rl.distil import blank_policy, distiller, policy_library
+from rlx.agents.sindy_rl.distil import HULL, blank_policy, distiller, policy_library
 from rlx.agents.sindy_rl.gradient import improver
 from rlx.agents.sindy_rl.report import Report
 from rlx.agents.sindy_rl.world import HORIZON, Box, Rows, World, box_of, known_of, names_of, sound, transitions
 from rlx.config import hyper
 from rlx.dynamics import as_env, penalised
-from rlx.envs import batch
+from rlx.envs import batch, begin
 from rlx.precision import exact
-from rlx.types import Agent, AgentState, Array, Collect, Env, Eval, Host, Key, Problem, Sources, Stage, Step, Update
+from rlx.types import Agent, AgentState, Array, Collect, Env, Eval, Host, HostEnv, Key, Problem, Sources, Stage, Step, Update
 
 STARTS = 256  # states in the bank that imagined episodes begin from
+SIDE = 16  # streams of a host environment that is reset for them
 FAR = 1e6  # bounds before the data are seen
 
 
@@ -52,7 +53,7 @@ def make(config: Config, problem: Problem) -> Agent:
     names = names_of(config, env.spec, n, m)
     world = World(config, n, m, *known_of(config, env.spec))
     check(world, env.spec.horizon, observations)
-    dyna = Dyna(config, world, names, observations, box_of(config, env.spec, n), env.spec.horizon or config.horizon)
+    dyna = Dyna(config, world, names, observations, box_of(config, env.spec, n), env.spec.horizon or config.horizon, env)
     return Agent(
         "sindy_rl",
         config,
@@ -83,6 +84,7 @@ class Dyna:
     observations: int  # of the real environment; the world has principal components of them where the config has modes
     box: Box | None  # where the model is trusted; None: the data will say
     whole: int  # decisions of a real episode
+    env: Env | HostEnv  # the real one
 
     # ------------------------------------------------------------------------------------------------------- the policy
 
@@ -174,21 +176,36 @@ class Dyna:
         tell(refused, lost)
         weights = float(state.hyper["ppo.discount"]) ** np.arange(self.whole)  # to the end of an episode
         least = min(0.0, float(rows.reward.min())) * weights.sum()
-        begun = [e.obs[0] for e in data if e.first[0]]
-        bank = np.stack(begun) if begun and config.starts == "starts" else rows.obs
-        bank = bank[rng.integers(len(bank), size=STARTS)].astype(np.float32)
+        if config.starts == "task":
+            bank = self.task_starts(learned, key) if first else old["starts"]
+        else:
+            begun = [e.obs[0] for e in data if e.first[0]]
+            bank = np.stack(begun) if begun and config.starts == "starts" else rows.obs
+            bank = bank[rng.integers(len(bank), size=STARTS)].astype(np.float32)
         params = {**old, "model": {**old["model"], "model": new}, "starts": bank, "exit_reward": np.float32(least)}
         so_far = learned["fits"]
         fits = {k: np.float32(so_far[k] + (k.removeprefix("refused_") in refused)) for k in so_far}
         fits |= {"done": np.float32(so_far["done"] + 1), "rows_left_out": np.float32(lost)}
         return state._replace(learned={**learned, "world": params, "fits": fits, "error": np.float32(error)})
 
+    def task_starts(self, learned: dict[str, Any], key: Key) -> np.ndarray:
+        """Observations [STARTS, n] that the real environment resets to; no decision is taken there."""
+        n = SIDE if self.env.host else STARTS
+        vec = batch(self.env, n)
+        seen = [np.asarray(begin(vec, vec.params, (), k).step.obs) for k in jax.random.split(key, STARTS // n)]
+        vec.close()
+        return np.asarray(self.encoded(learned, np.concatenate(seen)), np.float32)
+
     @cached_property
     def distilled(self) -> Callable:
         return distiller(self.config, self.learner, self.lasting, self.world.projected)
 
     def distil(self, state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
-        data = lambda: transitions(self.episodes(state.learned, sources)[0]).obs
+        def data(which: str) -> np.ndarray:
+            names = ("seed", "online") if which == "all" else ("online",)
+            kept = self.episodes(state.learned, {k: sources[k] for k in names if k in sources})[0]
+            return transitions(kept[-1:] if which == "last" else kept).obs
+
         found = self.distilled(as_ppo(state), self.imagine(state, sources), data, key)
         return state._replace(learned={**state.learned, "sparse": found}), sources
 
@@ -252,13 +269,21 @@ def check(world: World, limit: int | None, observations: int) -> None:
     config, seeds = world.config, world.config.seed_steps
     for name, part in world.parts.items():
         part.check(name)
-    policy = len(policy_library(config, world.observations))
-    if config.policy_drop >= policy:
-        raise ValueError(f"sindy_rl: policy_drop={config.policy_drop} of {policy} terms of the policy leaves none; give less.")
+    least = min(config.policy_degrees, default=0)
+    if not least:
+        raise ValueError("sindy_rl: policy_degrees needs at least one degree.")
+    policy, drop = len(policy_library(config, world.observations, least)), config.policy_drop
+    if drop >= policy:
+        raise ValueError(f"sindy_rl: policy_drop={drop} of {policy} terms of a policy of degree {least}: give less.")
     for name in ("aggregate", "policy_aggregate"):
         which = getattr(config, name)
         if not isinstance(which, str) and which >= config.ensemble_size:
             raise ValueError(f"sindy_rl: {name}={which} of ensemble_size={config.ensemble_size} members, which count from 0.")
+    real = config.distil_states == "hull" or config.distil_select == "online"
+    if config.distil and real and not config.refit_every:
+        raise ValueError("sindy_rl: distil_states='hull' and distil_select='online' need runs of the policy: refit_every > 0.")
+    if config.distil_states == "hull" and world.observations > HULL:
+        raise ValueError(f"sindy_rl: distil_states='hull' is for {HULL} observations at most, there are {world.observations}.")
     if 0 < config.guard < 1:
         raise ValueError(f"sindy_rl: guard={config.guard:g} would refuse a model as good as the old; give 0, or at least 1.")
     if config.modes > seeds:

@@ -9,7 +9,7 @@ import pytest
 
 import rlx.envs
 from rlx import agents, export, replay
-from rlx.agents.sindy_rl.method import telling
+from rlx.agents.sindy_rl.method import Dyna, telling
 from rlx.agents.sindy_rl.report import markdown, models
 from rlx.config import apply, replace
 from rlx.dynamics.sparse import equations
@@ -162,6 +162,8 @@ def test_what_cannot_be():
         ({"collect": 1, "n_envs": 2}, "streams together"),
         ({"ppo.minibatches": 7}, "do not divide"),
         ({"dynamics.degree": 0}, "dynamics.degree must be at least 1"),
+        ({"distil_states": "hull", "refit_every": 0}, "need runs of the policy"),
+        ({"distil_select": "online", "refit_every": 0}, "need runs of the policy"),
         ({"drop": 41}, "drop=41 of 41 terms of the dynamics"),
         ({"reward": "sparse", "drop": 10}, "drop=10 of 10 terms of the reward"),
         ({"seed_steps": 60, "dynamics.alpha": 0.0}, "36 rows for each member .* are too few for 41 terms"),
@@ -170,7 +172,7 @@ def test_what_cannot_be():
         ({"guard": float("nan")}, "guard must be"),
         ({"distil_clip": 0.5}, "distil_clip must be at least 1"),
         ({"distil_noise": -1.0}, "distil_noise must be at least 0"),
-        ({"policy_drop": 55}, "policy_drop=55 of 55 terms"),
+        ({"policy_drop": 55}, "policy_drop=55 of 55 terms of a policy of degree 3"),
         ({"aggregate": 5}, "aggregate=5 of ensemble_size=5 members"),
         ({"model": "mlp", "aggregate": 1}, "networks have their mean"),
         ({"model": "mlp", "bag": 0.0}, "must be at least one each"),
@@ -192,6 +194,21 @@ def test_refits_beside_a_row_that_is_not_finite(trained):
     assert np.isfinite(new.learned["world"]["model"]["model"]["dynamics"].coef).all()
     page = markdown(new, ("x", "cos", "sin", "v", "w", "u"))
     assert "5 fits, refused: 0 of the dynamics, 0 of the reward" in page and "1 stored rows were not finite" in page
+
+
+def test_imagined_episodes_may_begin_where_the_task_does(trained):
+    """dm_control's law: the pole within some 0.05 rad of hanging, all states of small standard deviation, no two alike."""
+    agent, _ = made(starts="task", n_envs=2)
+    fit = next(s.phases[0].fn for s in agent.stages if s.name == "fit")
+    state, sources = jax.tree.map(np.asarray, (trained[1].agent, {"seed": trained[1].sources["seed"]}))
+    for key in (0, 0, 1):
+        new = np.asarray(fit(state, sources, jax.random.key(key))[0].learned["world"]["starts"])
+        assert new.shape == (256, 5) and len(np.unique(new[:, 0])) == 256 and new[:, 1].max() < -0.99
+        np.testing.assert_allclose(new[:, [0, 2, 3, 4]].std(0), 0.01, rtol=0.2)
+    host = Dyna(agent.config, None, (), 5, None, 60, rlx.envs.make("dmc:cartpole-swingup"))
+    both = [host.task_starts({}, jax.random.key(k)) for k in (0, 0)]
+    assert both[0].shape == (256, 5) and len(np.unique(both[0][:, 0])) == 256
+    np.testing.assert_array_equal(*both)
 
 
 def test_metrics_tell_of_fits():
