@@ -75,7 +75,8 @@ def make(name: str, /, *, workers: int | None = None, **options: Any) -> Env | H
 
     Options common to all: ``repeat`` (sim steps per decision, rewards summed) and ``time_limit`` (decisions per episode);
     others are the room's own. ``workers``: processes that step the streams of a host environment, each a slice of them (None:
-    threads of this process); pays where an environment spends its time in Python, or is light and there are many cores.
+    threads of this process); pays where an environment spends its time in Python, or is light and there are many cores. They
+    import what ``--import`` named and the module that registered the environment.
 
     Raises:
         ValueError: unknown name (with the nearest one), unknown option, or a package that is not installed.

@@ -16,9 +16,9 @@ from rlx.envs import batch
 from rlx.train import Options, run
 from rlx.train.evaluate import Evaluator, evaluate
 from rlx.train.program import Program
-from rlx.types import Eval, Problem
+from rlx.types import Eval, Members, Problem
 from tests.envs import foreign
-from tests.train.toys import toy
+from tests.train.toys import evaluations, toy
 
 HERE = "gym:tests.envs.foreign:"
 QUIET = Options(progress=False, log_every=1)
@@ -76,6 +76,18 @@ def test_rounds_begin_the_episodes_that_streams_side_by_side_would():
         found.append(evaluate(agent, problem, state, jax.random.key(1), 0, 0, 5)["returns"])
     np.testing.assert_array_equal(found[0], found[2])
     np.testing.assert_array_equal(found[1], found[2])
+
+
+def test_members_are_evaluated_on_the_episodes_of_their_solo_runs():
+    Counted.open = Counted.most = 0
+    found = {}
+    key = jax.random.split(jax.random.key(0), 2)
+    for name, who in (("both", Members(key)), ("one", key[1])):
+        agent, problem = toy_on("gym:RlxCounted-v0", 1, episodes=3, cycles=2)
+        note = evaluations(lambda line, name=name: found.setdefault(name, line["returns"]))
+        run(agent, problem, who, options=QUIET, callback=note)
+    assert np.shape(found["both"]) == (2, 3) and len(np.unique(found["both"])) == 6 and (Counted.open, Counted.most) == (0, 4)
+    np.testing.assert_array_equal(found["both"][1], found["one"])
 
 
 def test_what_is_light_is_known_by_its_package_or_told():
