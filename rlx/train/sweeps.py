@@ -253,7 +253,8 @@ def members(run_dirs: Sequence[Path]) -> list[Member]:
             value = member["return_mean"]
             score = math.nan if value is None else float(value)
             own = json.loads(group)
-            found.append(Member(group, seed, {**own, **own.pop("config")}, score, folder))
+            values = own.pop("config")
+            found.append(Member(group, seed, {**own, **values}, score, folder))
     return distinct(found)[0]
 
 

@@ -113,7 +113,10 @@ def test_a_ranking_says_what_its_intervals_are_over():
 def test_settings_that_print_alike_are_not_one(tmp_path):
     a = folder(tmp_path / "a", [1.0], config={"lr": 0.12345678})
     b = folder(tmp_path / "b", [2.0], config={"lr": 0.12345679})
-    assert [v.tolist() for v in sweeps.scores(sweeps.members([a, b])).values()] == [[1.0], [2.0]]
+    found = {k: v.tolist() for k, v in sweeps.scores(sweeps.members([a, b])).items()}
+    assert found == {"lr=0.12345678": [1.0], "lr=0.12345679": [2.0]}
+    c = folder(tmp_path / "c", [[3.0, 4.0]], settings=({"lr": 0.5}, {"lr": 0.25}))
+    assert list(sweeps.scores(sweeps.members([c]))) == ["lr=0.5", "lr=0.25"]
 
 
 def test_a_table_of_a_population_with_one_seed_has_no_interval():

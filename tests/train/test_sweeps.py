@@ -281,6 +281,8 @@ def test_report_of_a_sweep(as_one, tmp_path, capsys):
     for text in ("Ranking", "how many more seeds", "Cost", "P(better than the next)", "data:image/png"):
         assert text in page
     assert (tmp_path / "r" / "settings.png").stat().st_size > 5_000
+    names = {f"actor_lr={rate} hidden={widths}" for rate in ("0.01", "0.0001") for widths in ("16x16", "8x8")}
+    assert {row["setting"] for row in ranked(as_one)} == names
     result = json.loads(out.splitlines()[-1].removeprefix("RESULT "))
     assert result["groups"] == 4 and result["runs"] == 8
     assert main(["report", str(tmp_path)]) == 2
