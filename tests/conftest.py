@@ -2,12 +2,14 @@
 the other test process. All processes, and later runs, share compiled programs where rlx keeps its own: most of what tests
 take is compiling, and much of that the same program again.
 
-LLVM optimises at level 1 instead of 3, which takes a fifth less and leaves XLA's own passes, such as fusion, as they are:
-``RLX_TEST_OPT=3`` tests at the level that users have. ``RLX_TEST_TF32=1`` rounds products as NVIDIA's GPUs do (`tests.tf32`).
+LLVM optimises at level 1 instead of 3, which takes a fifth less and leaves XLA's own passes, such as fusion, as
+they are: ``RLX_TEST_OPT=3`` tests at the level that users have. ``RLX_TEST_TF32=1`` rounds products as NVIDIA's GPUs do
+(`tests.tf32`).
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 from collections import Counter
@@ -20,10 +22,11 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_home / "rlx" / "xla"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # as rlx has it: fresh processes want the small too
+_gpu = "cuda" in os.environ["JAX_PLATFORMS"]
 _level = f"--xla_backend_optimization_level={os.environ.get('RLX_TEST_OPT', '1')}"
 # On a GPU: no sums in an order of chance, since runs are compared bit by bit; and no process takes most of the memory.
-_same = "--xla_gpu_deterministic_ops=true " if "cuda" in os.environ["JAX_PLATFORMS"] else ""
+_same = "--xla_gpu_deterministic_ops=true " if _gpu else ""
 os.environ["XLA_FLAGS"] = f"{_level} {_same}{os.environ.get('XLA_FLAGS', '')}".strip()
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
@@ -33,6 +36,8 @@ if os.environ.get("RLX_TEST_TF32") == "1":
     from tests import tf32
 
     tf32.emulate()
+
+gc.set_threshold(100_000, 20, 20)  # tracing makes many objects, and each collection walks through all that was traced before
 
 COST, LIMIT = "processor_s", 3.0  # of a test that is not marked slow
 _costs: Counter[str] = Counter()
@@ -66,6 +71,14 @@ def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Iterator[None]:
         slow = item.get_closest_marker("slow") is not None
         item.user_properties.append((COST, (_processor_seconds() - item.stash[_begun], slow)))
     return (yield)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Each file in one process, as its tests share agents that keep their programs, and fixtures that train."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)

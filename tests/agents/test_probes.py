@@ -14,17 +14,13 @@ import rlx.envs
 from rlx import agents
 from rlx.agents import ppo
 from rlx.envs.probes import PROBES
+from rlx.envs.wrappers import on_host
 from rlx.train import Options, run
 from rlx.types import Agent, AgentState, Collect, Env, Members, Problem, Step
 
 from .settings import AGENTS, DISCOUNT
 
 PROBED = [name for name, settings in AGENTS.items() if settings.probes is not None]
-
-
-def settled(name: str, env) -> tuple[Agent, Problem]:
-    problem = Problem({"train": env})
-    return agents.make(name, None, problem, **AGENTS[name].probes), problem
 
 
 def all_probes() -> Env:
@@ -42,7 +38,7 @@ def all_probes() -> Env:
 
 
 def by_member(agent: Agent) -> Agent:
-    """``agent`` in a population whose members are each in an environment of their own."""
+    """``agent`` in the probe that its ``hyper["probe"]`` names: in a population each member in one of its own."""
     which = lambda state, sources: state.hyper["probe"].astype(jnp.int32)
     moved = lambda phase: dataclasses.replace(phase, params=which) if isinstance(phase, Collect) else phase
     stages = tuple(dataclasses.replace(s, phases=tuple(map(moved, s.phases))) for s in agent.stages)
@@ -51,21 +47,26 @@ def by_member(agent: Agent) -> Agent:
 
 
 @functools.cache
-def population(name: str) -> tuple[Agent, AgentState]:
-    """The agent on the device: a member for each probe."""
-    agent, problem = settled(name, all_probes())
-    agent, count = by_member(agent), len(PROBES)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(3), jnp.arange(count))
-    members = Members(keys, {"probe": jnp.arange(count, dtype=jnp.float32)})
-    return agent, run(agent, problem, members, options=Options(progress=False)).agent
+def made(name: str, host: bool) -> tuple[Agent, Problem]:
+    """Once for all probes, so that all runs share programs; which of them is ``hyper["probe"]``."""
+    problem = Problem({"train": on_host(all_probes()) if host else all_probes()})
+    return by_member(agents.make(name, None, problem, **AGENTS[name].probes)), problem
+
+
+@functools.cache
+def population(name: str) -> AgentState:
+    """On the device: a member for each probe."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(3), jnp.arange(len(PROBES)))
+    members = Members(keys, {"probe": jnp.arange(len(PROBES), dtype=jnp.float32)})
+    return run(*made(name, False), members, options=Options(progress=False)).agent
 
 
 def trained(name: str, probe: str, host: bool) -> tuple[Agent, AgentState]:
+    (agent, problem), index = made(name, host), list(PROBES).index(probe)
     if host:
-        agent, problem = settled(name, rlx.envs.make(f"rlx:probe-{probe}", host=True))
+        agent.hyper["probe"] = float(index)
         return agent, run(agent, problem, jax.random.key(3), options=Options(progress=False)).agent
-    agent, states = population(name)
-    return agent, jax.tree.map(lambda x: x[list(PROBES).index(probe)], states)
+    return agent, jax.tree.map(lambda x: x[index], population(name))
 
 
 @pytest.mark.slow

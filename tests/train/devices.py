@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from rlx.envs import make
 from rlx.train import Options, pmap, population, run
 from rlx.train.population import members, settings_of
 from rlx.types import Problem
+from tests.train.toys import toy
 
 QUIET = Options(progress=False)
 
@@ -47,31 +50,20 @@ def main(folder: Path) -> None:
     out["steps"] = four.state.counts["env_steps"].tolist()
     out["shards"] = len(four.state.agent.learned["actor"]["params"]["Dense_0"]["kernel"].sharding.device_set)
     everyone = members([(seed, setting) for setting in settings_of(grid) for seed in range(3)])
+
+    def interrupt(line, state):
+        if line["kind"] == "eval":
+            raise KeyboardInterrupt
+
+    begun, often = folder / "from4", Options(progress=False, checkpoint_cycles=1)
+    with contextlib.suppress(KeyboardInterrupt):
+        run(agent, problem, everyone, begun, devices=devices, callback=interrupt, options=often)
     for n in (1, 2):
-        stop = {"fired": False}
-
-        def interrupt(report, stop=stop):
-            if not stop["fired"]:
-                stop["fired"] = True
-                raise KeyboardInterrupt
-
-        here = folder / f"from4to{n}"
-        try:
-            run(
-                agent,
-                problem,
-                everyone,
-                here,
-                devices=devices,
-                callback=lambda line, state: interrupt(line) if line["kind"] == "eval" else None,
-                options=Options(progress=False, checkpoint_cycles=1),
-            )
-        except KeyboardInterrupt:
-            pass
+        here = shutil.copytree(begun, folder / f"from4to{n}")
         state = run(agent, problem, everyone, here, devices=devices[:n], options=QUIET)
         out[f"resumed on {n}"] = apart(one.state, state)
     keys = jax.vmap(jax.random.key)(np.arange(4)).reshape(2, 2)
-    laid = pmap(agent, problem, keys, options=QUIET)
+    laid = pmap(*toy(), keys, options=QUIET)
     out["pmap"] = list(laid.alive.shape)
     print(json.dumps(out))
 

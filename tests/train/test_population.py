@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -25,24 +26,37 @@ from rlx.types import Collect, Members, Problem
 from tests.train.devices import small
 from tests.train.toys import QUIET, evaluations, toy
 
+pytestmark = pytest.mark.usefixtures("all_bits")  # in all tests, so that they share programs
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = {"sac": {"env_steps": 220}, "td3": {"env_steps": 220}, "ppo": {"env_steps": 256}}  # long runs part by rounding
+
+
+RATE = {"sac": "actor_lr", "td3": "actor_lr", "ppo": "lr"}
+
+
+@functools.cache
+def short(name: str):
+    """An agent and its problem, once: its programs stay with it."""
+    return small(name, **SHORT[name])
+
+
+@functools.cache
+def trained(name: str):
+    """Two seeds of three settings."""
+    return population(*short(name), [3, 5], {RATE[name]: [1e-3, 1e-4, 1e-5]}, options=QUIET)
 
 
 # --------------------------------------------------------------------------------------------------------- members and seeds
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("all_bits")
 @pytest.mark.parametrize("name", SHORT)
-def test_a_member_is_its_solo_run(name):
-    agent, problem = small(name, **SHORT[name])
-    traced = "lr" if name == "ppo" else "actor_lr"
-    found = population(agent, problem, [3, 5], {traced: [1e-3, 1e-4]}, options=QUIET)
-    assert found.seeds.tolist() == [3, 5, 3, 5]
-    for i, (seed, value) in enumerate(zip(found.seeds, found.settings[traced], strict=True)):
-        solo, _ = small(name, **SHORT[name], **{traced: float(value)})
-        state = run(solo, problem, jax.random.key(int(seed)), options=QUIET)
+def test_a_member_is_its_solo_run(name, monkeypatch):
+    (agent, problem), found = short(name), trained(name)
+    assert found.seeds.tolist() == [3, 5] * 3
+    for i, (seed, value) in enumerate(zip(found.seeds, found.settings[RATE[name]], strict=True)):
+        monkeypatch.setitem(agent.hyper, RATE[name], float(value))
+        state = run(agent, problem, jax.random.key(int(seed)), options=QUIET)
         ours, theirs = jax.tree.leaves(found.member(i, best=False).learned), jax.tree.leaves(state.agent.learned)
         for a, b in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
@@ -55,7 +69,7 @@ def test_a_member_is_its_solo_run(name):
 def test_initial_parameters_and_drawn_indices_are_bit_equal(name):
     """PPO's parameters but for rounding: they come from a QR decomposition, which on a GPU has another kernel for batches."""
     rounding = 1e-6 if name == "ppo" else 0.0
-    agent, problem = small(name, **SHORT[name])
+    agent, problem = short(name)
     everyone = members([(seed, {}) for seed in (3, 5)])
     many = states.start(agent, problem, everyone).agent.learned
     update = next(p for s in agent.stages for p in s.phases if hasattr(p, "sample"))
@@ -73,8 +87,7 @@ def test_initial_parameters_and_drawn_indices_are_bit_equal(name):
 
 @pytest.mark.slow
 def test_two_seeds_differ_in_everything():
-    agent, problem = small("sac", **SHORT["sac"])
-    state = population(agent, problem, 2, options=QUIET).state
+    state = trained("sac").state  # the first two members are two seeds of one setting
     rows = state.sources["replay"].data
     assert not np.allclose(rows.action[0], rows.action[1]) and not np.allclose(rows.obs[0], rows.obs[1])
     first = state.agent.learned["actor"]["params"]["Dense_0"]["kernel"]
@@ -247,21 +260,20 @@ def test_memory_is_counted_and_too_many_members_are_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("all_bits")
 def test_waves_give_the_same_members(tmp_path):
-    agent, problem = small("sac", **SHORT["sac"])
-    whole = population(agent, problem, 3, options=QUIET)
-    apart = population(agent, problem, 3, run_dir=tmp_path, waves=2, options=QUIET)
+    """Five members in waves of three and two."""
+    agent, problem = toy()
+    whole = population(agent, problem, 5, {"rate": [0.5]}, options=QUIET)
+    apart = population(agent, problem, 5, {"rate": [0.5]}, run_dir=tmp_path, waves=2, options=QUIET)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["wave0", "wave1"]
-    for a, b in zip(jax.tree.leaves(whole.state.agent.learned), jax.tree.leaves(apart.state.agent.learned), strict=True):
+    for a, b in zip(jax.tree.leaves(whole.state.agent), jax.tree.leaves(apart.state.agent), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
-    assert apart.table()[0]["seeds"] == 3
+    assert len(np.unique(apart.state.agent.learned["noise"])) == 5 and apart.table()[0]["seeds"] == 5
 
 
 @pytest.mark.slow
 def test_the_table_ranks_settings():
-    agent, problem = small("sac", **SHORT["sac"])
-    found = population(agent, problem, 2, {"actor_lr": [1e-3, 1e-4, 1e-5]}, options=QUIET)
+    found = trained("sac")
     table = found.table()
     assert len(table) == 3 and [r["iqm"] for r in table] == sorted((r["iqm"] for r in table), reverse=True)
     best = table[0]
@@ -305,8 +317,7 @@ def test_grids_that_cannot_be():
 @pytest.mark.slow
 def test_a_population_on_native_mujoco_and_after_a_resume(tmp_path):
     problem = Problem({"train": make("dmc:cartpole-swingup", repeat=8)})
-    small_sac, _ = small("sac", **SHORT["sac"])
-    agent = agents.make("sac", small_sac.config, problem)
+    agent = agents.make("sac", short("sac")[0].config, problem)
     found = population(agent, problem, 2, run_dir=tmp_path / "a", options=QUIET)
     stop = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -22,7 +23,9 @@ QUIET = Options(progress=False)
 SHORT: dict[str, Any] = {"episodes": 3, "warmup": 20, "eval_every": 1, "eval_episodes": 4, "actor_lr": 1e-3}
 
 
-def short(name: str = "cubic", time_limit: int = 20, **settings: Any):
+@functools.cache
+def short(name: str, time_limit: int = 20, **settings: Any):
+    """Once for all tests: its programs stay with it, for one precision, and serve other values of ``agent.hyper`` too."""
     plant = problem(name, time_limit=time_limit)
     return agents.make("yann", None, plant, **{**SMALL, **SHORT, **settings}), plant
 
@@ -100,8 +103,9 @@ def test_learning_lowers_the_cost_of_the_cubic_plant():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("all_bits")
 def test_a_run_counts_visits_keeps_the_best_and_ends_with_what_it_says(tmp_path):
-    agent, plant = short("upright-pendulum")
+    agent, plant = short("upright-pendulum", patience=1)
     state, reports = reports_of(agent, plant, run_dir=tmp_path)
     learned = state.agent.learned
     acted = int(learned["visits"].sum())
@@ -156,9 +160,12 @@ def test_presets_train(preset, streams):
 
 
 @pytest.mark.slow
-def test_restoring_halves_the_step_within_a_run():
+@pytest.mark.usefixtures("all_bits")
+def test_restoring_halves_the_step_within_a_run(monkeypatch):
     """An actor that can only get worse: the steps are far too large, so the best is restored and what is left is it."""
-    agent, plant = short("upright-pendulum", episodes=8, actor_lr=1.0, critic_lr=1.0, patience=1, tolerance=0.0)
+    agent, plant = short("upright-pendulum", patience=1)
+    for name, value in {"actor_lr": 1.0, "critic_lr": 1.0, "tolerance": 0.0}.items():
+        monkeypatch.setitem(agent.hyper, name, value)
     state, reports = reports_of(agent, plant)
     learned = state.agent.learned
     assert float(learned["lr_scale"]) <= 0.5
@@ -170,8 +177,9 @@ def test_restoring_halves_the_step_within_a_run():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("all_bits")
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
-    agent, plant = short()
+    agent, plant = short("upright-pendulum", patience=1)
     whole = run(agent, plant, jax.random.key(5), options=QUIET)
 
     class Stop(Exception):
@@ -204,12 +212,12 @@ def test_64_bit_mode_changes_nothing():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("all_bits")
-def test_a_member_is_its_solo_run():
-    agent, plant = short()
+def test_a_member_is_its_solo_run(monkeypatch):
+    agent, plant = short("upright-pendulum", patience=1)
     found = population(agent, plant, [3, 5], {"actor_lr": [1e-3, 1e-4]}, options=QUIET)
     i = 2
-    solo, _ = short(actor_lr=float(found.settings["actor_lr"][i]))
-    state = run(solo, plant, jax.random.key(int(found.seeds[i])), options=QUIET)
+    monkeypatch.setitem(agent.hyper, "actor_lr", float(found.settings["actor_lr"][i]))
+    state = run(agent, plant, jax.random.key(int(found.seeds[i])), options=QUIET)
     mine: AgentState = found.member(i, best=False)
     for a, b in zip(jax.tree.leaves(mine.learned), jax.tree.leaves(state.agent.learned), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
