@@ -12,6 +12,8 @@ import pytest
 
 import rlx
 from rlx.cli import main, outputs
+from rlx.train.checkpoint import Checkpoints
+from rlx.train.policy import load_members
 from rlx.types import Step
 
 ENVS = {"device": "rlx:pendulum", "host": "gym:Pendulum-v1"}
@@ -105,7 +107,7 @@ def test_the_first_sections_of_a_report_are_read_out(tmp_path, capsys, monkeypat
 
 
 @pytest.mark.slow
-def test_members_are_several_seeds(tmp_path, capsys):
+def test_members_are_several_seeds(tmp_path, capsys, monkeypatch):
     more = ["--no-video", "--seeds", "2", "--seed", str(2**32 - 1)]  # on both sides of 32 bits
     assert main(train_args(ENVS["device"], tmp_path / "run", *more)) == 0
     out = capsys.readouterr().out
@@ -130,6 +132,16 @@ def test_members_are_several_seeds(tmp_path, capsys):
     result = result_of(capsys.readouterr().out)
     assert result["members"] == [1] and result["return_ci_over"].startswith("3 episodes of one seed")
     assert result["returns"] == pytest.approx(policies[1].evaluate(3)["returns"], rel=1e-5)
+    newest, alive = Checkpoints.newest, [True, False]
+
+    def diverged(*args, **more):
+        step, tree, meta = newest(*args, **more)
+        return step, tree, {**meta, "alive": alive}
+
+    monkeypatch.setattr(Checkpoints, "newest", diverged)
+    assert list(load_members(tmp_path / "run")) == [0]
+    alive[0] = False
+    assert main(evaluate) == 2 and "all members" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ENVS)
