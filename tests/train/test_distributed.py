@@ -112,17 +112,29 @@ def test_a_finished_job_is_read_in_one_process(undisturbed, capsys):
     [
         (["--coordinator", "127.0.0.1:1", "--processes", "2", "--process", "1", "--wait", "2"], "found no complete job at"),
         (["--coordinator", f"127.0.0.1:{free_port()}", *"--processes 2 --process 0 --wait 2".split()], "no complete job"),
-        (["--coordinator", "127.0.0.1:1"], "needs all of"),
-        (["--coordinator", "127.0.0.1:1", "--processes", "2", "--process", "2"], "counted from 0 to 1"),
         ([], "no cluster is recognised"),
     ],
-    ids=["nobody there", "nobody comes", "incomplete", "beyond", "unrecognised"],
+    ids=["nobody there", "nobody comes", "unrecognised"],
 )
 def test_no_cluster(flags, says, tmp_path):
     command = [sys.executable, "-m", "rlx", *SMALL, "--run-dir", str(tmp_path / "run"), "--distributed", *flags]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr, done.stderr[-2000:]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--coordinator", "127.0.0.1:1"], "needs all of"),
+        ("--coordinator 127.0.0.1:1 --processes 2 --process 2".split(), "counted from 0 to 1"),
+    ],
+    ids=["incomplete", "beyond"],
+)
+def test_jobs_that_cannot_be(flags, says, tmp_path, capsys):
+    assert main([*SMALL, "--run-dir", str(tmp_path / "run"), "--distributed", *flags]) == 2
+    err = capsys.readouterr().err
+    assert says in err and "Traceback" not in err and not (tmp_path / "run").exists()
 
 
 def test_host_environments_stay_in_one_process(monkeypatch):
