@@ -56,9 +56,8 @@ class OffPolicyConfig:
 
     @property
     def rows(self) -> int:
-        """Rows per stream that replay has room for: ``capacity`` of them all rounded up, or as many as there will be and one
-        more for the newest observation."""
-        return min(-(-self.capacity // self.n_envs), self.prefill_steps + self.cycles * self.collect + 1)
+        """Rows per stream that replay keeps: ``capacity`` of them all rounded up, or as many as there will be."""
+        return min(-(-self.capacity // self.n_envs), self.prefill_steps + self.cycles * self.collect)
 
 
 DEBUG = {"env_steps": 600, "prefill": 200, "batch": 32, "hidden": (32, 32), "eval_every": 200, "eval_episodes": 2}
