@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +33,9 @@ SMALL |= {"ppo.env_steps": 768, "ppo.n_envs": 4, "ppo.steps": 32, "ppo.epochs": 
 SMALL |= {"distil_steps": 80, "distil_length": 20, "eval_every": 6, "eval_episodes": 2}
 
 
+@functools.cache
 def made(**more):
+    """Once for all tests, as the programs stay with the agent."""
     problem = Problem({"train": rlx.envs.make("rlx:cartpole-swingup", time_limit=60)})
     return agents.make("sindy_rl", None, problem, **{**SMALL, **more}), problem
 
