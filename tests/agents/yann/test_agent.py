@@ -199,12 +199,13 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("all_bits")
 def test_64_bit_mode_changes_nothing():
     """Nor the types, which would else differ between what a step is given and what it gives."""
-    agent, plant = short()
+    agent, plant = short("upright-pendulum", patience=1)
     state = run(agent, plant, jax.random.key(5), options=QUIET)
     with jax.enable_x64(True):
-        agent, plant = short()
+        agent, plant = short.__wrapped__("upright-pendulum", patience=1)  # made anew
         other = run(agent, plant, jax.random.key(5), options=QUIET)
     same(other.agent, state.agent)
     assert {x.dtype.itemsize for x in jax.tree.leaves(other.agent) if x.dtype != jax.random.key(0).dtype} <= {1, 4}
