@@ -93,7 +93,7 @@ def test_a_result_that_is_none_is_refused_by_the_report(tmp_path, text, capsys):
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "sweep.json").write_text("{}")
     trial = folder(tmp_path / "s" / "trials" / "a")
-    assert sweeps.scores([trial])["all"].tolist() == [2]
+    assert sweeps.scores(sweeps.members([trial]))["all"].tolist() == [2]
     (trial / "result.json").write_text(text)
     assert main(["report", str(tmp_path / "s"), "--out", str(tmp_path / "page")]) == 2
     assert "result.json" in capsys.readouterr().err
