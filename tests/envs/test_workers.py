@@ -29,17 +29,17 @@ def play(env, ends="reset", steps=9):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "options"),
+    ("name", "workers", "options"),
     [
-        ("dmc:reacher-easy", {"time_limit": 4}),
-        ("gym:Hopper-v5", {"time_limit": 5}),
-        ("dmc:ball_in_cup-catch", {"time_limit": 4}),
+        ("dmc:reacher-easy", 4, {"time_limit": 4}),  # two have two streams each, two have one
+        ("gym:Hopper-v5", 2, {"time_limit": 5}),
+        ("dmc:ball_in_cup-catch", 2, {"time_limit": 4}),
     ],
 )
 @pytest.mark.parametrize("ends", ["reset", "stop"])
-def test_workers_change_nothing(name, options, ends):
+def test_workers_change_nothing(name, workers, options, ends):
     alone, *_ = play(rlx.envs.make(name, **options), ends)
-    shared, vec, _ = play(rlx.envs.make(name, workers=4, **options), ends)
+    shared, vec, _ = play(rlx.envs.make(name, workers=workers, **options), ends)
     jax.tree.map(np.testing.assert_array_equal, alone, shared)
     vec.close()
 
