@@ -64,6 +64,16 @@ def all_bits() -> Iterator[None]:
     jax.config.update("jax_default_matmul_precision", before)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _programs_go_with_their_file(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A process may map so many pieces of memory and no more, and each compiled program takes some: beyond that XLA crashes."""
+    yield
+    for value in list(vars(request.module).values()):
+        getattr(value, "cache_clear", lambda: None)()
+    jax.clear_caches()
+    gc.collect()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Iterator[None]:
     """A test's cost travels with its last report, from whichever process ran it."""
