@@ -24,10 +24,14 @@ PENDULUM = ["--env", "rlx:pendulum", "--preset", "debug", "--no-progress"]
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_outside_of_training_is_one_line(number, code, capsys):
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}  # in the background SIGINT is ignored
+    before = {s: signal.signal(s, handler) for s, handler in usual.items()}
     assert console.command(lambda argv: os.kill(os.getpid(), number), []) == code
     out, err = capsys.readouterr()
     assert "the same command goes on" in err and "Traceback" not in out + err
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    for s, handler in before.items():
+        signal.signal(s, handler)
 
 
 def test_nobody_reads_and_letters_are_missing():
