@@ -64,18 +64,12 @@ def command(body: Callable[[list[str]], None], argv: Sequence[str] | None) -> in
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
         return NO_READER
-    except (ValueError, OSError, Diverged, CheckpointError) as error:
-        if debug:
-            traceback.print_exc()
-        print(f"error: {words(error)}", file=sys.stderr)
-        return BAD_INPUT
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+    except (ValueError, OSError, Diverged, CheckpointError, MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and not _no_memory(error):
             raise
         if debug:
             traceback.print_exc()
-        first = (str(error).strip().splitlines() or ["out of memory"])[0]
-        print(f"error: not enough memory ({first}). Give smaller sizes, fewer streams or members, or --waves.", file=sys.stderr)
+        print(f"error: {words(error)}", file=sys.stderr)
         return BAD_INPUT
     except processes.Gone as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -101,8 +95,18 @@ def _home(word: str) -> str:
     return flag + equals + os.path.expanduser(value) if value.startswith("~") else word
 
 
+def _no_memory(error: Exception) -> bool:
+    """Of the host or of a device."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    )
+
+
 def words(error: Exception) -> str:
     """The message of an error, with the remedy where the operating system only gives a name."""
+    if _no_memory(error):
+        first = (str(error).strip().splitlines() or ["out of memory"])[0]
+        return f"not enough memory ({first}). Give smaller sizes, fewer streams or members, or --waves."
     if not isinstance(error, OSError) or error.errno is None:
         return str(error)
     what, remedy = files.what_and_remedy(error, error.filename)

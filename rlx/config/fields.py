@@ -31,7 +31,7 @@ class Bounds:
         """Whether ``value`` is within them."""
         return (
             value == value
-            and not (self.most is None and isinstance(value, numbers.Integral) and abs(value) > WHOLE)
+            and not self._is_no_int32(value)
             and (not self.finite or abs(value) < math.inf)
             and (self.least is None or value >= self.least)
             and (self.most is None or value <= self.most)
@@ -39,9 +39,12 @@ class Bounds:
             and (self.below is None or value < self.below)
         )
 
+    def _is_no_int32(self, value: float) -> bool:
+        return self.most is None and isinstance(value, numbers.Integral) and abs(value) > WHOLE
+
     def refusal(self, value: float) -> str:
         """``"must be at least 1, got 0"``"""
-        if self.most is None and isinstance(value, numbers.Integral) and abs(value) > WHOLE:
+        if self._is_no_int32(value):
             return f"must be between -{WHOLE:_} and {WHOLE:_}, got {value}"
         finite = "finite" if self.finite and not abs(value) < math.inf else ""
         return f"must be {' and '.join(filter(None, [finite, str(self)])) or 'a number'}, got {value}"

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from rlx.envs.actions import Native
 from rlx.types import Leaf, PyTree, Spec, Step
 
 FORMS = {
@@ -84,7 +85,8 @@ def _said(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class Border:
-    """Reads what resets and steps of one environment give, as the leaves of ``spec``. ``lead``: (n,) of a batch."""
+    """Reads what resets and steps of one environment give, as the leaves of ``spec``, and says actions in its units. ``lead``:
+    (n,) of a batch."""
 
     name: str
     spec: Spec
@@ -126,6 +128,11 @@ class Border:
                 f"its step gave {_kind(given)} as {what}; it is one {word}{' a stream' if self.lead else ''}. {MEND}"
             )
         return x.reshape(wanted) if self.lead else x.item()
+
+    @cached_property
+    def native(self) -> Native:
+        """What actions stand for there."""
+        return Native.of(self.spec)
 
     @cached_property
     def _leaves(self) -> PyTree:

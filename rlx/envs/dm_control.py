@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rlx.envs import border
-from rlx.envs.actions import Native, box
+from rlx.envs.actions import box
 from rlx.envs.border import Border
 from rlx.envs.options import dm_control_suite
 from rlx.keys import HostKey
@@ -77,10 +77,6 @@ class _Vec:
     def _border(self) -> Border:
         return Border(self.name, self.spec)
 
-    @cached_property
-    def _native(self) -> Native:
-        return Native.of(self.spec)
-
     def _begin(self, s: _Stream, rng: np.random.Generator) -> None:
         s.env.task._random = np.random.RandomState(rng.integers(2**32))
         try:
@@ -120,7 +116,7 @@ class _Vec:
         return state, self._stack(state)
 
     def step(self, params: PyTree, state: list[_Stream], action: np.ndarray, key: HostKey) -> tuple[list[_Stream], Step]:
-        native = self._native(action)
+        native = self._border.native(action)
 
         def one(i: int) -> None:
             s = state[i]

@@ -23,7 +23,6 @@ import jax
 import numpy as np
 
 from rlx.envs import border
-from rlx.envs.actions import Native
 from rlx.envs.border import Border, NotRepeated
 from rlx.envs.gym_spaces import FLAGS, action_leaves, info_leaves, merge_infos, obs_leaves
 from rlx.envs.gym_suites import SUITES, names, origin, registered
@@ -119,7 +118,7 @@ def _spec(name: str, example: gymnasium.Env, repeat: int, keys: Mapping[str, Red
 def _look(reader: Border, example: gymnasium.Env, keys: Mapping[str, Reduce] | None) -> dict[str, Any]:
     """The infos of one episode together: its first step, and more where a key is still to come."""
     seen = dict(_reset(reader, example, 0)[1])
-    native = Native.of(reader.spec)(reader.spec.action.zeros())
+    native = reader.native(reader.spec.action.zeros())
     wanted, enough = (FLAGS, any) if keys is None else (tuple(keys), all)
     for _ in range(LOOK):
         _, _, terminated, truncated, info = _step(reader, example, native)
@@ -214,10 +213,6 @@ class GymVec:
         return Border(self.name, self.spec)
 
     @cached_property
-    def _native(self) -> Native:
-        return Native.of(self.spec)
-
-    @cached_property
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self.threads or min(self.n, cores()))
 
@@ -263,7 +258,7 @@ class GymVec:
         return state, self._stack(state)
 
     def step(self, params: PyTree, state: list[Episode], action: np.ndarray, key: HostKey) -> tuple[list[Episode], Step]:
-        native = self._native(action)
+        native = self._border.native(action)
 
         def one(i: int) -> None:
             if not state[i].step.last:
@@ -299,7 +294,7 @@ class GymVec:
         def replay(i: int) -> None:
             state[i] = self._begin(i, int(arrays["seeds"][i]))
             taken = arrays["actions"][i][: int(arrays["lengths"][i])]
-            for action, native in zip(taken, self._native(taken), strict=True):
+            for action, native in zip(taken, self._border.native(taken), strict=True):
                 if state[i].step.last:
                     raise NotRepeated(f"{self.name}: an episode, played again, ended early.")
                 self._move(i, state[i], action, native)
@@ -318,7 +313,7 @@ class GymVec:
             self._shown.update(seed=episode.seed, length=0)
         for action in episode.actions[self._shown["length"] :]:
             for _ in range(self.spec.repeat):
-                _, _, terminated, truncated, _ = _step(self._border, env, self._native(action))
+                _, _, terminated, truncated, _ = _step(self._border, env, self._border.native(action))
                 if terminated or truncated:
                     break
         self._shown["length"] = len(episode.actions)

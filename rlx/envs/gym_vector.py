@@ -19,7 +19,6 @@ from gymnasium.error import Error
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from rlx.envs import border
-from rlx.envs.actions import Native
 from rlx.envs.border import Border
 from rlx.keys import HostKey
 from rlx.types import PyTree, Spec, Step
@@ -68,10 +67,6 @@ class GymVectorVec:
         return Border(self.name, self.spec, (self.n,))
 
     @cached_property
-    def _native(self) -> Native:
-        return Native.of(self.spec)
-
-    @cached_property
     def _mode(self) -> str:
         return autoreset_mode(self._envs)
 
@@ -101,7 +96,7 @@ class GymVectorVec:
 
     def _step(self, action: np.ndarray) -> tuple[PyTree, np.ndarray, np.ndarray, np.ndarray, Mapping[str, Any]]:
         try:
-            out = self._envs.step(self._native(action))
+            out = self._envs.step(self._border.native(action))
         except Exception as e:
             raise border.raised(self.name, "step", e) from e
         return self._border.moved(out)

@@ -62,9 +62,9 @@ def nearest(G: Array, room: Array, centre: Array, active: Array | None = None, s
     def one(room: Array, centre: Array, begun: Array) -> Found:
         fixed = jax.lax.stop_gradient((G, room, centre))
         s = _search(*fixed, jax.lax.stop_gradient(begun), steps or 10 * (v + 1))
-        exact = _at(s, G, room, centre)[0]
+        there = _at(s, G, room, centre)[0]
         rows = jnp.zeros(q, bool).at[jnp.where(s.on, s.rows, q)].set(True, mode="drop")
-        return Found(jnp.where(s.solved, exact, s.point), rows, s.solved)
+        return Found(jnp.where(s.solved, there, s.point), rows, s.solved)
 
     for _ in lead:
         one = jax.vmap(one)

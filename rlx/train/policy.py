@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from rlx.train import run_config as run_configs
 from rlx.train import state as states
 from rlx.train.checkpoint import Checkpoints
 from rlx.train.evaluate import evaluate, evaluate_members
+from rlx.train.host import stack
 from rlx.train.schedule import clock_at
 from rlx.types import Agent, AgentState, Env, HostEnv, Key, Leaf, Problem, PyTree, Spec, Step
 
@@ -170,7 +171,6 @@ def _shapes(spec: PyTree) -> Any:
     return jax.tree.map(lambda leaf: leaf.shape, spec, is_leaf=lambda x: isinstance(x, Leaf))
 
 
-@in_float32
 def load(run_dir: str | os.PathLike, which: Which | None = "best", member: int = 0) -> Policy:
     """The policy of a run folder: the best by evaluation return while training, or the last; None: the best where there is one.
     Of the newest readable checkpoint only what was learned is read.
@@ -178,7 +178,7 @@ def load(run_dir: str | os.PathLike, which: Which | None = "best", member: int =
     Raises:
         ValueError: no run folder, no readable checkpoint, one of another agent, no such member, nothing evaluated yet.
     """
-    return next(iter(_load(run_dir, which, member).values()))
+    return _load(run_dir, which, [member])[member]
 
 
 def load_members(run_dir: str | os.PathLike, which: Which | None = "best") -> dict[int, Policy]:
@@ -186,12 +186,14 @@ def load_members(run_dir: str | os.PathLike, which: Which | None = "best") -> di
     return _load(run_dir, which, None)
 
 
-def _load(run_dir: str | os.PathLike, which: Which | None, member: int | None) -> dict[int, Policy]:
+@in_float32
+def _load(run_dir: str | os.PathLike, which: Which | None, members: Iterable[int] | None) -> dict[int, Policy]:
     if which not in ("best", "last", None):
         raise ValueError(f"which={which!r} is unknown; give 'best' or 'last'.")
     run_config = run_configs.read(run_dir)
-    if member is not None and not 0 <= member < run_config.members:
-        raise ValueError(f"{run_dir} has {run_config.members} member(s), counted from 0; there is no member {member}.")
+    for member in members or ():
+        if not 0 <= member < run_config.members:
+            raise ValueError(f"{run_dir} has {run_config.members} member(s), counted from 0; there is no member {member}.")
     folder = Path(run_dir) / "checkpoints"
     found = None
     if folder.is_dir():
@@ -205,7 +207,7 @@ def _load(run_dir: str | os.PathLike, which: Which | None, member: int | None) -
         raise ValueError(f"{run_dir} has no best policy, as nothing was evaluated so far: give which='last'.")
     which = which or ("best" if meta["has_best"] else "last")
     policies = {}
-    for number in np.flatnonzero(meta["alive"]).tolist() if member is None else [member]:
+    for number in np.flatnonzero(meta["alive"]).tolist() if members is None else members:
         state, cycle = _member(tree, meta, None if run_config.solo else number, which)
         policies[number] = Policy(agent, state, problem, meta["stage"], cycle, run_config)
     return policies
@@ -233,12 +235,8 @@ def evaluate_all(policies: Mapping[int, Policy], episodes: int, seed: int) -> di
     """
     first, root = next(iter(policies.values())), keys.fold(keys.root(seed), "final evaluation")
     roots = jax.vmap(lambda number: keys.fold(root, number))(np.array(list(policies)))
-    states_, cycle = stacked([p.state for p in policies.values()]), max(p.cycle for p in policies.values())
+    states_, cycle = stack([p.state for p in policies.values()]), max(p.cycle for p in policies.values())
     return evaluate_members(first.agent, first.problem, states_, roots, first.stage, cycle, episodes)
-
-
-def stacked(found: Sequence[PyTree]) -> PyTree:
-    return jax.tree.map(lambda *xs: np.stack(xs), *found)
 
 
 def initial(run_config: run_configs.RunConfig) -> AgentState | None:
@@ -256,8 +254,7 @@ def initial(run_config: run_configs.RunConfig) -> AgentState | None:
         return load(folder, None).state
     if there != here:
         raise ValueError(f"{folder} holds {there} members, this run has {here}: give the folder of one run, or of as many.")
-    found = [load(folder, None, member).state for member in range(*(run_config.part or (here,)))]
-    return stacked(found)
+    return stack([p.state for p in _load(folder, None, range(*(run_config.part or (here,)))).values()])
 
 
 def _template(agent: Agent, problem: Problem, run_config: run_configs.RunConfig, meta: dict[str, Any], folder: Path) -> PyTree:
