@@ -67,6 +67,8 @@ class Row(NamedTuple):
         return self.terminated | self.truncated
 
 
+PHYSICS = "physics"  # the leaf of `Step.info` that holds the state of the physics as one float32 vector, where it was asked for
+
 Reduce = Literal["any", "sum", "max", "mean", "last"]
 
 

@@ -79,7 +79,7 @@ def _who_and_where(flags: Flags) -> tuple[Policy | None, Env | HostEnv]:
         config.stop(f"--out {out} is to be a file in a folder that exists")
     options = parsed(flags.env_options)
     if not flags.run_dir:
-        given = {"repeat": flags.repeat, "time_limit": flags.time_limit}
+        given: dict[str, Any] = {"repeat": flags.repeat, "time_limit": flags.time_limit}
         return None, envs.make(flags.env, **{k: v for k, v in given.items() if v is not None}, **options)
     policy = load(flags.run_dir, flags.which, flags.member)
     if flags.env or flags.env_options:

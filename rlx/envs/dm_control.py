@@ -15,11 +15,17 @@ from rlx.envs.actions import box
 from rlx.envs.border import Border
 from rlx.envs.options import dm_control_suite
 from rlx.keys import HostKey
-from rlx.types import HostEnv, Leaf, PyTree, Spec, Step
+from rlx.types import PHYSICS, HostEnv, Leaf, PyTree, Spec, Step
 
 
 def make(
-    name: str, *, repeat: int = 1, time_limit: int | None = None, threads: int | None = None, action_bounds: Any = None
+    name: str,
+    *,
+    repeat: int = 1,
+    time_limit: int | None = None,
+    threads: int | None = None,
+    action_bounds: Any = None,
+    physics: bool = False,
 ) -> HostEnv:
     """Observations are flattened in dm_control's order of names. Tasks without a time limit of their own have none here either,
     unless ``time_limit`` gives one. ``action_bounds``: a pair (low, high) in place of the task's own, which may have none.
@@ -42,7 +48,8 @@ def make(
     action, native = box(given, actions.shape, actions.dtype, actions.minimum, actions.maximum, action_bounds)
     steps = example._step_limit
     limit = time_limit or (-(-int(np.ceil(steps)) // repeat) if np.isfinite(steps) else None)
-    spec = Spec(Leaf((size,)), action, {}, limit, repeat, native_action=native)
+    info = {PHYSICS: Leaf(example.physics.get_state().shape)} if physics else {}
+    spec = Spec(Leaf((size,)), action, info, limit, repeat, native_action=native)
     example.close()
     return HostEnv(given, spec, lambda n, ends: _Vec(given, spec, n, ends, build, threads))
 
@@ -107,7 +114,8 @@ class _Vec:
         kinds = (np.float32, np.float32, bool, bool, bool)
         columns = zip(*(s.step for s in state), strict=True)
         obs, reward, terminated, truncated, first = (np.array(c, k) for c, k in zip(columns, kinds, strict=True))
-        return Step(obs, reward, terminated, truncated, first, {})
+        info = {PHYSICS: np.array([s.env.physics.get_state() for s in state], np.float32)} if self.spec.info else {}
+        return Step(obs, reward, terminated, truncated, first, info)
 
     def reset(self, params: PyTree, key: HostKey) -> tuple[list[_Stream], Step]:
         state = [_Stream(env) for env in self._envs]

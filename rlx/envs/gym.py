@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import gymnasium
@@ -24,13 +24,14 @@ import numpy as np
 
 from rlx.envs import border
 from rlx.envs.border import Border, NotRepeated
+from rlx.envs.gym_physics import TellsPhysics
 from rlx.envs.gym_spaces import FLAGS, action_leaves, info_leaves, merge_infos, obs_leaves
 from rlx.envs.gym_suites import SUITES, names, origin, registered
 from rlx.envs.gym_vector import MODES, GymVectorVec
 from rlx.envs.observations import stack
-from rlx.envs.options import cores, positive
+from rlx.envs.options import NoPhysics, cores, positive
 from rlx.keys import HostKey
-from rlx.types import HostEnv, PyTree, Reduce, Spec, Step
+from rlx.types import PHYSICS, HostEnv, Leaf, PyTree, Reduce, Spec, Step
 
 __all__ = ["GymVec", "make", "names"]
 LOOK = 1000  # simulation steps at most of the episode that is looked at when an environment is made
@@ -48,6 +49,7 @@ def make(
     info_keys: Mapping[str, Reduce] | None = None,
     action_bounds: Any = None,
     light: bool | None = None,
+    physics: bool = False,
     **options: Any,
 ) -> HostEnv:
     """``options`` go to ``gymnasium.make``. Meta-World: ``gym:Meta-World/MT1`` with ``env_name="reach-v3"``.
@@ -78,6 +80,8 @@ def make(
         raise ValueError(
             f"{given}: vectorize={vectorize!r}, repeat={repeat}; vectorize is one of {', '.join(MODES)}, with repeat=1."
         )
+    if physics and vectorize == "native":
+        raise NoPhysics(given, "with vectorize='native' its streams have no state of their own")
     if time_limit is not None:
         options["max_episode_steps"] = time_limit * repeat
     meta_world = origin(name) == "metaworld"
@@ -86,9 +90,10 @@ def make(
 
     def build() -> gymnasium.Env:
         with border.making(given):
-            return gymnasium.make(name, **options)
+            env = gymnasium.make(name, **options)
+        return TellsPhysics(env, given) if physics else env
 
-    spec = _spec(given, build(), repeat, info_keys, action_bounds)
+    spec = _spec(given, build(), repeat, info_keys, action_bounds, physics)
     if meta_world:  # its observations leave the space that it declares
         spec = replace(spec, obs=replace(spec.obs, low=-np.inf, high=np.inf))
     light = origin(name) in ("gymnasium", *SUITES) if light is None else bool(light)
@@ -97,12 +102,15 @@ def make(
 
     def vector(n: int) -> gymnasium.vector.VectorEnv:
         with border.making(given):
-            return gymnasium.make_vec(name, n, vectorization_mode=MODES[vectorize], **options)
+            wrappers = [partial(TellsPhysics, name=given)] if physics else None
+            return gymnasium.make_vec(name, n, vectorization_mode=MODES[vectorize], wrappers=wrappers, **options)
 
     return HostEnv(given, spec, lambda n, ends: GymVectorVec(given, spec, n, ends, lambda: vector(n)), light=light)
 
 
-def _spec(name: str, example: gymnasium.Env, repeat: int, keys: Mapping[str, Reduce] | None, bounds: Any) -> Spec:
+def _spec(
+    name: str, example: gymnasium.Env, repeat: int, keys: Mapping[str, Reduce] | None, bounds: Any, physics: bool = False
+) -> Spec:
     """What ``example``, which is closed, promises: its spaces, and its infos as an episode shows them."""
     try:
         action, native = action_leaves(name, example.action_space, bounds)
@@ -112,7 +120,8 @@ def _spec(name: str, example: gymnasium.Env, repeat: int, keys: Mapping[str, Red
     finally:
         example.close()
     horizon = None if limit is None else -(-limit // repeat)
-    return replace(spec, info=info_leaves(name, keys or {}, seen), horizon=horizon)
+    info = info_leaves(name, keys or {}, seen) | ({PHYSICS: Leaf(seen[PHYSICS].shape)} if physics else {})
+    return replace(spec, info=info, horizon=horizon)
 
 
 def _look(reader: Border, example: gymnasium.Env, keys: Mapping[str, Reduce] | None) -> dict[str, Any]:

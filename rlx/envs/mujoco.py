@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -23,12 +23,13 @@ from rlx.envs.dm_control import make as dm_control_make
 from rlx.envs.options import cores, dm_control_suite, positive, unknown
 from rlx.envs.tasks.base import MujocoTask
 from rlx.keys import HostKey
-from rlx.types import HostEnv, Leaf, PyTree, Spec, Step
+from rlx.types import PHYSICS, HostEnv, Leaf, PyTree, Spec, Step
 
 if TYPE_CHECKING:
     import mujoco
 
 _quiet = threading.Lock()
+STATE = ("qpos", "qvel", "act")  # what stored physics is made of
 LIGHT = 25e-6  # s per control step, below which one thread is faster than two
 
 
@@ -43,7 +44,13 @@ def names() -> list[str]:
 
 
 def make(
-    name: str, *, repeat: int = 1, time_limit: int | None = None, threads: int | None = None, action_bounds: Any = None
+    name: str,
+    *,
+    repeat: int = 1,
+    time_limit: int | None = None,
+    threads: int | None = None,
+    action_bounds: Any = None,
+    physics: bool = False,
 ) -> HostEnv:
     """``repeat`` control steps per decision; ``time_limit`` in decisions; ``threads``: one per core unless given, or one alone
     where the physics is so light that threads would only wait for the interpreter. They never change a result.
@@ -54,18 +61,21 @@ def make(
     positive(repeat=repeat, time_limit=time_limit, threads=threads)
     if name not in tasks.names():
         if name in names():
-            return dm_control_make(name, repeat=repeat, time_limit=time_limit, threads=threads, action_bounds=action_bounds)
+            given = {"repeat": repeat, "time_limit": time_limit, "threads": threads, "action_bounds": action_bounds}
+            return dm_control_make(name, **given, physics=physics)
         dm_control_suite()  # raises where it is missing: then its tasks are unknown here for that reason
         raise unknown("dmc", name, names())
     task = tasks.get(name)
     model = task.model()
     limit = time_limit or -(-task.horizon(model) // repeat)
     control_steps = min(limit * repeat, task.horizon(model)) if time_limit is None else limit * repeat
-    sim = _Sim(task, model, repeat, control_steps)
+    task = replace(task, fields=tuple(dict.fromkeys(task.fields + STATE))) if physics else task
+    sim = _Sim(task, model, repeat, control_steps, physics)
     size = sim.observation_size
     low, high = model.actuator_ctrlrange.T
     action, native = box(f"dmc:{name}", (model.nu,), np.float64, low, high, action_bounds)
-    spec = Spec(Leaf((size,)), action, {}, limit, repeat, task.contract, native)
+    info = {PHYSICS: Leaf((model.nq + model.nv + model.na + sum(task.goal or ()),))} if physics else {}
+    spec = Spec(Leaf((size,)), action, info, limit, repeat, task.contract, native)
     workers = threads or sim.threads()
     return HostEnv(f"dmc:{name}", spec, lambda n, ends: MujocoVec(f"dmc:{name}", spec, n, ends, sim, workers), light=True)
 
@@ -78,6 +88,7 @@ class _Sim:
     model: mujoco.MjModel
     repeat: int
     limit: int
+    tells: bool = False  # its physics in the info of each step
 
     @cached_property
     def c(self) -> SimpleNamespace:
@@ -258,7 +269,11 @@ class MujocoVec:
     def _step_of(self, state: _State) -> Step:
         state.over = state.t >= self.sim.limit
         no = np.zeros(self.n, bool)
-        return Step(state.obs.copy(), state.reward.copy(), no, state.over.copy(), state.first.copy(), {})
+        info = {}
+        if self.sim.tells:
+            parts = [state.fields[f] for f in STATE] + ([state.goal] if self.sim.task.goal else [])
+            info[PHYSICS] = np.concatenate(parts, 1).astype(np.float32)
+        return Step(state.obs.copy(), state.reward.copy(), no, state.over.copy(), state.first.copy(), info)
 
     # ----------------------------------------------------------------------------------------------------------- contract
 

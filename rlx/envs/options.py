@@ -13,6 +13,13 @@ import numpy as np
 OWN_FLAGS = ("repeat", "time_limit")
 
 
+class NoPhysics(ValueError):
+    """The environment has no state of physics to store."""
+
+    def __init__(self, name: str, why: str):
+        super().__init__(f"{name} cannot store its physics: {why}. Leave physics=true out.")
+
+
 def positive(**options: int | None) -> None:
     """Raises ValueError for an option that is not a positive whole number (or None)."""
     for name, value in options.items():

@@ -14,7 +14,7 @@ import jax
 
 from rlx import plugins
 from rlx.envs import border
-from rlx.envs.options import OWN_FLAGS, positive
+from rlx.envs.options import OWN_FLAGS, NoPhysics, positive
 from rlx.envs.workers import in_processes
 from rlx.types import Env, HostEnv
 
@@ -27,6 +27,7 @@ _ROOMS = {
     "gym": ("rlx.envs.gym", "any Gymnasium id"),
     "hydrogym": ("rlx.envs.hydrogym", "HydroGym's JAX flow, where that is installed"),
 }
+PHYSICAL = ("rlx", "dmc", "gym")  # rooms whose environments can store the state of their physics
 ENTRY_POINTS = "rlx.envs"  # the group in which installed packages declare prefixes: the module registers names on import
 _registered: dict[str, Callable[..., Env | HostEnv]] = {}
 _homes: dict[str, str] = {}  # the module that registered a name
@@ -70,7 +71,7 @@ def _import_entry(prefix: str) -> None:
         warnings.warn(str(error), stacklevel=3)
 
 
-def make(name: str, /, *, workers: int | None = None, **options: Any) -> Env | HostEnv:
+def make(name: str, /, *, workers: int | None = None, physics: bool = False, **options: Any) -> Env | HostEnv:
     """The environment ``prefix:task``.
 
     Options common to all: ``repeat`` (sim steps per decision, rewards summed) and ``time_limit`` (decisions per episode);
@@ -78,9 +79,20 @@ def make(name: str, /, *, workers: int | None = None, **options: Any) -> Env | H
     threads of this process); pays where an environment spends its time in Python, or is light and there are many cores. They
     import what ``--import`` named and the module that registered the environment.
 
+    ``physics``: ``info["physics"]`` is the state of the physics at each row, float32 [P], from which any reward can be computed
+    later; all else keeps its bits. MuJoCo's is (qpos, qvel, act), as in ExoRL, and an episode's goal where a task has one; of
+    ``rlx:`` it is the plant's state, its arrays one after another.
+
     Raises:
-        ValueError: unknown name (with the nearest one), unknown option, or a package that is not installed.
+        ValueError: unknown name (with the nearest one), unknown option, or a package that is not installed; `NoPhysics` where
+            there is no state to store.
     """
+    if not isinstance(physics, bool):
+        raise ValueError(f"{name}: physics={physics!r}; give true or false.")
+    if physics:
+        if name in _registered or name.partition(":")[0] not in PHYSICAL:
+            raise NoPhysics(name, f"only {', '.join(f'{p}:' for p in PHYSICAL)} environments do")
+        options["physics"] = True
     if workers is not None:
         positive(workers=workers)
         env = make(name, **options)

@@ -55,7 +55,7 @@ class RunConfig:
 
     def problem(self) -> Problem:
         """Raises ValueError where the environment is unknown or cannot be had, or the dataset is not as it should be."""
-        given = {"repeat": self.repeat, "time_limit": self.time_limit}
+        given: dict[str, Any] = {"repeat": self.repeat, "time_limit": self.time_limit}
         data = {"data": replay.from_episodes(replay.datasets.read(self.data))} if self.data else {}
         env = envs.make(self.env, **{k: v for k, v in given.items() if v is not None}, **self.env_options)
         return Problem({"train": agents.seen_by(self.agent, env)}, data)

@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 from rlx.envs import probes, wrappers
+from rlx.envs.control.base import with_physics
 from rlx.envs.options import positive, unknown
 from rlx.types import Env, HostEnv
 
@@ -31,7 +32,9 @@ def names() -> list[str]:
     return [*_MODULES, *probes.names()]
 
 
-def make(name: str, *, host: bool = False, repeat: int = 1, time_limit: int | None = None, **options: Any) -> Env | HostEnv:
+def make(
+    name: str, *, host: bool = False, repeat: int = 1, time_limit: int | None = None, physics: bool = False, **options: Any
+) -> Env | HostEnv:
     """``host=True`` runs the same equations as a host environment, stepped from Python."""
     positive(repeat=repeat, time_limit=time_limit)
     if name in _MODULES:
@@ -40,4 +43,5 @@ def make(name: str, *, host: bool = False, repeat: int = 1, time_limit: int | No
         env = probes.make(name.removeprefix("probe-"), repeat=repeat, time_limit=time_limit, **options)
     else:
         raise unknown("rlx", name, names())
+    env = with_physics(env) if physics else env
     return wrappers.on_host(env) if host else env

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw
 
-from rlx.types import Array, Env, Key, Leaf, PyTree, Spec, Step, Task
+from rlx.envs.options import NoPhysics
+from rlx.types import PHYSICS, Array, Env, Key, Leaf, PyTree, Spec, Step, Task
 
 
 class Plant(NamedTuple):
@@ -81,6 +83,38 @@ def plant(
     native = None if control is None else Leaf((actions,), low=control.u_low, high=control.u_high)
     spec = Spec(obs, Leaf((actions,), low=-1, high=1), info or {}, limit, repeat, task, native)
     return Env(name, spec, params, reset, step, render if draw else None)
+
+
+def with_physics(env: Env) -> Env:
+    """``env`` with the state ``x`` of its plant in ``info["physics"]``, float32 [P]: the arrays of ``x`` one after another, in
+    the order of `jax.tree.leaves`; `state_of` is the way back.
+
+    Raises:
+        NoPhysics: it is no `plant`.
+    """
+    state = jax.eval_shape(env.reset, env.params, jax.random.key(0))[0]
+    if not isinstance(state, Plant):
+        raise NoPhysics(env.name, "it is not made of equations of motion")
+
+    def told(state: Plant, step: Step) -> tuple[Plant, Step]:
+        leaves = [jnp.ravel(x).astype(jnp.float32) for x in jax.tree.leaves(state.x)]
+        return state, step._replace(info={**step.info, PHYSICS: jnp.concatenate(leaves)})
+
+    size = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(state.x))
+    return replace(
+        env,
+        spec=replace(env.spec, info={**env.spec.info, PHYSICS: Leaf((size,))}),
+        reset=lambda params, key: told(*env.reset(params, key)),
+        step=lambda params, state, action, key: told(*env.step(params, state, action, key)),
+    )
+
+
+def state_of(env: Env, physics: Array) -> PyTree:
+    """The state ``x`` of a plant of ``physics`` [P], which `with_physics` made."""
+    leaves, tree = jax.tree.flatten(jax.eval_shape(env.reset, env.params, jax.random.key(0))[0].x)
+    edges = np.cumsum([int(np.prod(x.shape)) for x in leaves])[:-1]
+    parts = jnp.split(physics, edges)
+    return jax.tree.unflatten(tree, [p.reshape(x.shape).astype(x.dtype) for p, x in zip(parts, leaves, strict=True)])
 
 
 def rod(pen: Any, a: tuple[float, float], b: tuple[float, float], width: int, colour: tuple[int, int, int]) -> None:
