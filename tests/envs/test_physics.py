@@ -11,7 +11,10 @@ from rlx.envs.base import batch, begin, rollout
 from rlx.envs.options import NoPhysics
 from rlx.types import PHYSICS
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*has no batched task in rlx")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*has no batched task in rlx"),
+    pytest.mark.filterwarnings("ignore:.*is out of date"),
+]
 
 
 def rows_of(env, steps=6, streams=2, seed=0):
