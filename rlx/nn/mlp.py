@@ -83,6 +83,35 @@ class MLP(nn.Module):
         return lambda key, shape, dtype: self.last_scale * make(key, shape, dtype)
 
 
+class LayerNormMLP(nn.Module):
+    """``x`` [..., n] to [..., widths[-1]]: dense layers, the first followed by layer normalisation (eps 1e-5) and tanh, which
+    bounds what the rest sees, the others by ReLU; the last is linear unless ``activate_last``. A single linear layer is just
+    that. The embedding of DrQ-v2 (Yarats et al. 2021) and what followed it.
+
+    Weights are orthogonal with ``gain``, biases 0.
+    """
+
+    widths: tuple[int, ...]
+    activate_last: bool = False
+    gain: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for i, width in enumerate(self.widths):
+            x = nn.Dense(width, kernel_init=jax.nn.initializers.orthogonal(self.gain), param_dtype=float)(x)
+            if i == len(self.widths) - 1 and not self.activate_last:
+                continue
+            if i == 0:
+                x = jnp.tanh(nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, param_dtype=float)(x))
+            else:
+                x = jax.nn.relu(x)
+        return x
+
+    if TYPE_CHECKING:
+
+        def apply(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
 def stack(module: Module, n: int) -> Module:
     """``n`` networks like ``module`` with parameters of their own, as one: every parameter and the output get a leading axis
     [n]. All see the same input; one product per layer serves them all."""
