@@ -173,6 +173,8 @@ class Spec:
     task: Task = Task()
     native_action: Leaf | None = None  # None: the units are those of ``action``
     native_obs: PyTree = None  # of Leaf: what ``obs`` was before a wrapper made one vector of it; None: the same
+    tasks: Mapping[str, Task] = field(default_factory=dict)  # all that may be asked for in this world, each with its ``score``;
+    #                                     which of them is paid is the number ``params["task"]``, in this order
 
 
 class Clock(NamedTuple):

@@ -15,6 +15,7 @@ _MODULES = {
     "cartpole-swingup": "rlx.envs.control.cartpole",
     "point-mass": "rlx.envs.control.point",
     "point-maze": "rlx.envs.control.maze",
+    "pointmass-maze": "rlx.envs.control.pointmass_maze",
     "upright-pendulum": "rlx.envs.control.upright",
     "double-integrator": "rlx.envs.control.integrator",
     "cubic": "rlx.envs.control.cubic",

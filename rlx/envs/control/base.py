@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -38,13 +38,14 @@ def plant(
     info: dict[str, Leaf] | None = None,
     tell: Callable[[PyTree, PyTree], dict[str, Array]] = lambda params, x: {},
     renew: Callable[[PyTree, PyTree, Key], PyTree] = lambda params, x, key: x,
+    tasks: Mapping[str, Task] | None = None,
 ) -> Env:
     """The environment of a plant whose state ``x`` moves by ``advance(params, x, action)``.
 
     ``task`` has ``observe(xp, params, x)``, ``reward(xp, params, x, action, x')`` and optionally ``done(xp, params, x')`` and
     ``drift(xp, params, x, action)``. ``repeat`` control steps are one decision, their rewards are summed. The episode is cut
     (truncated) after ``time_limit`` decisions, by default ``horizon // repeat``. ``renew(params, x, key)`` begins each
-    decision: there what is random in it is drawn.
+    decision: there what is random in it is drawn. ``tasks``: all that may be asked for, see `rlx.types.Spec`.
     """
     limit = time_limit or -(-horizon // repeat)
     observe, reward, done = task.observe, task.reward, task.done
@@ -81,7 +82,7 @@ def plant(
 
     control = task.control
     native = None if control is None else Leaf((actions,), low=control.u_low, high=control.u_high)
-    spec = Spec(obs, Leaf((actions,), low=-1, high=1), info or {}, limit, repeat, task, native)
+    spec = Spec(obs, Leaf((actions,), low=-1, high=1), info or {}, limit, repeat, task, native, tasks=tasks or {})
     return Env(name, spec, params, reset, step, render if draw else None)
 
 
