@@ -1,37 +1,44 @@
-"""``rlx collect``: the rollouts of a policy, or of random actions, as a dataset file."""
+"""``rlx collect``: the rollouts of a policy, of random actions or of noise, or a run's replay, as a dataset file."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import jax
 import numpy as np
+import tyro
 
 from rlx import config, envs, keys
 from rlx.cli import console
 from rlx.cli.console import MOST, MOST_STREAMS
-from rlx.envs import actions
-from rlx.envs.base import batch, begin, rollout
-from rlx.envs.options import parsed
+from rlx.envs.options import NoPhysics, parsed
 from rlx.replay import datasets
-from rlx.replay.buffer import Replay
-from rlx.train import load, stats
+from rlx.train import load, origin, stats
+from rlx.train import run_config as run_configs
+from rlx.train.collect import Behaviour, acting, alike, collect, ornstein_uhlenbeck, random, replay_of, summary
 from rlx.train.policy import Policy
-from rlx.types import Env, HostEnv, Key, Row
+from rlx.types import PHYSICS, Env, HostEnv, Key, Row
 
-BLOCK = 1000  # steps of each stream per call of a rollout
+FREE = ("random", "ou")  # behaviours that need no run
+REPLAY = "replay"
+MODE_HELP = "a mode of the agent, or: random; ou (Ornstein-Uhlenbeck noise); replay (what the run stored while it trained)"
+PART_HELP = "WHO:STEPS, several times: a mixture. WHO is a mode, a run folder, or RUN_DIR@MODE; STEPS with a point: a share of --steps"
 
 
 @dataclass(frozen=True)
 class Flags:
     run_dir: str = ""  # the run folder of the policy
-    env: str = ""  # another environment than the run's; with --mode random no run is needed
-    steps: int = config.size(10_000, least=1, most=MOST)  # transitions, at least
+    env: str = ""  # another environment than the run's; with --mode random or ou no run is needed
+    steps: int = config.size(10_000, least=1, most=MOST)  # transitions, at least; of a replay all there are
     out: str = ""  # the file to write, such as data.npz
-    mode: str = "eval"  # a mode of the agent, such as explore or eval, or: random
+    mode: str = config.size("eval", MODE_HELP)
+    sampled: float = config.size(0.0, least=0, most=1)  # this share of a policy's episodes in mode explore
+    theta: float = config.size(0.15, above=0, most=1)  # of ou: how fast its noise comes back to 0
+    sigma: float = config.size(0.2, above=0)  # of ou: the noise of a step
+    part: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = config.size((), PART_HELP)
+    physics: bool = True  # store the state of the physics, where the environment can, to compute other rewards later
     streams: int = config.size(10, least=1, most=MOST_STREAMS)  # episodes side by side
     seed: int = config.size(0, least=0, most=keys.MOST_SEED)
     which: Literal["best", "last"] = "best"
@@ -40,9 +47,19 @@ class Flags:
     time_limit: int | None = config.size(None, least=1, most=MOST)  # without a run: decisions per episode
     env_options: console.ENV_OPTIONS = config.size((), console.ENV_OPTIONS_HELP)
     imports: console.IMPORTS = config.size((), console.IMPORTS_HELP)
+    progress: bool = True  # a progress bar
 
 
 PRESETS = {"debug": {"steps": 200, "streams": 2}}
+
+
+@dataclass(frozen=True)
+class Part:
+    """So many ``steps`` of what ``mode`` of the run in ``run_dir`` does (empty: none is needed)."""
+
+    mode: str
+    run_dir: str
+    steps: int
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,73 +68,160 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def body(argv: list[str]) -> None:
     flags: Flags = config.parse(Flags(), argv, PRESETS, prog="rlx collect", description=(__doc__ or "").strip())
-    policy, env = _who_and_where(flags)
-    out = Path(flags.out)
-    episodes = collect(policy, env, flags.steps, flags.streams, flags.mode, keys.root(flags.seed))
+    parts, out = _parts(flags), _out(flags)
+    policies = {p.run_dir: _policy(flags, p.run_dir) for p in parts if p.run_dir and p.mode not in (*FREE, REPLAY)}
+    env = _env(flags, parts, policies)
+    behaviours = [_behaviour(flags, part, policies, env) for part in parts]  # refuses what does not go together
+    key, found = keys.root(flags.seed), []
+    for i, (part, behaviour) in enumerate(zip(parts, behaviours, strict=True)):
+        found.append(_collected(flags, part, behaviour, env, keys.fold(key, "part", i)))
+    episodes = alike(found)
+    meta = _meta(flags, env, parts, policies, found)
     datasets.write(out, episodes)
-    returns = np.array([float(e.reward.sum()) for e in episodes])
-    whole = np.array([bool(e.terminated[-1]) or len(e.reward) - 1 == env.spec.horizon for e in episodes])
-    transitions = sum(len(e.reward) - 1 for e in episodes)
-    rows: list[tuple[str, Any]] = [("environment", env.name), ("mode", flags.mode), ("transitions", f"{transitions:,}")]
-    rows += [("episodes", len(episodes)), ("file", f"{out}, {console.size(out.stat().st_size)}")]
-    if whole.any():
-        rows.append(("return, mean of whole episodes", console.estimate(stats.estimate(returns[None, whole]))))
-    console.table("Dataset", rows)
-    values = {"out": out, "run_dir": flags.run_dir or None, "env": env.name, "mode": flags.mode}
-    mean = returns[whole].mean() if whole.any() else None
-    console.result({**values, "transitions": transitions, "episodes": len(episodes), "return_mean": mean})
+    _say(flags, out, env, parts, meta, summary(episodes, env.spec.horizon)["returns"])
 
 
-def _who_and_where(flags: Flags) -> tuple[Policy | None, Env | HostEnv]:
-    """The policy (None: random actions) and the environment. Refuses what does not go together, before anything runs."""
-    if not flags.run_dir and (flags.mode != "random" or not flags.env):
-        config.stop("whose rollouts? Give --run-dir, or for random actions --mode random --env ENV")
+# ---------------------------------------------------------------------------------------------------------- what is asked for
+
+
+def _out(flags: Flags) -> Path:
     if not flags.out:
         config.stop("where to? Give --out, such as --out data.npz")
     out = Path(flags.out)
     if out.is_dir() or not out.parent.is_dir():
         config.stop(f"--out {out} is to be a file in a folder that exists")
-    options = parsed(flags.env_options)
-    if not flags.run_dir:
-        given: dict[str, Any] = {"repeat": flags.repeat, "time_limit": flags.time_limit}
-        return None, envs.make(flags.env, **{k: v for k, v in given.items() if v is not None}, **options)
-    policy = load(flags.run_dir, flags.which, flags.member)
-    if flags.env or flags.env_options:
-        policy = policy.on(flags.env or None, **options)
-    if flags.mode != "random" and flags.mode not in policy.agent.modes:
-        known = [*policy.agent.modes, "random"]
-        config.stop(f"{policy.agent.name} has no mode {flags.mode!r}.{config.nearest(flags.mode, known)}")
-    return (None if flags.mode == "random" else policy), policy.problem.envs["train"]
+    return out
 
 
-def collect(policy: Policy | None, env: Env | HostEnv, steps: int, streams: int, mode: str, key: Key) -> list[Row]:
-    """At least ``steps`` transitions as episodes (numpy rows [T, ...]); the last of each stream may be cut."""
-    vec = batch(env, streams)
-    act = _random(vec) if policy is None else policy.actor(mode)
-    rollout_state = begin(vec, vec.params, () if policy is None else policy.carry(streams), keys.fold(key, "begin"))
-    if vec.host:
-        fast = jax.jit(lambda carry, step, data: act(carry, step, jax.random.wrap_key_data(data)))
-        roll = lambda rollout_state, key, n: rollout(vec, vec.params, fast, rollout_state, key, n)
-    else:
-        roll = jax.jit(lambda rollout_state, key, n: rollout(vec, vec.params, act, rollout_state, key, n), static_argnums=2)
-    blocks: list[Row] = []
-    taken = 0
+def _parts(flags: Flags) -> list[Part]:
+    """The parts of a mixture, or the one that ``--mode`` names."""
+    parts = [_part(flags, word) for word in flags.part] or [Part(flags.mode, flags.run_dir, flags.steps)]
+    for part in parts:
+        if not part.run_dir and (part.mode not in FREE or not flags.env):
+            config.stop("whose rollouts? Give --run-dir, or for random actions --mode random --env ENV")
+    return parts
+
+
+def _part(flags: Flags, word: str) -> Part:
+    who, colon, count = word.rpartition(":")
     try:
-        while taken < steps:
-            n = min(BLOCK, -(-(steps - taken) // streams))
-            rollout_state, rows, tail = roll(rollout_state, keys.fold(key, "collect", len(blocks)), n)
-            blocks.append(jax.tree.map(np.asarray, rows))
-            taken += int(np.sum(rows.valid & ~rows.last))
-    finally:
-        vec.close()
-    whole = jax.tree.map(lambda *xs: np.concatenate(xs), *blocks)
-    if env.spec.action.choices is None:
-        whole = whole._replace(action=np.clip(whole.action, -1, 1))  # as the environment did
-    buffer = Replay(len(whole.reward) + 2, streams, device=False)
-    state = buffer.init(jax.tree.map(lambda x: x[0, 0], whole))
-    return buffer.export(buffer.close(buffer.add(state, whole, jax.tree.map(np.asarray, tail))))
+        steps = round(float(count) * flags.steps) if "." in count else int(count)
+    except ValueError:
+        steps = 0
+    if not colon or not who or not 1 <= steps <= MOST:
+        config.stop(f"--part {word} is none: give WHO:STEPS, such as random:10000, eval:0.5 or runs/walker@explore:20000")
+    run_dir, at, mode = who.rpartition("@")
+    if at:
+        return Part(mode, run_dir, steps)
+    is_folder = (Path(who) / run_configs.FILE).exists() or "/" in who
+    return Part(flags.mode, who, steps) if is_folder else Part(who, flags.run_dir, steps)
 
 
-def _random(vec: Any) -> Any:
-    """A policy that acts uniformly at random."""
-    return lambda carry, step, key: (actions.sample(vec.spec, key, vec.n), carry, {})
+def _policy(flags: Flags, run_dir: str) -> Policy:
+    policy = load(run_dir, flags.which, flags.member)
+    options = parsed(flags.env_options)
+    if flags.physics and PHYSICS not in options:
+        try:
+            return policy.on(flags.env or None, physics=True, **options)
+        except NoPhysics:
+            pass
+    return policy.on(flags.env or None, **options) if flags.env or options else policy
+
+
+def _env(flags: Flags, parts: list[Part], policies: dict[str, Policy]) -> Env | HostEnv:
+    """The environment of all parts: the first policy's, or that which the flags name, or that of the run of a replay."""
+    if policies:
+        found = {policy.problem.envs["train"].name: policy.problem.envs["train"] for policy in policies.values()}
+        if len(found) > 1:
+            config.stop(f"the runs are of {' and '.join(found)}: give --env, one that all of them can act in")
+        return next(iter(found.values()))
+    options = parsed(flags.env_options)
+    run_dir = next((p.run_dir for p in parts if p.run_dir), "")
+    if run_dir:
+        run_config = run_configs.read(run_dir)
+        if flags.env and flags.env != run_config.env:
+            config.stop(f"the replay of {run_dir} is of {run_config.env}: leave out --env {flags.env}")
+        make = lambda **more: run_config.with_options(**options, **more).problem().envs["train"]
+    else:
+        given = {k: v for k in ("repeat", "time_limit") if (v := getattr(flags, k)) is not None}
+        make = lambda **more: envs.make(flags.env, **given, **options, **more)
+    if flags.physics and PHYSICS not in options:
+        try:
+            return make(physics=True)
+        except NoPhysics:
+            pass
+    return make()
+
+
+def _behaviour(flags: Flags, part: Part, policies: dict[str, Policy], env: Env | HostEnv) -> Behaviour | None:
+    if part.mode == REPLAY:
+        return None
+    if part.mode == "random":
+        return random(env.spec)
+    if part.mode == "ou":
+        return ornstein_uhlenbeck(env.spec, flags.theta, flags.sigma)
+    policy = policies[part.run_dir]
+    if part.mode not in policy.agent.modes:
+        known = [*policy.agent.modes, *FREE, REPLAY]
+        config.stop(f"{policy.agent.name} has no mode {part.mode!r}.{config.nearest(part.mode, known)}")
+    return acting(policy, part.mode, flags.sampled)
+
+
+# --------------------------------------------------------------------------------------------------------------- what is done
+
+
+def _collected(flags: Flags, part: Part, behaviour: Behaviour | None, env: Env | HostEnv, key: Key) -> list[Row]:
+    if behaviour is None:
+        return replay_of(part.run_dir, flags.member)
+    with console.steps(part.steps, f"{part.mode} {part.run_dir}".strip(), flags.progress) as progress:
+        return collect(behaviour, env, part.steps, flags.streams, key, progress)
+
+
+def _meta(
+    flags: Flags, env: Env | HostEnv, parts: list[Part], policies: dict[str, Policy], found: list[list[Row]]
+) -> dict[str, Any]:
+    """What the file says of itself: all that decides what is in it, and what came of it. The same command writes the same."""
+    of_parts = []
+    for part, episodes in zip(parts, found, strict=True):
+        policy = policies.get(part.run_dir) if part.mode not in (*FREE, REPLAY) else None
+        told: dict[str, Any] = {"mode": part.mode, **_counts(episodes, env)}
+        if part.mode == "ou":
+            told |= {"theta": flags.theta, "sigma": flags.sigma}
+        if part.run_dir and part.mode not in FREE:
+            agent = run_configs.read(part.run_dir).agent
+            told |= {"run_dir": part.run_dir, "agent": agent, "member": flags.member}
+        if policy is not None:
+            told |= {"which": flags.which, "cycle": policy.cycle, "sampled": flags.sampled}
+        of_parts.append(told)
+    runs = [run_configs.read(p.run_dir) for p in parts if p.run_dir]
+    own = runs[0].env_options if runs and not flags.env else {}
+    return {
+        "env": env.name,
+        "env_options": {**own, **parsed(flags.env_options)},
+        "repeat": env.spec.repeat,
+        "time_limit": env.spec.horizon,
+        "seed": flags.seed,
+        "streams": flags.streams,
+        "physics": all(PHYSICS in e[0].info for e in found if e),
+        "parts": of_parts,
+        **_counts([e for part in found for e in part], env),
+        "versions": origin.versions(),
+    }
+
+
+def _counts(episodes: list[Row], env: Env | HostEnv) -> dict[str, Any]:
+    told = summary(episodes, env.spec.horizon)
+    returns = told.pop("returns")
+    return {**told, "return_mean": float(returns.mean()) if len(returns) else None}
+
+
+def _say(flags: Flags, out: Path, env: Env | HostEnv, parts: list[Part], meta: dict[str, Any], returns: np.ndarray) -> None:
+    modes = ", ".join(dict.fromkeys(p.mode for p in parts))
+    rows: list[tuple[str, Any]] = [("environment", env.name), ("mode", modes), ("transitions", f"{meta['transitions']:,}")]
+    rows += [("episodes", meta["episodes"]), ("physics", "stored" if meta["physics"] else "not stored")]
+    rows += [("file", f"{out}, {console.size(out.stat().st_size)}")]
+    if len(returns):
+        rows.append(("return, mean of whole episodes", console.estimate(stats.estimate(returns[None]))))
+    console.table("Dataset", rows)
+    values = {"out": out, "run_dir": flags.run_dir or None, "env": env.name, "mode": modes, "physics": meta["physics"]}
+    console.result({**values, **{k: meta[k] for k in ("transitions", "episodes", "return_mean")}})

@@ -173,3 +173,12 @@ def trials(total: int, done: int, enabled: bool) -> Iterator[Callable[[str, int]
             screen.print(f"{name}: {state}", highlight=False, soft_wrap=True)
 
         yield told
+
+
+@contextlib.contextmanager
+def steps(total: int, what: str, enabled: bool) -> Iterator[Callable[[int], None]]:
+    """A bar over so many steps, on a terminal: gives ``done -> None`` to call as they are taken."""
+    screen = Console(stderr=True)
+    with Progress(console=screen, disable=not enabled or not screen.is_terminal) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda done: progress.update(task, completed=done)

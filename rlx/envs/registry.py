@@ -108,7 +108,7 @@ def make(name: str, /, *, workers: int | None = None, physics: bool = False, **o
     except Exception as e:
         if isinstance(e, ValueError) or not options:
             raise
-        given = ", ".join(f"{k}={v!r:.60}" for k, v in options.items())
+        given = ", ".join(f"{k}={v!r:.60}" for k, v in options.items() if k != "physics")
         said = str(e).splitlines()[0] if str(e) else "no reason given"
         raise ValueError(f"{name} cannot be made with {given}: {type(e).__name__}: {said}") from e
     if not isinstance(env, (Env, HostEnv)):

@@ -60,6 +60,10 @@ class RunConfig:
         env = envs.make(self.env, **{k: v for k, v in given.items() if v is not None}, **self.env_options)
         return Problem({"train": agents.seen_by(self.agent, env)}, data)
 
+    def with_options(self, **env_options: Any) -> RunConfig:
+        """The same but for these options of the environment."""
+        return replace(self, env_options={**self.env_options, **env_options})
+
     def make(self, problem: Problem) -> Agent:
         """Raises ValueError where config, problem and agent do not go together."""
         agent = agents.make(self.agent, self.config, problem)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -295,6 +296,16 @@ def template(agent: Agent, frozen: dict[str, PyTree], run: RunState, meta: dict[
     if meta["retired"]:
         tree["retired"] = {k: jax.tree.map(lambda x: _later(x, run.alive.size), tree[k]) for k in meta["retired"]}
     return tree
+
+
+def source_template(agent: Agent, problem: Problem, meta: dict[str, Any], name: str) -> PyTree:
+    """The part of a checkpoint's tree that holds one replay, to read it alone: as numpy, which takes nothing of the device."""
+    buffer = replace(agent.buffers[name], capacity=meta["capacity"][name])
+    shapes = jax.eval_shape(buffer.init, outline(agent, problem, meta["stage"])[1][name])
+    lead = (len(meta["member_ids"]),) if "member_ids" in meta else ()
+    overlay = {k: np.empty(v, d) for k, (v, d) in meta["overlays"][name].items()}
+    wide = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), (*lead, *x.shape)), shapes)
+    return {"sources": {name: wide._replace(overlay=overlay)}}
 
 
 def _of_capacity(source: ReplayState, capacity: int) -> ReplayState:

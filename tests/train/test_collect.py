@@ -1,0 +1,176 @@
+"""Behaviours that data is collected with, and what a run's replay gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import rlx.envs
+from rlx import agents
+from rlx.cli import main
+from rlx.replay import datasets
+from rlx.train.collect import Behaviour, acting, alike, collect, ornstein_uhlenbeck, random, replay_of, summary
+from rlx.train.policy import Policy
+from rlx.types import Leaf, Problem, Spec, Step
+
+SPEC = Spec(Leaf((2,)), Leaf((1,), low=-1, high=1))
+
+
+def step_of(first) -> Step:
+    n = len(first)
+    return Step(np.zeros((n, 2), np.float32), np.zeros(n, np.float32), *np.zeros((2, n), bool), np.array(first), {})
+
+
+def test_ornstein_uhlenbeck_is_its_recurrence_and_begins_anew():
+    behaviour = ornstein_uhlenbeck(SPEC, theta=0.15, sigma=0.5)
+    carry, mine = behaviour.begin(2), np.zeros((2, 1))
+    for t in range(30):
+        key, first = jax.random.key(t), np.array([t == 0, t in (0, 12)])
+        action, carry, _ = behaviour.act(carry, step_of(first), key)
+        mine = np.where(first[:, None], 0, mine)
+        mine = mine - 0.15 * mine + 0.5 * np.asarray(jax.random.normal(key, (2, 1)), np.float64)
+        np.testing.assert_allclose(action, np.clip(mine, -1, 1), atol=1e-5)
+    assert np.abs(mine).max() > 0.1
+
+
+def test_ornstein_uhlenbeck_spreads_as_said():
+    behaviour, n, sigma = ornstein_uhlenbeck(SPEC, 0.15, 0.05), 4000, 0.05
+    carry = behaviour.begin(n)
+    for t in range(40):
+        action, carry, _ = behaviour.act(carry, step_of(np.full(n, t == 0)), jax.random.key(t))
+    assert np.std(action) == pytest.approx(sigma / np.sqrt(2 * 0.15 - 0.15**2), rel=0.05)
+
+
+def test_noise_needs_numbers():
+    with pytest.raises(ValueError, match="choices"):
+        ornstein_uhlenbeck(Spec(Leaf((2,)), Leaf((), np.int32, low=0, high=2)))
+    with pytest.raises(ValueError, match="theta between"):
+        ornstein_uhlenbeck(SPEC, theta=0)
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    problem = Problem({"train": rlx.envs.make("rlx:pendulum", time_limit=4)})
+    agent = agents.make("sac", problem=problem, **agents.presets("sac")["debug"])
+    return Policy(agent, agent.init(jax.random.key(0), agent.hyper), problem)
+
+
+def test_a_share_of_episodes_is_sampled_and_all_others_follow_the_mean(policy):
+    env = policy.problem.envs["train"]
+    episodes = collect(acting(policy, sampled=0.25), env, 2 * 10 * 4, streams=2)
+    assert {len(e.reward) for e in episodes} == {5}
+    mean = jax.jit(lambda step: policy.actor("eval")((), step, jax.random.key(0))[0])
+    follows = []
+    for e in episodes:
+        step = Step(e.obs, e.reward, e.terminated, e.truncated, e.first, {})
+        follows.append(bool(np.allclose(np.asarray(mean(step))[:-1], e.action[:-1], atol=1e-5)))
+    # streams take turns: episodes 0, 2, 4, ... are the first stream's, 1, 3, 5, ... the second's
+    by_number = np.array(follows).reshape(2, -1).T.ravel()
+    np.testing.assert_array_equal(by_number, (np.arange(len(follows)) + 1) % 4 != 0)
+
+
+def test_what_cannot_be_sampled_is_refused(policy):
+    with pytest.raises(ValueError, match="share of the episodes"):
+        acting(policy, sampled=1.5)
+    with pytest.raises(ValueError, match="no mode 'explor'"):
+        acting(policy, sampled=0.5, sampled_mode="explor")
+
+
+def test_collecting_keeps_its_bits_and_tells_how_far_it_is():
+    env, told = rlx.envs.make("rlx:pendulum", time_limit=5, physics=True), []
+    a = collect(random(env.spec), env, 23, streams=2, key=3, progress=told.append)
+    b = collect(random(env.spec), env, 23, streams=2, key=3)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    assert told[-1] == 23 and summary(a, 5)["transitions"] >= 23
+    whole = [e for e in a if len(e.reward) == 6]
+    np.testing.assert_allclose(summary(a, 5)["returns"], [e.reward.sum() for e in whole])
+
+
+def test_parts_keep_what_all_of_them_have():
+    plain, told = (rlx.envs.make("rlx:pendulum", time_limit=5, physics=p) for p in (False, True))
+    a, b = collect(random(plain.spec), plain, 5, 1), collect(random(told.spec), told, 5, 1)
+    assert alike([b, b])[0].info
+    with pytest.warns(UserWarning, match="info/physics"):
+        assert not alike([a, b])[-1].info
+
+
+# --------------------------------------------------------------------------------------------------------------- a run's replay
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """Two members; the replay holds 40 of the 48 rows of each stream that were seen."""
+    run_dir = tmp_path_factory.mktemp("runs") / "td3"
+    own = {"env-steps": 96, "prefill": 40, "n-envs": 2, "collect": 8, "capacity": 80, "batch": 8, "hidden": 8}
+    flags = [
+        word
+        for k, v in own.items()
+        for word in (f"--agent.{k.replace('_', '-')}", *map(str, v if isinstance(v, list) else [v]))
+    ]
+    more = ["--seeds", "2", "--time-limit", "10", "--no-video", "--no-progress", "--episodes", "2"]
+    env = ["--env", "rlx:pendulum", "--env-option", "physics=true"]
+    assert main(["train", "td3", *env, "--preset", "debug", "--run-dir", str(run_dir), *flags, *more]) == 0
+    return run_dir
+
+
+def test_a_runs_replay_is_what_it_stored(trained):
+    episodes, other = replay_of(trained), replay_of(trained, member=1)
+    rows = sum(len(e.reward) for e in episodes)
+    assert rows == 2 * 40 and sum(len(e.reward) - 1 for e in episodes) >= 70
+    for e in episodes:
+        assert e.first[0] or e is episodes[0] or e is episodes[len(episodes) // 2]  # the oldest of a stream may lack its begin
+        assert e.truncated[-1] and len(e.reward) <= 11 and np.abs(e.action).max() <= 1
+        angle, rate = e.info["physics"].T
+        np.testing.assert_allclose(e.obs, np.stack([np.cos(angle), np.sin(angle), rate], -1), atol=1e-5)
+        np.testing.assert_allclose(  # the reward of arriving, of the row before: as Gymnasium's pendulum has it
+            e.reward[1:],
+            -(((angle[:-1] + np.pi) % (2 * np.pi) - np.pi) ** 2 + 0.1 * rate[:-1] ** 2 + 0.004 * e.action[:-1, 0] ** 2),
+            atol=1e-4,
+        )
+    assert not np.array_equal(episodes[0].obs, other[0].obs)
+
+
+def test_replays_that_are_not_there(trained, tmp_path):
+    with pytest.raises(ValueError, match="no member 2"):
+        replay_of(trained, member=2)
+    with pytest.raises(ValueError, match="no replay 'demos'"):
+        replay_of(trained, name="demos")
+
+
+def test_commands_collect_mixtures_noise_and_replays(trained, tmp_path, capsys):
+    out = str(tmp_path / "data.npz")
+    run = ["--run-dir", str(trained), "--streams", "2", "--out", out, "--no-progress", "--member", "1"]
+    parts = ["--part", "random:20", "--part", "eval:30", "--part", f"{trained}@replay:1", "--part", "ou:0.5", "--steps", "40"]
+    assert main(["collect", *run, *parts]) == 0
+    said = capsys.readouterr().out
+    assert "random, eval, replay, ou" in said and '"physics": true' in said
+    episodes = datasets.read(out)
+    assert sum(len(e.reward) - 1 for e in episodes) >= 20 + 30 + 70 + 20
+    assert all(set(e.info) == {"physics"} for e in episodes)
+    assert main(["collect", "--env", "dmc:cartpole-balance", "--mode", "ou", "--no-physics", *run[2:6], "--steps", "10"]) == 0
+    assert datasets.read(out)[0].info == {}
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--part", "eval"], "WHO:STEPS"),
+        (["--part", "eval:none"], "WHO:STEPS"),
+        (["--part", "random:0"], "WHO:STEPS"),
+        (["--mode", "greedy"], "no mode 'greedy'"),
+        (["--mode", "replay", "--env", "rlx:point-mass"], "leave out --env"),
+    ],
+)
+def test_what_cannot_be_collected_is_said(trained, tmp_path, capsys, args, message):
+    assert main(["collect", "--run-dir", str(trained), "--out", str(tmp_path / "x.npz"), "--no-progress", *args]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "x.npz").exists()
+
+
+def test_a_behaviour_of_ones_own():
+    still = Behaviour(lambda n: (), lambda carry, step, key: (0 * step.obs[:, :1], carry, {}))
+    env = rlx.envs.make("rlx:pendulum", time_limit=3)
+    assert not any(e.action.any() for e in collect(still, env, 6, 2))
