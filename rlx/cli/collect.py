@@ -24,7 +24,9 @@ from rlx.types import PHYSICS, Env, HostEnv, Key, Row
 FREE = ("random", "ou")  # behaviours that need no run
 REPLAY = "replay"
 MODE_HELP = "a mode of the agent, or: random; ou (Ornstein-Uhlenbeck noise); replay (what the run stored while it trained)"
-PART_HELP = "WHO:STEPS, several times: a mixture. WHO is a mode, a run folder, or RUN_DIR@MODE; STEPS with a point: a share of --steps"
+PART_HELP = (
+    "WHO:STEPS, several times, for a mixture. WHO: a mode, a run folder, RUN_DIR@MODE. STEPS with a point: share of --steps"
+)
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from rlx.envs import border
+from rlx.envs import border, tasks
 from rlx.envs.actions import box
 from rlx.envs.border import Border
 from rlx.envs.options import dm_control_suite
@@ -36,11 +37,16 @@ def make(
     suite = dm_control_suite()
     given = f"dmc:{name}"
     warnings.warn(f"{given} has no batched task in rlx: it runs dm_control's own loop, several times slower.", stacklevel=3)
-    domain, _, task = name.partition("-")
+    paid = tasks.PAID.get(name)
+    domain, _, task = (paid.world if paid else name).partition("-")
 
     def build() -> Any:
         with border.making(given):
-            return suite.load(domain, task, task_kwargs={"random": 0})
+            env = suite.load(domain, task, task_kwargs={"random": 0})
+        if paid:
+            c = SimpleNamespace(**paid.constants(env.physics.model))
+            env.task.get_reward = lambda physics: float(paid.reward(np, c, physics.data))
+        return env
 
     example = build()
     size = int(sum(np.prod(x.shape) for x in example.observation_spec().values()))

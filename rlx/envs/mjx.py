@@ -20,9 +20,11 @@ from rlx.envs import tasks
 from rlx.envs.brax_like import from_brax
 from rlx.envs.options import positive, unknown
 from rlx.envs.tasks.base import MujocoTask
+from rlx.envs.tasks.kinematics import Kinematics
 from rlx.types import Array, Env, Key, Leaf, PyTree, Spec, Step
 
 _KINEMATIC = {"qpos", "qvel", "ctrl", "xpos", "xmat", "xipos", "geom_xpos"}
+EXTRA = {"subtree_angmom"}  # what MJX has not among its public arrays
 # What decides the future. All else follows, and is not kept: some of Warp's arrays belong to all streams together.
 _STATE = ("qpos", "qvel", "act", "time", "qacc_warmstart")
 
@@ -110,9 +112,13 @@ def _own(name: str, task: MujocoTask, repeat: int, time_limit: int | None, impl:
     model = mjx.put_model(native, impl=impl)
     low, high = (jnp.asarray(x, jnp.float32) for x in native.actuator_ctrlrange.T)
     uniforms, normals = task.draws(native)
+    kinematics = Kinematics(native)
 
     def view(data: Any, goal: Array) -> SimpleNamespace:
-        arrays = {f: getattr(data, f) for f in task.fields}
+        arrays = {f: getattr(data, f) for f in task.fields if f not in EXTRA}
+        if EXTRA & set(task.fields):
+            more = kinematics(jnp, data.qpos[None], data.qvel[None], tuple(EXTRA & set(task.fields)))
+            arrays |= {f: x[0] for f, x in more.items()}
         if "xmat" in arrays:
             arrays["xmat"] = arrays["xmat"].reshape(*arrays["xmat"].shape[:-2], 9)
         return SimpleNamespace(**arrays, goal=goal)
@@ -123,7 +129,7 @@ def _own(name: str, task: MujocoTask, repeat: int, time_limit: int | None, impl:
         return state, Step(obs, reward.astype(jnp.float32), jnp.bool_(False), t >= limit, jnp.bool_(first), {})
 
     # what the task reads follows from the positions alone, or needs all of a forward pass (which compiles much longer)
-    derive = mjx.kinematics if set(task.fields) <= _KINEMATIC else mjx.forward
+    derive = mjx.kinematics if set(task.fields) <= _KINEMATIC | EXTRA else mjx.forward
 
     def settle(model: Any, data: Any, count: int) -> Any:
         return jax.lax.fori_loop(0, count, lambda _, d: mjx.step(model, d), data)

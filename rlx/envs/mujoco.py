@@ -40,7 +40,7 @@ def names() -> list[str]:
         from dm_control import suite
     except ImportError:
         return own
-    return own + sorted(n for n in (f"{d}-{t}" for d, t in suite.ALL_TASKS) if n not in own)
+    return own + sorted({*tasks.PAID, *(f"{d}-{t}" for d, t in suite.ALL_TASKS)} - set(own))
 
 
 def make(

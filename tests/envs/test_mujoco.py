@@ -37,7 +37,7 @@ def same_state(name, seed=0):
     return theirs, vec, state
 
 
-@pytest.mark.parametrize("name", tasks.names())
+@pytest.mark.parametrize("name", [name for name in tasks.names() if tuple(name.split("-")) in suite.ALL_TASKS])
 def test_observations_and_rewards_equal_dm_controls(name):
     theirs, vec, state = same_state(name)
     assert theirs._step_limit == vec.spec.horizon

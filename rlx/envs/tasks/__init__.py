@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlx.envs.tasks import cartpole, cheetah, hopper, pendulum, point_mass, reacher, walker
+from rlx.envs.tasks import cartpole, cheetah, hopper, pendulum, point_mass, quadruped, reacher, walker
 from rlx.envs.tasks.base import MujocoTask
 
 DOMAINS = {
@@ -14,6 +14,9 @@ DOMAINS = {
     "reacher": reacher,
     "walker": walker,
 }
+
+
+PAID = {f"quadruped-{name}": paid for name, paid in quadruped.TASKS.items()}  # worlds of dm_control, with rewards from here
 
 
 def names() -> list[str]:

@@ -1,4 +1,4 @@
-"""Half-cheetah: run."""
+"""Half-cheetah: run; and walk, walk backward and run backward, which URLB has added (Laskin et al. 2021, arXiv:2110.15191)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from rlx.envs.tasks.base import MujocoTask, columns, ident, joint_box, tolerance
 
-SPEED = 10.0  # m/s
+SPEEDS = {"run": 10.0, "walk": 2.0, "walk_backward": -2.0, "run_backward": -10.0}  # m/s
 
 
 def observe(xp: Any, c: Any, p: Any) -> Any:
@@ -16,8 +16,14 @@ def observe(xp: Any, c: Any, p: Any) -> Any:
     return columns(xp, p.qpos[..., 1:], p.qvel)
 
 
-def reward(xp: Any, c: Any, p: Any) -> Any:
-    return tolerance(xp, p.sensordata[..., c.speed], SPEED, np.inf, margin=SPEED, shape="linear", at_margin=0)
+def _move(speed: float) -> Any:
+    """The share of ``speed`` that is reached, within [0, 1]."""
+
+    def reward(xp: Any, c: Any, p: Any) -> Any:
+        forward = np.sign(speed) * p.sensordata[..., c.speed]
+        return tolerance(xp, forward, abs(speed), np.inf, margin=abs(speed), shape="linear", at_margin=0)
+
+    return reward
 
 
 def init(xp: Any, c: Any, u: Any, z: Any) -> Any:
@@ -33,15 +39,16 @@ def constants(model: Any) -> dict[str, Any]:
 
 
 TASKS = {
-    "run": MujocoTask(
+    name: MujocoTask(
         "cheetah",
         ("qpos", "qvel", "sensordata"),
         observe,
-        reward,
+        _move(speed),
         init,
         draws=lambda model: (model.nq, 0),
         constants=constants,
         time_limit=10.0,
         settle=200,
     )
+    for name, speed in SPEEDS.items()
 }

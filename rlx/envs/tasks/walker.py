@@ -1,4 +1,4 @@
-"""Planar walker: stand, walk and run."""
+"""Planar walker: stand, walk and run; and spin, which URLB has added (Laskin et al. 2021, arXiv:2110.15191)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from rlx.envs.tasks.base import XX, XZ, ZZ, MujocoTask, anywhere, columns, ident, joint_box, tolerance
 
 HEIGHT = 1.2  # of the torso when standing, m
+SPIN = 10.0  # kg m^2/s, the angular momentum that is asked for
 
 
 def observe(xp: Any, c: Any, p: Any) -> Any:
@@ -31,17 +32,22 @@ def _move(speed: float) -> Any:
     return reward
 
 
+def spin(xp: Any, c: Any, p: Any) -> Any:
+    """Tumbling forward: the share of `SPIN` that its angular momentum about the y axis has, within [0, 1]."""
+    return xp.clip(p.subtree_angmom[..., c.torso, 1] / SPIN, 0.0, 1.0)
+
+
 def constants(model: Any) -> dict[str, Any]:
     found = {"torso": ident(model, "body", "torso"), "speed": ident(model, "sensor", "torso_subtreelinvel")}
     return {**found, **joint_box(model), "nv": model.nv}
 
 
-def _task(reward: Any) -> MujocoTask:
-    fields = ("qpos", "qvel", "sensordata", "xpos", "xmat")
+def _task(reward: Any, *more: str) -> MujocoTask:
+    fields = ("qpos", "qvel", "sensordata", "xpos", "xmat", *more)
     draws = lambda model: (model.nq, 0)
     return MujocoTask(
         "walker", fields, observe, reward, anywhere, draws, constants=constants, control_timestep=0.025, time_limit=25.0
     )
 
 
-TASKS = {"stand": _task(_stand), "walk": _task(_move(1.0)), "run": _task(_move(8.0))}
+TASKS = {"stand": _task(_stand), "walk": _task(_move(1.0)), "run": _task(_move(8.0)), "spin": _task(spin, "subtree_angmom")}
