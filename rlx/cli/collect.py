@@ -25,8 +25,6 @@ FREE = ("random", "ou")  # behaviours that need no run
 REPLAY = "replay"
 MODE_HELP = "a mode of the agent, or: random; ou (Ornstein-Uhlenbeck noise); replay (what the run stored while it trained)"
 PART_HELP = "WHO:STEPS, several times: a mixture. WHO: a mode, a run folder, RUN_DIR@MODE. STEPS 0.5: half of --steps"
-    "WHO:STEPS, several times, for a mixture. WHO: a mode, a run folder, RUN_DIR@MODE. STEPS with a point: share of --steps"
-)
 
 
 @dataclass(frozen=True)
