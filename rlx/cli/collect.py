@@ -14,6 +14,7 @@ from rlx import config, envs, keys
 from rlx.cli import console
 from rlx.cli.console import MOST, MOST_STREAMS
 from rlx.envs.options import NoPhysics, parsed
+from rlx.envs.scores import normalised, of_run
 from rlx.replay import datasets
 from rlx.train import load, origin, stats
 from rlx.train import run_config as run_configs
@@ -195,16 +196,22 @@ def _meta(
         of_parts.append(told)
     runs = [run_configs.read(p.run_dir) for p in parts if p.run_dir]
     own = runs[0].env_options if runs and not flags.env else {}
+    options = {**own, **parsed(flags.env_options)}
+    counts = _counts([e for part in found for e in part], env)
+    limit = runs[0].time_limit if runs else flags.time_limit
+    reference = of_run(env.name, limit, options) if counts["return_mean"] is not None else None
     return {
         "env": env.name,
-        "env_options": {**own, **parsed(flags.env_options)},
+        "env_options": options,
         "repeat": env.spec.repeat,
         "time_limit": env.spec.horizon,
         "seed": flags.seed,
         "streams": flags.streams,
         "physics": all(PHYSICS in e[0].info for e in found if e),
         "parts": of_parts,
-        **_counts([e for part in found for e in part], env),
+        **counts,
+        "score": None if reference is None else float(normalised(reference, counts["return_mean"])),
+        "score_reference": None if reference is None else reference.source,
         "versions": origin.versions(),
     }
 
@@ -220,8 +227,11 @@ def _say(flags: Flags, out: Path, env: Env | HostEnv, parts: list[Part], meta: d
     rows: list[tuple[str, Any]] = [("environment", env.name), ("mode", modes), ("transitions", f"{meta['transitions']:,}")]
     rows += [("episodes", meta["episodes"]), ("physics", "stored" if meta["physics"] else "not stored")]
     rows += [("file", f"{out}, {console.size(out.stat().st_size)}")]
+    score = {"score": meta["score"], "score_reference": meta["score_reference"]}
     if len(returns):
         rows.append(("return, mean of whole episodes", console.estimate(stats.estimate(returns[None]))))
+    if meta["score"] is not None:
+        rows.append((f"score ({meta['score_reference']})", console.number(meta["score"])))
     console.table("Dataset", rows)
     values = {"out": out, "run_dir": flags.run_dir or None, "env": env.name, "mode": modes, "physics": meta["physics"]}
-    console.result({**values, **{k: meta[k] for k in ("transitions", "episodes", "return_mean")}})
+    console.result({**values, **{k: meta[k] for k in ("transitions", "episodes", "return_mean")}, **score})

@@ -13,6 +13,7 @@ from rlx import config, keys
 from rlx.cli import console, outputs
 from rlx.cli.console import MOST_STREAMS
 from rlx.envs.options import parsed
+from rlx.envs.scores import Reference, of_run
 from rlx.train import Policy, load, sweeps
 from rlx.train.policy import evaluate_all, load_members
 
@@ -49,7 +50,7 @@ def body(argv: list[str]) -> None:
         found = {k: v[None] for k, v in only.evaluate(flags.episodes, flags.seed).items()}
     means = found["returns"].mean(1)
     shown = list(policies.values())[int(np.argmax(means))]
-    values, rows = _summary(policies, found)
+    values, rows = _summary(policies, found, _reference(flags, shown))
     env = shown.problem.envs["train"]
     each = f" of each of {len(policies)} members" if len(policies) > 1 else f" after cycle {shown.cycle}"
     place = [("run", f"{flags.run_dir} ({flags.which})"), ("environment", env.name)]
@@ -71,14 +72,26 @@ def _who(policies: dict[int, Policy]) -> list[tuple[int, dict[str, float]]]:
     return [policy.run_config.who()[m] for m, policy in policies.items() if policy.run_config]
 
 
-def _summary(policies: dict[int, Policy], found: dict[str, np.ndarray]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+def _reference(flags: Flags, policy: Policy) -> Reference | None:
+    """Of the environment that is evaluated on, which may be another than the run's."""
+    run_config = policy.run_config
+    assert run_config is not None
+    own = run_config.env_options if flags.env in ("", run_config.env) else {}
+    return of_run(flags.env or run_config.env, run_config.time_limit, {**own, **parsed(flags.env_options)})
+
+
+def _summary(
+    policies: dict[int, Policy], found: dict[str, np.ndarray], reference: Reference | None
+) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """What there is to say of ``found`` [M, E], for programs and for people; of several members of the mean of each."""
     returns, many = found["returns"], len(policies) > 1
     values = outputs.return_of([{"setting": setting} for _, setting in _who(policies)], returns)
     shown, what = (returns.mean(1), "mean return of a member") if many else (returns[0], "return")
+    values |= outputs.score_of(values, reference)
     info = {k.removeprefix("info/"): float(v.mean()) for k, v in found.items() if k.startswith("info/")}
     rows = [
         ("return, mean", outputs.told(values)),
+        *outputs.score_rows(values),
         (f"{what}, median", console.number(np.median(shown))),
         (f"{what}, min to max", f"{console.number(shown.min())} to {console.number(shown.max())}"),
         ("episode length, mean", console.number(found["lengths"].mean())),

@@ -14,6 +14,7 @@ import numpy as np
 
 from rlx import files, keys
 from rlx.cli import console
+from rlx.envs import scores
 from rlx.train import run_config as run_configs
 from rlx.train import stats, sweeps, video
 from rlx.train.logging import read as read_metrics
@@ -31,6 +32,26 @@ def return_of(each: list[dict[str, Any]], returns: np.ndarray) -> dict[str, Any]
     they have of members."""
     found = stats.estimate(returns, settings=len({json.dumps(m["setting"], sort_keys=True) for m in each}))
     return {"return_mean": found.value, "return_ci": found.interval, "return_ci_over": found.over}
+
+
+def score_of(values: dict[str, Any], reference: scores.Reference | None) -> dict[str, Any]:
+    """``score``, ``score_ci`` and ``score_reference`` (whose returns are 0 and 100) of what `return_of` says; null without."""
+    if reference is None:
+        return {"score": None, "score_ci": None, "score_reference": None}
+    on_scale = lambda x: None if x is None else scores.normalised(reference, x).tolist()
+    return {
+        "score": on_scale(values["return_mean"]),
+        "score_ci": on_scale(values["return_ci"]),
+        "score_reference": reference.source,
+    }
+
+
+def score_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
+    """What `score_of` says, for people; no row without references."""
+    if values["score"] is None:
+        return []
+    found = stats.Estimate(values["score"], values["score_ci"], values["return_ci_over"])
+    return [(f"score ({values['score_reference']})", console.estimate(found))]
 
 
 def told(values: dict[str, Any]) -> str:
@@ -86,7 +107,7 @@ def write_result(run_dir: Path, values: dict[str, Any], each: list[dict[str, Any
     files.write_text(run_dir / "result.json", json.dumps(plain, indent=2) + "\n")
 
 
-def together(parts: list[dict[str, Any]], run_dir: Path) -> dict[str, Any]:
+def together(parts: list[dict[str, Any]], run_dir: Path, reference: scores.Reference | None) -> dict[str, Any]:
     """The results of waves as one, with the folders of the waves."""
     if not parts[0]:
         return {}
@@ -107,6 +128,7 @@ def together(parts: list[dict[str, Any]], run_dir: Path) -> dict[str, Any]:
     memory_bytes = max(p["memory_bytes"] for p in parts)
     returns = np.array([m["return_mean"] for m in each if m["return_mean"] is not None])
     values |= {**return_of(each, returns), "memory_bytes": memory_bytes}
+    values |= score_of(values, reference)
     values["return_best"] = max((p["return_best"] for p in parts if p["return_best"] is not None), default=None)
     write_result(run_dir, values, each)
     return values

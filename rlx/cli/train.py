@@ -148,7 +148,7 @@ def train_waves(run_config: run_configs.RunConfig, problem: Problem, run_dir: Pa
         if processes.is_process_zero():
             print(f"\nwave {k + 1} of {len(parts)}: members {part[0]} to {part[1] - 1}")
         values.append(train(replace(run_config, part=part), agent, problem, run_dir / f"wave{k}", flags))
-    return outputs.together(values, run_dir)
+    return outputs.together(values, run_dir, run_config.reference())
 
 
 def _waves_of(run_dir: Path, members: int) -> list[tuple[int, int]] | None:
@@ -251,6 +251,7 @@ def finish(
     best = float(np.max(state.best["score"])) if state.best else None
     seconds = [line["wall_s"] for line in outputs.read_metrics(run_dir)]
     total = lambda name: int(np.sum(state.counts[name]))
+    found = outputs.return_of(each, returns)
     values = {
         "run_dir": run_dir,
         "agent": run_config.agent,
@@ -259,7 +260,8 @@ def finish(
         "members": run_config.members,
         "diverged": int(np.sum(~state.alive)),
         "episodes": returns.size,
-        **outputs.return_of(each, returns),
+        **found,
+        **outputs.score_of(found, run_config.reference()),
         "return_best": best,
         **{name: total(name) for name in ("env_steps", "sim_steps", "model_steps", "eval_steps", "updates")},
         "wall_s": seconds[-1] if seconds else None,
@@ -288,6 +290,7 @@ def _last_returns(
 def _result_rows(values: dict[str, Any], which: str) -> list[tuple[str, str]]:
     lost = f", {values['diverged']} diverged" if values["diverged"] else ""
     rows = [(f"return of the {which} agent", outputs.told(values) + lost)]
+    rows += outputs.score_rows(values)
     if values["return_best"] is not None:
         rows.append(("best while training", console.number(values["return_best"])))
     rows += [("env steps", f"{values['env_steps']:,}"), ("updates", f"{values['updates']:,}")]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rlx.envs import scores
 from rlx.train import logging, rankings, sweeps
 from rlx.train import run_config as run_configs
 from rlx.train.pictures import literal
@@ -110,7 +111,8 @@ def report(run_dirs: list[Path], out: Path) -> dict[str, Any]:
     pictures |= swept.pictures if swept else {}
     tables = swept.tables if swept else []
     left_out = (COPIES, ("run", "seed", "is a copy of"), repeats)
-    page.write_text(_page(pictures, rows, versus, [*tables, left_out] if repeats else tables))
+    references = {json.loads(g)["env"]: r for g in groups if (r := _reference(g))}
+    page.write_text(_page(pictures, rows, versus, [*tables, left_out] if repeats else tables, references))
     return {
         "ranking": swept.ranking if swept else None,
         "page": str(page),
@@ -123,7 +125,7 @@ def report(run_dirs: list[Path], out: Path) -> dict[str, Any]:
 
 
 COPIES = "Left out: a run is its configuration and its seed"
-HEAD = ("group", "runs", "steps", "final IQM", "95% interval", "interval over", "best IQM")
+HEAD = ("group", "runs", "steps", "final IQM", "95% interval", "interval over", "best IQM", "score")
 
 
 def _row(name: str, curves: list[Curve]) -> tuple:
@@ -131,7 +133,15 @@ def _row(name: str, curves: list[Curve]) -> tuple:
     bounds = final.interval and [round(x, 2) for x in final.interval]
     steps, best = np.mean([c.steps[-1] for c in curves]), iqm(np.array([c.returns.max() for c in curves]))
     over = final.over if bounds else f"none: {final.over}"
-    return name, len(curves), int(steps), round(final.value, 2), bounds, over, round(best, 2)
+    reference = _reference(curves[0].group)
+    score = None if reference is None else round(float(scores.normalised(reference, final.value)), 1)
+    return name, len(curves), int(steps), round(final.value, 2), bounds, over, round(best, 2), score
+
+
+def _reference(group: str) -> scores.Reference | None:
+    """What the returns of a group are measured by."""
+    tree = json.loads(group)
+    return scores.of_run(tree["env"], tree.get("time_limit"), tree.get("env_options") or {})
 
 
 def _versus(groups: dict[str, list[Curve]]) -> list[tuple[str, str, float]]:
@@ -187,14 +197,16 @@ def _table(head: tuple, rows: list) -> str:
     return "<table>" + line("th", head) + "".join(line("td", r) for r in rows) + "</table>"
 
 
-def _page(pictures: dict[str, Path], rows: list, versus: list, more: list[tuple[str, tuple, list]]) -> str:
+def _page(pictures: dict[str, Path], rows: list, versus: list, more: list[tuple[str, tuple, list]], references: dict) -> str:
     encoded = {env: base64.b64encode(p.read_bytes()).decode() for env, p in pictures.items()}
     image = '<h2>{0}</h2><img alt="{0}" src="data:image/png;base64,{1}">'
     images = "".join(image.format(html.escape(env), data) for env, data in encoded.items())
     extra = "".join(f"<h2>{html.escape(title)}</h2>{_table(head, lines)}" for title, head, lines in more)
+    measured = [(n, f"{r.source}: 0 is {r.random:,.1f}, 100 is {r.expert:,.1f}") for n, r in references.items()]
+    measures = "<h2>Scores</h2>" + _table(("environment", "by"), measured) if measured else ""
     better = "<h2>Probability of improvement</h2>" + _table(("group", "over", "probability"), versus) if versus else ""
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>rlx report</title><style>{STYLE}</style>'
-        f"<h1>rlx report</h1>{extra}{_table(HEAD, rows)}{images}{better}"
+        f"<h1>rlx report</h1>{extra}{_table(HEAD, rows)}{measures}{images}{better}"
         "<p>IQM: interquartile mean over seeds. Intervals: percentile bootstrap over seeds; one seed has none.</p></html>\n"
     )

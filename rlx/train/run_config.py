@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from rlx import agents, config, envs, keys, plugins, replay
-from rlx.envs import options
+from rlx.envs import options, scores
 from rlx.files import read_json, write_text
 from rlx.precision import Precision, exact
 from rlx.replay import columns
@@ -63,6 +63,10 @@ class RunConfig:
     def with_options(self, **env_options: Any) -> RunConfig:
         """The same but for these options of the environment."""
         return replace(self, env_options={**self.env_options, **env_options})
+
+    def reference(self) -> scores.Reference | None:
+        """What returns of this run are measured by; None where nothing is known, or its settings change what is paid."""
+        return scores.of_run(self.env, self.time_limit, self.env_options)
 
     def make(self, problem: Problem) -> Agent:
         """Raises ValueError where config, problem and agent do not go together."""

@@ -12,6 +12,7 @@ import pytest
 
 import rlx
 from rlx.cli import main, outputs
+from rlx.envs import scores
 from rlx.train.checkpoint import Checkpoints
 from rlx.train.policy import load_members
 from rlx.types import Step
@@ -270,6 +271,42 @@ def test_collect_at_random_needs_no_run(tmp_path, capsys):
     args = ["collect", "--env", ENVS["host"], "--mode", "random", "--steps", "450", "--out", str(out), "--streams", "2"]
     assert main(args) == 0
     read_back(out, result_of(capsys.readouterr().out))
+
+
+# ------------------------------------------------------------------------------------------------------------------ scores
+
+
+def test_results_have_scores_where_there_are_references(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("RLX_REFERENCES", str(tmp_path / "references.json"))
+    returns = {"return_mean": 1500.0, "return_ci": (1000.0, 2000.0), "return_ci_over": "3 seeds"}
+    found = outputs.score_of(returns, scores.Reference(-1000.0, 4000.0, "D4RL's"))
+    assert found == {"score": 50.0, "score_ci": [40.0, 60.0], "score_reference": "D4RL's"}
+    assert outputs.score_rows({**returns, **found}) == [("score (D4RL's)", "50  [40, 60]  95% interval over 3 seeds")]
+    none = outputs.score_of(returns, None)
+    assert set(none.values()) == {None} and outputs.score_rows({**returns, **none}) == []
+    args = ["collect", "--mode", "random", "--steps", "60", "--streams", "2", "--out", str(tmp_path / "data.npz")]
+    assert main([*args, "--env", "gym:Hopper-v4"]) == 0
+    result = result_of(capsys.readouterr().out)
+    assert result["score"] == pytest.approx((result["return_mean"] + 20.272305) / 3254.572305 * 100)
+    assert result["score_reference"] == "D4RL's hopper"
+    assert main([*args, "--env", "gym:Hopper-v4", "--time-limit", "10"]) == 0
+    assert result_of(capsys.readouterr().out)["score"] is None
+
+
+def test_a_trained_run_is_scored_by_own_references(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("RLX_REFERENCES", str(tmp_path / "references.json"))
+    scores.extend(ENVS["device"], random=-1500.0, expert=-100.0)
+    assert main(["evaluate", "--run-dir", str(trained["device"]), "--episodes", "2"]) == 0
+    out = capsys.readouterr().out
+    result = result_of(out)
+    assert result["score"] == pytest.approx((result["return_mean"] + 1500) / 1400 * 100) and "score (own: measured)" in out
+    assert main(["report", *map(str, trained.values()), "--out", str(tmp_path)]) == 0
+    result = result_of(capsys.readouterr().out)
+    own = {row["group"].split()[1]: row for row in result["table"]}
+    iqm = own[ENVS["device"]]["final IQM"]
+    assert own[ENVS["device"]]["score"] == pytest.approx((iqm + 1500) / 1400 * 100, abs=0.06)
+    assert own[ENVS["host"]]["score"] is None
+    assert "0 is -1,500.0, 100 is -100.0" in Path(result["page"]).read_text()
 
 
 # ----------------------------------------------------------------------------------------------------------------- report
