@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from rlx.replay import datasets
 from rlx.replay.buffer import Replay, export, relabel, update_priorities
+from rlx.replay.datasets import Dataset, load
 from rlx.replay.episodes import from_episodes
 from rlx.replay.mixtures import mix
 from rlx.replay.newest import newest
@@ -47,6 +48,7 @@ def ring(capacity: int, streams: int, *, device: bool = True, priorities: bool =
 
 
 __all__ = [
+    "Dataset",
     "Goals",
     "Index",
     "Items",
@@ -59,6 +61,7 @@ __all__ = [
     "from_episodes",
     "goals",
     "items",
+    "load",
     "mix",
     "newest",
     "relabel",

@@ -10,9 +10,9 @@ import contextlib
 import math
 import os
 import zipfile
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,20 +30,34 @@ OTHERS = {
     b"\x80": "holds serialised Python objects, which may run anything when loaded: save plain arrays by numpy.savez",
 }
 HDF5 = b"\x89HDF\r\n\x1a\n"
-HDF5_REMEDY = (
-    "is HDF5, the format of D4RL, Minari and robomimic, which rlx does not read by itself. Minari: "
-    "from_minari(minari.load_dataset(NAME).iterate_episodes()). D4RL: from_d4rl({k: file[k][:] for k in ('observations', "
-    "'actions', 'rewards', 'terminals', 'timeouts')}) with file = h5py.File(PATH)"
-)
+HDF5_PLACES = (0, 512, 1024, 2048)  # where a file may begin to be HDF5
 
 
 @contextlib.contextmanager
 def of(name: str | os.PathLike) -> Iterator[None]:
-    """Puts the name of a file before what is wrong with it."""
+    """Puts the name of a file before what is wrong with it, unless it is there already."""
     try:
         yield
     except ValueError as error:
+        if os.fspath(name) in str(error):
+            raise
         raise ValueError(f"{os.fspath(name)}: {error}") from error
+
+
+class Header(NamedTuple):
+    """What an array in a file claims to be."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def outline(path: str | os.PathLike) -> dict[str, Header]:
+    """What the arrays of an ``.npz`` are, by name; nothing but headers is read. Raises as `load`."""
+    return _entries(path, None, _header)
 
 
 def load(path: str | os.PathLike, only: Container[str] | None = None) -> dict[str, np.ndarray]:
@@ -53,11 +67,15 @@ def load(path: str | os.PathLike, only: Container[str] | None = None) -> dict[st
         ValueError: no such file, one of another format, or one that is damaged, encrypted, compressed in a way that numpy does
             not write, or does not hold what it claims.
     """
+    return _entries(path, only, _read)
+
+
+def _entries(path: str | os.PathLike, only: Container[str] | None, read: Callable[..., Any]) -> dict[str, Any]:
     path = Path(path)
     if not path.exists():
         raise ValueError(f"there is no dataset {path}.")
     if not path.is_file():
-        raise ValueError(f"{path} is no file; a dataset is one .npz.")
+        raise ValueError(f"{path} is no file; an .npz is one.")
     name = other = ""
     try:
         with path.open("rb") as file:
@@ -66,12 +84,12 @@ def load(path: str | os.PathLike, only: Container[str] | None = None) -> dict[st
                 with zipfile.ZipFile(file) as archive:
                     entries = archive.infolist()
                     _check_sizes(entries, path.stat().st_size)
-                    columns = {}
+                    found = {}
                     for entry in entries:
                         name = entry.filename.removesuffix(".npy")
                         if only is None or name in only:
-                            columns[name] = _read(archive, entry)
-                    return columns
+                            found[name] = read(archive, entry)
+                    return found
     except Exception as error:  # zipfile, zlib and numpy each fail in ways of their own
         where = f"column {name!r} of {path}" if name else str(path)
         raise ValueError(f"{where} cannot be read: {files.words(error).rstrip('.')}. Get or write the file anew.") from error
@@ -82,8 +100,8 @@ def _other(file: Any) -> str:
     """What a file is that is no archive, and what to do; "" for an archive."""
     head = file.read(2048 + len(HDF5))
     file.seek(0)
-    if HDF5 in (head[i : i + len(HDF5)] for i in (0, 512, 1024, 2048)):
-        return HDF5_REMEDY
+    if any(head[i : i + len(HDF5)] == HDF5 for i in HDF5_PLACES):
+        return "is HDF5, not an .npz: rlx.replay.load reads both"
     for magic, what in OTHERS.items():
         if head.startswith(magic):
             return what
@@ -101,7 +119,7 @@ def _check_sizes(entries: list[zipfile.ZipInfo], there: int) -> None:
         raise ValueError(f"its entries claim more than the {there} bytes of the file")
 
 
-def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Header:
     if not entry.filename.endswith(".npy"):
         raise ValueError("it is no array")
     if entry.flag_bits & 1:
@@ -117,10 +135,16 @@ def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
         if version not in header:
             raise ValueError(f"its format is {version}, arrays of numbers are of 1.0 or 2.0")
         shape, _, dtype = header[version](file)
+        found = Header(shape, dtype)
         if dtype.kind in "OV":
             raise ValueError(f"it holds {KINDS[dtype.kind]}, which are not loaded; save numbers")
-        if math.prod(shape) * dtype.itemsize != entry.file_size - file.tell():
+        if found.nbytes != entry.file_size - file.tell():
             raise ValueError(f"it claims {dtype}{list(shape)}, which is not what its {entry.file_size} bytes hold")
+        return found
+
+
+def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+    _header(archive, entry)
     with archive.open(entry) as file:
         array = np.lib.format.read_array(file, allow_pickle=False)
         file.read()  # to the end, where the checksum is compared
@@ -153,8 +177,10 @@ def numbers(values: Any, name: str) -> np.ndarray:
 
 
 def finite(values: np.ndarray, name: str) -> np.ndarray:
-    """Raises ValueError where one of ``values`` is not finite."""
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
+    """``values`` as they are. Raises ValueError where one is not finite."""
+    with np.errstate(all="ignore"):  # one pass; a sum that overflows is looked at again
+        sound = values.dtype.kind != "f" or np.isfinite(values.sum())
+    if not sound and not np.isfinite(values).all():
         row = int(np.argmax(~np.isfinite(values.reshape(len(values), -1)).all(-1))) if values.ndim else 0
         raise ValueError(f"{name} has values that are not finite, first in row {row}: mend them, or leave out its episode.")
     return values
@@ -183,26 +209,38 @@ def actions(values: np.ndarray, name: str) -> np.ndarray:
         if values.size and values.min() < 0:
             raise ValueError(f"{name} has the choice {values.min()}; choices are counted from 0, other actions are floats.")
         return values
-    largest = float(np.abs(values).max()) if values.size else 0.0
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    largest = max(-low, high)
     if largest > 1 + ROUNDING:
+        row = int(np.argmax(np.abs(values).reshape(len(values), -1).max(-1)))
         raise ValueError(
-            f"{name} goes to {largest:.4g}; actions are scaled to [-1, 1]. Say what -1 and 1 stand for (bounds=(low, high) of "
-            "the readers), or clip what the environment has clipped."
+            f"{name} goes to {largest:.4g}, in row {row}; actions are scaled to [-1, 1]. Say what -1 and 1 stand for "
+            "(bounds=LOW,HIGH, or bounds=data for the least and greatest of each), or clip what the environment has clipped "
+            "(bounds=clip)."
         )
-    return np.clip(values, -1, 1)
+    return np.clip(values, -1, 1) if largest > 1 else values
 
 
 ROUNDING = 1e-5  # of actions that were scaled in float32
 
 
-def scaled(values: np.ndarray, bounds: tuple[Any, Any] | None, name: str) -> np.ndarray:
-    """``values`` [N, A] in units in which -1 and 1 stand for ``bounds``, float32; as they are where there are none.
+def scaled(values: np.ndarray, bounds: Any, name: str) -> np.ndarray:
+    """``values`` [N, A] in units in which -1 and 1 stand for ``bounds``, float32; as they are where there are none. ``bounds``
+    may also be "data", the least and greatest of each component, or "clip", which cuts what is beyond -1 and 1.
 
     Raises:
         ValueError: bounds that are no finite numbers [A], with low below high.
     """
-    if bounds is None:
+    if bounds is None or (isinstance(bounds, str) and values.dtype.kind != "f"):
         return values
+    if isinstance(bounds, str):
+        if bounds not in ("data", "clip"):
+            raise ValueError(f"bounds={bounds!r} is none: give LOW,HIGH, or data, or clip.")
+        if bounds == "clip":
+            return np.clip(values, -1, 1)
+        low, high = values.min(0), values.max(0)
+        still = low == high  # a component that never moves stays where it is
+        bounds = np.where(still, low - 1, low), np.where(still, high + 1, high)
     low, high = (np.asarray(x, np.float64) for x in bounds)
     shapes = {np.shape(low), np.shape(high)} - {(), values.shape[1:]}
     if shapes or not (np.isfinite(low) & np.isfinite(high) & (low < high)).all() or values.dtype.kind != "f":
@@ -210,3 +248,13 @@ def scaled(values: np.ndarray, bounds: tuple[Any, Any] | None, name: str) -> np.
             f"bounds=({low.tolist()}, {high.tolist()}) do not scale {name}, {values.dtype}{list(values.shape[1:])}."
         )
     return (2 * (values - low) / (high - low) - 1).astype(np.float32)
+
+
+def path_name(path: Any) -> str:
+    """What a leaf of a tree is called: ``obs/pixels``."""
+    return "/".join(str(getattr(part, "name", getattr(part, "key", part))) for part in path)
+
+
+def as_stream(x: Any) -> Any:
+    """A column [N, ...] as [N, 1, ...], the one stream of a dataset; mapped files stay mapped."""
+    return x.as_stream() if hasattr(x, "as_stream") else x[:, None]

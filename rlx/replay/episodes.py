@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from rlx.replay import columns
-from rlx.replay.flags import pack, without
-from rlx.types import ReplayIndex, ReplayState, Row
+from rlx.replay.dataset import Dataset, replaced
+from rlx.types import ReplayState, Row
 
 
 def from_episodes(episodes: Iterable[Mapping[str, Any] | Row], device: bool = True) -> ReplayState:
@@ -26,6 +25,8 @@ def from_episodes(episodes: Iterable[Mapping[str, Any] | Row], device: bool = Tr
         ValueError: no episodes, missing keys, unequal lengths, what is no number or not finite, actions beyond [-1, 1], ends
             that are not 0 or 1 or stand before the last row, or episodes that differ in their leaves.
     """
+    if isinstance(episodes, Dataset):
+        return episodes.replay(device)
     rows = [episode_row(e, i) for i, e in enumerate(episodes)]
     if not rows:
         raise ValueError("from_episodes: there are no episodes.")
@@ -33,17 +34,8 @@ def from_episodes(episodes: Iterable[Mapping[str, Any] | Row], device: bool = Tr
     for i, row in enumerate(rows):
         if kind(row) != kind(rows[0]):
             raise ValueError(f"episode {i} has other leaves, shapes or dtypes than episode 0: {kind(row)}, {kind(rows[0])}.")
-    whole = jax.tree.map(lambda *xs: np.concatenate(xs)[:, None], *rows)
-    payload = without(whole)
-    data = jax.tree.map(jnp.asarray, payload) if device else payload
-    index = ReplayIndex(
-        head=jnp.int32(0),
-        size=jnp.int32(whole.reward.shape[0]),
-        tail=jnp.bool_(False),
-        flags=jnp.asarray(pack(whole)),
-        priority=jnp.zeros((0, 0), jnp.float32),
-    )
-    return ReplayState(index, data, {})
+    whole = jax.tree.map(lambda *xs: np.concatenate(xs), *rows)
+    return Dataset(whole, np.cumsum([0, *(len(r.reward) for r in rows)])).replay(device)
 
 
 def episode_row(episode: Mapping[str, Any] | Row, number: int) -> Row:
@@ -73,6 +65,7 @@ def episode_row(episode: Mapping[str, Any] | Row, number: int) -> Row:
         end = int(np.argmax(terminated | truncated))
         raise ValueError(f"episode {number} ends at row {end} of {length}; cut it there.")
     reward[0] = 0
+    tree["action"] = jax.tree.map(lambda x: replaced(x, np.arange(length) == length - 1, 0), tree["action"])
     truncated[-1] |= not terminated[-1]
     first, valid = np.arange(length) == 0, np.ones(length, bool)
     return Row(tree["obs"], reward, terminated, truncated, first, tree["info"], tree["action"], tree["extras"], valid)

@@ -22,7 +22,11 @@ def same(a, b):
 @pytest.fixture
 def episodes():
     buffer, state = fill(World([[5, 3, 7], [4], [9, 2]]), 64, [31])
-    return [e._replace(reward=np.r_[0, e.reward[1:]], truncated=e.truncated | _cut(e)) for e in buffer.export(state)]
+    still = lambda e: np.where(_cut(e) | e.last, 0, e.action.T).T.astype(e.action.dtype)
+    return [
+        e._replace(reward=np.r_[0, e.reward[1:]], truncated=e.truncated | _cut(e), action=still(e))
+        for e in buffer.export(state)
+    ]
 
 
 def _cut(e):
@@ -49,7 +53,7 @@ def test_writing_is_all_or_nothing(episodes, tmp_path, monkeypatch):
         args[0].write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(datasets.np, "savez", full)
+    monkeypatch.setattr(datasets.native.np, "savez", full)
     with pytest.raises(OSError, match="No space"):
         datasets.write(path, episodes)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["data.npz"]
@@ -134,8 +138,6 @@ def test_ogbench(tmp_path):
     assert a.obs[:, 0].tolist() == [0, 1, 2] and b.obs[:, 0].tolist() == [10, 11]
     assert a.truncated.tolist() == [False, False, True] and not a.terminated.any() and a.info["qpos"].shape == (3, 3)
     assert int(replay.from_episodes([a, b]).index.size) == 5
-    with pytest.raises(ValueError, match="loader"):
-        datasets.from_ogbench({**arrays, "next_observations": obs})
     with pytest.raises(ValueError, match="does not mark the last observation"):
         datasets.from_ogbench({**arrays, "terminals": np.array([0, 0, 1, 0, 0])})
 
@@ -182,7 +184,7 @@ def test_minari_takes_episodes_and_marks_none_inside(tmp_path):
     with pytest.raises(ValueError, match="there is no dataset"):
         datasets.from_minari(tmp_path / "main_data.hdf5")
     np.savez(tmp_path / "a.npz", x=np.zeros(3))
-    with pytest.raises(ValueError, match="minari.load_dataset"):
+    with pytest.raises(ValueError, match="no dataset of Minari"):
         datasets.from_minari(tmp_path / "a.npz")
 
 
@@ -203,7 +205,7 @@ def test_actions_are_in_units_or_bounds_are_asked_for():
     """-3 to 1 stands for -1 to 1: -3, -1, 1 become -1, 0, 1."""
     given = np.array([-3, -1, 1, 0, -2.0])[:, None]
     data = {**D4RL, "actions": given, "next_observations": NEXT}
-    with pytest.raises(ValueError, match=r"D4RL data: actions goes to 3; .*bounds=\(low, high\)"):
+    with pytest.raises(ValueError, match=r"D4RL data: actions goes to 3, in row 0; .*bounds=LOW,HIGH"):
         datasets.from_d4rl(data)
     for bounds in ((-3, 1), ([-3.0], [1.0])):
         a, b = datasets.from_d4rl(data, bounds)
@@ -244,15 +246,15 @@ def test_columns_that_are_not_taken_are_named(change, message):
 def test_byte_orders_of_other_machines():
     swapped = {k: v.astype(v.dtype.newbyteorder(">")) for k, v in {**D4RL, "next_observations": NEXT}.items()}
     a, b = datasets.from_d4rl(swapped), datasets.from_d4rl({**D4RL, "next_observations": NEXT})
-    jax.tree.map(same, a, b)
+    same(list(a), list(b))
     assert replay.from_episodes(a).data.obs.dtype == np.float32
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"\x89HDF\r\n\x1a\n" + bytes(2048), "is HDF5.*minari.load_dataset.*h5py"),
-        (bytes(512) + b"\x89HDF\r\n\x1a\n" + bytes(2048), "is HDF5"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(2048), "cannot be read|is HDF5"),
+        (bytes(512) + b"\x89HDF\r\n\x1a\n" + bytes(2048), "cannot be read|is HDF5"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS.*git lfs pull"),
         (b"\x1f\x8b" + bytes(100), "gunzip"),
         (b"<!doctype html>", "web page"),
@@ -264,7 +266,7 @@ def test_byte_orders_of_other_machines():
 def test_files_of_other_kinds_are_named(tmp_path, data, message):
     (tmp_path / "data.npz").write_bytes(data)
     for reader in (datasets.read, datasets.from_d4rl, datasets.from_ogbench, datasets.from_minari):
-        with pytest.raises(ValueError, match=f"data.npz .*{message}"):
+        with pytest.raises(ValueError, match=f"data.npz.*{message}"):
             reader(tmp_path / "data.npz")
 
 
@@ -308,7 +310,7 @@ DAMAGED = {
     "one number": (archive({"offsets.npy": npy(np.int64(5))}), "data.npz: .*offsets"),
     "between rows": (archive({"offsets.npy": npy(np.array([0, 5.5, 12]))}), "offsets is float64.3."),
     "huge offsets": (archive({"offsets.npy": npy(np.array([0, 2**64 - 1], "u8"))}), "offsets of the episodes do not fit"),
-    "text": (archive({"obs.npy": npy(np.array(["x"] * 12))}), "data.npz: episode 0: obs holds text"),
+    "text": (archive({"obs.npy": npy(np.array(["x"] * 12))}), "data.npz: obs holds text"),
     "no array": (archive({"readme.txt": b"hello"}), "'readme.txt' of .*no array"),
     "another column": (archive({"rewards.npy": npy(np.zeros(12))}), "it has 'rewards', which a dataset of rlx has not"),
     "two meanings": (archive({"obs/x.npy": npy(np.zeros(12))}), "it has 'obs', which"),
@@ -335,7 +337,7 @@ def test_flipped_bytes_are_a_value_error_or_do_not_matter(tmp_path, method):
         damaged[i] ^= 0x55
         path.write_bytes(damaged)
         try:
-            jax.tree.map(same, datasets.read(path), good)
+            jax.tree.map(same, list(datasets.read(path)), list(good))
         except ValueError as error:
             assert str(path) in str(error)
             refused += 1

@@ -1,0 +1,244 @@
+"""D4RL (Fu et al. 2020, arXiv:2004.07219) and what is written like it: flat columns, one entry per step.
+
+``observations`` [N, n], ``actions`` [N, m], ``rewards`` [N], ``terminals`` [N], ``timeouts`` [N], in HDF5 or an ``.npz``,
+often with ``next_observations`` and ``infos/qpos``, ``infos/qvel``. Entry ``i`` holds what followed its action. Some write
+``dones`` for the ends. NeoRL (Qin et al. 2022, arXiv:2102.00714) has other names, and ``index``, where each trajectory ends.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlx.replay import columns
+from rlx.replay.dataset import Dataset, from_steps
+from rlx.replay.datasets.found import Found, Layout, Reading, first_episodes, look, need, one_length, one_per_entry
+
+_KNOWN = ("observations", "actions", "rewards", "terminals", "timeouts", "dones", "next_observations")
+_INFOS = {"infos/qpos": "qpos", "infos/qvel": "qvel"}
+_NEORL = {"obs": "observations", "action": "actions", "reward": "rewards", "done": "terminals", "next_obs": "next_observations"}
+
+
+def from_d4rl(data: Mapping[str, Any] | str | os.PathLike, bounds: Any = None, **reading: Any) -> Dataset:
+    """Episodes of D4RL's layout, from its arrays by name or a file of them. ``bounds`` and the rest as in `Reading`.
+
+    Episodes end at ``terminals`` and ``timeouts``; without ``timeouts``, where ``next_observations`` and the next observation
+    differ. Where both are there, they must agree. Without ``next_observations``, the outcome of the last action before a
+    timeout is unknown and that transition is left out (a warning says how many); at a terminal, where nothing is
+    bootstrapped, the last observation stands for the unknown one, so that its reward is kept.
+
+    Raises:
+        ValueError: missing keys, unequal lengths, what is no number or not finite, ends that are not 0 or 1, actions beyond
+            their bounds, or no way to know where episodes end.
+    """
+    options = Reading(bounds=bounds, **reading)
+    if isinstance(data, str | os.PathLike):
+        with columns.of(data):
+            return _read(look(Path(data)), options)
+    with columns.of("D4RL data"):
+        return _dataset(dict(data), "D4RL data", "D4RL", options)
+
+
+def _read(found: Found, reading: Reading) -> Dataset:
+    arrays = found.load([k for k in (*_KNOWN, *_INFOS) if k not in reading.ignore])
+    return _dataset(arrays, str(found.path), "D4RL", reading)
+
+
+def _read_neorl(found: Found, reading: Reading) -> Dataset:
+    arrays = found.load([k for k in (*_NEORL, "index") if k not in reading.ignore])
+    renamed = {_NEORL.get(k, k): v for k, v in arrays.items()}
+    return _dataset(renamed, str(found.path), "NeoRL", reading)
+
+
+def _dataset(given: dict[str, Any], name: str, format: str, reading: Reading) -> Dataset:
+    need(given, ("observations", "actions", "rewards"))
+    given = {k: columns.numbers(v, k) for k, v in given.items() if k in (*_KNOWN, *_INFOS, "index")}
+    trajectories = given.pop("index", None)
+    count = one_length(given)
+    for k in given:
+        columns.finite(given[k], k)
+    obs, following = given["observations"], given.get("next_observations")
+    actions = columns.actions(columns.scaled(given["actions"], reading.bounds, "actions"), "actions")
+    rewards = one_per_entry(given["rewards"], "rewards")
+    if following is not None and following.shape != obs.shape:
+        raise ValueError(f"next_observations is {list(following.shape)}, observations {list(obs.shape)}; they must be alike.")
+    terminal, ends, notes = _ends(given, trajectories, reading)
+    ends[-1] = True
+    borders = first_episodes(np.concatenate([[0], np.flatnonzero(ends) + 1]), reading)
+    info = {short: given[k] for k, short in _INFOS.items() if k in given}
+    if following is None:
+        obs, actions, rewards, terminal, info, borders, lost = _without_outcome(obs, actions, rewards, terminal, info, borders)
+        if lost:
+            said = f"{lost} of {count} transitions are left out, the last before each timeout: there are no next_observations "
+            notes.append(f"{said}to say what followed")
+            warnings.warn(f"{name}: {said}to say what followed.", stacklevel=2)
+        rows = from_steps(obs[0], obs[1], actions, rewards, terminal, borders, info)
+    else:
+        total = borders[-1]
+        cut = lambda x: x[:total]
+        final = following[borders[1:] - 1]
+        infos = {k: cut(v) for k, v in info.items()}
+        rows = from_steps(cut(obs), final, cut(actions), cut(rewards), cut(terminal), borders, infos)
+    return Dataset(*rows, name, format, tuple(notes))
+
+
+def _without_outcome(
+    obs: np.ndarray,
+    actions: np.ndarray,
+    rewards: np.ndarray,
+    terminal: np.ndarray,
+    info: dict[str, np.ndarray],
+    borders: np.ndarray,
+) -> tuple:
+    """Where nothing says what came after the last entry of an episode: at a terminal its own observation stands for it, else
+    the entry is an observation alone. Gives ((obs, final), actions, rewards, terminal, info, borders, how many were lost)."""
+    total, last = borders[-1], borders[1:] - 1
+    unknown = ~terminal[last]
+    alone = np.diff(borders) == 1
+    keep = np.ones(total, bool)
+    keep[last[unknown]] = False
+    final = obs[last]
+    lengths = np.diff(borders) - unknown
+    whole = lengths > 0
+    if not whole.any():
+        raise ValueError(f"there is no whole transition in {total} entries.")
+    assert (whole | (alone & unknown)).all()
+    cut = lambda x: x[:total][keep]
+    new = np.concatenate([[0], np.cumsum(lengths[whole])])
+    infos = {k: cut(v) for k, v in info.items()}
+    return (cut(obs), final[whole]), cut(actions), cut(rewards), cut(terminal), infos, new, int(unknown.sum())
+
+
+# ------------------------------------------------------------------------------------------------- where episodes end
+
+
+def _ends(
+    given: dict[str, np.ndarray], trajectories: np.ndarray | None, reading: Reading
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """What terminated, bool [N]; where episodes end, bool [N]; and what is to be said about it."""
+    flags = {k: columns.flags(one_per_entry(given[k], k), k) for k in ("terminals", "timeouts", "dones") if k in given}
+    count = len(given["rewards"])
+    terminal, timeout, notes = flags.get("terminals"), flags.get("timeouts"), []
+    if terminal is None:
+        if "dones" not in flags:
+            raise ValueError(f"it lacks terminals; it has {', '.join(given)}.")
+        terminal, timeout = _of_dones(flags["dones"], timeout, given, reading)
+    both = terminal & timeout if timeout is not None else np.zeros(count, bool)
+    if both.any():
+        notes.append(f"{int(both.sum())} entries are terminal and a timeout: taken as terminal")
+    if trajectories is not None:
+        marks = _trajectory_ends(trajectories, count)
+        timeout = marks if timeout is None else timeout | marks
+    if timeout is None and reading.horizon is not None:
+        timeout = _after(terminal, reading.horizon)
+    following = given.get("next_observations")
+    if following is None:
+        if timeout is None:
+            raise ValueError(_ask(given, terminal))
+        ends = terminal | timeout
+        if reading.horizon == 0:
+            notes.append(_jump_words(given, ends))
+        return terminal, ends, list(filter(None, notes))
+    obs = given["observations"]
+    jump = np.append((following[:-1] != obs[1:]).reshape(count - 1, -1).any(1), False)
+    if timeout is None:
+        notes.append("no timeouts: episodes end where next_observations and the next observation differ")
+        return terminal, terminal | jump, notes
+    wrong = jump & ~(terminal | timeout)
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        raise ValueError(
+            f"after entry {at} comes another observation than its next_observations says, and neither terminals nor timeouts "
+            f"end an episode there ({int(wrong.sum())} such entries): the two are out of step. With ignore=timeouts episodes "
+            "end where observations jump; or mend them."
+        )
+    return terminal, terminal | timeout, notes
+
+
+def _of_dones(
+    dones: np.ndarray, timeout: np.ndarray | None, given: dict[str, np.ndarray], reading: Reading
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Terminals and timeouts of a file that has ``dones``."""
+    if reading.dones is None:
+        raise ValueError(
+            "it has dones and no terminals, and dones may mark terminal states, where a value ends, or time limits, where it "
+            f"goes on: say which by dones=terminated, dones=truncated, or dones=both with horizon=STEPS. "
+            f"{_jump_words(given, dones)}"
+        )
+    if reading.dones == "terminated":
+        return dones, timeout
+    if reading.dones == "truncated":
+        return np.zeros_like(dones), dones if timeout is None else dones | timeout
+    if not reading.horizon:
+        raise ValueError("dones=both needs horizon=STEPS: a done after so many steps is the time limit, an earlier one is not.")
+    steps = _steps_since(dones)
+    at_limit = dones & (steps == reading.horizon)
+    return dones & ~at_limit, at_limit if timeout is None else at_limit | timeout
+
+
+def _steps_since(ends: np.ndarray) -> np.ndarray:
+    """Of each entry, which step of its episode it is, from 1 on."""
+    starts = np.zeros(len(ends), np.int64)
+    starts[1:][ends[:-1]] = np.flatnonzero(ends[:-1]) + 1
+    return np.arange(1, len(ends) + 1) - np.maximum.accumulate(starts)
+
+
+def _after(terminal: np.ndarray, horizon: int) -> np.ndarray:
+    """Cuts after ``horizon`` steps since the last end (0: nowhere)."""
+    return _steps_since(terminal) % horizon == 0 if horizon else np.zeros_like(terminal)
+
+
+def _trajectory_ends(index: np.ndarray, count: int) -> np.ndarray:
+    """Marks of NeoRL's ``index``: entries at which trajectories end, the first of the next one."""
+    places = index.reshape(-1).astype(np.int64)
+    if (
+        (places != index.reshape(-1)).any()
+        or (np.diff(places) < 0).any()
+        or len(places) < 1
+        or places[0] < 0
+        or places[-1] > count
+    ):
+        raise ValueError(
+            f"index does not say where trajectories end among {count} entries: it goes from {places.min()} to {places.max()}."
+        )
+    marks = np.zeros(count, bool)
+    marks[places[places > 0] - 1] = True
+    return marks
+
+
+def _ask(given: dict[str, np.ndarray], terminal: np.ndarray) -> str:
+    return (
+        "without timeouts and next_observations nothing says where episodes end that did not terminate: say horizon=STEPS if "
+        f"they were cut after so many, horizon=0 if none was, or add timeouts, 1 at the last entry of each that was cut. "
+        f"{_jump_words(given, terminal)}"
+    )
+
+
+def _jump_words(given: dict[str, np.ndarray], ends: np.ndarray) -> str:
+    """The largest step between neighbouring observations that no end explains."""
+    obs = given["observations"].reshape(len(ends), -1)
+    if len(obs) < 2:
+        return ""
+    steps = np.abs(np.diff(obs.astype(np.float32), axis=0)).max(1)
+    usual, steps = float(np.median(steps)), np.where(ends[:-1], -1, steps)
+    at = int(np.argmax(steps))
+    said = f"after entry {at} (half are below {usual:.4g})"
+    return f"The largest jump of an observation that nothing marks is {steps[at]:.4g}, {said}."
+
+
+def _is_d4rl(found: Found) -> bool:
+    return found.has("observations", "actions", "rewards") and bool(found.names & {"terminals", "dones"})
+
+
+LAYOUT = Layout("D4RL", "observations, actions, rewards, terminals, timeouts [N, ...] (HDF5, .npz)", _is_d4rl, _read)
+NEORL = Layout(
+    "NeoRL",
+    "obs, action, reward, done, index, next_obs (.npz)",
+    lambda f: f.has("obs", "action", "reward", "done", "index"),
+    _read_neorl,
+)

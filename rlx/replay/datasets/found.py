@@ -1,0 +1,142 @@
+"""What lies at a path, before any of it is read (`Found`), and what a reader may have to be told about it (`Reading`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from rlx.config import size
+from rlx.replay import columns
+from rlx.replay.columns import Header
+from rlx.replay.dataset import Dataset
+from rlx.replay.datasets import hdf5
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a file may leave open. Nothing of it is guessed: where a file needs one, the message says which."""
+
+    format: str | None = size(None, "the layout, where the contents do not say it")
+    bounds: Any = size(None, "actions beyond [-1, 1]: LOW,HIGH that -1 and 1 stand for; data: the least and greatest; clip")
+    dones: Literal["terminated", "truncated", "both"] | None = size(
+        None, "what `dones` mark: terminal states, time limits, or both (then after `horizon` steps it is the limit)"
+    )
+    horizon: int | None = size(None, "steps after which episodes were cut where nothing marks it; 0: none was", least=0)
+    ignore: tuple[str, ...] = size((), "columns that are taken as not there, such as timeouts")
+    keys: tuple[str, ...] = size((), "observations to take, in this order, where a file has several; default: its usual ones")
+    episodes: int | None = size(None, "so many at most, the first ones", least=1)
+    trust_arrays: bool = size(False, "read layouts that exist as pickles only: arrays, numbers, text, lists and dicts of them")
+
+
+Kind = Literal["npz", "hdf5", "pickle", "torch", "folder"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file (its arrays by path) or a folder (its entries by name, without headers)."""
+
+    path: Path
+    kind: Kind
+    arrays: Mapping[str, Header] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = field(default_factory=dict)  # of an HDF5 file's root
+
+    @property
+    def names(self) -> set[str]:
+        """Of what stands at the top: ``obs`` of ``obs/pixels``."""
+        return {k.split("/")[0] for k in self.arrays}
+
+    @property
+    def nbytes(self) -> int:
+        """What its arrays take in memory at most."""
+        return sum(h.nbytes for h in self.arrays.values())
+
+    def has(self, *names: str) -> bool:
+        return self.names.issuperset(names)
+
+    def load(self, names: Any = None) -> dict[str, np.ndarray]:
+        """The arrays at these paths (None: all), as they are. Raises ValueError where one is damaged or no array of numbers."""
+        if self.kind != "hdf5":
+            return columns.load(self.path, names)
+        with hdf5.opened(self.path) as file:
+            return {k: hdf5.column(file, k) for k in self.arrays if names is None or k in names}
+
+
+class Layout(NamedTuple):
+    """A published layout of files. ``fits`` looks at names, shapes and dtypes alone."""
+
+    name: str
+    about: str
+    fits: Callable[[Found], bool]
+    read: Callable[[Found, Reading], Dataset]
+
+
+def look(path: Path) -> Found:
+    """What lies at ``path``.
+
+    Raises:
+        ValueError: nothing, something damaged, or no kind of file that datasets come in; the message says what to do.
+    """
+    if not path.exists():
+        raise ValueError(f"there is no dataset {path}.")
+    if path.is_dir():
+        entries = {p.name: Header((), np.dtype("V0")) for p in sorted(path.iterdir()) if not p.name.startswith(".")}
+        return Found(path, "folder", entries)
+    with path.open("rb") as file:
+        head = file.read(2048 + len(columns.HDF5))
+    if any(head[i : i + len(columns.HDF5)] == columns.HDF5 for i in columns.HDF5_PLACES):
+        with hdf5.opened(path) as opened:
+            return Found(path, "hdf5", hdf5.outline(opened), hdf5.attributes(opened))
+    if head.startswith(b"\x80"):
+        return Found(path, "pickle")
+    if head.startswith(b"PK") and _is_torch(path):
+        return Found(path, "torch")
+    return Found(path, "npz", columns.outline(path))
+
+
+def _is_torch(path: Path) -> bool:
+    """Whether a zip archive is one of torch.save's."""
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/data.pkl") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def one_per_entry(x: np.ndarray, name: str) -> np.ndarray:
+    """[N] of [N] or [N, 1]. Raises ValueError for another shape."""
+    if x.size != len(x):
+        raise ValueError(f"{name} is {list(x.shape)}; it is to have one number per entry.")
+    return x.reshape(-1)
+
+
+def one_length(data: Mapping[str, np.ndarray]) -> int:
+    """The number of entries that all arrays have. Raises ValueError where they differ or there are none."""
+    lengths = {k: len(v) if v.ndim else 0 for k, v in data.items()}
+    if len(set(lengths.values())) > 1 or not min(lengths.values()):
+        raise ValueError(f"all arrays must have one length, above 0; got {lengths}.")
+    return next(iter(lengths.values()))
+
+
+def need(data: Any, names: Any, where: str = "it") -> None:
+    """Raises ValueError where ``data`` lacks one of ``names``."""
+    missing = [k for k in names if k not in data]
+    if missing:
+        raise ValueError(f"{where} lacks {', '.join(missing)}; it has {', '.join(data) or 'nothing'}.")
+
+
+def first_episodes(borders: np.ndarray, reading: Reading) -> np.ndarray:
+    """The borders of as many episodes as were asked for."""
+    return borders if reading.episodes is None else borders[: reading.episodes + 1]
+
+
+def share(part: float, whole: float) -> str:
+    """``"12%"``; ``"under 1%"``"""
+    percent = 100 * part / max(whole, 1)
+    return "under 1%" if 0 < percent < 1 else f"{math.floor(percent)}%"

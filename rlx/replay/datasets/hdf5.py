@@ -1,0 +1,103 @@
+"""HDF5 from outside: what a file holds, and its columns, held to the same as other arrays (`rlx.replay.columns`)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from rlx import files
+from rlx.replay.columns import KINDS, Header
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike) -> Iterator[h5py.File]:
+    """The file, to be read. What h5py says of damage inside the block becomes a ValueError that names the file.
+
+    Raises:
+        ValueError: it cannot be read, or only a part of it is there.
+    """
+    try:
+        with h5py.File(Path(path), "r", locking=False) as file:
+            yield file
+    except (OSError, RuntimeError, KeyError) as error:
+        said = str(error)
+        what = "only a part of it is there" if "truncated" in said else files.words(error).rstrip(".")
+        raise ValueError(f"{path} cannot be read: {what}. Get the file anew.") from error
+
+
+def outline(group: h5py.Group) -> dict[str, Header]:
+    """What its arrays are, by path. Links to other files are left out: a dataset is one file.
+
+    Raises:
+        ValueError: groups within groups without end.
+    """
+    found: dict[str, Header] = {}
+
+    def walk(at: h5py.Group, prefix: str, depth: int) -> None:
+        if depth > 16:
+            raise ValueError(f"{group.file.filename} has groups within groups without end, at {prefix}.")
+        for name in at:
+            if isinstance(at.get(name, getlink=True), h5py.HardLink):
+                inner = at[name]
+                if isinstance(inner, h5py.Group):
+                    walk(inner, f"{prefix}{name}/", depth + 1)
+                elif isinstance(inner, h5py.Dataset) and inner.shape is not None:
+                    found[prefix + name] = Header(inner.shape, inner.dtype)
+
+    walk(group, "", 0)
+    return found
+
+
+def column(group: h5py.Group, name: str) -> np.ndarray:
+    """The array at ``name``.
+
+    Raises:
+        ValueError: there is none, it is in another file, it holds no numbers, or claims more than the file can hold.
+    """
+    found, where = group.get(name), f"{group.file.filename}: {name}"
+    if not isinstance(found, h5py.Dataset):
+        raise ValueError(f"{where} is no array; there are {', '.join(outline(group)) or 'none'}.")
+    if found.is_virtual or found.external or found.file.filename != group.file.filename:
+        raise ValueError(f"{where} lies in another file, which is not followed: copy it into this one.")
+    if found.dtype.kind in "OVSU":
+        what = "text" if h5py.check_string_dtype(found.dtype) else KINDS.get(found.dtype.kind, "no numbers")
+        raise ValueError(f"{where} holds {what}; it is to hold numbers.")
+    stored, wanted = found.id.get_storage_size(), found.nbytes
+    if wanted > 2**20 and wanted > stored * 2000:
+        raise ValueError(f"{where} claims {wanted} bytes and stores {stored}: the file was never filled. Get it anew.")
+    try:
+        return np.asarray(found[()])
+    except OSError as error:
+        raise ValueError(f"{where} cannot be read: {files.words(error).rstrip('.')}. Get the file anew.") from error
+
+
+def attributes(group: h5py.Group) -> dict[str, Any]:
+    """The attributes that JSON can say."""
+    found: dict[str, Any] = {}
+    for name, value in group.attrs.items():
+        plain = value.item() if isinstance(value, np.generic) else value.tolist() if isinstance(value, np.ndarray) else value
+        plain = plain.decode(errors="replace") if isinstance(plain, bytes) else plain
+        with contextlib.suppress(TypeError, ValueError):
+            json.dumps(plain)
+            found[name] = plain
+    return found
+
+
+def tree(group: h5py.Group, name: str) -> Any:
+    """The array at ``name``, or the dict of arrays of a group there. Raises as `column`."""
+    found = group.get(name)
+    if isinstance(found, h5py.Group):
+        return {k: tree(found, k) for k in found}
+    return column(group, name)
+
+
+def leaves(names: Mapping[str, Any], prefix: str) -> list[str]:
+    """The names below ``prefix``, or it itself."""
+    return [k for k in names if k == prefix or k.startswith(f"{prefix}/")]

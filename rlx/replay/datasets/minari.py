@@ -1,0 +1,157 @@
+"""Minari (Farama Foundation): ``data/main_data.hdf5`` of its folders, read without the package, and episodes of the package.
+
+A group ``episode_K`` has ``observations`` [T + 1, ...], ``actions``, ``rewards``, ``terminations``, ``truncations`` [T]. Dict
+observations and actions are groups, tuples are groups of ``_index_0``, ``_index_1``, ... The environment stands in
+``env_spec``, in the root's attributes or in ``data/metadata.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlx.files import read_json
+from rlx.replay import columns
+from rlx.replay.dataset import Dataset, from_rows
+from rlx.replay.datasets import hdf5
+from rlx.replay.datasets.found import Found, Layout, Reading, look, need, one_per_entry
+from rlx.types import PyTree
+
+_NAMES = ("observations", "actions", "rewards", "terminations", "truncations")
+
+
+def from_minari(episodes: Any, bounds: Any = None, **reading: Any) -> Dataset:
+    """Episodes of Minari: a dataset of ``minari.load_dataset``, its ``iterate_episodes()``, mappings of the same names, or the
+    path of a ``main_data.hdf5``. ``bounds`` and the rest as in `Reading`.
+
+    Raises:
+        ValueError: missing fields, unequal lengths, what is no number or not finite, ends that are not 0 or 1 or stand within
+            an episode, actions beyond their bounds.
+    """
+    options = Reading(bounds=bounds, **reading)
+    if isinstance(episodes, str | os.PathLike):
+        found = look(Path(episodes))
+        if not _is_minari(found):
+            if found.kind == "pickle":
+                columns.load(found.path)  # says what it is
+            raise ValueError(f"{found.path} is no dataset of Minari: give its folder, or the main_data.hdf5 in it.")
+        with columns.of(found.path):
+            return _read(found, options)
+    if hasattr(episodes, "iterate_episodes"):
+        meta = {"env": episodes.spec.env_spec.id} if getattr(episodes.spec, "env_spec", None) else {}
+        return _of_episodes(episodes.iterate_episodes(), f"Minari's {episodes.spec.dataset_id}", options, meta)
+    return _of_episodes(episodes, "Minari data", options)
+
+
+def _stored(file: Any, reading: Reading) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    """Episodes of the file, in the order of their numbers."""
+    numbered = sorted((int(k.removeprefix("episode_")), k) for k in file if k.removeprefix("episode_").isdecimal())
+    if not numbered:
+        raise ValueError(f"it has no group episode_0; it has {', '.join(file) or 'nothing'}.")
+    for _, name in numbered[: reading.episodes]:
+        group = file[name]
+        need(group, _NAMES, name)
+        yield name, {k: _plain(hdf5.tree(group, k)) for k in _NAMES}
+
+
+def _plain(tree: Any) -> Any:
+    """Tuples, kept as groups of ``_index_K``, as dicts of "0", "1", ..."""
+    if isinstance(tree, tuple | list):
+        return {str(i): _plain(x) for i, x in enumerate(tree)}
+    if not isinstance(tree, Mapping):
+        return tree
+    return {str(k).removeprefix("_index_"): _plain(v) for k, v in tree.items()}
+
+
+def _of_episodes(episodes: Iterable[Any], name: str, reading: Reading, meta: Mapping[str, Any] | None = None) -> Dataset:
+    """Episodes, or (what to call it, episode) pairs, as one dataset."""
+    parts: list[tuple] = []
+    notes, empty = [], 0
+    for i, given in enumerate(episodes):
+        if reading.episodes is not None and len(parts) == reading.episodes:
+            break
+        called, episode = given if isinstance(given, tuple) else (f"episode {i}", given)
+        values = episode if isinstance(episode, Mapping) else {k: getattr(episode, k) for k in _NAMES if hasattr(episode, k)}
+        need(values, _NAMES, called)
+        if not len(np.asarray(values["rewards"])):
+            empty += 1
+            continue
+        parts.append(_columns(values, called, reading))
+    if not parts:
+        raise ValueError(f"{name}: there are no episodes.")
+    if empty:
+        notes.append(f"{empty} episodes of no steps are left out")
+    kinds: list[Any] = [jax.tree.structure(p[:2]) for p in parts]
+    odd = next((i for i, kind in enumerate(kinds) if kind != kinds[0]), None)
+    if odd is not None:
+        raise ValueError(f"{name}: episode {odd} has other leaves than episode 0: {kinds[odd]}, {kinds[0]}.")
+    offsets = np.cumsum([0, *(len(p[2]) for p in parts)])
+    obs, action, reward, terminated = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+    with columns.of(name):
+        action = jax.tree.map(lambda x: columns.actions(columns.scaled(x, reading.bounds, "actions"), "actions"), action)
+        rows = from_rows(obs, action, reward, terminated, offsets)
+    return Dataset(*rows, name, "Minari", tuple(notes), meta or {})
+
+
+def _columns(episode: Mapping[str, Any], name: str, reading: Reading) -> tuple[PyTree, PyTree, np.ndarray, np.ndarray]:
+    """Rows of one episode: observations, actions, rewards and ends of arrivals."""
+    number = lambda k: jax.tree.map(lambda x: columns.numbers(x, f"{name}: {k}"), _plain(episode[k]))
+    obs, actions, rewards = number("observations"), number("actions"), one_per_entry(number("rewards"), f"{name}: rewards")
+    ended, cut = (columns.flags(one_per_entry(np.asarray(episode[k]), k), f"{name}: {k}") for k in _NAMES[3:])
+    taken = len(rewards)
+    wanted = {
+        "observations": (obs, taken + 1),
+        "actions": (actions, taken),
+        "terminations": (ended, taken),
+        "truncations": (cut, taken),
+    }
+    for k, (tree, length) in wanted.items():
+        lengths = {len(x) for x in jax.tree.leaves(tree)}
+        if lengths != {length}:
+            raise ValueError(f"{name}: {taken} rewards need {length} {k}, got {sorted(lengths)}.")
+    for k, marks in (("truncations", cut), ("terminations", ended)):
+        if marks[:-1].any():
+            raise ValueError(f"{name}: {k} ends it at step {int(np.argmax(marks))} of {taken}; cut it there.")
+    pad = lambda x: np.concatenate([x, np.zeros_like(x[:1])])
+    shift = lambda x: np.concatenate([np.zeros_like(x[:1]), x])
+    if isinstance(obs, dict) and reading.keys:
+        need(obs, reading.keys, f"{name}: observations")
+        obs = {k: obs[k] for k in reading.keys}
+    return obs, jax.tree.map(pad, actions), shift(rewards.astype(np.float32)), shift(ended)
+
+
+def _read(found: Found, reading: Reading) -> Dataset:
+    path = found.path / "data" / "main_data.hdf5" if found.kind == "folder" else found.path
+    with hdf5.opened(path) as file:
+        attributes = hdf5.attributes(file)
+        beside = path.with_name("metadata.json")
+        attributes |= read_json(beside) if beside.exists() else {}
+        data = _of_episodes(_stored(file, reading), str(found.path), reading, _meta(attributes))
+    return data
+
+
+def _meta(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """The environment's id, where the dataset says it."""
+    spec = attributes.get("env_spec")
+    try:
+        spec = json.loads(spec) if isinstance(spec, str) else spec
+    except ValueError:
+        spec = None
+    return {"env": spec["id"]} if isinstance(spec, dict) and isinstance(spec.get("id"), str) else {}
+
+
+def _is_minari(found: Found) -> bool:
+    if found.kind == "folder":
+        return (found.path / "data" / "main_data.hdf5").exists()
+    return found.kind == "hdf5" and "episode_0" in found.names and any(k.endswith("/terminations") for k in found.arrays)
+
+
+LAYOUT = Layout(
+    "Minari", "a folder with data/main_data.hdf5, or that file: groups episode_0, episode_1, ...", _is_minari, _read
+)
