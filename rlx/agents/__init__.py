@@ -21,6 +21,7 @@ from rlx.types import Agent, Env, HostEnv, Problem
 _MODULES = {
     "sac": "rlx.agents.sac",
     "td3": "rlx.agents.td3",
+    "rnd": "rlx.agents.rnd",
     "ppo": "rlx.agents.ppo",
     "yann": "rlx.agents.yann",
     "sindy_rl": "rlx.agents.sindy_rl",

@@ -77,6 +77,11 @@ AGENTS = {
         value=least_q,
         off_policy=True,
     ),
+    "rnd": Settings(  # what probes pay it does not look at
+        update={"hidden": (4,), "features": 4, "predictor_hidden": (4,)},
+        felt=frozenset({"actor_lr", "critic_lr", "temperature_lr", "tau", "target_entropy", "predictor_lr"}),
+        off_policy=True,
+    ),
     "ppo": Settings(
         update={"hidden": (4,), "n_envs": 2, "steps": 5, "minibatches": 1},
         batch=rows,

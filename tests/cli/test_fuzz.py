@@ -70,7 +70,7 @@ def line(rng: random.Random, files: list[str]) -> list[str]:
     fields = [(f, "") for f in dataclasses.fields(FLAGS[name]) if f.name not in OTHERS]
     argv = [name]
     if name in ("train", "sweep"):
-        agent = rng.choice(["sac", "td3", "ppo", "sindy_rl", "yann"] * 5 + ["sac ", "nobody"])
+        agent = rng.choice(["sac", "td3", "rnd", "ppo", "sindy_rl", "yann"] * 5 + ["sac ", "nobody"])
         argv += [agent, "--env", "rlx:pendulum", "--preset", "debug", "--no-progress"]
         argv += ["--grid", "agent.discount=0.9,0.99"] if name == "sweep" and rng.random() < 0.8 else []
         argv += ["--run-dir", f"out{rng.random()}"]
