@@ -409,6 +409,8 @@ class Eval:
     mode: str = "eval"
     params: Callable[[AgentState, Sources], PyTree] | None = None
     context: PyTree = None  # handed to Agent.carry: the task of a zero-shot agent
+    params_axes: PyTree = None  # which of ``params`` are one per episode, as `rlx.envs.batch` takes it; device environments
+    parts: tuple[str, ...] = ()  # what the episodes are of, in equal shares one after another: the log has each one's return
     stages: tuple[str, ...] = ()  # () means all
 
 

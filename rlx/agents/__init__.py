@@ -16,7 +16,7 @@ from rlx import config as configs
 from rlx import plugins
 from rlx.envs.wrappers import as_vector
 from rlx.precision import in_float32
-from rlx.types import Agent, Env, HostEnv, Problem
+from rlx.types import Agent, Env, HostEnv, Leaf, Problem
 
 _MODULES = {
     "sac": "rlx.agents.sac",
@@ -25,6 +25,7 @@ _MODULES = {
     "ppo": "rlx.agents.ppo",
     "yann": "rlx.agents.yann",
     "sindy_rl": "rlx.agents.sindy_rl",
+    "td_jepa": "rlx.agents.td_jepa",
 }
 ENTRY_POINTS = "rlx.agents"  # the group in which installed packages declare agents
 _registered: dict[str, ModuleType | str] = {}
@@ -96,13 +97,14 @@ def presets(name: str) -> Mapping[str, Mapping[str, Any]]:
 
 
 def seen_by(name: str, env: Env | HostEnv) -> Env | HostEnv:
-    """``env`` as the agent ``name`` takes it: dicts of floats become one vector. A module that takes dicts and images says
-    ``OBSERVATIONS = "any"``, and is given what the environment emits.
+    """``env`` as the agent ``name`` takes it: dicts of floats become one vector. A module that takes images too says
+    ``OBSERVATIONS = "images"``; one that takes dicts says "any", and is given what the environment emits.
 
     Raises:
         ValueError: unknown agent, or observations that are no vector and do not become one.
     """
-    if getattr(_module(name), "OBSERVATIONS", "vector") == "any":
+    takes, obs = getattr(_module(name), "OBSERVATIONS", "vector"), env.spec.obs
+    if takes == "any" or (takes == "images" and isinstance(obs, Leaf) and len(obs.shape) == 3):
         return env
     try:
         return as_vector(env)

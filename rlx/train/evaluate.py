@@ -73,11 +73,13 @@ def _finish(spec: Spec, sums: Sums) -> dict[str, np.ndarray]:
     return out
 
 
-def summary(name: str, episodes: dict[str, np.ndarray]) -> dict[str, Any]:
-    """What a line of metrics says of the evaluation ``name``: means over its episodes."""
+def summary(ev: Eval, episodes: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What a line of metrics says of an evaluation: means over its episodes, and over those of each of its parts."""
     returns = episodes["returns"]
     means = {f"{k}_mean": v.mean(-1) for k, v in episodes.items() if k != "returns"}
-    return {"eval": name, "return_mean": returns.mean(-1), "return_std": returns.std(-1), **means, "returns": returns}
+    shares = np.split(returns, max(len(ev.parts), 1), -1)
+    means |= {f"return/{part}": share.mean(-1) for part, share in zip(ev.parts, shares, strict=False)}
+    return {"eval": ev.name, "return_mean": returns.mean(-1), "return_std": returns.std(-1), **means, "returns": returns}
 
 
 class Evaluator:
@@ -89,7 +91,8 @@ class Evaluator:
         source = problem.envs[ev.env]
         self.program, self.ev = program, ev
         self.width = ev.episodes if not isinstance(source, HostEnv) or source.light else _width(agent, ev.episodes)
-        self.env: VecEnv = batch(source, self.width * ((program.members or 1) if source.host else 1), ends="stop")
+        streams = self.width * ((program.members or 1) if source.host else 1)
+        self.env: VecEnv = batch(source, streams, ends="stop", params_axes=ev.params_axes)
 
     def __call__(self, run: RunState) -> dict[str, np.ndarray]:
         """Returns ``returns`` and ``lengths`` [E] (``[M, E]``), and ``info/<leaf>`` reduced as the spec says."""

@@ -70,6 +70,8 @@ def check_eval(ev: Eval, agent: Agent, problem: Problem) -> None:
         )
     if ev.mode not in agent.modes:
         raise ValueError(f"{where} asks for mode {ev.mode!r}; {agent.name} has {agent.modes}.")
+    if ev.episodes % max(len(ev.parts), 1):
+        raise ValueError(f"{where}: {ev.episodes} episodes are no equal shares for {', '.join(ev.parts)}.")
     if ev.every < 1 or ev.episodes < 1:
         raise ValueError(f"{where}: every and episodes must be at least 1, got {ev.every} and {ev.episodes}.")
 

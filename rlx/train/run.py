@@ -212,8 +212,8 @@ class _Runner:
     def _evaluate(self, evals: Sequence[Eval]) -> None:
         run, program, placement = self.run, self.program, self.placement
         report = self.evaluations(run, program, evals)
-        for name, episodes in report.items():
-            line = summary(name, {k: by_member(placement, v) for k, v in episodes.items()})
+        for ev, episodes in zip(evals, report.values(), strict=True):
+            line = summary(ev, {k: by_member(placement, v) for k, v in episodes.items()})
             self.recorder.write("eval", line, run, program)
         first = next(iter(report))
         score = report[first]["returns"].mean(-1).astype(np.float32)

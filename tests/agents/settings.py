@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from rlx.agents import offpolicy, ppo
 from rlx.types import AgentState, Array
 
+from .td_jepa.worlds import PICTURES
 from .test_ppo import rows
 from .test_sac import transitions
 
@@ -106,6 +107,15 @@ AGENTS = {
         batch=two_states_one_input,
         felt=frozenset({"actor_lr", "critic_lr", "tau_actor", "tau_critic"}),
         fixed=frozenset({"discount"}),  # samplers read it, and the controller was solved with it
+    ),
+    "td_jepa": Settings(
+        env="rlx:pointmass-maze",
+        preset_envs={"pixels": PICTURES, "ogbench_pixels": PICTURES},
+        update={"d_phi": 6, "d_psi": 3, "psi_hidden": 8, "predictor_hidden": 8, "actor_hidden": 8},
+        felt=frozenset(
+            {"tau", "lr_phi", "lr_psi", "lr_predictor", "lr_actor", "lambda_phi", "lambda_psi", "goal_share", "bc"}
+            | {"actor_std", "actor_clip", "pessimism", "actor_pessimism"}
+        ),
     ),
     "sindy_rl": Settings(env="rlx:ks22", preset_envs={"swimmer": "gym:Swimmer-v5"}, update=None),  # its updates are PPO's
 }

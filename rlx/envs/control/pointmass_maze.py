@@ -141,7 +141,7 @@ def _in_first_room(p: Any, key: Any) -> Any:
 
 
 def _anywhere(p: Any, key: Any) -> Any:
-    """Uniform over what is free: of so many tries the first that is; that none is has odds of 1e-15."""
+    """Uniform over what is free: of so many tries the first that is; that none is has odds of 1e-28."""
     tries = jax.random.uniform(key, (32, 2), minval=-LIMIT, maxval=LIMIT)
     return jnp.concatenate([tries[jnp.argmax(free(jnp, tries))], jnp.zeros(2)])
 
@@ -151,14 +151,19 @@ STARTS = {"task": _in_first_room, "uniform": _anywhere}
 
 def draw(pen: Any, size: int, x: np.ndarray) -> None:
     scale = size / (2 * (LIMIT + RADIUS) + 0.02)
-    at = lambda *place: [size / 2 + scale * place[0], size / 2 - scale * place[1]]
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return size / 2 + scale * x, size / 2 - scale * y
+
     edge = LIMIT + RADIUS
     pen.rectangle([*at(-edge, edge), *at(edge, -edge)], outline=(90, 90, 90), width=size // 128)
     for half, thick in ((LENGTH, WIDTH), (WIDTH, LENGTH)):
         pen.rectangle([*at(-half, thick), *at(half, -thick)], (110, 120, 130))
     for room in ROOMS.values():
-        disc(pen, *at(*room), 0.015 * scale, (120, 190, 120))
-    disc(pen, *at(x[0], x[1]), RADIUS * scale, (204, 77, 77))
+        middle = at(*room)
+        disc(pen, middle[0], middle[1], 0.015 * scale, (120, 190, 120))
+    ball = at(x[0], x[1])
+    disc(pen, ball[0], ball[1], RADIUS * scale, (204, 77, 77))
 
 
 def make(repeat: int = 1, time_limit: int | None = None, task: str = "reach_top_left", starts: str = "task") -> Env:

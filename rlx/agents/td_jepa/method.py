@@ -1,0 +1,279 @@
+"""Zero-shot reinforcement learning: from data without rewards a family of policies pi_z, so that whatever reward is asked for
+later is a vector z. TD-JEPA (Bagatella et al. 2025, "TD-JEPA: Latent-predictive Representations for Zero-Shot Reinforcement
+Learning", arXiv:2510.00739) and the methods that it is compared with::
+
+    repeat: s, a, s' <- the data;  images are shifted, s and s' each by its own draw
+        z  <- a direction on the sphere, or psi of one of the s' (by the inverse second moment of psi, where so chosen)
+        a' <- pi(phi-(s'), z)
+        phi, psi, T   <- down the gradient of the method's loss                  (features/, a file each)
+        second moment <- a step towards that of psi(s)
+        pi <- down the gradient of -T(phi(s), z, pi(s, z))' z, near the data where asked for      (new phi and T)
+        targets (of phi, psi, T) <- a step of tau towards their networks
+    before each evaluation: the z of each task, by least squares of its rewards on psi(s')
+
+One agent, whose setting ``features`` says which method: they share every other setting, so that methods are compared, swept and
+loaded alike. `ZeroShot` is what is asked of a trained one.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlx.agents.offpolicy import obs_action_dims
+from rlx.agents.td_jepa import actor
+from rlx.agents.td_jepa import z as zs
+from rlx.agents.td_jepa.config import Config
+from rlx.agents.td_jepa.features import METHODS, Batch, Features, Given
+from rlx.agents.td_jepa.features.base import SOURCE
+from rlx.agents.td_jepa.losses import orthonormality, participation
+from rlx.agents.td_jepa.networks import Net, Params, common
+from rlx.agents.td_jepa.report import Report, Watch, watched
+from rlx.agents.td_jepa.tasks import GIVEN, Tasks, evaluations
+from rlx.config import hyper
+from rlx.nn.images import push_frame, random_shift
+from rlx.nn.optim import apply_gradients, optimizer, polyak
+from rlx.types import Agent, AgentState, Array, Clock, Host, Key, Leaf, Out, Problem, PyTree, Spec, Stage, Step, Update
+
+CHUNK = 1024  # observations that are encoded together
+RATES = {"trunk_phi": "lr_phi", "phi": "lr_phi", "trunk_psi": "lr_psi", "psi": "lr_psi", "predictor": "lr_predictor"}
+ACTOR = {"actor": "lr_actor", "flow": "lr_flow"}
+
+
+def make(config: Config, problem: Problem) -> Agent:
+    env = problem.envs["train"]
+    method = Method.of(config, env.spec, Tasks.of(problem, env.spec, env.params))
+    n, every, cycles = plan(config)
+    update = Update(n, method.features.sampler(), method.update)
+    evals = evaluations(config, problem, method.tasks, every)
+    return Agent(
+        "td_jepa",
+        config,
+        hyper(config),
+        method.init,
+        method.act,
+        (Stage("pretrain", cycles, (update, Host(method.infer, every))),),
+        reads=(SOURCE, GIVEN),
+        carry=method.carry,
+        evals=evals,
+        report=Report(method),
+    )
+
+
+def plan(c: Config) -> tuple[int, int, int]:
+    """Updates per cycle, cycles between evaluations, and cycles in all: whole intervals, so that the last evaluation sees tasks
+    inferred anew."""
+    interval = min(c.eval_every, c.updates)
+    n = min(c.per_cycle, interval)
+    every = -(-interval // n)
+    return n, every, -(-c.updates // (n * every)) * every
+
+
+class Carry(NamedTuple):
+    """What a policy remembers: its task, and where it looks at several frames the last of them."""
+
+    z: Array  # [n, d_psi]
+    frames: Array | tuple = ()
+
+
+@dataclass(frozen=True)
+class Method:
+    """The functions of the agent."""
+
+    config: Config
+    net: Net
+    features: Features
+    tasks: Tasks
+    spec: Spec
+    extra: dict[str, tuple[Array, ...]]  # inputs of the networks that the method adds
+
+    @staticmethod
+    def of(c: Config, spec: Spec, tasks: Tasks) -> Method:
+        """Raises ValueError for settings that cannot be."""
+        features = METHODS[c.features](c)
+        images = isinstance(spec.obs, Leaf) and len(spec.obs.shape) == 3
+        if images and spec.obs.dtype != np.uint8:
+            raise ValueError(f"td_jepa takes images in uint8; this environment has {spec.obs.dtype}.")
+        if c.frames > 1 and not images:
+            raise ValueError(f"td_jepa: frames={c.frames} are stacked of images; observations here are {spec.obs.shape}.")
+        vector = Spec(Leaf((1,)), spec.action) if images else spec
+        actions = obs_action_dims(vector, "td_jepa")[1]
+        features.check()
+        own = features.modules(actions)
+        modules = {**common(c, actions, images, features.shared), **{name: module for name, (module, _) in own.items()}}
+        noise = actions if c.actor == "flow" else 0
+        net = Net(c, modules, actions, features.shared, features.blind, noise)
+        return Method(c, net, features, tasks, spec, {name: inputs for name, (_, inputs) in own.items()})
+
+    # ---------------------------------------------------------------------------------------------------- parameters
+
+    def init(self, key: Key, h: dict[str, Array]) -> AgentState:
+        params = self.parameters(key)
+        learner, own = self.split(params)
+        opt = {"features": optimizer(0.0).init(learner), "actor": optimizer(0.0).init(own)}
+        d = self.config.d_psi
+        return AgentState(
+            h,
+            {
+                "params": params,
+                "target": jax.tree.map(jnp.copy, {k: params[k] for k in self.targets}),
+                "opt": opt,
+                "moment": jnp.eye(d),  # of psi, a moving average
+                "mean": jnp.zeros(d),
+                "tasks": jnp.zeros((len(self.tasks.names), d)),  # the z of each, as of the last inference
+                "watch": Watch(*(jnp.float32(0) for _ in Watch._fields)),
+            },
+        )
+
+    def parameters(self, key: Key) -> Params:
+        c, net = self.config, self.net
+        p: Params = {}
+        keys = dict(zip(sorted(net.modules), jax.random.split(key, len(net.modules)), strict=True))
+        shape = self.spec.obs.shape
+        obs = jnp.zeros((*shape[:-1], shape[-1] * c.frames), self.spec.obs.dtype)
+        for name in ("trunk_phi", "trunk_psi"):
+            if name in net.modules:
+                p[name] = net.modules[name].init(keys[name], obs)
+        h, action, z = net.see(p, "psi", obs), jnp.zeros(net.actions), jnp.zeros(c.d_psi)
+        p["psi"] = net.modules["psi"].init(keys["psi"], h)
+        if "phi" in net.modules:
+            p["phi"] = net.modules["phi"].init(keys["phi"], h)
+        state = net.phi(p, h)
+        p["predictor"] = net.modules["predictor"].init(keys["predictor"], state, z[:0] if net.blind else z, action)
+        p["actor"] = net.modules["actor"].init(keys["actor"], net.actor_sees(p, h), z, jnp.zeros(net.noise))
+        if net.noise:
+            p["flow"] = net.modules["flow"].init(keys["flow"], h, action, jnp.zeros(1))
+        rest = {name: inputs for name, inputs in self.extra.items() if name not in p}
+        return {**p, **{name: net.modules[name].init(keys[name], *(inputs or (h,))) for name, inputs in rest.items()}}
+
+    def split(self, params: Params) -> tuple[Params, Params]:
+        """Those that the method's loss trains, and the actor's."""
+        return {k: v for k, v in params.items() if k not in ACTOR}, {k: v for k, v in params.items() if k in ACTOR}
+
+    @property
+    def targets(self) -> list[str]:
+        trunks = ["trunk_phi", "trunk_psi"] if self.config.target_trunk else []
+        return [k for k in (*self.features.targets, *trunks) if k in self.net.modules]
+
+    # -------------------------------------------------------------------------------------------------------- acting
+
+    def carry(self, state: AgentState, n: int, context: PyTree = None) -> Carry:
+        """``context``: numbers of tasks, one or [n]; or z itself, [d] or [n, d]; None: the environment's own task."""
+        learned, c = state.learned, self.config
+        given = jnp.asarray(self.tasks.own if context is None else context)
+        z = learned["tasks"][given] if jnp.issubdtype(given.dtype, jnp.integer) else given
+        shape = self.spec.obs.shape
+        frames = jnp.zeros((n, *shape[:-1], c.frames * shape[-1]), self.spec.obs.dtype) if c.frames > 1 else ()
+        return Carry(jnp.broadcast_to(z, (n, c.d_psi)), frames)
+
+    def act(self, state: AgentState, clock: Any, carry: Carry, step: Step, key: Key, mode: str) -> tuple[Array, Carry, dict]:
+        p, net, obs = state.learned["params"], self.net, step.obs
+        if self.config.frames > 1:
+            obs = push_frame(jnp.asarray(carry.frames), obs, step.first)
+            carry = carry._replace(frames=obs)
+        x = net.actor_sees(p, net.see(p, "phi", obs))
+        if net.noise:
+            return net.pi(p, x, carry.z, jax.random.normal(key, (x.shape[0], net.noise))), carry, {}
+        mean = net.pi(p, x, carry.z)
+        return (actor.drawn(mean, key, state.hyper["actor_std"]) if mode == "explore" else mean), carry, {}
+
+    # ------------------------------------------------------------------------------------------------------ learning
+
+    def update(self, state: AgentState, clock: Clock, drawn: Any, key: Key) -> tuple[AgentState, Out]:
+        h, old, net = state.hyper, state.learned, self.net
+        k_shift, k_z, k_next, k_act = jax.random.split(key, 4)
+        batch = shifted(self.features.view(drawn, h), k_shift, self.config.pad)
+        given, here = self.given(old, batch, h, k_z, k_next)
+
+        learner, own = self.split(old["params"])
+        (_, metrics), grads = jax.value_and_grad(lambda p: self.features.loss(net, p, given), has_aux=True)(learner)
+        rates = {**RATES, **self.features.rates}
+        chain = optimizer({name: h[rates[name]] for name in learner})
+        learner, opt = apply_gradients(chain, learner, grads, old["opt"]["features"])
+
+        improve = jax.value_and_grad(actor.loss, has_aux=True)
+        (_, more), grads = improve(own, net, learner, here["phi"], batch, given.z, h, k_act)
+        own, own_opt = apply_gradients(optimizer({k: h[ACTOR[k]] for k in own}), own, grads, old["opt"]["actor"])
+
+        params = {**learner, **own}
+        psi, phi = net.psi(old["params"], here["psi"], given.mean), net.phi(old["params"], here["phi"])
+        learned = {
+            **old,
+            "params": params,
+            "target": polyak(old["target"], {k: params[k] for k in self.targets}, h["tau"]),
+            "opt": {"features": opt, "actor": own_opt},
+            "moment": zs.moved(old["moment"], psi),
+        }
+        if self.features.centred:
+            learned["mean"] = old["mean"] + zs.RATE * net.psi(old["params"], given.next_psi, given.mean).mean(0)
+        return state._replace(learned=learned), self.said(metrics | more, old["watch"], psi, phi)
+
+    def given(self, old: dict[str, Any], batch: Batch, h: dict[str, Array], k_z: Key, k_next: Key) -> tuple[Given, Any]:
+        """What the loss is told, and what the encoders see of the states; nothing here has a gradient."""
+        net, p, target = self.net, old["params"], {**old["params"], **old["target"]}
+        here, there = ({k: net.see(p, k, o) for k in ("phi", "psi")} for o in (batch.obs, batch.next_obs))
+        scale = self.config.scale_goals if self.features.scale_goals is None else self.features.scale_goals
+        z = zs.sample(k_z, net.psi(p, there["psi"], old["mean"]), h["goal_share"], old["moment"] if scale else None)
+        if self.config.target_trunk:
+            there = {k: net.see(target, k, batch.next_obs) for k in there}
+        following = actor.acted(net, p, net.actor_sees(target, there["phi"]), z, h, k_next)
+        return Given(batch, z, following, there["phi"], there["psi"], target, old["mean"], h), here
+
+    def said(self, metrics: dict[str, Array], watch: Watch, psi: Array, phi: Array) -> Out:
+        for name, x in (("psi", psi), *((("phi", phi),) if "phi" in self.net.modules else ())):
+            metrics |= {f"{name}/off_diagonal": orthonormality(x).off_diagonal, f"{name}/participation": participation(x)}
+        seen = watch.psi_eigenvalue_ratio > 0
+        return Out({**metrics, "psi/eigenvalue_ratio": watch.psi_eigenvalue_ratio}, valid={"psi/eigenvalue_ratio": seen})
+
+    # ----------------------------------------------------------------------------------------------------- inference
+
+    @cached_property
+    def encode(self) -> Any:
+        """(learned, obs [N, ...]) -> (psi [N, d_psi], phi [N, d_phi]), in pieces that fit."""
+
+        def both(learned: dict[str, Any], obs: Array) -> tuple[Array, Array]:
+            p, net = learned["params"], self.net
+            one = lambda o: (net.psi(p, net.see(p, "psi", o), learned["mean"]), net.phi(p, net.see(p, "phi", o)))
+            return jax.lax.map(one, obs, batch_size=min(CHUNK, obs.shape[0]))
+
+        fn = jax.jit(both)
+        return lambda learned, obs: tuple(map(np.asarray, fn({k: learned[k] for k in ("params", "mean")}, obs)))
+
+    def inferred(self, psi: Any, rewards: Any) -> np.ndarray:
+        """z [d], or [K, d], of rewards [N], or [K, N], at arrivals with features ``psi`` [N, d]; 0 where all rewards are 0."""
+        return (zs.regressed if self.features.regression else zs.correlated)(psi, rewards)
+
+    def infer(self, state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
+        """Host: the z of each task, and a look at the features."""
+        obs, rewards = self.tasks.samples(self.config, state.hyper, sources, key)
+        psi, phi = self.encode(state.learned, obs)
+        z = self.inferred(psi, rewards + float(state.hyper["reward_shift"])).astype(np.float32)
+        empty = [name for name, row in zip(self.tasks.names, z, strict=True) if not row.any()]
+        said_of = "all rewards in the sample are 0, so its z is 0, which asks for nothing."
+        watch, words = watched(psi, phi)
+        for said in [*words, *(f"task {name!r}: {said_of}" for name in empty)]:
+            warnings.warn(f"td_jepa: {said}", stacklevel=2)
+        return state._replace(learned={**state.learned, "tasks": z, "watch": watch}), sources
+
+
+def shifted(batch: Batch, key: Key, pad: int) -> Batch:
+    """Images of the batch, each observation by a shift of its own; all else as it is."""
+    if batch.obs.ndim < 4 or not pad:
+        return batch
+
+    def look(x: Array, k: Key) -> Array:
+        if x.ndim < 4:
+            return x
+        lead = math.prod(x.shape[:-3])
+        return random_shift(k, x.reshape(lead, *x.shape[-3:]), pad).reshape(x.shape)
+
+    keys = jax.random.split(key, 2 + len(batch.more))
+    more = {name: look(x, k) for (name, x), k in zip(batch.more.items(), keys[2:], strict=True)}
+    return batch._replace(obs=look(batch.obs, keys[0]), next_obs=look(batch.next_obs, keys[1]), more=more)

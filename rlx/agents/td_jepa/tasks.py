@@ -1,0 +1,100 @@
+"""The tasks that an agent is asked: where their rewards come from, and how all of them are evaluated at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlx import replay
+from rlx.agents.td_jepa.config import Config
+from rlx.agents.td_jepa.features.base import SOURCE
+from rlx.replay.windows import Index, capacity, steps_back
+from rlx.types import Array, Clock, Env, Eval, Key, Problem, Spec, Task
+
+GIVEN = "tasks"  # the name of given rewards in `rlx.types.Problem.data`
+NOW = Clock(*(np.int32(0) for _ in range(3)))
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """By name, in one order. Their rewards come from the first of these that there is:
+
+    - ``Problem.data["tasks"]``: {"index": (t [N], w [N]) of transitions in the dataset, "rewards": {name: [N]}};
+    - the environment's `rlx.types.Spec.tasks`, which score observations and actions;
+    - the rewards in the dataset, one task called "reward".
+    """
+
+    names: tuple[str, ...]
+    own: int  # the task of the environment itself
+    scores: tuple[Task, ...] = ()
+    given: bool = False
+
+    @staticmethod
+    def of(problem: Problem, spec: Spec, params: Any) -> Tasks:
+        """Raises ValueError for given rewards of another form."""
+        if GIVEN in problem.data:
+            return Tasks(_checked(problem.data[GIVEN]), 0, given=True)
+        if spec.tasks:
+            return Tasks(tuple(spec.tasks), int(params["task"]), tuple(spec.tasks.values()))
+        return Tasks(("reward",), 0)
+
+    def samples(self, c: Config, hyper: dict[str, Array], sources: dict[str, Any], key: Key) -> tuple[np.ndarray, np.ndarray]:
+        """Observations of arrival [N, ...] and each task's rewards [K, N] for arriving there."""
+        if self.given:
+            t, w = (jnp.asarray(x) for x in sources[GIVEN]["index"])
+            rewards = np.stack([np.asarray(sources[GIVEN]["rewards"][name]) for name in self.names])
+            return arrivals(sources[SOURCE], t, w, c.frames), rewards
+        sampler = replay.transitions(c.inference, source=SOURCE, stack=c.frames)
+        drawn = jax.tree.map(np.asarray, sampler(hyper, NOW, sources, key))
+        if not self.scores:
+            return drawn.next_obs, drawn.reward[None]
+        return drawn.next_obs, np.stack([self.scored(i, np, drawn.next_obs, drawn.action) for i in range(len(self.names))])
+
+    def scored(self, number: int, xp: Any, obs: Array, action: Array) -> Array:
+        """Rewards [...] of one of the tasks that score."""
+        score = self.scores[number].score
+        assert score is not None
+        return xp.broadcast_to(score(xp, obs, action), obs.shape[:-1])
+
+
+def arrivals(source: Any, t: Array, w: Array, frames: int) -> np.ndarray:
+    """The observations after rows (t [N], w [N]) of a dataset, of so many stacked frames."""
+    ring = jax.tree.map(jnp.asarray, source.index)
+    places = np.asarray(steps_back(ring, Index((t + 1) % capacity(ring), w), frames - 1))
+    obs = np.asarray(source.data.obs)
+    return np.concatenate([obs[places[:, i], np.asarray(w)] for i in reversed(range(frames))], -1)
+
+
+def _checked(given: Any) -> tuple[str, ...]:
+    form = 'give {"index": (t [N], w [N]), "rewards": {name: [N]}}'
+    if not isinstance(given, dict) or set(given) != {"index", "rewards"} or not given["rewards"]:
+        raise ValueError(f"td_jepa: the data {GIVEN!r} are {type(given).__name__}: {form}.")
+    sizes = {"t": np.shape(given["index"][0]), "w": np.shape(given["index"][1])}
+    sizes |= {name: np.shape(r) for name, r in given["rewards"].items()}
+    if len(set(sizes.values())) > 1 or any(len(s) != 1 for s in sizes.values()):
+        raise ValueError(f"td_jepa: index and rewards of the data {GIVEN!r} have shapes {sizes}: {form}, all of one length.")
+    wrong = [name for name, r in given["rewards"].items() if not np.isfinite(r).all()]
+    if wrong:
+        raise ValueError(f"td_jepa: rewards of the tasks {', '.join(wrong)} are not all finite.")
+    return tuple(sorted(given["rewards"]))
+
+
+def evaluations(c: Config, problem: Problem, tasks: Tasks, every: int) -> tuple[Eval, ...]:
+    """All tasks as one batch where the environment says by a parameter which of them pays, each stream with its own z; else
+    each on the environment of its name, or the only one on that which there is."""
+    where = "eval" if "eval" in problem.envs else "train"
+    env = problem.envs[where]
+    if tasks.scores and isinstance(env, Env):
+        which = np.repeat(np.arange(len(tasks.names), dtype=np.int32), c.eval_episodes)
+        params = {**env.params, "task": jnp.asarray(which)}
+        axes = {name: 0 if name == "task" else None for name in params}
+        told = lambda state, sources: params
+        return (Eval("tasks", where, len(which), every, params=told, params_axes=axes, context=which, parts=tasks.names),)
+    if len(tasks.names) == 1:
+        return (Eval(tasks.names[0], where, c.eval_episodes, every, context=np.int32(0)),)
+    rows = [(np.int32(i), name) for i, name in enumerate(tasks.names) if name in problem.envs]
+    return tuple(Eval(name, name, c.eval_episodes, every, context=i) for i, name in rows)

@@ -1,0 +1,103 @@
+"""Tasks as vectors z of norm sqrt(d): drawn while learning, and inferred from rewards, goals and preferences.
+
+Inference is on the host in float64, by singular values, so that features which have collapsed give a finite answer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from rlx.agents.td_jepa.networks import on_sphere
+from rlx.precision import exact
+from rlx.types import Array, Key
+
+RATE = 0.005  # of the moving averages of the features' second moment and mean
+RCOND = 1e-6  # singular values below this share of the largest are noise of float32 features
+STEPS, STEP_SIZE, TEMPERATURE = 500, 0.05, 0.2  # of the search for the z of preferences
+
+
+@exact
+def unscaled(goals: Array, moment: Array) -> Array:
+    """Goal features [..., d] times the inverse of the second moment of features [d, d]."""
+    factor = jax.scipy.linalg.cho_factor(moment + 1e-6 * jnp.eye(moment.shape[-1]))
+    return jax.scipy.linalg.cho_solve(factor, goals.reshape(-1, goals.shape[-1]).T).T.reshape(goals.shape)
+
+
+def sample(key: Key, goals: Array, share: Array | float, moment: Array | None = None) -> Array:
+    """z [B, d]: of a uniform direction, or with probability ``share`` that of a goal, each row by its own odds. ``goals``
+    [B, d] are features of states, dealt out by one permutation; ``moment`` [d, d] has them scaled by its inverse."""
+    of_direction, of_choice, of_order = jax.random.split(key, 3)
+    free = jax.random.normal(of_direction, goals.shape)
+    dealt = goals[jax.random.permutation(of_order, goals.shape[0])]
+    dealt = dealt if moment is None else unscaled(dealt, moment)
+    goal = jax.random.uniform(of_choice, (goals.shape[0], 1)) < share
+    return jax.lax.stop_gradient(on_sphere(jnp.where(goal, dealt, free)))
+
+
+@exact
+def moved(moment: Array, features: Array) -> Array:
+    """The moving average of the second moment [d, d] after a batch of features [B, d]."""
+    return (1 - RATE) * moment + RATE * features.T @ features / features.shape[0]
+
+
+# --------------------------------------------------------------------------------------------------------------- inference
+
+
+def brought_to_sphere(w: Any) -> np.ndarray:
+    """``w`` [..., d] with norm sqrt(d), float64; 0 stays 0."""
+    w = np.asarray(w, np.float64)
+    return w * np.sqrt(w.shape[-1]) / np.maximum(np.linalg.norm(w, axis=-1, keepdims=True), 1e-12)
+
+
+def regressed(features: Any, rewards: Any) -> np.ndarray:
+    """z [d], or [K, d], of the weights that give ``rewards`` [N], or [K, N], as linear in ``features`` [N, d], without a
+    constant: least squares of least norm."""
+    features, rewards = np.asarray(features, np.float64), np.asarray(rewards, np.float64)
+    return brought_to_sphere(np.linalg.lstsq(features, rewards.T, rcond=RCOND)[0].T)
+
+
+def correlated(features: Any, rewards: Any) -> np.ndarray:
+    """z of the mean of reward times feature: what methods with the density of a measure take. Shapes as in `regressed`."""
+    return brought_to_sphere(np.asarray(rewards, np.float64) @ np.asarray(features, np.float64))
+
+
+def of_goal(features: Any, moment: Any = None) -> np.ndarray:
+    """z of a goal's features [..., d]; with their second ``moment`` [d, d] by its inverse, which is what the regression of a
+    reward at the goal alone gives."""
+    features = np.asarray(features, np.float64)
+    if moment is None:
+        return brought_to_sphere(features)
+    return brought_to_sphere(features @ np.linalg.pinv(np.asarray(moment, np.float64), rcond=RCOND, hermitian=True))
+
+
+def preferred(first: Any, second: Any, labels: Any, steps: int = STEPS) -> np.ndarray:
+    """z [d] by which the segments with the embeddings ``first`` [P, d] were preferred to ``second``, where ``labels`` [P] is 1
+    (0 the other way round, 1/2 for ties, which count both ways): Adam on
+
+        -log softmax(cos(z, e) / t) of the preferred one of two
+
+    over a free vector (FB-PbRL). The temperature t is 0.2, as is its authors'. It begins at the mean difference."""
+    with jax.enable_x64(True):
+        one, two = (jnp.asarray(brought_to_sphere(e)) / np.sqrt(np.shape(e)[-1]) for e in (first, second))
+        label = jnp.asarray(labels, jnp.float64)[:, None]
+        start = ((2 * label - 1) * (one - two)).mean(0)
+
+        def loss(z: Array) -> Array:
+            unit = z / jnp.sqrt((z**2).sum() + 1e-24)
+            odds = jax.nn.log_softmax(jnp.stack([one @ unit, two @ unit], -1) / TEMPERATURE)
+            return -(label[:, 0] * odds[:, 0] + (1 - label[:, 0]) * odds[:, 1]).mean()
+
+        adam = optax.adam(STEP_SIZE)
+
+        def step(carry: tuple, _: None) -> tuple[tuple, None]:
+            z, state = carry
+            updates, state = adam.update(jax.grad(loss)(z), state)
+            return (optax.apply_updates(z, updates), state), None
+
+        begun = start / jnp.sqrt((start**2).sum() + 1e-24)
+        return brought_to_sphere(jax.jit(lambda c: jax.lax.scan(step, c, None, steps)[0][0])((begun, adam.init(begun))))

@@ -1,0 +1,118 @@
+"""What is asked of a trained agent: `ZeroShot`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlx.agents.td_jepa import z as zs
+from rlx.agents.td_jepa.method import Method
+from rlx.agents.td_jepa.report import Report
+from rlx.types import Agent, AgentState, Array, Key
+
+
+class ZeroShot:
+    """Any task, from what one agent has learned::
+
+        policy = rlx.load("runs/maze")
+        zero_shot = ZeroShot(policy.agent, policy.state)
+        z = zero_shot.infer_reward(next_obs, rewards)      # or infer_goal(obs), infer_preferences(pairs, labels)
+        action = zero_shot.act(obs, z)                     # or policy.evaluate with policy.carry(n, context=z)
+
+    Observations are those of the agent's environment, [N, ...]; images have their frames stacked along the last axis.
+    """
+
+    def __init__(self, agent: Agent, state: AgentState) -> None:
+        """Raises ValueError for an agent of another kind."""
+        if not isinstance(agent.report, Report):
+            raise ValueError(f"ZeroShot asks td_jepa and its family; this is {agent.name!r}.")
+        self.agent, self.state = agent, state
+        self.method: Method = agent.report.method
+        self._act: dict[str, Any] = {}
+
+    @property
+    def tasks(self) -> dict[str, np.ndarray]:
+        """The z of each task that the run knows, by name, as of its last inference."""
+        return dict(zip(self.method.tasks.names, np.asarray(self.state.learned["tasks"]), strict=True))
+
+    def features(self, obs: Any) -> np.ndarray:
+        """psi [N, d] of observations [N, ...].
+
+        Raises:
+            ValueError: they have another shape.
+        """
+        obs = np.asarray(obs)
+        own, frames = self.method.spec.obs, self.method.config.frames
+        shape = (*own.shape[:-1], own.shape[-1] * frames)
+        if obs.shape[1:] != shape or not len(obs):
+            raise ValueError(f"observations here are [N, {', '.join(map(str, shape))}]; got {list(obs.shape)}.")
+        return self.method.encode(self.state.learned, obs.astype(own.dtype))[0]
+
+    def sample_z(self, key: Key, n: int) -> np.ndarray:
+        """z [n, d] of uniform directions."""
+        return np.asarray(zs.sample(key, jnp.zeros((n, self.method.config.d_psi)), 0.0))
+
+    def infer_reward(self, samples: Any, rewards: Any) -> np.ndarray:
+        """z [d] of rewards [N] for arriving at observations ``samples`` [N, ...] of the data.
+
+        Raises:
+            ValueError: they are not of one length, not finite, or all 0.
+        """
+        psi, rewards = self.features(samples), np.asarray(rewards, np.float64)
+        if rewards.shape != (len(psi),):
+            raise ValueError(f"infer_reward takes one reward for each of {len(psi)} samples; got {list(rewards.shape)}.")
+        if not np.isfinite(rewards).all():
+            raise ValueError(f"infer_reward: {int((~np.isfinite(rewards)).sum())} of {len(rewards)} rewards are not finite.")
+        rewards = rewards + float(self.state.hyper["reward_shift"])
+        if not rewards.any():
+            raise ValueError("infer_reward: all rewards are 0, which asks for nothing: give samples where some are not.")
+        return self.method.inferred(psi, rewards)
+
+    def infer_goal(self, obs: Any, scaled: bool | None = None) -> np.ndarray:
+        """z [d] of being at an observation. ``scaled``: by the inverse second moment of the features; None: as the method has
+        it in training, and where that leaves it open, scaled.
+
+        Raises:
+            ValueError: it is not one observation.
+        """
+        psi = self.features(np.asarray(obs)[None])[0]
+        scaled = self.method.features.scale_goals is not False if scaled is None else scaled
+        return zs.of_goal(psi, self.state.learned["moment"] if scaled else None)
+
+    def infer_preferences(self, pairs: tuple[Any, Any], labels: Sequence[float] | Array) -> np.ndarray:
+        """z [d] of preferences between segments: ``pairs`` are two arrays [P, T, ...] of observations; ``labels`` [P] is 1
+        where the first was preferred, 0 where the second, 1/2 for a tie. A segment is embedded as its mean feature.
+
+        Raises:
+            ValueError: shapes do not fit, or labels are something else.
+        """
+        first, second = (np.asarray(x) for x in pairs)
+        labels = np.asarray(labels, np.float64)
+        if first.shape != second.shape or first.ndim < 3 or labels.shape != first.shape[:1] or not len(labels):
+            given = f"{list(first.shape)}, {list(second.shape)} and {list(labels.shape)}"
+            raise ValueError(f"infer_preferences takes two arrays [P, T, ...] and P labels; got {given}.")
+        if not np.isin(labels, (0.0, 0.5, 1.0)).all():
+            raise ValueError("infer_preferences: labels are 1 (the first), 0 (the second) or 0.5 (a tie).")
+        embed = lambda x: self.features(x.reshape(-1, *x.shape[2:])).reshape(*x.shape[:2], -1).mean(1)
+        return zs.preferred(embed(first), embed(second), labels)
+
+    def act(self, obs: Any, z: Any, key: Key | int = 0, mode: str = "eval") -> np.ndarray:
+        """Actions [N, m] at observations [N, ...] for ``z`` [d] or [N, d]; ``key`` is for policies that draw theirs."""
+        net, p = self.method.net, self.state.learned["params"]
+        obs = jnp.asarray(obs)
+        z = jnp.broadcast_to(jnp.asarray(z, jnp.float32), (obs.shape[0], self.method.config.d_psi))
+        key = jax.random.key(key) if isinstance(key, int) else key
+
+        def fn(p: Any, obs: Array, z: Array, key: Key, std: Array) -> Array:
+            x = net.actor_sees(p, net.see(p, "phi", obs))
+            if net.noise:
+                return net.pi(p, x, z, jax.random.normal(key, (x.shape[0], net.noise)))
+            mean = net.pi(p, x, z)
+            return mean if mode == "eval" else jnp.clip(mean + std * jax.random.normal(key, mean.shape), -1.0, 1.0)
+
+        fn = self._act.setdefault(mode, jax.jit(fn))
+        return np.asarray(fn(p, obs, z, key, self.state.hyper["actor_std"]))

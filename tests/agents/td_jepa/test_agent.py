@@ -1,0 +1,410 @@
+"""The agent as a whole: what trains what, runs that resume, populations, tasks and their evaluation, images, and questions."""
+
+from __future__ import annotations
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rlx.envs
+from rlx import agents, replay
+from rlx.agents.td_jepa import ZeroShot, actor
+from rlx.agents.td_jepa.config import Config
+from rlx.agents.td_jepa.features import METHODS
+from rlx.agents.td_jepa.features.base import predicted_next
+from rlx.agents.td_jepa.method import plan
+from rlx.envs.control import pointmass_maze as maze
+from rlx.train import Options, run
+from rlx.train.plan import validate
+from rlx.types import Clock, Members, Problem
+
+from .worlds import PICTURES, SHORT, SMALL, maze_rows
+
+pytestmark = pytest.mark.usefixtures("all_bits")
+CLOCK = Clock(*map(jnp.int32, (0, 0, 0)))
+QUIET = Options(progress=False, log_every=1)
+
+
+def problem(**data) -> Problem:
+    return Problem({"train": rlx.envs.make("rlx:pointmass-maze", time_limit=6, task="loop")}, {"data": maze_rows(), **data})
+
+
+@functools.cache
+def made(features: str = "td_jepa", **settings):
+    given = problem()
+    return agents.make("td_jepa", None, given, **{**SHORT, "features": features, **settings}), given
+
+
+def started(agent, seed=0):
+    return agent.init(jax.random.key(seed), {k: jnp.float32(v) for k, v in agent.hyper.items()})
+
+
+def sampled(agent, given, hyper):
+    sampler = agent.report.method.features.sampler()
+    return sampler(hyper, CLOCK, given.data, jax.random.key(5))
+
+
+@functools.cache
+def updated(features: str, **settings):
+    """(agent, state before, state after one update, what it said)."""
+    agent, given = made(features, **settings)
+    state = started(agent)
+    update = jax.jit(lambda s, k: agent.report.method.update(s, CLOCK, sampled(agent, given, s.hyper), k))
+    return agent, state, *update(state, jax.random.key(3))
+
+
+def moved(before, after) -> bool:
+    return any(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True))
+
+
+# ------------------------------------------------------------------------------------------------------------ what trains what
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("features", METHODS)
+def test_an_update_of_each_method(features):
+    agent, old, new, out = updated(features, actor="flow" if features == "byol" else "gaussian")
+    assert all(np.isfinite(v) for v in out.metrics.values())
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(new.learned))
+    before, after = old.learned["params"], new.learned["params"]
+    assert {k for k in before if moved(before[k], after[k])} == set(before) - ({"psi"} if features == "random" else set())
+    targets = old.learned["target"]
+    assert set(targets) == {k for k in agent.report.method.features.targets if k in before}
+    for name in targets:  # a step of tau towards the new ones
+        want = jax.tree.map(lambda t, p: t + 0.001 * (p - t), targets[name], after[name])
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), new.learned["target"][name], want)
+    assert not moved(old.learned["tasks"], new.learned["tasks"])
+    assert moved(old.learned["mean"], new.learned["mean"]) == (features == "hilp")
+
+
+def given_of(agent, state, data, z_key=1, **hyper):
+    method = agent.report.method
+    h = {**state.hyper, **{k: jnp.float32(v) for k, v in hyper.items()}}
+    batch = method.features.view(sampled(agent, data, h), h)
+    return method, method.given(state.learned, batch, h, jax.random.key(z_key), jax.random.key(2))[0]
+
+
+@pytest.mark.slow
+def test_gradients_go_where_they_should():
+    agent, data = made()
+    state = started(agent)
+    method, given = given_of(agent, state, data)
+    params = state.learned["params"]
+    parts = jax.jacrev(lambda p: jnp.stack(list(method.features.loss(method.net, p, given)[1].values())))(params)
+    names = list(method.features.loss(method.net, params, given)[1])
+    reaches = {n: {k for k, g in parts.items() if any(np.any(x[i]) for x in jax.tree.leaves(g))} for i, n in enumerate(names)}
+    assert reaches == {"predictor/loss": {"phi", "predictor"}, "back/loss": {"psi", "back"}}
+    loss = lambda target: method.features.loss(method.net, params, given._replace(target=target))[0]
+    assert not any(np.any(g) for g in jax.tree.leaves(jax.grad(loss)(given.target)))
+
+
+@pytest.mark.slow
+def test_the_actor_alone_learns_by_its_loss():
+    agent, data = made()
+    state = started(agent)
+    method, given = given_of(agent, state, data)
+    learner, own = method.split(state.learned["params"])
+    loss = lambda own, learner: actor.loss(
+        own, method.net, learner, given.batch.obs, given.batch, given.z, given.hyper, jax.random.key(0)
+    )[0]
+    mine, others = jax.grad(loss, (0, 1))(own, learner)
+    assert any(np.any(g) for g in jax.tree.leaves(mine)) and not any(np.any(g) for g in jax.tree.leaves(others))
+
+
+def test_without_a_future_targets_know_neither_z_nor_their_predictor():
+    agent, data = made()
+    state = started(agent)
+    state = state._replace(learned={**state.learned, "moment": jnp.eye(4)})
+    (method, one), (_, two) = (given_of(agent, state, data, z_key=k, discount=0.0) for k in (1, 2))
+    assert moved(one.z, two.z)
+    y = lambda x, target: (
+        method.net.psi(target, x.next_psi) + x.discount * predicted_next(method.net, x._replace(target=target))
+    )
+    base = y(one, one.target)
+    np.testing.assert_array_equal(base, y(two, one.target))
+    other = {**one.target, "predictor": jax.tree.map(lambda p: p + 1, one.target["predictor"])}
+    np.testing.assert_array_equal(base, y(one, other))
+
+
+@pytest.mark.slow
+def test_the_update_is_in_the_order_of_the_outline():
+    """z and the moment by the old networks, the actor by the new ones."""
+    data = made()[1]
+    agent, old, new, out = updated("td_jepa")
+    method, state = agent.report.method, old
+    drawn = sampled(agent, data, state.hyper)
+    psi = method.net.psi(old.learned["params"], drawn.obs)
+    moment = 0.995 * np.eye(4) + 0.005 * np.asarray(psi).T @ np.asarray(psi) / 16
+    np.testing.assert_allclose(new.learned["moment"], moment, rtol=1e-4, atol=1e-6)
+
+    k_shift, k_z, k_next, k_act = jax.random.split(jax.random.key(3), 4)
+    batch = method.features.view(drawn, state.hyper)
+    given, _ = method.given(old.learned, batch, state.hyper, k_z, k_next)
+    own = method.split(old.learned["params"])[1]
+    learner = method.split(new.learned["params"])[0]
+    _, told = actor.loss(own, method.net, learner, drawn.obs, batch, given.z, state.hyper, k_act)
+    np.testing.assert_allclose(out.metrics["actor/q_mean"], told["actor/q_mean"], rtol=1e-4)
+    stale = method.split(old.learned["params"])[0]
+    _, before = actor.loss(own, method.net, stale, drawn.obs, batch, given.z, state.hyper, k_act)
+    assert abs(before["actor/q_mean"] - told["actor/q_mean"]) > 1e-3 * abs(told["actor/q_mean"])
+
+
+@pytest.mark.slow
+def test_a_scan_of_updates_is_as_many_calls_and_each_is_deterministic():
+    agent, data = made()
+    state, method = started(agent), agent.report.method
+    one = lambda s, k: method.update(s, CLOCK, sampled(agent, data, s.hyper), k)[0]
+    keys = jax.random.split(jax.random.key(0), 10)
+    step, scan = jax.jit(one), jax.jit(lambda s: jax.lax.scan(lambda s, k: (one(s, k), None), s, keys)[0])
+    singly = state
+    for k in keys:
+        singly = step(singly, k)
+    whole = scan(state)
+    jax.tree.map(np.testing.assert_array_equal, whole, scan(state))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), whole.learned, singly.learned)
+
+
+# --------------------------------------------------------------------------------------------------------------------- runs
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def solo():
+    """One run with all it wrote: (state, lines)."""
+    lines = []
+    return run(*made(), 7, options=QUIET, callback=lambda line, state: lines.append(dict(line))), lines
+
+
+@pytest.mark.slow
+def test_a_run_says_what_it_should_and_keeps_the_z_of_each_task(solo):
+    state, lines = solo
+    evals = [line for line in lines if line["kind"] == "eval"]
+    assert [int(line["updates"]) for line in evals] == [4, 8]
+    each = [float(evals[-1][f"return/{name}"]) for name in maze.TASKS]
+    np.testing.assert_allclose(np.mean(each), evals[-1]["return_mean"], rtol=1e-5)
+    assert len(set(each)) == 8 and evals[-1]["returns"].shape == (16,)
+    train = [line for line in lines if line["kind"] == "train"][-1]
+    assert train["psi/off_diagonal"] > 0 and 1 <= train["psi/participation"] <= 4 and train["psi/eigenvalue_ratio"] >= 1
+    z = np.asarray(state.agent.learned["tasks"])
+    np.testing.assert_allclose(np.linalg.norm(z, axis=-1), 2, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_batch_of_all_tasks_is_each_task_by_itself(solo):
+    """One task's episodes, on an environment of its own with the same keys, return the same."""
+    state, lines = solo
+    agent, given = made()
+    returns = lines[-1]["returns"] if lines[-1]["kind"] == "eval" else [x for x in lines if x["kind"] == "eval"][-1]["returns"]
+    [ev] = agent.evals
+    assert list(ev.context) == sorted(ev.context) and ev.parts == tuple(maze.TASKS)
+    env = rlx.envs.make("rlx:pointmass-maze", time_limit=6, task="fast_slow")
+    vec = rlx.envs.batch(env, 16, ends="stop")
+    key = rlx.keys.fold(rlx.keys.root(7), "eval", ev.name)
+    z = state.agent.learned["tasks"][list(maze.TASKS).index("fast_slow")]
+    begun = rlx.envs.begin(vec, env.params, agent.carry(state.agent, 16, z), rlx.keys.fold(key, "reset"))
+    policy = lambda carry, step, k: agent.act(state.agent, CLOCK, carry, step, k, "eval")
+    rows = rlx.envs.rollout(vec, env.params, policy, begun, key, 7)[1]
+    np.testing.assert_allclose(rows.reward.sum(0)[-2:], returns[-2:], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_goes_on_to_the_same_bits(solo, tmp_path):
+    def kill(line, state):
+        if line["kind"] == "eval":
+            raise Killed
+
+    options = Options(progress=False, checkpoint_cycles=1)
+    with pytest.raises(Killed):
+        run(*made(), 7, tmp_path, options=options, callback=kill)
+    again = run(*made(), 7, tmp_path, options=options)
+    jax.tree.map(np.testing.assert_array_equal, solo[0].agent, again.agent)
+    agent, _ = made()
+    [page] = agent.report(again.agent, tmp_path)
+    told = json.loads(page.read_text())
+    np.testing.assert_allclose(told["tasks"]["loop"], again.agent.learned["tasks"][list(maze.TASKS).index("loop")], rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_population_of_seeds_and_settings_is_one_program_with_the_results_of_each(solo):
+    keys = jnp.stack([rlx.keys.root(7), rlx.keys.root(8)])
+    both = run(*made(), Members(keys, {"lambda_psi": jnp.array([0.1, 1.0])}), options=QUIET)
+    mine = jax.tree.map(lambda x: x[0], both.agent)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+        mine.learned["params"],
+        solo[0].agent.learned["params"],
+    )
+    assert moved(*(jax.tree.map(lambda x, m=m: x[m], both.agent.learned["tasks"]) for m in (0, 1)))
+
+
+def test_budgets_are_whole_intervals():
+    assert plan(Config(updates=1_000, eval_every=250_000, per_cycle=250)) == (250, 4, 4)
+    assert plan(Config(updates=1_000, eval_every=300, per_cycle=100)) == (100, 3, 12)
+    assert plan(Config(updates=10, eval_every=4, per_cycle=250)) == (4, 1, 3)
+
+
+# --------------------------------------------------------------------------------------------------------------------- tasks
+
+
+def host_phase(agent):
+    return agent.stages[0].phases[1].fn
+
+
+def inferred(agent, data, key=0):
+    state = started(agent)
+    return host_phase(agent)(jax.tree.map(np.asarray, state), jax.tree.map(np.asarray, data), jax.random.key(key))[0]
+
+
+def test_z_of_the_environments_tasks_is_the_regression_of_their_scores():
+    agent, given = made()
+    state = inferred(agent, given.data)
+    method = agent.report.method
+    obs, rewards = method.tasks.samples(method.config, state.hyper, given.data, jax.random.key(0))
+    assert rewards.shape == (8, 64)
+    assert {tuple(x) for x in obs} <= {tuple(x) for x in np.asarray(given.data["data"].data.obs)[:, 0]}
+    psi = np.float64(method.net.psi(state.learned["params"], obs))
+    w = np.linalg.pinv(psi) @ rewards.T
+    np.testing.assert_allclose(state.learned["tasks"], 2 * (w / np.linalg.norm(w, axis=0)).T, rtol=1e-3, atol=1e-3)
+
+
+def test_given_rewards_and_those_of_the_data_come_before_nothing():
+    data = problem().data["data"]
+    rows = np.arange(9)
+    own = {"tasks": {"index": (rows, np.zeros(9, int)), "rewards": {"up": rows * 1.0, "down": -rows * 1.0}}}
+    given = problem(**own)
+    agent = agents.make("td_jepa", None, given, **SHORT)
+    assert agent.report.method.tasks.names == ("down", "up") and agent.evals == ()
+    z = inferred(agent, given.data).learned["tasks"]
+    np.testing.assert_allclose(z[0], -z[1], rtol=1e-4)
+    obs, _ = agent.report.method.tasks.samples(agent.config, {}, given.data, jax.random.key(0))
+    np.testing.assert_array_equal(obs, np.asarray(data.data.obs)[1:10, 0])
+
+    plain = Problem({"train": rlx.envs.make("rlx:point-mass", time_limit=5)}, {"data": data})
+    agent = agents.make("td_jepa", None, plain, **SHORT)
+    assert agent.report.method.tasks.names == ("reward",) and [e.name for e in agent.evals] == ["reward"]
+    assert np.linalg.norm(inferred(agent, plain.data).learned["tasks"]) == pytest.approx(2, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([1, 2], "are list: give"),
+        ({"index": (np.arange(3), np.zeros(3)), "rewards": {"up": np.zeros(4)}}, "have shapes .* one length"),
+        ({"index": (np.arange(3), np.zeros(3)), "rewards": {"up": np.array([0, np.nan, 1])}}, "tasks up are not all finite"),
+    ],
+)
+def test_bad_rewards_are_named(given, words):
+    with pytest.raises(ValueError, match=words):
+        agents.make("td_jepa", None, problem(tasks=given), **SHORT)
+
+
+def test_missing_data_are_named():
+    env = {"train": rlx.envs.make("rlx:pointmass-maze")}
+    agent = agents.make("td_jepa", None, Problem(env), **SHORT)
+    with pytest.raises(ValueError, match="names the source 'data'"):
+        validate(agent, Problem(env), jax.random.key(0))
+
+
+def test_a_task_without_rewards_is_warned_of():
+    rows = np.arange(4), np.zeros(4, int)
+    given = problem(tasks={"index": rows, "rewards": {"none": np.zeros(4)}})
+    with pytest.warns(UserWarning, match="'none': all rewards in the sample are 0"):
+        state = inferred(agents.make("td_jepa", None, given, **SHORT), given.data)
+    assert not state.learned["tasks"].any()
+
+
+# ------------------------------------------------------------------------------------------------------------------- images
+
+
+@pytest.mark.slow
+def test_images_are_shifted_stacked_and_carried():
+    env = rlx.envs.make(PICTURES, size=16)
+    rng = np.random.default_rng(0)
+    episode = {
+        "obs": rng.integers(0, 256, (9, 16, 16, 3)).astype(np.uint8),
+        "action": rng.uniform(-1, 1, (9, 2)).astype(np.float32),
+        "reward": np.ones(9, np.float32),
+        "terminated": np.zeros(9, bool),
+    }
+    given = Problem({"train": env}, {"data": replay.from_episodes([episode] * 3)})
+    settings = {**SMALL, "batch": 4, "inference": 8, "frames": 3, "pad": 2, "target_trunk": True, "psi_hidden": 4}
+    agent = agents.make("td_jepa", None, given, **settings)
+    state, method = started(agent), agent.report.method
+    assert {"trunk_phi", "trunk_psi"} <= set(state.learned["target"])
+    drawn = sampled(agent, given, state.hyper)
+    assert drawn.obs.shape == (4, 16, 16, 9) and drawn.obs.dtype == jnp.uint8
+    new, out = jax.jit(method.update)(state, CLOCK, drawn, jax.random.key(0))
+    assert all(np.isfinite(v) for v in out.metrics.values())
+    assert all(moved(state.learned["params"][k], new.learned["params"][k]) for k in state.learned["params"])
+    state = inferred(agent, given.data)
+    assert np.isfinite(state.learned["tasks"]).all()
+
+    vec = rlx.envs.batch(env, 2)
+    begun = rlx.envs.begin(vec, env.params, agent.carry(state, 2), jax.random.key(0))
+    policy = lambda carry, step, k: agent.act(state, CLOCK, carry, step, k, "eval")
+    after, rows, _ = rlx.envs.rollout(vec, env.params, policy, begun, jax.random.key(1), 3)
+    np.testing.assert_array_equal(after.carry.frames, np.concatenate(list(rows.obs), -1))
+
+
+# ---------------------------------------------------------------------------------------------------------------- questions
+
+
+@pytest.fixture(scope="module")
+def asked():
+    agent, given = made()
+    return ZeroShot(agent, inferred(agent, given.data))
+
+
+def test_questions_are_answered_with_z_on_the_sphere(asked):
+    rng = np.random.default_rng(0)
+    obs = rng.uniform(-0.28, 0.28, (200, 4)).astype(np.float32)
+    reward = maze.SCORES["loop"](np, obs, np.zeros((200, 2)))
+    psi = asked.features(obs)
+    z = asked.infer_reward(obs, reward)
+    np.testing.assert_allclose(z, 2 * (w := np.linalg.lstsq(psi, reward, rcond=None)[0]) / np.linalg.norm(w), rtol=1e-3)
+    goal = asked.infer_goal(obs[0], scaled=False)
+    np.testing.assert_allclose(goal, psi[0], rtol=1e-4)
+    assert np.linalg.norm(asked.infer_goal(obs[0])) == pytest.approx(2)
+    pairs = obs[:60].reshape(10, 6, 4), obs[60:120].reshape(10, 6, 4)
+    assert np.linalg.norm(asked.infer_preferences(pairs, np.r_[np.ones(5), np.zeros(4), 0.5])) == pytest.approx(2)
+    np.testing.assert_allclose(np.linalg.norm(asked.sample_z(jax.random.key(0), 5), axis=-1), 2, rtol=1e-5)
+    assert set(asked.tasks) == set(maze.TASKS)
+    action = asked.act(obs, z)
+    assert action.shape == (200, 2) and np.abs(action).max() <= 1
+    np.testing.assert_array_equal(action, asked.act(obs, z, key=1))
+    noisy = asked.act(obs, z, key=1, mode="explore")
+    assert (noisy != action).any() and np.abs(noisy).max() <= 1
+    carry = asked.agent.carry(asked.state, 200, jnp.float32(z))
+    no = jnp.zeros(200, bool)
+    step = rlx.types.Step(obs, jnp.zeros(200), no, no, no, {})
+    np.testing.assert_allclose(asked.agent.act(asked.state, CLOCK, carry, step, None, "eval")[0], action, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda q, o: q.infer_reward(o, np.ones(3)), r"one reward for each of 8 samples; got \[3\]"),
+        (lambda q, o: q.infer_reward(o, np.full(8, np.nan)), "8 of 8 rewards are not finite"),
+        (lambda q, o: q.infer_reward(o, np.zeros(8)), "all rewards are 0"),
+        (lambda q, o: q.infer_reward(o[:, :3], np.ones(8)), r"observations here are \[N, 4\]; got \[8, 3\]"),
+        (lambda q, o: q.infer_goal(o[0, :2]), r"\[N, 4\]; got \[1, 2\]"),
+        (lambda q, o: q.infer_preferences((o, o), np.ones(8)), r"two arrays \[P, T, ...\] and P labels"),
+        (lambda q, o: q.infer_preferences((o[:, None], o[:, None]), np.full(8, 0.3)), "labels are 1"),
+    ],
+)
+def test_bad_questions_are_answered_with_words(asked, ask, words):
+    with pytest.raises(ValueError, match=words):
+        ask(asked, np.zeros((8, 4), np.float32))
+
+
+def test_other_agents_are_not_asked():
+    agent = agents.make("sac", None, Problem({"train": rlx.envs.make("rlx:point-mass")}))
+    with pytest.raises(ValueError, match="this is 'sac'"):
+        ZeroShot(agent, None)
