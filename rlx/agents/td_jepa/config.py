@@ -28,7 +28,9 @@ class Config:
     """TD-JEPA (Bagatella et al. 2025) and other zero-shot methods: `features` says which. Needs --data, a dataset."""
 
     features: Method = "td_jepa"  # the loss that makes the features
-    updates: int = size(3_000_000, least=1, budget=True)  # in all, rounded up to whole intervals of evaluations
+    updates: int = size(3_000_000, least=0, budget=True)  # in all, rounded up to whole intervals of evaluations
+    adapt: int = size(0, least=0, budget=True)  # updates after that on the environment's own task, by TD3 on the dataset
+    adapt_frozen: bool = False  # and the state encoder stays as it is then
     eval_every: int = size(250_000, least=1)  # updates between evaluations, each with tasks inferred anew
     eval_episodes: int = size(10, least=1)  # of each task
     per_cycle: int = size(250, least=1)  # updates in one call of the device

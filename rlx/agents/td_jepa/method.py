@@ -10,6 +10,7 @@ Learning", arXiv:2510.00739) and the methods that it is compared with::
         pi <- down the gradient of -T(phi(s), z, pi(s, z))' z, near the data where asked for      (new phi and T)
         targets (of phi, psi, T) <- a step of tau towards their networks
     before each evaluation: the z of each task, by least squares of its rewards on psi(s')
+    adapt, where asked for: TD3 from there on the environment's own task                                    (adapt.py)
 
 One agent, whose setting ``features`` says which method: they share every other setting, so that methods are compared, swept and
 loaded alike. `ZeroShot` is what is asked of a trained one.
@@ -27,9 +28,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlx import replay
 from rlx.agents.offpolicy import obs_action_dims
 from rlx.agents.td_jepa import actor
 from rlx.agents.td_jepa import z as zs
+from rlx.agents.td_jepa.adapt import Adaptation
 from rlx.agents.td_jepa.config import Config
 from rlx.agents.td_jepa.features import METHODS, Batch, Features, Given
 from rlx.agents.td_jepa.features.base import SOURCE
@@ -44,36 +47,52 @@ from rlx.types import Agent, AgentState, Array, Clock, Host, Key, Leaf, Out, Pro
 
 CHUNK = 1024  # observations that are encoded together
 RATES = {"trunk_phi": "lr_phi", "phi": "lr_phi", "trunk_psi": "lr_psi", "psi": "lr_psi", "predictor": "lr_predictor"}
+PRETRAIN, ADAPT = "pretrain", "adapt"  # stages
 ACTOR = {"actor": "lr_actor", "flow": "lr_flow"}
 
 
 def make(config: Config, problem: Problem) -> Agent:
     env = problem.envs["train"]
     method = Method.of(config, env.spec, Tasks.of(problem, env.spec, env.params))
-    n, every, cycles = plan(config)
-    update = Update(n, method.features.sampler(), method.update)
-    evals = evaluations(config, problem, method.tasks, every)
     return Agent(
         "td_jepa",
         config,
         hyper(config),
         method.init,
         method.act,
-        (Stage("pretrain", cycles, (update, Host(method.infer, every))),),
+        stages(method),
         reads=(SOURCE, GIVEN),
         carry=method.carry,
-        evals=evals,
+        evals=evaluations(config, problem, method.tasks, {name: plan(config, n)[1] for name, n in budgets(config).items()}),
         report=Report(method),
     )
 
 
-def plan(c: Config) -> tuple[int, int, int]:
+def budgets(c: Config) -> dict[str, int]:
+    """Updates by stage."""
+    return {name: n for name, n in ((PRETRAIN, c.updates), (ADAPT, c.adapt)) if n}
+
+
+def plan(c: Config, updates: int) -> tuple[int, int, int]:
     """Updates per cycle, cycles between evaluations, and cycles in all: whole intervals, so that the last evaluation sees tasks
     inferred anew."""
-    interval = min(c.eval_every, c.updates)
+    interval = min(c.eval_every, updates)
     n = min(c.per_cycle, interval)
     every = -(-interval // n)
-    return n, every, -(-c.updates // (n * every)) * every
+    return n, every, -(-updates // (n * every)) * every
+
+
+def stages(method: Method) -> tuple[Stage, ...]:
+    c, found, adaptation = method.config, [], Adaptation(method)
+    for name, updates in budgets(c).items():
+        n, every, cycles = plan(c, updates)
+        if name == PRETRAIN:
+            phases = Update(n, method.features.sampler(), method.update), Host(method.infer, every)
+            found.append(Stage(name, cycles, phases))
+        else:
+            sampler = replay.transitions(c.batch, source=SOURCE, stack=c.frames)
+            found.append(Stage(name, cycles, (Update(n, sampler, adaptation.update),), enter=adaptation.enter))
+    return tuple(found)
 
 
 class Carry(NamedTuple):
@@ -106,6 +125,10 @@ class Method:
         vector = Spec(Leaf((1,)), spec.action) if images else spec
         actions = obs_action_dims(vector, "td_jepa")[1]
         features.check()
+        if not (c.updates or c.adapt):
+            raise ValueError("td_jepa: updates=0 and adapt=0 leave nothing to do.")
+        if c.adapt and tasks.given:
+            raise ValueError(f"td_jepa: adapt={c.adapt} takes rewards of all rows; the data {GIVEN!r} have those of some.")
         own = features.modules(actions)
         modules = {**common(c, actions, images, features.shared), **{name: module for name, (module, _) in own.items()}}
         noise = actions if c.actor == "flow" else 0
@@ -162,12 +185,20 @@ class Method:
         trunks = ["trunk_phi", "trunk_psi"] if self.config.target_trunk else []
         return [k for k in (*self.features.targets, *trunks) if k in self.net.modules]
 
+    @property
+    def rates(self) -> dict[str, str]:
+        return {**RATES, **self.features.rates}
+
+    def actor_chain(self, h: dict[str, Array], own: Params) -> Any:
+        return optimizer({k: h[ACTOR[k]] for k in own})
+
     # -------------------------------------------------------------------------------------------------------- acting
 
     def carry(self, state: AgentState, n: int, context: PyTree = None) -> Carry:
         """``context``: numbers of tasks, one or [n]; or z itself, [d] or [n, d]; None: the environment's own task."""
         learned, c = state.learned, self.config
-        given = jnp.asarray(self.tasks.own if context is None else context)
+        own = learned.get("adapted", self.tasks.own)
+        given = jnp.asarray(own if context is None else context)
         z = learned["tasks"][given] if jnp.issubdtype(given.dtype, jnp.integer) else given
         shape = self.spec.obs.shape
         frames = jnp.zeros((n, *shape[:-1], c.frames * shape[-1]), self.spec.obs.dtype) if c.frames > 1 else ()
@@ -194,13 +225,12 @@ class Method:
 
         learner, own = self.split(old["params"])
         (_, metrics), grads = jax.value_and_grad(lambda p: self.features.loss(net, p, given), has_aux=True)(learner)
-        rates = {**RATES, **self.features.rates}
-        chain = optimizer({name: h[rates[name]] for name in learner})
+        chain = optimizer({name: h[self.rates[name]] for name in learner})
         learner, opt = apply_gradients(chain, learner, grads, old["opt"]["features"])
 
         improve = jax.value_and_grad(actor.loss, has_aux=True)
         (_, more), grads = improve(own, net, learner, here["phi"], batch, given.z, h, k_act)
-        own, own_opt = apply_gradients(optimizer({k: h[ACTOR[k]] for k in own}), own, grads, old["opt"]["actor"])
+        own, own_opt = apply_gradients(self.actor_chain(h, own), own, grads, old["opt"]["actor"])
 
         params = {**learner, **own}
         psi, phi = net.psi(old["params"], here["psi"], given.mean), net.phi(old["params"], here["phi"])
@@ -231,6 +261,10 @@ class Method:
             metrics |= {f"{name}/off_diagonal": orthonormality(x).off_diagonal, f"{name}/participation": participation(x)}
         seen = watch.psi_eigenvalue_ratio > 0
         return Out({**metrics, "psi/eigenvalue_ratio": watch.psi_eigenvalue_ratio}, valid={"psi/eigenvalue_ratio": seen})
+
+    def transitions(self, drawn: replay.Transitions, key: Key) -> Batch:
+        """Plain transitions as a batch, images shifted."""
+        return shifted(Batch(drawn.obs, drawn.action, drawn.next_obs, drawn.discount), key, self.config.pad)
 
     # ----------------------------------------------------------------------------------------------------- inference
 

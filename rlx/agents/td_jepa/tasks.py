@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -83,18 +83,26 @@ def _checked(given: Any) -> tuple[str, ...]:
     return tuple(sorted(given["rewards"]))
 
 
-def evaluations(c: Config, problem: Problem, tasks: Tasks, every: int) -> tuple[Eval, ...]:
-    """All tasks as one batch where the environment says by a parameter which of them pays, each stream with its own z; else
-    each on the environment of its name, or the only one on that which there is."""
+def evaluations(c: Config, problem: Problem, tasks: Tasks, every: dict[str, int]) -> tuple[Eval, ...]:
+    """By stage, which has them ``every`` so many cycles. While it learns for all tasks: these as one batch where the
+    environment says by a parameter which of them pays, each stream with its own z; else each on the environment of its name,
+    or the only one on that which there is. While it adapts: the environment's own."""
     where = "eval" if "eval" in problem.envs else "train"
-    env = problem.envs[where]
+    adapted = [Eval(stage, where, c.eval_episodes, k, stages=(stage,)) for stage, k in every.items() if stage == "adapt"]
+    return (*(e for stage, k in every.items() if stage != "adapt" for e in _of_all(c, problem, tasks, k, stage)), *adapted)
+
+
+def _of_all(c: Config, problem: Problem, tasks: Tasks, every: int, stage: str) -> list[Eval]:
+    where = "eval" if "eval" in problem.envs else "train"
+    env, when = problem.envs[where], (stage,)
     if tasks.scores and isinstance(env, Env):
         which = np.repeat(np.arange(len(tasks.names), dtype=np.int32), c.eval_episodes)
         params = {**env.params, "task": jnp.asarray(which)}
         axes = {name: 0 if name == "task" else None for name in params}
         told = lambda state, sources: params
-        return (Eval("tasks", where, len(which), every, params=told, params_axes=axes, context=which, parts=tasks.names),)
+        every_one = Eval("tasks", where, len(which), every, params=told, context=which, params_axes=axes, stages=when)
+        return [replace(every_one, parts=tasks.names)]
     if len(tasks.names) == 1:
-        return (Eval(tasks.names[0], where, c.eval_episodes, every, context=np.int32(0)),)
+        return [Eval(tasks.names[0], where, c.eval_episodes, every, context=np.int32(0), stages=when)]
     rows = [(np.int32(i), name) for i, name in enumerate(tasks.names) if name in problem.envs]
-    return tuple(Eval(name, name, c.eval_episodes, every, context=i) for i, name in rows)
+    return [Eval(name, name, c.eval_episodes, every, context=i, stages=when) for i, name in rows]

@@ -12,7 +12,7 @@ import pytest
 
 import rlx.envs
 from rlx import agents, replay
-from rlx.agents.td_jepa import ZeroShot, actor
+from rlx.agents.td_jepa import ZeroShot, actor, adapt
 from rlx.agents.td_jepa.config import Config
 from rlx.agents.td_jepa.features import METHODS
 from rlx.agents.td_jepa.features.base import predicted_next
@@ -245,9 +245,69 @@ def test_a_population_of_seeds_and_settings_is_one_program_with_the_results_of_e
 
 
 def test_budgets_are_whole_intervals():
-    assert plan(Config(updates=1_000, eval_every=250_000, per_cycle=250)) == (250, 4, 4)
-    assert plan(Config(updates=1_000, eval_every=300, per_cycle=100)) == (100, 3, 12)
-    assert plan(Config(updates=10, eval_every=4, per_cycle=250)) == (4, 1, 3)
+    assert plan(Config(eval_every=250_000, per_cycle=250), 1_000) == (250, 4, 4)
+    assert plan(Config(eval_every=300, per_cycle=100), 1_000) == (100, 3, 12)
+    assert plan(Config(eval_every=4, per_cycle=250), 10) == (4, 1, 3)
+    agent, _ = made(adapt=6)
+    assert [(s.name, s.cycles, s.phases[0].n) for s in agent.stages] == [("pretrain", 4, 2), ("adapt", 4, 2)]
+    assert [(e.name, e.stages, e.every) for e in agent.evals] == [("tasks", ("pretrain",), 2), ("adapt", ("adapt",), 2)]
+    assert [s.name for s in made(adapt=6, updates=0)[0].stages] == ["adapt"]
+
+
+# ---------------------------------------------------------------------------------------------------------------- adaptation
+
+
+def test_z_of_an_adaptation_has_the_largest_reward_as_its_squared_norm():
+    z = adapt.scaled(jnp.array([3.0, 4.0]), jnp.float32(0.25))
+    np.testing.assert_allclose(z, [0.3, 0.4], rtol=1e-6)
+    assert np.isfinite(adapt.scaled(jnp.zeros(2), jnp.float32(-1))).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frozen", [False, True])
+def test_an_adaptation_is_td3_of_the_own_task(frozen):
+    agent, given = made(adapt=6, updates=0, adapt_frozen=frozen, lr_actor=0.01, lr_predictor=0.01, tau=0.5)
+    [stage] = agent.stages
+    state, method = started(agent), agent.report.method
+    state = state._replace(learned={**state.learned, "tasks": jnp.eye(8, 4) + 0.5})
+    state = jax.jit(lambda s: stage.enter(s, given.data, jax.random.key(0)))(state)
+    rows = given.data["data"].data
+    score = maze.SCORES["loop"]
+    most = np.asarray(score(np, np.asarray(rows.obs)[1:, 0], np.asarray(rows.action)[:-1, 0])).max()
+    z = np.asarray(state.learned["adapted"])
+    np.testing.assert_allclose((z**2).sum(), most, rtol=1e-5)
+    np.testing.assert_allclose(agent.carry(state, 2).z, np.stack([z, z]))
+
+    phase = stage.phases[0]
+    drawn = phase.sample(state.hyper, CLOCK, given.data, jax.random.key(5))
+    update = jax.jit(phase.update)
+    waited, out = update(state, CLOCK, drawn, jax.random.key(1))
+    turned, _ = update(waited, CLOCK._replace(updates=jnp.int32(1)), drawn, jax.random.key(2))
+    change = lambda a, b: {k for k in a.learned["params"] if moved(a.learned["params"][k], b.learned["params"][k])}
+    assert change(state, waited) == ({"predictor"} if frozen else {"predictor", "phi"})
+    assert change(waited, turned) == change(state, waited) | {"actor"}
+    assert not moved(state.learned["target"], waited.learned["target"]) and moved(
+        waited.learned["target"], turned.learned["target"]
+    )
+
+    net, p, target = method.net, state.learned["params"], {**state.learned["params"], **state.learned["target"]}
+    wide = np.broadcast_to(z, (16, 4))
+    k_next = jax.random.split(jax.random.key(1), 3)[1]
+    mean = np.asarray(net.pi(p, net.phi(target, drawn.next_obs), wide))
+    action = np.clip(mean + np.clip(0.2 * np.asarray(jax.random.normal(k_next, mean.shape)), -0.5, 0.5), -1, 1)
+    q = lambda p, obs, a: (np.asarray(net.predict(p, net.phi(p, obs), wide, a)) * z).sum(-1)
+    reward = score(np, np.asarray(drawn.next_obs), np.asarray(drawn.action))
+    y = reward + np.asarray(drawn.discount) * q(target, drawn.next_obs, action).min(0)
+    np.testing.assert_allclose(out.metrics["critic/loss"], ((q(p, drawn.obs, drawn.action) - y) ** 2).mean(-1).sum(), rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_run_adapts_after_it_has_learned():
+    lines = []
+    agent, given = made(adapt=4, updates=4)
+    state = run(agent, given, 0, options=QUIET, callback=lambda line, state: lines.append(dict(line)))
+    assert [line["eval"] for line in lines if line["kind"] == "eval"] == ["tasks", "adapt"]
+    assert np.isfinite(state.agent.learned["adapted"]).all()
 
 
 # --------------------------------------------------------------------------------------------------------------------- tasks

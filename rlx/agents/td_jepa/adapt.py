@@ -1,0 +1,107 @@
+"""Fast adaptation (appendix E.7 of the paper): what was learned for all tasks goes on learning one of them, by TD3 on the
+dataset with that task's rewards::
+
+    z <- the task's z, with the largest reward as ||z||^2
+    Q_h(s, a) = T_h(phi(s), z, a)' z;    y <- r + discount min_h Q_h-(s', clip(pi(phi-(s'), z) + noise))
+    T, phi <- down the gradient of (Q_h(s, a) - y)^2
+    every other update: pi <- up Q_1, near the data where asked for;  targets <- a step of tau
+
+Features are regularised no more, and the state encoder stays as it is where that is asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rlx.agents.td_jepa import actor
+from rlx.agents.td_jepa.features.base import SOURCE
+from rlx.agents.td_jepa.networks import Net, Params
+from rlx.nn.optim import apply_gradients, optimizer, polyak
+from rlx.replay import Transitions
+from rlx.types import AgentState, Array, Clock, Key, Out, Sources
+
+SMOOTHING, SMOOTHING_CLIP, DELAY = 0.2, 0.5, 2  # as TD3 has them
+
+
+def scaled(z: Array, most: Array) -> Array:
+    """``z`` [d] with ``most``, the largest reward, as its squared norm (1e-6 where that is not positive)."""
+    return z * jnp.sqrt(jnp.maximum(most, 1e-6) / jnp.maximum((z**2).sum(), 1e-12))
+
+
+def targets(net: Net, p: Params, target: Params, seen: Array, z: Array, reward: Array, discount: Array, key: Key) -> Array:
+    """y [B]; ``seen`` [B, n] is what the state encoder sees of next observations."""
+    mean = net.pi(p, net.actor_sees(target, seen), z, *((jnp.zeros((len(seen), net.noise)),) if net.noise else ()))
+    noise = jnp.clip(SMOOTHING * jax.random.normal(key, mean.shape), -SMOOTHING_CLIP, SMOOTHING_CLIP)
+    q = actor.values(net, target, net.phi(target, seen), z, jnp.clip(mean + noise, -1.0, 1.0))
+    return jax.lax.stop_gradient(reward + discount * q.min(0))
+
+
+def critic_loss(own: Params, net: Net, p: Params, obs: Array, z: Array, action: Array, y: Array) -> Array:
+    """(Q_h - y)^2, its mean over the batch summed over heads, of the parameters ``own``; others are those of ``p``."""
+    every = {**p, **own}
+    q = actor.values(net, every, net.phi(every, net.see(every, "phi", obs)), z, action)
+    return ((q - y) ** 2).mean(-1).sum()
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """The functions of the stage; ``method`` is the agent's `rlx.agents.td_jepa.method.Method`."""
+
+    method: Any
+
+    @property
+    def trained(self) -> list[str]:
+        frozen = self.method.config.adapt_frozen
+        names = ("predictor",) if frozen else ("predictor", "trunk_phi", "phi")
+        shared = () if frozen or not self.method.net.shared else ("psi", "trunk_psi")
+        return [k for k in (*names, *shared) if k in self.method.net.modules]
+
+    def rewards(self, obs: Array, action: Array, reward: Array) -> Array:
+        """[...] of the environment's own task, for arriving at ``obs``: by its score, or as the dataset has them."""
+        tasks = self.method.tasks
+        return tasks.scored(tasks.own, jnp, obs, action) if tasks.scores else reward
+
+    def enter(self, state: AgentState, sources: Sources, key: Key) -> AgentState:
+        """The task's z on the scale of its rewards, and optimisers anew."""
+        learned, rows, method = state.learned, sources[SOURCE].data, self.method
+        most = self.rewards(rows.obs[1:], rows.action[:-1], rows.reward[1:]).max() + state.hyper["reward_shift"]
+        own = {k: learned["params"][k] for k in self.trained}
+        opt = {"features": optimizer(0.0).init(own), "actor": optimizer(0.0).init(method.split(learned["params"])[1])}
+        return state._replace(learned={**learned, "opt": opt, "adapted": scaled(learned["tasks"][method.tasks.own], most)})
+
+    def update(self, state: AgentState, clock: Clock, drawn: Transitions, key: Key) -> tuple[AgentState, Out]:
+        h, old, net, method = state.hyper, state.learned, self.method.net, self.method
+        k_shift, k_next, k_act = jax.random.split(key, 3)
+        batch = method.transitions(drawn, k_shift)
+        z = jnp.broadcast_to(old["adapted"], (len(batch.action), old["adapted"].shape[0]))
+        params, target = old["params"], {**old["params"], **old["target"]}
+        reward = self.rewards(drawn.next_obs, drawn.action, drawn.reward) + h["reward_shift"]
+        seen = net.see(target if method.config.target_trunk else params, "phi", batch.next_obs)
+        y = targets(net, params, target, seen, z, reward, batch.discount, k_next)
+
+        own = {k: params[k] for k in self.trained}
+        q_loss, grads = jax.value_and_grad(critic_loss)(own, net, params, batch.obs, z, batch.action, y)
+        chain = optimizer({k: h[method.rates[k]] for k in own})
+        own, opt = apply_gradients(chain, own, grads, old["opt"]["features"])
+        params = {**params, **own}
+
+        def improve() -> tuple:
+            learner, mine = method.split(params)
+            here = net.see(params, "phi", batch.obs)
+            (_, said), grads = jax.value_and_grad(actor.loss, has_aux=True)(mine, net, learner, here, batch, z, h, k_act)
+            mine, mine_opt = apply_gradients(method.actor_chain(h, mine), mine, grads, old["opt"]["actor"])
+            new = {**learner, **mine}
+            return mine, mine_opt, polyak(old["target"], {k: new[k] for k in method.targets}, h["tau"]), said["actor/loss"]
+
+        def wait() -> tuple:
+            return method.split(params)[1], old["opt"]["actor"], old["target"], jnp.float32(0)
+
+        turn = (clock.updates + 1) % DELAY == 0
+        mine, mine_opt, moved, said = jax.lax.cond(turn, improve, wait)
+        opt = {"features": opt, "actor": mine_opt}
+        learned = {**old, "params": {**params, **mine}, "target": moved, "opt": opt}
+        return state._replace(learned=learned), Out({"critic/loss": q_loss, "actor/loss": said}, valid={"actor/loss": turn})
