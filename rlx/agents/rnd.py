@@ -99,7 +99,7 @@ def make(config: Config, problem: Problem) -> Agent:
 
     def init(key: Key, hyper: dict[str, Array]) -> AgentState:
         begun, predictor, random = jax.random.split(key, 3)
-        own = {"predictor": net.init(predictor, jnp.zeros(n)), "random": net.init(random, jnp.zeros(n))}
+        own: dict[str, Any] = {"predictor": net.init(predictor, jnp.zeros(n)), "random": net.init(random, jnp.zeros(n))}
         own |= {"predictor_opt": optimizer(0.0).init(own["predictor"])}
         own |= {"obs_stats": normalize.init((n,)), "error_stats": normalize.init((1,))}
         return AgentState(hyper, {**explorer.init(begun, hyper).learned, **own})

@@ -29,6 +29,9 @@ IMPORTS_HELP = "a module that registers an agent or environment, such as my_agen
 # And of ``--env-option``: what the maker of an environment takes.
 ENV_OPTIONS = Annotated[tuple[str, ...], tyro.conf.arg(name="env-option"), tyro.conf.UseAppendAction]
 ENV_OPTIONS_HELP = "NAME=VALUE for the environment's maker, such as env_name=reach-v3; may be given several times"
+# And of ``--data-option``: what a format of data leaves open.
+DATA_OPTIONS = Annotated[tuple[str, ...], tyro.conf.arg(name="data-option"), tyro.conf.UseAppendAction]
+DATA_OPTIONS_HELP = "NAME=VALUE where the file leaves something open, such as bounds=clip or horizon=1000; several times"
 BAD_INPUT = 2
 STOPPED = {"SIGINT": 130, "SIGTERM": 143}  # exit codes, as shells count them
 NO_READER = 141  # SIGPIPE

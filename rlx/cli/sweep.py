@@ -19,6 +19,7 @@ from rlx.cli.train import RUN_CONFIG_FLAGS, given_run_config, parse, train_waves
 from rlx.cli.train import Flags as TrainFlags
 from rlx.cli.train import _flag as flag
 from rlx.precision import Precision
+from rlx.replay.datasets import Where
 from rlx.train import Diverged, Interrupted, launch, layout, memory, report, sweeps
 from rlx.train import run_config as run_configs
 from rlx.train.run_config import MOST_SEEDS
@@ -42,7 +43,9 @@ class Flags:
     retries: int = flag(3, "how often a trial that died is started again; it goes on from its checkpoint", least=0)
     repeat: int | None = flag(None, "simulation steps per decision; None: the environment's own", least=1, most=MOST)
     time_limit: int | None = flag(None, "decisions per episode; None: the environment's own", least=1, most=MOST)
-    data: str | None = flag(None, "a dataset, for agents that learn from one")
+    data: str | None = flag(None, "a dataset of any layout that `rlx data info` reads, for agents that learn from one")
+    data_options: console.DATA_OPTIONS = flag((), console.DATA_OPTIONS_HELP)
+    data_in: Where = flag("device", "where its rows lie; disk: a folder of shards, read as it is drawn, larger than memory")
     precision: Precision = flag("default", "of products in networks: default, as JAX has it (TF32 on GPUs); highest: all bits")
     seed: int = flag(0, "the root of all randomness, of the search too", least=0, most=keys.MOST_SEED)
     init_from: str | None = flag(None, "every run begins with what the agent of this run folder has learned")

@@ -19,6 +19,7 @@ from rlx.cli import console, outputs
 from rlx.cli.console import MOST, MOST_STREAMS
 from rlx.envs.options import written
 from rlx.precision import Precision
+from rlx.replay.datasets import Where, nbytes
 from rlx.train import Interrupted, Options, Policy, launch, memory, processes, run, sweeps
 from rlx.train import run_config as run_configs
 from rlx.train.compilation import compile_seconds
@@ -46,7 +47,9 @@ class Flags:
     env_options: console.ENV_OPTIONS = _flag((), console.ENV_OPTIONS_HELP)
     repeat: int | None = _flag(None, "simulation steps per decision; None: the environment's own", least=1, most=MOST)
     time_limit: int | None = _flag(None, "decisions per episode; None: the environment's own", least=1, most=MOST)
-    data: str | None = _flag(None, "a dataset, as `rlx collect` writes it, for agents that learn from one")
+    data: str | None = _flag(None, "a dataset of any layout that `rlx data info` reads, for agents that learn from one")
+    data_options: console.DATA_OPTIONS = _flag((), console.DATA_OPTIONS_HELP)
+    data_in: Where = _flag("device", "where its rows lie; disk: a folder of shards, read as it is drawn, larger than memory")
     precision: Precision = _flag("default", "of products in networks: default, as JAX has it (TF32 on GPUs); highest: all bits")
     seed: int = _flag(0, "the root of all randomness", least=0, most=keys.MOST_SEED)
     seeds: int = _flag(1, "so many seeds, from --seed on, as one program", least=1, most=MOST_SEEDS)
@@ -82,7 +85,19 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 # Flags that decide the result; the others only watch.
-RUN_CONFIG_FLAGS = ("repeat", "time_limit", "data", "seed", "seeds", "precision", "init_from", "imports", "env_options")
+RUN_CONFIG_FLAGS = (
+    "repeat",
+    "time_limit",
+    "data",
+    "seed",
+    "seeds",
+    "precision",
+    "init_from",
+    "imports",
+    "env_options",
+    "data_options",
+    "data_in",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -102,6 +117,9 @@ def body(argv: list[str]) -> None:
     run_config = run_configs.RunConfig(
         name, flags.env, flags.agent, settings=settings, **{k: getattr(flags, k) for k in RUN_CONFIG_FLAGS}
     )
+    if flags.data and processes.is_process_zero():
+        held = "read as it is drawn" if flags.data_in == "disk" else "into memory"
+        print(f"data {flags.data}: {console.size(nbytes(flags.data))}, {held}", flush=True)
     problem = run_config.problem()
     try:
         values = train_waves(run_config, problem, run_dir, flags)
@@ -211,7 +229,8 @@ def parse(
     kind = dataclasses.make_dataclass("Flags", [field], bases=(base,), frozen=True)
     table = config.compose({k: v for k, v in PRESETS.items() if k in presets}, agent=presets)
     same = {k: getattr(given, k) for k in RUN_CONFIG_FLAGS if hasattr(base, k)}
-    start = kind(env=given.env, **{**same, "env_options": written(given.env_options)})
+    words = {k: written(getattr(given, k)) for k in ("env_options", "data_options")}
+    start = kind(env=given.env, **{**same, **words})
     about = (type(given.config).__doc__ or "").strip()
     flags: Any = config.parse(start, argv, table, prog=f"{command} {given.agent}", description=about)
     if not flags.env:

@@ -44,9 +44,9 @@ def dm_control_suite() -> Any:
     return suite
 
 
-def parsed(words: Iterable[str]) -> dict[str, Any]:
-    """Options of an environment as a command line gives them, ``name=value``; of a name that comes twice the later one. Values
-    are JSON (``2``, ``true``, ``[-1, 1]``, ``{"place": "last"}``), and words where they are none.
+def parsed(words: Iterable[str], flag: str = "--env-option") -> dict[str, Any]:
+    """Options of an environment as a command line gives them, ``name=value``, each behind ``flag``; of a name that comes twice
+    the later one. Values are JSON (``2``, ``true``, ``[-1, 1]``, ``{"place": "last"}``), and words where they are none.
 
     Raises:
         ValueError: a word of another form, or an option that has a flag of its own.
@@ -56,9 +56,9 @@ def parsed(words: Iterable[str]) -> dict[str, Any]:
         name, equals, value = word.partition("=")
         name = name.strip().replace("-", "_")
         if not equals or not name.isidentifier():
-            raise ValueError(f"--env-option {word!r} is no option: give NAME=VALUE, such as env_name=reach-v3 or penalty=0.5.")
+            raise ValueError(f"{flag} {word!r} is no option: give NAME=VALUE, such as env_name=reach-v3 or penalty=0.5.")
         if name in OWN_FLAGS:
-            raise ValueError(f"--env-option {word!r}: {name} has a flag of its own, --{name.replace('_', '-')}.")
+            raise ValueError(f"{flag} {word!r}: {name} has a flag of its own, --{name.replace('_', '-')}.")
         try:
             out[name] = json.loads(value, parse_constant=str)
         except (ValueError, RecursionError):

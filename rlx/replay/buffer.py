@@ -211,6 +211,11 @@ def relabel(state: ReplayState, fn: Callable[..., Mapping[str, Array]], key: Key
     return state._replace(index=index, overlay={**state.overlay, **new})
 
 
+def in_host_memory(source: Any) -> bool:
+    """Whether ``source`` is a replay whose rows are numpy arrays or mapped files: the host reads them, not the device."""
+    return isinstance(source, ReplayState) and any(not isinstance(x, jax.Array) for x in jax.tree.leaves(source.data))
+
+
 def leaf_of(row: Row, name: str) -> Any:
     """A leaf of a row by name. Raises ValueError with the names there are."""
     field, _, inner = name.partition("/")

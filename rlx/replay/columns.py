@@ -233,6 +233,13 @@ def scaled(values: np.ndarray, bounds: Any, name: str) -> np.ndarray:
     """
     if bounds is None or (isinstance(bounds, str) and values.dtype.kind != "f"):
         return values
+    if isinstance(bounds, str) and "," in bounds:
+        try:
+            bounds = tuple(float(x) for x in bounds.split(","))
+        except ValueError:
+            raise ValueError(f"bounds={bounds!r} are no two numbers: give LOW,HIGH, or data, or clip.") from None
+        if len(bounds) != 2:
+            raise ValueError(f"bounds are {len(bounds)} numbers: give LOW,HIGH, or data, or clip.")
     if isinstance(bounds, str):
         if bounds not in ("data", "clip"):
             raise ValueError(f"bounds={bounds!r} is none: give LOW,HIGH, or data, or clip.")

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from rlx.replay.flags import FIRST, LAST, VALID, has
 from rlx.types import Array, Key, ReplayIndex
@@ -28,7 +27,7 @@ def capacity(ring: ReplayIndex) -> int:
 
 def take(x: Array, t: Array, w: Array) -> Array:
     """``x[t, w]`` for indices known to be in bounds (``t = -1``, nothing drawn, reads some row)."""
-    if isinstance(x, np.ndarray):
+    if not isinstance(x, jax.Array):  # numpy, or mapped from files
         return x[t, w]
     return x.at[jnp.maximum(t, 0), w].get(mode="promise_in_bounds", wrap_negative_indices=False)
 

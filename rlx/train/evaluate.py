@@ -102,7 +102,7 @@ class Evaluator:
         if self.env.host:
             return self._on_host(run, key, clock)
         fn = program.jit(("eval", ev.name), self._on_device, (0, 0, None, 0, None))
-        return _finish(self.env.spec, fn(run.agent, device_state(program, run).sources, program.frozen, key, clock))
+        return _finish(self.env.spec, fn(run.agent, device_state(program, run).sources, program.shared, key, clock))
 
     def _on_device(self, state: Any, sources: Any, frozen: PyTree, key: Key, clock: Any) -> Sums:
         env, ev, agent = self.env, self.ev, self.program.agent

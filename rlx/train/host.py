@@ -52,8 +52,9 @@ def stack(trees: Sequence[PyTree]) -> PyTree:
 
 
 def to_numpy(tree: PyTree) -> PyTree:
-    """Leaves as numpy (a view where the device is the CPU); typed keys as they are."""
-    return jax.tree.map(lambda x: x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else np.asarray(x), tree)
+    """Arrays of the device as numpy (a view where that is the CPU); typed keys, and what is on the host, as they are."""
+    there = lambda x: isinstance(x, jax.Array) and not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return jax.tree.map(lambda x: np.asarray(x) if there(x) else x, tree)
 
 
 def run_phase(program: Program, run: RunState, j: int) -> None:
@@ -96,7 +97,7 @@ def _collect(program: Program, run: RunState, j: int, phase: Collect, key: Key) 
     else:  # only the rows go to host memory
         there = lambda on_device, frozen, key, cycle: program.collect(phase, j, on_device, frozen, key, cycle)
         roll = program.jit(("collect", j), there, (0, None, 0, None))
-        found = roll(device_state(program, run), program.frozen, key, cycle)
+        found = roll(device_state(program, run), program.shared, key, cycle)
         found = (found[0], *to_numpy(found[1:]))
     run.rollouts[phase.env], rows, tail, ended = found
     store = buffer is not None and buffer.device

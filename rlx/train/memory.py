@@ -50,7 +50,7 @@ def _batch(agent: Agent, problem: Problem, hyper: dict[str, Any], rows: dict[str
     clock, key = Clock(np.int32(0), np.int32(0), np.int32(0)), jax.random.key(0)
     updates = [phase for stage in agent.stages for phase in stage.phases if isinstance(phase, Update)]
     draw = lambda phase: jax.eval_shape(lambda hyper, sources: phase.sample(hyper, clock, sources, key), hyper, sources)
-    return max((_size(draw(phase)) for phase in updates if not on_host(agent, phase)), default=0)
+    return max((_size(draw(phase)) for phase in updates if not on_host(agent, problem, phase)), default=0)
 
 
 def _size(tree: PyTree) -> int:

@@ -11,6 +11,8 @@ import jax
 
 from rlx import _versions
 from rlx._version import __version__
+from rlx.replay.datasets import native
+from rlx.replay.datasets.loading import paths
 
 KEYS = ("versions", "machine", "data_digest", "earlier")  # of config.json; all else there is the run config
 PACKAGES = ("jax", "jaxlib", "numpy", "flax", "optax", "pysindy", "mujoco", "mujoco-mjx", "dm_control", "brax", "gymnasium")
@@ -27,12 +29,20 @@ def origin(data: str | None) -> dict[str, Any]:
 
     On the CPU, results are the same bit for bit on one number of cores only: how a sum is split over threads depends on it.
     """
-    digest = None
-    if data:
-        with open(data, "rb") as file:
-            digest = hashlib.file_digest(file, "blake2b").hexdigest()
+    digest = _digest(data) if data else None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {"versions": versions(), "machine": {"cores": cores, "device": jax.default_backend()}, "data_digest": digest}
+
+
+def _digest(data: str) -> str:
+    """Of the content of all files of a dataset; of a folder of shards of its list, which has their checksums."""
+    listed = [p / native.MANIFEST if (p / native.MANIFEST).exists() else p for p in paths(data)]
+    found = [f for p in listed for f in (sorted(f for f in p.rglob("*") if f.is_file()) if p.is_dir() else [p])]
+    digests = []
+    for path in found:
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "blake2b").hexdigest())
+    return digests[0] if len(digests) == 1 else hashlib.blake2b("".join(digests).encode()).hexdigest()
 
 
 def differences(before: dict[str, Any], now: dict[str, Any], data: str | None) -> list[str]:

@@ -90,8 +90,10 @@ def check_data(agent: Agent, problem: Problem) -> None:
             if wanted != there:
                 raise ValueError(f"{what} of the data {name!r} is {there}; that of {env.name} is {wanted}.")
         choices = env.spec.action.choices
-        if choices is not None and int(data.data.action.max()) >= choices:
-            raise ValueError(f"action of the data {name!r} goes to {data.data.action.max()}; {env.name} has {choices} choices.")
+        if choices is not None and int(np.asarray(data.data.action).max()) >= choices:
+            raise ValueError(
+                f"action of the data {name!r} goes to {np.asarray(data.data.action).max()}; {env.name} has {choices} choices."
+            )
 
 
 def validate(agent: Agent, problem: Problem, key: Key | Members, init_from: AgentState | None = None) -> None:

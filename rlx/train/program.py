@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx import keys
+from rlx.replay.buffer import in_host_memory
 from rlx.train import phases
 from rlx.train.phases import COUNTS, Actor, Episodes, Tally
 from rlx.train.placement import AXIS, P, Placement
@@ -48,7 +49,8 @@ class DeviceState(NamedTuple):
 
 
 class Program:
-    """The compiled form of stage ``index``. ``frozen``: shared data by name, broadcast to members."""
+    """The compiled form of stage ``index``. ``frozen``: shared data by name, broadcast to members; of these, compiled code is
+    given what is not in host memory, ``shared``."""
 
     def __init__(
         self, agent: Agent, problem: Problem, index: int, frozen: dict[str, PyTree], placement: Placement | None = None
@@ -56,7 +58,8 @@ class Program:
         self.agent, self.problem, self.index, self.frozen, self.placement = agent, problem, index, frozen, placement
         self.members = None if placement is None else placement.per_process
         self.stage: Stage = agent.stages[index]
-        self.on_host = [on_host(agent, p) for p in self.stage.phases]
+        self.on_host = [on_host(agent, problem, p) for p in self.stage.phases]
+        self.shared = {k: v for k, v in frozen.items() if not in_host_memory(problem.data.get(k))}
         self.actor = Actor(agent.act, agent.carry, keys.fold)
         self._jitted: dict[Any, Callable] = {}
         chunk: Callable = self._run_chunk
@@ -85,7 +88,7 @@ class Program:
     ) -> tuple[DeviceState, int]:
         """Up to ``n`` cycles in one call; fewer where `Stage.stop` said stop to all, unless told to ``ignore_stop``.
         ``on_device`` is donated."""
-        on_device, done = self._chunk(on_device, self.frozen, root, np.int32(cycle), np.int32(n), np.bool_(ignore_stop))
+        on_device, done = self._chunk(on_device, self.shared, root, np.int32(cycle), np.int32(n), np.bool_(ignore_stop))
         return on_device, int(done)
 
     def _run_chunk(
@@ -121,7 +124,7 @@ class Program:
             return self.run_phases(which, on_device, frozen, {j: self.stream(root, j) for j in which}, cycle)
 
         compiled = self.jit(("phases", which), fn, (0, None, 0, None), donate_argnums=0)
-        return compiled(on_device, self.frozen, root, np.int32(cycle))
+        return compiled(on_device, self.shared, root, np.int32(cycle))
 
     def run_phases(
         self,

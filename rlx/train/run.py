@@ -148,7 +148,7 @@ class _Runner:
 
     def _program(self, index: int) -> None:
         self.program = program_of(self.agent, self.problem, index, self.frozen, self.placement)
-        self.schedule = Schedule.of(self.agent, index, self.options, self.members)
+        self.schedule = Schedule.of(self.agent, self.problem, index, self.options, self.members)
 
     def _enter(self, index: int) -> None:
         self._program(index)

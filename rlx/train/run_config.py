@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from rlx import agents, config, envs, keys, plugins, replay
+from rlx import agents, config, envs, keys, plugins
 from rlx.envs import options, scores
 from rlx.files import read_json, write_text
 from rlx.precision import Precision, exact
 from rlx.replay import columns
+from rlx.replay.datasets import Where, replay_of
 from rlx.train import layout, origin
 from rlx.train.checkpoint import Checkpoints
 from rlx.train.plan import check_data
@@ -34,7 +35,9 @@ class RunConfig:
     config: Any  # the agent's config
     repeat: int | None = config.size(None, least=1)  # sim steps per decision; None: the environment's own
     time_limit: int | None = config.size(None, least=1)  # decisions per episode; None: the environment's own
-    data: str | None = None  # a file of rlx.replay.datasets, for agents that learn from one
+    data: str | None = None  # a file, folder or glob that rlx.replay.load reads, for agents that learn from data
+    data_options: dict[str, Any] = field(default_factory=dict)  # fields of rlx.replay.datasets.Reading, or words "name=value"
+    data_in: Where = "device"  # where its rows lie: on disk they may be larger than memory
     seed: int = config.size(0, least=0, most=keys.MOST_SEED)
     seeds: int = config.size(1, least=1, most=MOST_SEEDS)  # so many from `seed` on; several run as one program
     settings: tuple[dict[str, float], ...] = ()  # traced values by name, each with every seed; () is those of the config
@@ -47,6 +50,9 @@ class RunConfig:
     def __post_init__(self) -> None:
         words = isinstance(self.env_options, (tuple, list))
         object.__setattr__(self, "env_options", options.parsed(self.env_options) if words else dict(self.env_options))
+        words = isinstance(self.data_options, (tuple, list))
+        given = options.parsed(self.data_options, "--data-option") if words else dict(self.data_options)
+        object.__setattr__(self, "data_options", given)
         if keys.checked(self.seed) + self.seeds - 1 > keys.MOST_SEED:
             raise ValueError(f"seeds={self.seeds} from seed={self.seed} on go past {keys.MOST_SEED}, the largest: begin lower.")
         each_once("settings", [tuple(f"{k}={v}" for k, v in sorted(setting.items())) for setting in self.settings])
@@ -56,7 +62,7 @@ class RunConfig:
     def problem(self) -> Problem:
         """Raises ValueError where the environment is unknown or cannot be had, or the dataset is not as it should be."""
         given: dict[str, Any] = {"repeat": self.repeat, "time_limit": self.time_limit}
-        data = {"data": replay.from_episodes(replay.datasets.read(self.data))} if self.data else {}
+        data = {"data": replay_of(self.data, self.data_in, **self.data_options)} if self.data else {}
         env = envs.make(self.env, **{k: v for k, v in given.items() if v is not None}, **self.env_options)
         return Problem({"train": agents.seen_by(self.agent, env)}, data)
 

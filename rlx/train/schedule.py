@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx.envs.base import HostVec
+from rlx.replay.buffer import in_host_memory
 from rlx.train.options import Options
-from rlx.types import Agent, Clock, Collect, Eval, Host, Members, Phase, Stage, Update, VecEnv
+from rlx.types import Agent, Clock, Collect, Eval, Host, Members, Phase, Problem, Stage, Update, VecEnv
 
 # ----------------------------------------------------------------------------------------------------------------- clocks
 
@@ -55,14 +56,16 @@ def clock_at(agent: Agent, stage_index: int, cycle: Any, before: int) -> Clock:
 # ------------------------------------------------------------------------------------------------------------- host's work
 
 
-def on_host(agent: Agent, phase: Phase) -> bool:
+def on_host(agent: Agent, problem: Problem, phase: Phase) -> bool:
     """Whether a phase runs on the host, or touches an environment or rows that are there."""
     if isinstance(phase, Host):
         return True
     if isinstance(phase, Collect):
         into = agent.buffers.get(phase.into) if phase.into else None
         return agent.envs[phase.env].host or (into is not None and not into.device)
-    return any(not agent.buffers[s].device for s in phase.sample.sources if s in agent.buffers)
+    away = {name for name, buffer in agent.buffers.items() if not buffer.device}
+    away |= {name for name, data in problem.data.items() if in_host_memory(data)}
+    return not away.isdisjoint(phase.sample.sources)
 
 
 @dataclass(frozen=True)
@@ -87,13 +90,13 @@ class Schedule:
     exchange_every: int | None = None
 
     @staticmethod
-    def of(agent: Agent, index: int, options: Options, members: Members | None = None) -> Schedule:
+    def of(agent: Agent, problem: Problem, index: int, options: Options, members: Members | None = None) -> Schedule:
         """That of stage ``index``. Logs are some 100 lines per stage where ``options`` say nothing else."""
         stage = agent.stages[index]
         return Schedule(
             stage,
             tuple(e for e in agent.evals if not e.stages or stage.name in e.stages),
-            tuple(on_host(agent, p) for p in stage.phases),
+            tuple(on_host(agent, problem, p) for p in stage.phases),
             options.log_every or max(1, stage.cycles // 100),
             options.checkpoint_cycles,
             members.every if members and members.exchange else None,

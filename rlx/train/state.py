@@ -103,7 +103,7 @@ def enter(program: Program, run: RunState) -> None:
     run.reports["running"] = put(placement, jnp.ones(run.reports["running"].shape, bool))
     if stage.enter is not None:
         fn = lambda on_device, root: stage.enter(
-            on_device.agent, program.sources(on_device, program.frozen), keys.fold(root, stage.name, "enter")
+            on_device.agent, program.sources(on_device, program.shared), keys.fold(root, stage.name, "enter")
         )
         run.agent = own(_mapped(fn, placement)(device_state(program, run), run.key))
     for phase in stage.phases:
@@ -119,7 +119,7 @@ def enter(program: Program, run: RunState) -> None:
             sources={**on_device.sources, **buffers},
         )
     )
-    empty = program.empty_tally(on_device if members is None else jax.tree.map(_drop, on_device), program.frozen)
+    empty = program.empty_tally(on_device if members is None else jax.tree.map(_drop, on_device), abstract(program.frozen))
     wide = empty if members is None else jax.tree.map(lambda x: jnp.stack([x] * members), empty)
     run.reports["tally"] = put(placement, own(wide))
 
@@ -156,7 +156,7 @@ def begin(program: Program, run: RunState, phase: Collect) -> Any:
         return phases.start(env, host.actor(program), run.agent, params, key, program.members)
 
     def fn(on_device: Any, key: Any) -> Any:
-        params = program.env_params(phase, on_device.agent, program.sources(on_device, program.frozen))
+        params = program.env_params(phase, on_device.agent, program.sources(on_device, program.shared))
         return phases.start(env, program.actor, on_device.agent, params, key)
 
     return program.jit(("begin", phase.env), fn, (0, 0))(device_state(program, run), key)

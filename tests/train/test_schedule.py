@@ -8,8 +8,10 @@ from rlx import replay
 from rlx.envs import batch, make
 from rlx.train import Options
 from rlx.train.schedule import Due, Schedule, on_host
-from rlx.types import Collect, Eval, Host, Members, Stage, Update
+from rlx.types import Collect, Eval, Host, Members, Problem, Stage, Update
 from tests.train.toys import toy
+
+NOTHING = Problem()
 
 FIT = Host(lambda state, sources, key: (state, sources), every=4)
 OFTEN, SELDOM = Eval("often", "train", every=3), Eval("seldom", "train", every=5)
@@ -42,22 +44,22 @@ def test_a_chunk_ends_where_the_host_is_needed():
 def test_where_a_phase_runs():
     agent, problem = toy()
     collect, update = agent.stages[0].phases
-    assert [on_host(agent, p) for p in (collect, update, FIT)] == [False, False, True]
+    assert [on_host(agent, NOTHING, p) for p in (collect, update, FIT)] == [False, False, True]
     elsewhere = replace(agent, buffers={"replay": replay.ring(64, 2, device=False)})
-    assert on_host(elsewhere, collect) and on_host(elsewhere, update)
-    assert not on_host(elsewhere, Collect("train", 1))  # keeps no rows
+    assert on_host(elsewhere, NOTHING, collect) and on_host(elsewhere, NOTHING, update)
+    assert not on_host(elsewhere, NOTHING, Collect("train", 1))  # keeps no rows
     native = replace(agent, envs={"train": batch(make("gym:Pendulum-v1"), 2)})
-    assert on_host(native, collect) and not on_host(native, update)
-    assert not on_host(agent, Update(1, replay.items(2, "table"), lambda *a: a))
+    assert on_host(native, NOTHING, collect) and not on_host(native, NOTHING, update)
+    assert not on_host(agent, NOTHING, Update(1, replay.items(2, "table"), lambda *a: a))
 
 
 def test_a_schedule_is_made_of_plan_and_options():
     agent, _ = toy(cycles=250)
-    plan = Schedule.of(agent, 0, Options())
+    plan = Schedule.of(agent, NOTHING, 0, Options())
     assert (plan.log_every, plan.save_every, plan.exchange_every) == (2, None, None) and plan.evals == agent.evals
     exchange = Members(None, exchange=lambda *a: a, every=7)
-    plan = Schedule.of(agent, 0, Options(log_every=9, checkpoint_cycles=11), exchange)
+    plan = Schedule.of(agent, NOTHING, 0, Options(log_every=9, checkpoint_cycles=11), exchange)
     assert (plan.log_every, plan.save_every, plan.exchange_every) == (9, 11, 7)
-    assert Schedule.of(agent, 0, Options(), Members(None)).exchange_every is None
+    assert Schedule.of(agent, NOTHING, 0, Options(), Members(None)).exchange_every is None
     elsewhere = replace(agent, evals=(Eval("other", "train", stages=("fit",)),))
-    assert Schedule.of(elsewhere, 0, Options()).evals == ()
+    assert Schedule.of(elsewhere, NOTHING, 0, Options()).evals == ()

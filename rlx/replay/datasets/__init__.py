@@ -20,11 +20,13 @@ from rlx.replay.datasets.loading import LAYOUTS, load
 from rlx.replay.datasets.minari import from_minari
 from rlx.replay.datasets.native import Writer, mapped, read, verify, write
 from rlx.replay.datasets.ogbench import from_ogbench
+from rlx.replay.datasets.placing import Where, nbytes, replay_of
 
 __all__ = [
     "LAYOUTS",
     "Dataset",
     "Reading",
+    "Where",
     "Writer",
     "from_d4rl",
     "from_minari",
@@ -32,7 +34,9 @@ __all__ = [
     "join",
     "load",
     "mapped",
+    "nbytes",
     "read",
+    "replay_of",
     "verify",
     "write",
 ]

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from rlx.config import size
+from rlx.config import replace, size
 from rlx.replay import columns
 from rlx.replay.columns import Header
 from rlx.replay.dataset import Dataset
@@ -31,6 +31,18 @@ class Reading:
     keys: tuple[str, ...] = size((), "observations to take, in this order, where a file has several; default: its usual ones")
     episodes: int | None = size(None, "so many at most, the first ones", least=1)
     trust_arrays: bool = size(False, "read layouts that exist as pickles only: arrays, numbers, text, lists and dicts of them")
+
+
+def reading(**options: Any) -> Reading:
+    """A `Reading`, of values that may be as a command line gives them: lists with commas between.
+
+    Raises:
+        ValueError: an unknown name, or a value of another type.
+    """
+    several = ("ignore", "keys")
+    return replace(
+        Reading(), {k: tuple(v.split(",")) if k in several and isinstance(v, str) else v for k, v in options.items()}
+    )
 
 
 Kind = Literal["npz", "hdf5", "pickle", "torch", "folder"]

@@ -13,6 +13,7 @@ from rlx.replay import columns
 from rlx.replay.dataset import Dataset, join
 from rlx.replay.datasets import d4rl, minari, native, ogbench
 from rlx.replay.datasets.found import Found, Layout, Reading, look
+from rlx.replay.datasets.found import reading as reading_of
 
 # The first that fits reads: what is more special stands before what is more general.
 LAYOUTS: tuple[Layout, ...] = (native.FOLDER, native.FILE, minari.LAYOUT, d4rl.NEORL, ogbench.LAYOUT, d4rl.LAYOUT)
@@ -32,8 +33,8 @@ def load(source: Source, reading: Reading | None = None, **options: Any) -> Data
         ValueError: nothing is there, no layout fits, the file is damaged, or it leaves something open that no option says; the
             message names the file, the column, the row where there is one, and what to do.
     """
-    reading = replace(reading or Reading(), options)
-    return join([_load(look(path), reading) for path in paths(source)])
+    chosen = reading_of(**options) if reading is None else replace(reading, options)
+    return join([_load(look(path), chosen) for path in paths(source)])
 
 
 def layout_of(found: Found, format: str | None = None) -> Layout | None:

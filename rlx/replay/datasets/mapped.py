@@ -46,7 +46,7 @@ class Mapped:
             t, w, *rest = index
             if not self.stream or rest or np.any(np.asarray(w)):
                 raise IndexError(f"a mapped column {list(self.shape)} is indexed by time, and stream 0, alone.")
-            return self._take(np.asarray(t))
+            return self._take(np.maximum(np.asarray(t), 0))  # -1: nothing was drawn, any row does
         if isinstance(index, slice):
             start, stop, step = index.indices(len(self))
             out = self._slice(start, stop) if step == 1 else self._take(np.arange(start, stop, step))
