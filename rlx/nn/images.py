@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rlx.nn.mlp import LayerNormMLP
+from rlx.nn.mlp import LayerNormMLP, orthogonal
 from rlx.types import Array, Key
 
 
@@ -28,7 +28,7 @@ class ConvTrunk(nn.Module):
         if x.dtype == jnp.uint8:
             x = x.astype(jnp.float32) / 255.0 - 0.5
         for stride in self.strides:
-            init = jax.nn.initializers.orthogonal(math.sqrt(2.0))
+            init = orthogonal(math.sqrt(2.0))
             conv = nn.Conv(self.channels, (3, 3), (stride, stride), "VALID", kernel_init=init, param_dtype=float)
             x = jax.nn.relu(conv(x))
         x = x.reshape(*x.shape[:-3], -1)

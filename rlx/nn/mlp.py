@@ -32,13 +32,21 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": jax.nn.gelu,
 }
 
+
+def orthogonal(scale: float) -> Initializer:
+    """One matrix after the other, whoever maps this. XLA's CPU client hands the parts of a batch of QR factorisations to the
+    threads that wait for them: as many such batches side by side as there are threads wait for ever."""
+    make = jax.nn.initializers.orthogonal(scale)
+    return lambda key, shape, dtype: jax.custom_batching.sequential_vmap(lambda k: make(k, shape, dtype))(key)
+
+
 _fan_in = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # in +-1/sqrt(inputs)
 _glorot = jax.nn.initializers.glorot_uniform()  # in +-sqrt(6 / (inputs + outputs)), Glorot and Bengio 2010
 # weights of the hidden layers, and of the last one
 INITIALIZERS: dict[str, tuple[Initializer, Initializer]] = {
     "fan_in": (_fan_in, _fan_in),
     "glorot": (_glorot, _glorot),
-    "orthogonal": (jax.nn.initializers.orthogonal(2.0**0.5), jax.nn.initializers.orthogonal()),
+    "orthogonal": (orthogonal(2.0**0.5), orthogonal(1.0)),
 }
 
 
@@ -98,7 +106,7 @@ class LayerNormMLP(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         for i, width in enumerate(self.widths):
-            x = nn.Dense(width, kernel_init=jax.nn.initializers.orthogonal(self.gain), param_dtype=float)(x)
+            x = nn.Dense(width, kernel_init=orthogonal(self.gain), param_dtype=float)(x)
             if i == len(self.widths) - 1 and not self.activate_last:
                 continue
             if i == 0:

@@ -56,6 +56,25 @@ def test_initial_weights():
     assert set(params["Dense_1"]) == {"kernel"}
 
 
+def test_orthogonal_matrices_are_factored_one_after_the_other():
+    """Batches of factorisations side by side wait for each other's threads."""
+    net = stack(MLP((5, 1), kernel_init="orthogonal"), 2)
+    init = lambda key: net.init(key, jnp.zeros(3))
+
+    def factorings(jaxpr):
+        for eqn in jaxpr.eqns:
+            if eqn.primitive.name == "qr":
+                yield eqn.invars[0].aval.ndim
+            for inner in jax.tree.leaves(eqn.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
+                if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                    yield from factorings(getattr(inner, "jaxpr", inner))
+
+    keys = jax.random.split(jax.random.key(1), 3)
+    assert list(factorings(jax.make_jaxpr(jax.vmap(init))(keys).jaxpr)) == [2, 2]
+    members, second = jax.vmap(init)(keys), init(keys[1])
+    jax.tree.map(lambda m, one: np.testing.assert_array_equal(m[1], one), members, second)
+
+
 @pytest.mark.usefixtures("all_bits")
 def test_a_stack_is_its_networks_one_by_one():
     net, x = MLP((8, 3), "tanh", norm=True), jnp.float32(RNG.normal(size=(5, 4)))

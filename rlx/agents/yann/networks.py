@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx.agents.yann.config import Residual
-from rlx.nn.mlp import MLP, Initializer, head, stack
+from rlx.nn.mlp import MLP, Initializer, head, orthogonal, stack
 from rlx.planning.laws import FAR, PiecewiseLaw
 from rlx.precision import exact
 from rlx.types import Array, Key, PyTree
@@ -33,7 +33,7 @@ def zero_mlp(widths: tuple[int, ...], init: str, unseen: int = 0, last_bias: boo
     if init == "paired":
         kernels, biases = [_opposite, _alike, *[_small] * (later - 1)], [_opposite, *[zeros] * later]
     else:
-        kernels, biases = [*[jax.nn.initializers.orthogonal()] * later, zeros], [zeros] * len(widths)
+        kernels, biases = [*[orthogonal(1.0)] * later, zeros], [zeros] * len(widths)
     if unseen:
         kernels[0] = _blind(kernels[0], unseen)
     return MLP(widths, "tanh", kernel_init=tuple(kernels), bias_init=tuple(biases), last_bias=last_bias)
