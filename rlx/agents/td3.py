@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,16 +42,64 @@ class Config(offpolicy.OffPolicyConfig):
 PRESETS: dict[str, dict[str, Any]] = {"debug": offpolicy.DEBUG}
 
 
+def smoothed_action(nets: Networks, target: dict[str, Any], obs: Array, h: dict[str, Array], key: Key) -> Array:
+    """That of the target policy, with clipped noise, [B, A]."""
+    mean = jnp.tanh(nets.actor.apply(target["actor"], obs))
+    noise = jnp.clip(h["smoothing"] * jax.random.normal(key, mean.shape), -h["smoothing_clip"], h["smoothing_clip"])
+    return jnp.clip(mean + noise, -1.0, 1.0)
+
+
 def targets(nets: Networks, target: dict[str, Any], batch: Transitions, h: dict[str, Array], key: Key) -> Array:
     """y [B]."""
-    mean = jnp.tanh(nets.actor.apply(target["actor"], batch.next_obs))
-    noise = jnp.clip(h["smoothing"] * jax.random.normal(key, mean.shape), -h["smoothing_clip"], h["smoothing_clip"])
-    q = q_values(nets.critics, target["critics"], batch.next_obs, jnp.clip(mean + noise, -1.0, 1.0)).min(0)
+    action = smoothed_action(nets, target, batch.next_obs, h, key)
+    q = q_values(nets.critics, target["critics"], batch.next_obs, action).min(0)
     return jax.lax.stop_gradient(batch.reward + batch.discount * q)
 
 
 def actor_loss(params: PyTree, nets: Networks, critics: PyTree, obs: Array) -> Array:
     return -q_values(nets.critic, head(critics, 0), obs, jnp.tanh(nets.actor.apply(params, obs))).mean()
+
+
+def begin(nets: Networks, key: Key, n: int, m: int) -> dict[str, Any]:
+    """Networks, their targets and optimisers, for observations [n] and actions [m]."""
+    actor, critics = jax.random.split(key)
+    own = {"actor": nets.actor.init(actor, jnp.zeros(n)), "critics": nets.critics.init(critics, jnp.zeros(n + m))}
+    opt = {name: optimizer(0.0).init(params) for name, params in own.items()}
+    return {**own, "target": jax.tree.map(jnp.copy, own), "opt": opt}
+
+
+def learn(
+    nets: Networks,
+    state: AgentState,
+    batch: Transitions,
+    y: Array,
+    turn: Array,
+    loss: Callable[[PyTree, PyTree], Array],
+) -> tuple[AgentState, Out]:
+    """Critics towards ``y`` [B]; where ``turn``, the actor down ``loss(actor, new critics)``, and the targets."""
+    h, old = state.hyper, state.learned
+    critic_grad = jax.value_and_grad(critic_loss, has_aux=True)
+    (q_loss, q_mean), grads = critic_grad(old["critics"], nets.critics, batch, y)
+    critics, q_opt = apply_gradients(optimizer(h["critic_lr"]), old["critics"], grads, old["opt"]["critics"])
+
+    def improve() -> tuple:
+        pi_loss, grads = jax.value_and_grad(loss)(old["actor"], critics)
+        actor, opt = apply_gradients(optimizer(h["actor_lr"]), old["actor"], grads, old["opt"]["actor"])
+        return actor, opt, polyak(old["target"], {"actor": actor, "critics": critics}, h["tau"]), pi_loss
+
+    def wait() -> tuple:
+        return old["actor"], old["opt"]["actor"], old["target"], jnp.float32(0)
+
+    actor, pi_opt, target, pi_loss = jax.lax.cond(turn, improve, wait)
+    opt = {"actor": pi_opt, "critics": q_opt}
+    learned = {**old, "actor": actor, "critics": critics, "target": target, "opt": opt}
+    metrics = {"critic/loss": q_loss, "critic/q_mean": q_mean, "actor/loss": pi_loss}
+    return state._replace(learned=learned), Out(metrics, valid={"actor/loss": turn})
+
+
+def is_turn(clock: Clock, policy_delay: int) -> Array:
+    """Whether the actor has its turn in the update at ``clock``."""
+    return (clock.updates + 1) % policy_delay == 0
 
 
 def make(config: Config, problem: Problem) -> Agent:
@@ -60,11 +109,7 @@ def make(config: Config, problem: Problem) -> Agent:
     nets = offpolicy.networks(config.hidden, m)
 
     def init(key: Key, hyper: dict[str, Array]) -> AgentState:
-        actor, critics = jax.random.split(key)
-        own = {"actor": nets.actor.init(actor, jnp.zeros(n)), "critics": nets.critics.init(critics, jnp.zeros(n + m))}
-        opt = {name: optimizer(0.0).init(params) for name, params in own.items()}
-        rest = {"target": jax.tree.map(jnp.copy, own), "opt": opt}
-        return AgentState(hyper, {**own, **rest})
+        return AgentState(hyper, begin(nets, key, n, m))
 
     def act(state: AgentState, clock: Clock, carry: Any, step: Step, key: Key, mode: str) -> tuple[Array, Any, dict]:
         if mode == "random":
@@ -75,26 +120,9 @@ def make(config: Config, problem: Problem) -> Agent:
         return action, carry, {}
 
     def update(state: AgentState, clock: Clock, batch: Transitions, key: Key) -> tuple[AgentState, Out]:
-        h, old = state.hyper, state.learned
-        y = targets(nets, old["target"], batch, h, key)
-        critic_grad = jax.value_and_grad(critic_loss, has_aux=True)
-        (q_loss, q_mean), grads = critic_grad(old["critics"], nets.critics, batch, y)
-        critics, q_opt = apply_gradients(optimizer(h["critic_lr"]), old["critics"], grads, old["opt"]["critics"])
-
-        def improve() -> tuple:
-            loss, grads = jax.value_and_grad(actor_loss)(old["actor"], nets, critics, batch.obs)
-            actor, opt = apply_gradients(optimizer(h["actor_lr"]), old["actor"], grads, old["opt"]["actor"])
-            return actor, opt, polyak(old["target"], {"actor": actor, "critics": critics}, h["tau"]), loss
-
-        def wait() -> tuple:
-            return old["actor"], old["opt"]["actor"], old["target"], jnp.float32(0)
-
-        turn = (clock.updates + 1) % config.policy_delay == 0
-        actor, pi_opt, target, pi_loss = jax.lax.cond(turn, improve, wait)
-        opt = {"actor": pi_opt, "critics": q_opt}
-        learned = {"actor": actor, "critics": critics, "target": target, "opt": opt}
-        metrics = {"critic/loss": q_loss, "critic/q_mean": q_mean, "actor/loss": pi_loss}
-        return state._replace(learned=learned), Out(metrics, valid={"actor/loss": turn})
+        y = targets(nets, state.learned["target"], batch, state.hyper, key)
+        loss = lambda actor, critics: actor_loss(actor, nets, critics, batch.obs)
+        return learn(nets, state, batch, y, is_turn(clock, config.policy_delay), loss)
 
     shared = offpolicy.shared_parts(config, problem)
     return Agent("td3", config, hyper(config), init, act, offpolicy.stages(config, update), **shared)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlx.types import Array, Leaf, PyTree
+from rlx.types import Array, Env, HostEnv, Leaf, PyTree, Row
 
 
 def cast(leaves: PyTree, values: Any) -> PyTree:
@@ -50,3 +50,15 @@ def flatten(xp: Any, obs: PyTree, lead: tuple[int, ...]) -> Array:
 def described(leaves: PyTree) -> str:
     """For messages: ``camera uint8[8, 8, 3], arm/position float32[7]``."""
     return ", ".join(f"{name} {np.dtype(x.dtype)}{list(x.shape)}".strip() for name, x in named(leaves).items())
+
+
+def same_rows(rows: Row, env: Env | HostEnv, name: str) -> None:
+    """Raises ValueError where ``rows`` [C, W, ...] of the data ``name`` have other observations or actions than ``env``."""
+    for what, leaves, given in (("obs", env.spec.obs, rows.obs), ("action", env.spec.action, rows.action)):
+        wanted, there = described(leaves), described(jax.tree.map(lambda x: Leaf(x.shape[2:], x.dtype), given))
+        if wanted != there:
+            raise ValueError(f"{what} of the data {name!r} is {there}; that of {env.name} is {wanted}.")
+    choices = env.spec.action.choices
+    most = None if choices is None else np.asarray(rows.action).max()
+    if choices is not None and most >= choices:
+        raise ValueError(f"action of the data {name!r} goes to {most}; {env.name} has {choices} choices.")

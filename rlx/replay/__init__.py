@@ -19,6 +19,7 @@ from rlx.replay.datasets import Dataset, load
 from rlx.replay.episodes import from_episodes
 from rlx.replay.mixtures import mix
 from rlx.replay.newest import newest
+from rlx.replay.returns import best_episodes, episode_returns
 from rlx.replay.samplers import (
     Goals,
     Items,
@@ -56,7 +57,9 @@ __all__ = [
     "Segments",
     "Sequences",
     "Transitions",
+    "best_episodes",
     "datasets",
+    "episode_returns",
     "export",
     "from_episodes",
     "goals",

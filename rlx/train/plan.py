@@ -11,11 +11,11 @@ import jax
 import numpy as np
 
 from rlx import keys
-from rlx.envs.observations import described
+from rlx.envs.observations import same_rows
 from rlx.train import processes
 from rlx.train.schedule import budget, streams
 from rlx.train.state import check_initial
-from rlx.types import Agent, AgentState, Collect, Eval, Key, Leaf, Members, Problem, ReplayState, Update
+from rlx.types import Agent, AgentState, Collect, Eval, Key, Members, Problem, ReplayState, Update
 
 
 def _need(name: str, known: Any, what: str, where: str) -> None:
@@ -82,18 +82,8 @@ def check_data(agent: Agent, problem: Problem) -> None:
         if name not in agent.reads:
             reads = f" (it reads {', '.join(agent.reads)})" if agent.reads else ""
             raise ValueError(f"{agent.name} does not learn from the data {name!r}{reads}: leave it out.")
-        if not isinstance(data, ReplayState) or "train" not in problem.envs:
-            continue
-        env = problem.envs["train"]
-        for what, leaves, given in (("obs", env.spec.obs, data.data.obs), ("action", env.spec.action, data.data.action)):
-            wanted, there = described(leaves), described(jax.tree.map(lambda x: Leaf(x.shape[2:], x.dtype), given))
-            if wanted != there:
-                raise ValueError(f"{what} of the data {name!r} is {there}; that of {env.name} is {wanted}.")
-        choices = env.spec.action.choices
-        if choices is not None and int(np.asarray(data.data.action).max()) >= choices:
-            raise ValueError(
-                f"action of the data {name!r} goes to {np.asarray(data.data.action).max()}; {env.name} has {choices} choices."
-            )
+        if isinstance(data, ReplayState) and "train" in problem.envs:
+            same_rows(data.data, problem.envs["train"], name)
 
 
 def validate(agent: Agent, problem: Problem, key: Key | Members, init_from: AgentState | None = None) -> None:

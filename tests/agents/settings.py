@@ -7,9 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
+import rlx.envs
+from rlx import replay
 from rlx.agents import offpolicy, ppo
-from rlx.types import AgentState, Array
+from rlx.replay import Sequences
+from rlx.types import AgentState, Array, Env, HostEnv, Problem, ReplayState
 
 from .td_jepa.worlds import PICTURES
 from .test_ppo import rows
@@ -47,6 +51,7 @@ class Settings:
     probes: dict[str, Any] | None = None
     value: Callable[[AgentState, tuple[int, ...], Array, Array], Array] | None = None  # (state, hidden, obs, action) -> value
     off_policy: bool = False
+    data: bool = False  # it learns from a dataset
 
 
 def least_q(state: AgentState, hidden: tuple[int, ...], obs: Array, action: Array) -> Array:
@@ -62,6 +67,34 @@ def ppo_value(state: AgentState, hidden: tuple[int, ...], obs: Array, action: Ar
 def two_states_one_input() -> Any:
     batch = transitions()
     return batch._replace(obs=batch.obs[:, :2], next_obs=batch.next_obs[:, :2], action=batch.action[:, :1])
+
+
+def neighbours() -> Sequences:
+    """Pairs of rows, the second of which may be a last one."""
+    a, b = transitions(), transitions(1)
+    two = lambda x, y: jnp.stack([x, y])
+    ends = two(jnp.zeros(6, bool), jnp.arange(6) % 3 == 0), two(jnp.zeros(6, bool), jnp.arange(6) == 1)
+    rows = two(a.obs, a.next_obs), two(a.reward, b.reward), *ends, jnp.zeros((2, 6), bool), {}
+    return Sequences(*rows, two(a.action, b.action), {}, jnp.ones((2, 6), bool), jnp.ones(6), a.index)
+
+
+def dataset(env: Env | HostEnv, episodes: int = 5, length: int = 8, seed: int = 0) -> ReplayState:
+    """Random episodes of the shapes of ``env``, every second one cut."""
+    rng = np.random.default_rng(seed)
+    one = lambda cut: {
+        "obs": rng.normal(2.0, 3.0, (length, *env.spec.obs.shape)).astype(np.float32),
+        "action": rng.uniform(-1, 1, (length, *env.spec.action.shape)).astype(np.float32),
+        "reward": rng.normal(size=length).astype(np.float32),
+        "terminated": (np.arange(length) == length - 1) & (not cut),
+    }
+    return replay.from_episodes([one(i % 2 == 1) for i in range(episodes)])
+
+
+def problem(name: str, preset: str | None = None, **envs: Env | HostEnv) -> Problem:
+    """One that the agent can be made for; ``envs`` beside "train", or in place of it."""
+    own = AGENTS[name]
+    found = {"train": rlx.envs.make(own.preset_envs.get(preset, own.env)), **envs}
+    return Problem(found, {"data": dataset(found["train"])} if own.data else {})
 
 
 AGENTS = {
@@ -116,6 +149,24 @@ AGENTS = {
             {"tau", "lr_phi", "lr_psi", "lr_predictor", "lr_actor", "lambda_phi", "lambda_psi", "goal_share", "bc"}
             | {"actor_std", "actor_clip", "pessimism", "actor_pessimism"}
         ),
+    ),
+    "bc": Settings(felt=frozenset({"actor_lr"}), fixed=frozenset({"discount"}), data=True),
+    "td3_bc": Settings(
+        update={"hidden": (4,), "policy_delay": 1},
+        felt=frozenset({"actor_lr", "critic_lr", "tau", "smoothing", "alpha", "reward_scale", "reward_shift"}),
+        data=True,
+    ),
+    "iql": Settings(
+        felt=frozenset(
+            {"actor_lr", "critic_lr", "value_lr", "tau", "expectile", "temperature", "reward_scale", "reward_shift"}
+        ),
+        data=True,
+    ),
+    "rebrac": Settings(
+        update={"hidden": (4,), "policy_delay": 1},
+        batch=neighbours,
+        felt=frozenset({"actor_lr", "critic_lr", "tau", "smoothing", "discount", "actor_penalty", "critic_penalty"}),
+        data=True,
     ),
     "sindy_rl": Settings(env="rlx:ks22", preset_envs={"swimmer": "gym:Swimmer-v5"}, update=None),  # its updates are PPO's
 }

@@ -15,17 +15,13 @@ from rlx.agents import offpolicy, ppo, sac, td3
 from rlx.config import hyper
 from rlx.types import Clock, Collect, Problem, Update
 
-from .settings import AGENTS
+from .settings import AGENTS, problem
 
 CLOCK = Clock(*[jnp.int32(0)] * 3)
 
 
-def env_for(name, preset=None):
-    return AGENTS[name].preset_envs.get(preset, AGENTS[name].env)
-
-
 def made(name, preset=None, **settings):
-    return agents.make(name, None, Problem({"train": rlx.envs.make(env_for(name, preset))}), **settings)
+    return agents.make(name, None, problem(name, preset), **settings)
 
 
 def test_every_agent_has_its_settings_for_tests():
@@ -53,8 +49,8 @@ def test_replay_has_room_for_what_it_is_asked_to_keep_and_no_more():
 
 def test_evaluations_happen_on_the_environment_meant_for_them():
     for name in agents.list():
-        envs = {"train": rlx.envs.make(env_for(name)), "eval": rlx.envs.make(env_for(name), time_limit=9)}
-        assert {e.env for e in agents.make(name, None, Problem(envs)).evals} == {"eval"}
+        given = problem(name, eval=rlx.envs.make(AGENTS[name].env, time_limit=9))
+        assert {e.env for e in agents.make(name, None, given).evals} == {"eval"}
         assert {e.env for e in made(name).evals} == {"train"}
     assert made("sac", eval_every=100, collect=10, n_envs=2, eval_episodes=3).evals[0].every == 5
 
