@@ -197,7 +197,7 @@ def returns_of(env: Env | HostEnv, act: Callable[[np.ndarray], Any], episodes: i
 
 def scores_part(args: argparse.Namespace) -> dict[str, Any]:
     env = envs.make(args.env)
-    data = replay.from_episodes(replay.datasets.read(args.data))
+    data = replay.from_episodes(replay.load(args.data))
     problem = Problem({"train": env}, {"data": data})
     peer = Peer(args.peer, columns(replay.export(data)), len(os.sched_getaffinity(0))) if args.peer else None
     scale = scores.reference(args.env)
