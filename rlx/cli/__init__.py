@@ -1,4 +1,4 @@
-"""The command line: ``rlx train|sweep|evaluate|collect|report|export``."""
+"""The command line: ``rlx train|sweep|evaluate|collect|data|report|export``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ COMMANDS = {
     "sweep": "settings times seeds, as few programs or on many workers, with a ranking",
     "evaluate": "whole episodes of a trained policy: returns with intervals, and a video",
     "collect": "a policy's rollouts to a dataset file",
+    "data": "datasets of any layout: looked at, rewritten, cut, scored",
     "report": "curves and tables of run folders as one HTML page",
     "export": "a trained policy as a Python file, C source or StableHLO",
 }

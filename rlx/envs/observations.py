@@ -59,6 +59,6 @@ def same_rows(rows: Row, env: Env | HostEnv, name: str) -> None:
         if wanted != there:
             raise ValueError(f"{what} of the data {name!r} is {there}; that of {env.name} is {wanted}.")
     choices = env.spec.action.choices
-    most = None if choices is None else np.asarray(rows.action).max()
+    most = 0 if choices is None else int(np.asarray(rows.action).max())
     if choices is not None and most >= choices:
         raise ValueError(f"action of the data {name!r} goes to {most}; {env.name} has {choices} choices.")

@@ -16,6 +16,7 @@ from __future__ import annotations
 from rlx.replay import datasets
 from rlx.replay.buffer import Replay, export, relabel, update_priorities
 from rlx.replay.datasets import Dataset, load
+from rlx.replay.describe import describe
 from rlx.replay.episodes import from_episodes
 from rlx.replay.mixtures import mix
 from rlx.replay.newest import newest
@@ -59,6 +60,7 @@ __all__ = [
     "Transitions",
     "best_episodes",
     "datasets",
+    "describe",
     "episode_returns",
     "export",
     "from_episodes",
