@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 import tyro
 
@@ -16,14 +19,16 @@ from rlx.cli.console import MOST, MOST_STREAMS
 from rlx.envs.options import NoPhysics, parsed
 from rlx.envs.scores import normalised, of_run
 from rlx.replay import datasets
+from rlx.replay.datasets.native import MANIFEST, SHARD
 from rlx.train import load, origin, stats
 from rlx.train import run_config as run_configs
 from rlx.train.collect import Behaviour, acting, alike, collect, ornstein_uhlenbeck, random, replay_of, summary
 from rlx.train.policy import Policy
-from rlx.types import PHYSICS, Env, HostEnv, Key, Row
+from rlx.types import PHYSICS, Env, HostEnv, Key, Leaf, Row
 
 FREE = ("random", "ou")  # behaviours that need no run
 REPLAY = "replay"
+PIECE = 100_000  # transitions of a shard at most
 MODE_HELP = "a mode of the agent, or: random; ou (Ornstein-Uhlenbeck noise); replay (what the run stored while it trained)"
 PART_HELP = "WHO:STEPS, several times: a mixture. WHO: a mode, a run folder, RUN_DIR@MODE. STEPS 0.5: half of --steps"
 
@@ -33,7 +38,7 @@ class Flags:
     run_dir: str = ""  # the run folder of the policy
     env: str = ""  # another environment than the run's; with --mode random or ou no run is needed
     steps: int = config.size(10_000, least=1, most=MOST)  # transitions, at least; of a replay all there are
-    out: str = ""  # the file to write, such as data.npz
+    out: str = ""  # the file to write, such as data.npz; or a folder of shards, with which the same command goes on
     mode: str = config.size("eval", MODE_HELP)
     sampled: float = config.size(0.0, least=0, most=1)  # this share of a policy's episodes in mode explore
     theta: float = config.size(0.15, above=0, most=1)  # of ou: how fast its noise comes back to 0
@@ -73,13 +78,17 @@ def body(argv: list[str]) -> None:
     policies = {p.run_dir: _policy(flags, p.run_dir) for p in parts if p.run_dir and p.mode not in (*FREE, REPLAY)}
     env = _env(flags, parts, policies)
     behaviours = [_behaviour(flags, part, policies, env) for part in parts]  # refuses what does not go together
-    key, found = keys.root(flags.seed), []
-    for i, (part, behaviour) in enumerate(zip(parts, behaviours, strict=True)):
-        found.append(_collected(flags, part, behaviour, env, keys.fold(key, "part", i)))
-    episodes = alike(found)
-    meta = _meta(flags, env, parts, policies, found)
-    datasets.write(out, episodes)
-    _say(flags, out, env, parts, meta, summary(episodes, env.spec.horizon)["returns"])
+    pieces = _pieces(flags, parts, behaviours, env)
+    meta = _meta(flags, env, parts, policies)
+    if out.suffix == ".npz":
+        found = [[e for piece in pieces if piece.part == i for e in piece.make()] for i in range(len(parts))]
+        episodes = alike(found)
+        counts = [_counts(each, env) for each in found]
+        meta["parts"] = [told | count for told, count in zip(meta["parts"], counts, strict=True)]
+        datasets.write(out, episodes, meta | _counts(episodes, env))
+    else:
+        _into_folder(out, pieces, meta)
+    _say(flags, out, env, parts, _limit(flags, parts))
 
 
 # ---------------------------------------------------------------------------------------------------------- what is asked for
@@ -89,9 +98,13 @@ def _out(flags: Flags) -> Path:
     if not flags.out:
         config.stop("where to? Give --out, such as --out data.npz")
     out = Path(flags.out)
-    if out.is_dir() or not out.parent.is_dir():
-        config.stop(f"--out {out} is to be a file in a folder that exists")
+    if not out.parent.is_dir() or (out.is_dir() and (out.suffix == ".npz" or any(out.iterdir()) and not _begun(out))):
+        config.stop(f"--out {out} is to be a file .npz, or a new folder, in a folder that exists")
     return out
+
+
+def _begun(out: Path) -> bool:
+    return (out / MANIFEST).exists()
 
 
 def _parts(flags: Flags) -> list[Part]:
@@ -171,21 +184,64 @@ def _behaviour(flags: Flags, part: Part, policies: dict[str, Policy], env: Env |
 # --------------------------------------------------------------------------------------------------------------- what is done
 
 
-def _collected(flags: Flags, part: Part, behaviour: Behaviour | None, env: Env | HostEnv, key: Key) -> list[Row]:
-    if behaviour is None:
-        return replay_of(part.run_dir, flags.member)
-    with console.steps(part.steps, f"{part.mode} {part.run_dir}".strip(), flags.progress) as progress:
-        return collect(behaviour, env, part.steps, flags.streams, key, progress)
+class Piece(NamedTuple):
+    """Episodes to collect at one go: where a folder is written, a shard that a kill cannot take away any more."""
+
+    part: int
+    make: Callable[[], list[Row]]
 
 
-def _meta(
-    flags: Flags, env: Env | HostEnv, parts: list[Part], policies: dict[str, Policy], found: list[list[Row]]
-) -> dict[str, Any]:
-    """What the file says of itself: all that decides what is in it, and what came of it. The same command writes the same."""
+def _pieces(flags: Flags, parts: list[Part], behaviours: list[Behaviour | None], env: Env | HostEnv) -> list[Piece]:
+    """What there is to do, in order. A file is written at once; for a folder parts are cut into pieces, with their own keys."""
+    key, whole, pieces = keys.root(flags.seed), flags.out.endswith(".npz"), []
+    leaves = jax.tree.leaves((env.spec.obs, env.spec.info, env.spec.action), is_leaf=lambda x: isinstance(x, Leaf))
+    row = sum(int(np.prod(x.shape)) * np.dtype(x.dtype).itemsize for x in leaves) + 8
+    most = MOST if whole else max(1, min(PIECE, SHARD // 4 // row))
+    for i, (part, behaviour) in enumerate(zip(parts, behaviours, strict=True)):
+        if behaviour is None:
+            for some in _by_rows(replay_of(part.run_dir, flags.member), most):
+                pieces.append(Piece(i, partial(list, some)))
+            continue
+        for k, begin in enumerate(range(0, part.steps, most)):
+            steps, at = min(most, part.steps - begin), keys.fold(key, "part", i, k)
+            pieces.append(Piece(i, partial(_rolled, flags, part, behaviour, env, steps, at)))
+    return pieces
+
+
+def _rolled(flags: Flags, part: Part, behaviour: Behaviour, env: Env | HostEnv, steps: int, key: Key) -> list[Row]:
+    with console.steps(steps, f"{part.mode} {part.run_dir}".strip(), flags.progress) as progress:
+        return collect(behaviour, env, steps, flags.streams, key, progress)
+
+
+def _by_rows(episodes: list[Row], most: int) -> list[list[Row]]:
+    """Episodes in groups of about so many rows."""
+    groups = np.cumsum([len(e.reward) for e in episodes]) // most
+    return [[e for e, g in zip(episodes, groups, strict=True) if g == group] for group in np.unique(groups)]
+
+
+def _into_folder(out: Path, pieces: list[Piece], meta: dict[str, Any]) -> None:
+    """Each piece is a shard. The same command goes on behind the last one, so a kill costs what was in the making.
+
+    Raises:
+        ValueError: the folder holds what another command collects, or parts have other columns than the first.
+    """
+    with datasets.Writer(out, meta, resume=_begun(out)) as writer:
+        had = writer.manifest["meta"]
+        other = [k for k, v in json.loads(json.dumps(meta)).items() if k != "versions" and had.get(k) != v]
+        if other:
+            raise ValueError(f"{out} holds what another command collects ({', '.join(other)} differ): give another --out.")
+        if writer.shards:
+            print(f"{out} goes on after {writer.shards} of {len(pieces)} pieces.")
+        for piece in pieces[writer.shards :]:
+            writer.append([e._replace(extras={}) for e in piece.make()] if len(meta["parts"]) > 1 else piece.make())
+
+
+def _meta(flags: Flags, env: Env | HostEnv, parts: list[Part], policies: dict[str, Policy]) -> dict[str, Any]:
+    """What the data says of itself: all that decides what is in it."""
     of_parts = []
-    for part, episodes in zip(parts, found, strict=True):
+    for part in parts:
         policy = policies.get(part.run_dir) if part.mode not in (*FREE, REPLAY) else None
-        told: dict[str, Any] = {"mode": part.mode, **_counts(episodes, env)}
+        told: dict[str, Any] = {"mode": part.mode, "steps": part.steps}
         if part.mode == "ou":
             told |= {"theta": flags.theta, "sigma": flags.sigma}
         if part.run_dir and part.mode not in FREE:
@@ -194,44 +250,55 @@ def _meta(
         if policy is not None:
             told |= {"which": flags.which, "cycle": policy.cycle, "sampled": flags.sampled}
         of_parts.append(told)
-    runs = [run_configs.read(p.run_dir) for p in parts if p.run_dir]
-    own = runs[0].env_options if runs and not flags.env else {}
-    options = {**own, **parsed(flags.env_options)}
-    counts = _counts([e for part in found for e in part], env)
-    limit = runs[0].time_limit if runs else flags.time_limit
-    reference = of_run(env.name, limit, options) if counts["return_mean"] is not None else None
     return {
         "env": env.name,
-        "env_options": options,
+        "env_options": _options(flags, parts),
         "repeat": env.spec.repeat,
         "time_limit": env.spec.horizon,
         "seed": flags.seed,
         "streams": flags.streams,
-        "physics": all(PHYSICS in e[0].info for e in found if e),
+        "physics": PHYSICS in env.spec.info,
         "parts": of_parts,
-        **counts,
-        "score": None if reference is None else float(normalised(reference, counts["return_mean"])),
-        "score_reference": None if reference is None else reference.source,
         "versions": origin.versions(),
     }
 
 
-def _counts(episodes: list[Row], env: Env | HostEnv) -> dict[str, Any]:
+def _runs(parts: list[Part]) -> list[run_configs.RunConfig]:
+    return [run_configs.read(p.run_dir) for p in parts if p.run_dir]
+
+
+def _options(flags: Flags, parts: list[Part]) -> dict[str, Any]:
+    runs = _runs(parts)
+    return {**(runs[0].env_options if runs and not flags.env else {}), **parsed(flags.env_options)}
+
+
+def _limit(flags: Flags, parts: list[Part]) -> int | None:
+    """The time limit that was asked for."""
+    runs = _runs(parts)
+    return runs[0].time_limit if runs else flags.time_limit
+
+
+def _counts(episodes: Iterable[Row], env: Env | HostEnv) -> dict[str, Any]:
     told = summary(episodes, env.spec.horizon)
     returns = told.pop("returns")
     return {**told, "return_mean": float(returns.mean()) if len(returns) else None}
 
 
-def _say(flags: Flags, out: Path, env: Env | HostEnv, parts: list[Part], meta: dict[str, Any], returns: np.ndarray) -> None:
-    modes = ", ".join(dict.fromkeys(p.mode for p in parts))
-    rows: list[tuple[str, Any]] = [("environment", env.name), ("mode", modes), ("transitions", f"{meta['transitions']:,}")]
-    rows += [("episodes", meta["episodes"]), ("physics", "stored" if meta["physics"] else "not stored")]
-    rows += [("file", f"{out}, {console.size(out.stat().st_size)}")]
-    score = {"score": meta["score"], "score_reference": meta["score_reference"]}
+def _say(flags: Flags, out: Path, env: Env | HostEnv, parts: list[Part], limit: int | None) -> None:
+    data = datasets.read(out) if out.suffix == ".npz" else datasets.mapped(out)
+    found, physics = summary(data, env.spec.horizon), PHYSICS in data.rows.info
+    modes, returns = ", ".join(dict.fromkeys(p.mode for p in parts)), found.pop("returns")
+    size = sum(p.stat().st_size for p in ([out] if out.is_file() else out.rglob("*")))
+    rows: list[tuple[str, Any]] = [("environment", env.name), ("mode", modes), ("transitions", f"{found['transitions']:,}")]
+    rows += [("episodes", found["episodes"]), ("physics", "stored" if physics else "not stored")]
+    rows += [("file" if out.is_file() else "folder", f"{out}, {console.size(size)}")]
+    mean = float(returns.mean()) if len(returns) else None
+    reference = of_run(env.name, limit, _options(flags, parts)) if len(returns) else None
+    score = None if reference is None else float(normalised(reference, mean))
     if len(returns):
         rows.append(("return, mean of whole episodes", console.estimate(stats.estimate(returns[None]))))
-    if meta["score"] is not None:
-        rows.append((f"score ({meta['score_reference']})", console.number(meta["score"])))
+    if reference is not None:
+        rows.append((f"score ({reference.source})", console.number(score or 0.0)))
     console.table("Dataset", rows)
-    values = {"out": out, "run_dir": flags.run_dir or None, "env": env.name, "mode": modes, "physics": meta["physics"]}
-    console.result({**values, **{k: meta[k] for k in ("transitions", "episodes", "return_mean")}, **score})
+    values = {"out": out, "run_dir": flags.run_dir or None, "env": env.name, "mode": modes, "physics": physics, **found}
+    console.result({**values, "return_mean": mean, "score": score, "score_reference": reference and reference.source})

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import jax
@@ -10,6 +14,7 @@ import pytest
 
 import rlx.envs
 from rlx import agents
+from rlx.cli import collect as collect_command
 from rlx.cli import main
 from rlx.replay import datasets
 from rlx.train.collect import Behaviour, acting, alike, collect, ornstein_uhlenbeck, random, replay_of, summary
@@ -152,6 +157,69 @@ def test_commands_collect_mixtures_noise_and_replays(trained, tmp_path, capsys):
     assert all(set(e.info) == {"physics"} for e in episodes)
     assert main(["collect", "--env", "dmc:cartpole-balance", "--mode", "ou", "--no-physics", *run[2:6], "--steps", "10"]) == 0
     assert datasets.read(out)[0].info == {}
+
+
+def test_data_says_what_it_is(trained, tmp_path, capsys):
+    out = tmp_path / "data.npz"
+    args = ["--run-dir", str(trained), "--sampled", "0.5", "--steps", "30", "--streams", "1", "--seed", "4", "--no-progress"]
+    assert main(["collect", *args, "--part", "eval:1.0", "--part", "ou:10", "--out", str(out)]) == 0
+    meta = datasets.read(out).meta
+    assert meta["env"] == "rlx:pendulum" and meta["env_options"] == {"physics": True} and meta["time_limit"] == 10
+    assert meta["seed"] == 4 and meta["versions"]["rlx"] and meta["physics"]
+    policy, noise = meta["parts"]
+    assert policy["mode"] == "eval" and policy["sampled"] == 0.5 and policy["run_dir"] == str(trained) and policy["steps"] == 30
+    assert noise["mode"] == "ou" and noise["sigma"] == 0.2 and noise["transitions"] == 10
+    assert meta["transitions"] == 40 and meta["return_mean"] < 0
+
+
+@pytest.mark.slow
+def test_a_folder_grows_piece_by_piece_and_goes_on(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("rlx.cli.collect.PIECE", 20)
+    pieces = []
+    roll = collect_command.collect
+    monkeypatch.setattr(collect_command, "collect", lambda *args: pieces.append(args[2]) or roll(*args))
+    args = ["collect", "--run-dir", str(trained), "--streams", "1", "--no-progress", "--part", "random:50", "--part", "eval:20"]
+    assert main([*args, "--out", str(tmp_path / "whole")]) == 0
+    assert pieces == [20, 20, 10, 20]
+
+    def stopped(*args):
+        if len(pieces) == 6:
+            raise KeyboardInterrupt
+        return pieces.append(args[2]) or roll(*args)
+
+    monkeypatch.setattr(collect_command, "collect", stopped)
+    assert main([*args, "--out", str(tmp_path / "cut")]) == 130
+    with pytest.raises(ValueError, match="not complete"):
+        datasets.read(tmp_path / "cut")
+    monkeypatch.setattr(collect_command, "collect", lambda *args: pieces.append(args[2]) or roll(*args))
+    assert main([*args, "--out", str(tmp_path / "cut"), "--seed", "1"]) == 2
+    assert "another command collects (seed differ)" in capsys.readouterr().err
+    assert main([*args, "--out", str(tmp_path / "cut")]) == 0
+    assert pieces[4:] == [20, 20, 10, 20] and "goes on after 2 of 4 pieces" in capsys.readouterr().out
+    whole, cut = datasets.read(tmp_path / "whole"), datasets.read(tmp_path / "cut")
+    jax.tree.map(np.testing.assert_array_equal, whole.rows, cut.rows)
+    assert main([*args, "--out", str(tmp_path / "cut")]) == 0 and len(pieces) == 8  # nothing left to do
+
+
+@pytest.mark.slow
+def test_kill_9_costs_the_piece_in_the_making(tmp_path):
+    """A folder that was being written reads as not complete, and the same command makes it the one that was not killed."""
+    env = ["--env", "rlx:double-integrator", "--mode", "random", "--streams", "50", "--steps", "400000", "--no-physics"]
+    command = [sys.executable, "-m", "rlx", "collect", *env, "--no-progress", "--out", str(tmp_path / "data")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    listed = lambda: json.loads((tmp_path / "data" / "dataset.json").read_text())["shards"]
+    while process.poll() is None and not ((tmp_path / "data" / "dataset.json").exists() and listed()):
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    assert 1 <= len(listed()) < 4, "it ended before it was killed"
+    with pytest.raises(ValueError, match="not complete"):
+        datasets.read(tmp_path / "data")
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert main(["collect", *env, "--no-progress", "--out", str(tmp_path / "whole")]) == 0
+    one, other = (datasets.mapped(tmp_path / name) for name in ("data", "whole"))
+    assert one.transitions == other.transitions >= 400_000
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[:], b[:]), one.rows, other.rows)
 
 
 @pytest.mark.parametrize(
