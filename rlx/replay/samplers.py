@@ -100,8 +100,21 @@ def _frames(obs: PyTree, places: Array, w: Array) -> PyTree:
     k = places.shape[-1]
     if k == 1:
         return _take(obs, places[..., 0], w)
-    xp = np if isinstance(places, np.ndarray) else jnp
-    return jax.tree.map(lambda x: xp.concatenate([take(x, places[..., i], w) for i in reversed(range(k))], -1), obs)
+    join = _join_host if isinstance(places, np.ndarray) else lambda frames: jnp.concatenate(frames, -1)
+    return jax.tree.map(lambda x: join([take(x, places[..., i], w) for i in reversed(range(k))]), obs)
+
+
+def _join_host(frames: list[np.ndarray]) -> np.ndarray:
+    """Frames [..., C] along their last axis. A channel at a time where there are few: numpy copies runs of three bytes at a
+    third of the speed of single ones."""
+    depth = frames[0].shape[-1]
+    if depth > 4:
+        return np.concatenate(frames, -1)
+    out = np.empty((*frames[0].shape[:-1], depth * len(frames)), frames[0].dtype)
+    for i, frame in enumerate(frames):
+        for channel in range(depth):
+            out[..., i * depth + channel] = frame[..., channel]
+    return out
 
 
 def _poison(reward: Array, t: Array) -> Array:

@@ -6,7 +6,9 @@ the stage's `Program`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -14,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx import keys
+from rlx.envs.options import cores
 from rlx.train import phases
 from rlx.train.phases import Actor, Episodes, Tally
 from rlx.train.program import DeviceState, Program
@@ -136,7 +139,8 @@ def _each_member(program: Program, run: RunState, name: str, fn: Any, *args: PyT
 
 # ----------------------------------------------------------------------------------------------------------------- update
 
-BLOCK = 32  # updates whose batches are read from host memory ahead of the device
+BLOCK = 32  # updates whose batches are read from host memory ahead of the device,
+BLOCK_BYTES = 2**26  # and of large batches as many as are this large together
 
 
 def _update(program: Program, run: RunState, j: int, phase: Update, key: Key) -> None:
@@ -146,7 +150,7 @@ def _update(program: Program, run: RunState, j: int, phase: Update, key: Key) ->
     before it, so blocks are of one.
     """
     clock, names = program.clock(run.cycle, j), phases.prioritised(phase)
-    sampler, block = phase.sample, 1 if names or phase.sample.prioritised else BLOCK
+    sampler, block = phase.sample, 1 if names or phase.sample.prioritised else _block(program, run, j, phase)
     # draws need the index of replays, and all of other data (which members share); rows stay where they are
     seen = {k: s._replace(data=None) for k, s in run.sources.items() if isinstance(s, ReplayState)}
     plain = {k: s for k, s in program.frozen.items() if k not in seen}
@@ -174,13 +178,35 @@ def _update(program: Program, run: RunState, j: int, phase: Update, key: Key) ->
         seen |= {k: s._replace(data=None) for k, s in new.items()}
 
 
+def _block(program: Program, run: RunState, j: int, phase: Update) -> int:
+    if j not in program.blocks:
+        alone = lambda tree: member(tree, 0) if program.members else tree
+        shapes = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+        def batch(hyper: Any, sources: Any) -> PyTree:
+            mine = {k: _member_source(program, k, s, 0) if program.members else s for k, s in sources.items()}
+            return phase.sample(alone(hyper), program.clock(0, j), mine, jax.random.key(0))
+
+        one = jax.eval_shape(batch, shapes(run.agent.hyper), {**shapes(program.frozen), **shapes(run.sources)})
+        size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(one)) * (program.members or 1)
+        program.blocks[j] = max(1, min(BLOCK, BLOCK_BYTES // max(size, 1)))
+    return program.blocks[j]
+
+
 def _read(program: Program, sampler: Any, host: dict[str, PyTree], index: PyTree, count: int) -> PyTree:
     """Batches [count, ...] (or [M, count, ...]) of the drawn indices."""
     if program.members is None:
-        return stack([sampler.read(host, member(index, i)) for i in range(count)])
+        return stack(list(_readers().map(lambda i: sampler.read(host, member(index, i)), range(count))))
     whose = lambda m: {k: s if k in program.frozen else member(s, m) for k, s in host.items()}
     views = [whose(m) for m in range(program.members)]
-    return stack([stack([sampler.read(v, member(member(index, m), i)) for i in range(count)]) for m, v in enumerate(views)])
+    one = lambda m: stack([sampler.read(views[m], member(member(index, m), i)) for i in range(count)])
+    return stack(list(_readers().map(one, range(program.members))))
+
+
+@functools.cache
+def _readers() -> ThreadPoolExecutor:
+    """Threads that gather rows: numpy lets others run while it copies."""
+    return ThreadPoolExecutor(min(8, cores()), thread_name_prefix="rlx-read")
 
 
 # ------------------------------------------------------------------------------------------------------------------- host

@@ -62,6 +62,7 @@ class Program:
         self.shared = {k: v for k, v in frozen.items() if not in_host_memory(problem.data.get(k))}
         self.actor = Actor(agent.act, agent.carry, keys.fold)
         self._jitted: dict[Any, Callable] = {}
+        self.blocks: dict[int, int] = {}  # of phases that read from the host: updates whose batches are read together
         chunk: Callable = self._run_chunk
         if placement is not None:
             chunk = placement.shard(chunk, (0, None, 0, None, None, None), (P(AXIS), P()))
