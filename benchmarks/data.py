@@ -4,14 +4,15 @@
     python benchmarks/data.py frames             # 1M frames of 64 x 64 x 3: 12.3 GB of disk, and of memory for --in memory
     python benchmarks/data.py files frames --preset debug   # the same paths at toy size
 
-`files`: medians of alternating calls. `peer` is h5py reading the same columns into arrays; `load` gives a checked dataset; `replay`
-puts it where agents sample it too. `frames`: what one batch of 256 transitions with 3 stacked frames costs, next to copying that
-many bytes once (`copy`), and the memory of the process while it is sampled.
+`files`: medians of alternating calls. `peer` is h5py reading the same columns into arrays; `load` gives a checked dataset,
+`replay` that where agents sample it. `frames`: what one batch of 256 transitions with 3 stacked frames costs, next to copying
+that many bytes once (`copy`), and the memory of the process while it is sampled.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import resource
@@ -73,15 +74,11 @@ def files(rows: int, rounds: int, folder: Path) -> list[dict[str, Any]]:
         for compression in (None, "gzip"):
             path = folder / "data.hdf5"
             write_d4rl(path, rows, lengths, compression)
-            calls = {
-                "peer": lambda: by_h5py(path),
-                "load": lambda: datasets.load(path),
-                "replay": lambda: datasets.replay_of(path),
-            }
+            calls = {"peer": by_h5py, "load": datasets.load, "replay": datasets.replay_of}
             times: dict[str, list[float]] = {name: [] for name in calls}
             for _ in range(rounds + 1):
                 for name, call in calls.items():
-                    times[name].append(seconds(call))
+                    times[name].append(seconds(functools.partial(call, path)))
             middle = {name: float(np.median(values[1:])) for name, values in times.items()}
             ratio = {f"{name}_over_peer": middle[name] / middle["peer"] for name in ("load", "replay")}
             found.append({"rows": rows, "episode": lengths, "compression": compression, **middle, **ratio})
