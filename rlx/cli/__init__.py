@@ -12,7 +12,7 @@ COMMANDS = {
     "train": "train an agent; the same command on the same run folder goes on",
     "sweep": "settings times seeds, as few programs or on many workers, with a ranking",
     "evaluate": "whole episodes of a trained policy: returns with intervals, and a video",
-    "collect": "a policy's rollouts to a dataset file",
+    "collect": "rollouts of a policy or of noise, or a run's replay, as a dataset",
     "data": "datasets of any layout: looked at, rewritten, cut, scored",
     "report": "curves and tables of run folders as one HTML page",
     "export": "a trained policy as a Python file, C source or StableHLO",

@@ -40,7 +40,8 @@ class Flags:
     steps: int = config.size(10_000, least=1, most=MOST)  # transitions, at least; of a replay all there are
     out: str = ""  # the file to write, such as data.npz; or a folder of shards, with which the same command goes on
     mode: str = config.size("eval", MODE_HELP)
-    sampled: float = config.size(0.0, least=0, most=1)  # this share of a policy's episodes in mode explore
+    sampled: float = config.size(0.0, least=0, most=1)  # this share of what a policy does in mode explore
+    sampled_each: Literal["episode", "step"] = "episode"  # whole episodes, or single actions
     theta: float = config.size(0.15, above=0, most=1)  # of ou: how fast its noise comes back to 0
     sigma: float = config.size(0.2, above=0)  # of ou: the noise of a step
     part: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = config.size((), PART_HELP)
@@ -178,7 +179,7 @@ def _behaviour(flags: Flags, part: Part, policies: dict[str, Policy], env: Env |
     if part.mode not in policy.agent.modes:
         known = [*policy.agent.modes, *FREE, REPLAY]
         config.stop(f"{policy.agent.name} has no mode {part.mode!r}.{config.nearest(part.mode, known)}")
-    return acting(policy, part.mode, flags.sampled)
+    return acting(policy, part.mode, flags.sampled, flags.sampled_each)
 
 
 # --------------------------------------------------------------------------------------------------------------- what is done
@@ -241,14 +242,15 @@ def _meta(flags: Flags, env: Env | HostEnv, parts: list[Part], policies: dict[st
     of_parts = []
     for part in parts:
         policy = policies.get(part.run_dir) if part.mode not in (*FREE, REPLAY) else None
-        told: dict[str, Any] = {"mode": part.mode, "steps": part.steps}
+        told: dict[str, Any] = {"mode": part.mode} | ({} if part.mode == REPLAY else {"steps": part.steps})
         if part.mode == "ou":
             told |= {"theta": flags.theta, "sigma": flags.sigma}
         if part.run_dir and part.mode not in FREE:
             agent = run_configs.read(part.run_dir).agent
             told |= {"run_dir": part.run_dir, "agent": agent, "member": flags.member}
         if policy is not None:
-            told |= {"which": flags.which, "cycle": policy.cycle, "sampled": flags.sampled}
+            told |= {"which": flags.which, "cycle": policy.cycle}
+            told |= {"sampled": flags.sampled, "sampled_each": flags.sampled_each} if flags.sampled else {}
         of_parts.append(told)
     return {
         "env": env.name,

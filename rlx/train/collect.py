@@ -15,7 +15,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,19 +72,29 @@ def ornstein_uhlenbeck(spec: Spec, theta: float = 0.15, sigma: float = 0.2) -> B
     return Behaviour(lambda n: jnp.zeros((n, *spec.action.shape), jnp.float32), act)
 
 
-def acting(policy: Policy, mode: str = "eval", sampled: float = 0.0, sampled_mode: str = "explore") -> Behaviour:
-    """A trained policy in ``mode``, and a share ``sampled`` of its episodes, spread evenly, in ``sampled_mode``: with 0.2 every
-    fifth episode is drawn from the policy and the others follow its mean, a narrow data set as NeoRL's (Qin et al. 2022,
-    arXiv:2102.00714).
+def acting(
+    policy: Policy,
+    mode: str = "eval",
+    sampled: float = 0.0,
+    each: Literal["episode", "step"] = "episode",
+    sampled_mode: str = "explore",
+) -> Behaviour:
+    """A trained policy in ``mode``, and a share ``sampled`` of what it does in ``sampled_mode``. By ``each`` "episode", whole
+    ones are sampled, spread evenly: with 0.2 every fifth. By "step", each action is with that probability.
+
+    NeoRL's data are of policies that take their mean with a chance of 80% and sample with 20% (Qin et al. 2022,
+    arXiv:2102.00714), which reads as "step".
 
     Raises:
-        ValueError: the agent lacks a mode, or ``sampled`` is not in [0, 1].
+        ValueError: the agent lacks a mode, ``sampled`` is not in [0, 1], or ``each`` is unknown.
     """
     for name in (mode, sampled_mode) if sampled else (mode,):
         if name not in policy.agent.modes:
             raise ValueError(f"{policy.agent.name} has no mode {name!r}.{config.nearest(name, policy.agent.modes)}")
     if not 0 <= sampled <= 1:
-        raise ValueError(f"sampled={sampled} is a share of the episodes: give it between 0 and 1.")
+        raise ValueError(f"sampled={sampled} is a share of what is done: give it between 0 and 1.")
+    if each not in ("episode", "step"):
+        raise ValueError(f"each={each!r} is unknown; give 'episode' or 'step'.")
     if not sampled:
         return Behaviour(policy.carry, policy.actor(mode))
     most, other, share = policy.actor(mode), policy.actor(sampled_mode), round(sampled * PARTS)
@@ -95,7 +105,10 @@ def acting(policy: Policy, mode: str = "eval", sampled: float = 0.0, sampled_mod
     def act(carry: PyTree, step: Step, key: Key) -> tuple[PyTree, PyTree, dict[str, Array]]:
         remembered, number = carry
         number = number + step.first * number.shape[0]
-        drawn = (number + 1) * share // PARTS > number * share // PARTS
+        if each == "episode":
+            drawn = (number + 1) * share // PARTS > number * share // PARTS
+        else:
+            drawn = jax.random.bernoulli(keys.fold(key, "which"), sampled, number.shape)
         pick = lambda a, b: jnp.where(drawn.reshape(-1, *[1] * (a.ndim - 1)), a, b)
         b, a = (actor(remembered, step, key) for actor in (most, other))
         both = {k: pick(a[2][k], b[2][k]) for k in a[2] if k in b[2]}

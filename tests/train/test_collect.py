@@ -77,9 +77,20 @@ def test_a_share_of_episodes_is_sampled_and_all_others_follow_the_mean(policy):
     np.testing.assert_array_equal(by_number, (np.arange(len(follows)) + 1) % 4 != 0)
 
 
+def test_a_share_of_actions_is_sampled(policy):
+    behaviour, n = acting(policy, sampled=0.2, each="step"), 4000
+    step = step_of(np.ones(n))._replace(obs=np.zeros((n, 3), np.float32))
+    action = behaviour.act(behaviour.begin(n), step, jax.random.key(0))[0]
+    mean = policy.actor("eval")((), step, jax.random.key(0))[0]
+    share = float(np.mean(np.abs(np.asarray(action - mean)) > 1e-6))
+    assert share == pytest.approx(0.2, abs=0.03)  # 4.7 standard deviations
+
+
 def test_what_cannot_be_sampled_is_refused(policy):
-    with pytest.raises(ValueError, match="share of the episodes"):
+    with pytest.raises(ValueError, match="share of what is done"):
         acting(policy, sampled=1.5)
+    with pytest.raises(ValueError, match="'episode' or 'step'"):
+        acting(policy, sampled=0.5, each="row")
     with pytest.raises(ValueError, match="no mode 'explor'"):
         acting(policy, sampled=0.5, sampled_mode="explor")
 
