@@ -87,8 +87,16 @@ def dataset(problem: Problem, name: str) -> tuple[ReplayState, int, int]:
         ValueError: there are no data, they are no rows, or rows of another environment; or the agent ``name`` cannot take what
             the environment has.
     """
-    train = problem.envs["train"]
-    n, m = obs_action_dims(train.spec, name)
+    n, m = obs_action_dims(problem.envs["train"].spec, name)
+    return rows_of(problem, name), n, m
+
+
+def rows_of(problem: Problem, name: str) -> ReplayState:
+    """The data, whatever its observations are.
+
+    Raises:
+        ValueError: there are no data, they are no rows, or rows of another environment.
+    """
     data = problem.data.get("data")
     if not isinstance(data, ReplayState):
         given = "there are none" if data is None else f"what is given is a {type(data).__name__}"
@@ -96,8 +104,8 @@ def dataset(problem: Problem, name: str) -> tuple[ReplayState, int, int]:
             f"{name} learns from data, and {given}: give Problem(envs, {{'data': rlx.replay.from_episodes(...)}}), "
             "or --data FILE in a command."
         )
-    same_rows(data.data, train, "data")
-    return data, n, m
+    same_rows(data.data, problem.envs["train"], "data")
+    return data
 
 
 def scales(data: ReplayState, config: OfflineConfig) -> Scales:

@@ -30,7 +30,9 @@ NOW = Clock(*(np.int32(0) for _ in range(3)))
 class Flags:
     run_dir: str = ""  # the run folder
     reward: str = ""  # an expression over the environment's quantities; an unknown name lists them
-    goal: str = ""  # instead: an observation to be at, such as "0.1, 0.1, 0, 0", or a picture's file where observations are images
+    goal: str = (
+        ""  # instead: an observation to be at, such as "0.1, 0.1, 0, 0", or a picture's file where observations are images
+    )
     samples: int = config.size(10_000, least=1)  # transitions of the run's dataset that the reward is regressed on
     episodes: int = config.size(10, least=1, most=MOST_STREAMS)  # of the answer, and of directions at random beside it
     seed: int = config.size(0, least=0, most=keys.MOST_SEED)
@@ -80,17 +82,12 @@ Score = Callable[[Any, Array, Array], Array]
 
 
 def _score(flags: Flags, policy: Policy, ask: ZeroShot) -> Score:
-    """What is paid: the reward that was written; of a goal minus the distance of features, which has a meaning for images too."""
+    """What is paid: the reward that was written; for a goal minus the distance of features, which means something for images
+    too."""
     if flags.reward:
         return parse(flags.reward, quantities(policy.spec))
     there = ask.features(_goal(flags, policy)[None])[0]
-
-    def near(xp: Any, obs: Array, action: Array) -> Array:
-        flat = np.asarray(obs).reshape(-1, *there_shape)
-        return -np.linalg.norm(ask.features(flat) - there, axis=-1).reshape(obs.shape[: obs.ndim - len(there_shape)])
-
-    there_shape = _goal(flags, policy).shape
-    return near
+    return lambda xp, obs, action: -np.linalg.norm(ask.features(obs) - there, axis=-1)
 
 
 def _goal(flags: Flags, policy: Policy) -> np.ndarray:
@@ -134,5 +131,3 @@ def _played(policy: Policy, z: Any, score: Score, episodes: int, seed: int) -> n
     steps = episodes * (env.spec.horizon or 1000)
     rows = collect(acting(_asked(policy, z)), env, steps, episodes, keys.fold(keys.root(seed), "zero_shot"))
     return np.array([np.asarray(score(np, np.asarray(r.obs)[1:], np.asarray(r.action)[:-1])).mean() for r in rows])
-
-

@@ -51,12 +51,16 @@ def quantities(spec: Spec) -> dict[str, Quantity]:
     for name, parts in (("pos", ("x", "y", "z")), ("vel", ("vx", "vy", "vz"))):
         there = [names.index(part) for part in parts if part in names[:n]]
         if there and name not in found:
-            found[name] = Quantity(len(there), lambda xp, obs, action, there=there: obs[..., xp.asarray(there)])
+            found[name] = Quantity(len(there), _entries(there))
     return found
 
 
 def _entry(i: int, n: int) -> Fn:
     return lambda xp, obs, action: obs[..., i] if i < n else action[..., i - n]
+
+
+def _entries(places: list[int]) -> Fn:
+    return lambda xp, obs, action: obs[..., xp.asarray(places)]
 
 
 def _norm(xp: Any, x: Array) -> Array:

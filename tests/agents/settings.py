@@ -82,7 +82,7 @@ def dataset(env: Env | HostEnv, episodes: int = 5, length: int = 8, seed: int = 
     """Random episodes of the shapes of ``env``, every second one cut."""
     rng = np.random.default_rng(seed)
     one = lambda cut: {
-        "obs": rng.normal(2.0, 3.0, (length, *env.spec.obs.shape)).astype(np.float32),
+        "obs": abs(rng.normal(2.0, 3.0, (length, *env.spec.obs.shape))).astype(env.spec.obs.dtype),
         "action": rng.uniform(-1, 1, (length, *env.spec.action.shape)).astype(np.float32),
         "reward": rng.normal(size=length).astype(np.float32),
         "terminated": (np.arange(length) == length - 1) & (not cut),
@@ -149,6 +149,7 @@ AGENTS = {
             {"tau", "lr_phi", "lr_psi", "lr_predictor", "lr_actor", "lambda_phi", "lambda_psi", "goal_share", "bc"}
             | {"actor_std", "actor_clip", "pessimism", "actor_pessimism"}
         ),
+        data=True,
     ),
     "bc": Settings(felt=frozenset({"actor_lr"}), fixed=frozenset({"discount"}), data=True),
     "td3_bc": Settings(

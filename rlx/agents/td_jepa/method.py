@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx import replay
+from rlx.agents.offline import rows_of
 from rlx.agents.offpolicy import obs_action_dims
 from rlx.agents.td_jepa import actor
 from rlx.agents.td_jepa import z as zs
@@ -53,6 +54,7 @@ ACTOR = {"actor": "lr_actor", "flow": "lr_flow"}
 
 def make(config: Config, problem: Problem) -> Agent:
     env = problem.envs["train"]
+    rows_of(problem, "td_jepa")
     method = Method.of(config, env.spec, Tasks.of(problem, env.spec, env.params))
     return Agent(
         "td_jepa",

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from rlx.agents.td_jepa.config import Config
 from rlx.nn.images import ConvTrunk
-from rlx.nn.mlp import LayerNormMLP, stack
+from rlx.nn.mlp import LayerNormMLP, orthogonal, stack
 from rlx.precision import exact
 from rlx.types import Array, PyTree
 
@@ -85,7 +85,7 @@ class Actor(nn.Module):
 
 def _trunk(module: Any, x: Array, gain: float, out: int) -> Array:
     """``module.layers`` of ReLU and a linear one, inside a module's call."""
-    dense = lambda width: nn.Dense(width, kernel_init=jax.nn.initializers.orthogonal(gain), param_dtype=float)
+    dense = lambda width: nn.Dense(width, kernel_init=orthogonal(gain), param_dtype=float)
     for _ in range(module.layers):
         x = jax.nn.relu(dense(module.hidden)(x))
     return dense(out)(x)
@@ -103,8 +103,7 @@ class FlowField(nn.Module):
         h = jnp.concatenate([x, place, time], -1)
         for i in range(self.layers + 1):
             last = i == self.layers
-            init = jax.nn.initializers.orthogonal()
-            h = nn.Dense(self.out if last else self.hidden, kernel_init=init, param_dtype=float)(h)
+            h = nn.Dense(self.out if last else self.hidden, kernel_init=orthogonal(1.0), param_dtype=float)(h)
             h = h if last else jax.nn.gelu(h, approximate=False)
         return h
 

@@ -19,7 +19,6 @@ from rlx.agents.td_jepa.features.base import predicted_next
 from rlx.agents.td_jepa.method import plan
 from rlx.envs.control import pointmass_maze as maze
 from rlx.train import Options, run
-from rlx.train.plan import validate
 from rlx.types import Clock, Members, Problem
 
 from .worlds import PICTURES, SHORT, SMALL, maze_rows
@@ -40,7 +39,7 @@ def made(features: str = "td_jepa", **settings):
 
 
 def started(agent, seed=0):
-    return agent.init(jax.random.key(seed), {k: jnp.float32(v) for k, v in agent.hyper.items()})
+    return jax.jit(agent.init)(jax.random.key(seed), {k: jnp.float32(v) for k, v in agent.hyper.items()})
 
 
 def sampled(agent, given, hyper):
@@ -66,14 +65,34 @@ def moved(before, after) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("features", METHODS)
-def test_an_update_of_each_method(features):
-    agent, old, new, out = updated(features, actor="flow" if features == "byol" else "gaussian")
+def test_the_loss_of_each_method_trains_its_networks_and_no_others(features):
+    agent, data = made(features)
+    method, state = agent.report.method, started(agent)
+
+    @jax.jit
+    def slopes(state):
+        batch = method.features.view(sampled(agent, data, state.hyper), state.hyper)
+        given, _ = method.given(state.learned, batch, state.hyper, jax.random.key(1), jax.random.key(2))
+        loss = lambda params, target: method.features.loss(method.net, params, given._replace(target=target))
+        return jax.value_and_grad(loss, (0, 1), has_aux=True)(state.learned["params"], given.target)
+
+    (total, said), (own, of_targets) = slopes(state)
+    assert np.isfinite(total) and all(np.isfinite(x) for x in said.values())
+    felt = {k for k, g in own.items() if any(np.any(x) for x in jax.tree.leaves(g))}
+    assert felt == set(own) - {"actor"} - ({"psi"} if features == "random" else set())
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(own))
+    assert not any(np.any(x) for x in jax.tree.leaves(of_targets))
+    assert set(state.learned["target"]) == {k for k in method.features.targets if k in own}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("features", "actor"), [("td_jepa", "gaussian"), ("hilp", "flow")])
+def test_an_update(features, actor):
+    agent, old, new, out = updated(features) if actor == "gaussian" else updated(features, actor=actor, bc=1.0)
     assert all(np.isfinite(v) for v in out.metrics.values())
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(new.learned))
     before, after = old.learned["params"], new.learned["params"]
-    assert {k for k in before if moved(before[k], after[k])} == set(before) - ({"psi"} if features == "random" else set())
+    assert {k for k in before if moved(before[k], after[k])} == set(before)
     targets = old.learned["target"]
-    assert set(targets) == {k for k in agent.report.method.features.targets if k in before}
     for name in targets:  # a step of tau towards the new ones
         want = jax.tree.map(lambda t, p: t + 0.001 * (p - t), targets[name], after[name])
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), new.learned["target"][name], want)
@@ -94,12 +113,12 @@ def test_gradients_go_where_they_should():
     state = started(agent)
     method, given = given_of(agent, state, data)
     params = state.learned["params"]
-    parts = jax.jacrev(lambda p: jnp.stack(list(method.features.loss(method.net, p, given)[1].values())))(params)
-    names = list(method.features.loss(method.net, params, given)[1])
-    reaches = {n: {k for k, g in parts.items() if any(np.any(x[i]) for x in jax.tree.leaves(g))} for i, n in enumerate(names)}
-    assert reaches == {"predictor/loss": {"phi", "predictor"}, "back/loss": {"psi", "back"}}
-    loss = lambda target: method.features.loss(method.net, params, given._replace(target=target))[0]
-    assert not any(np.any(g) for g in jax.tree.leaves(jax.grad(loss)(given.target)))
+    part = lambda p, name: method.features.loss(method.net, p, given)[1][name]
+    slope = jax.jit(lambda p: {name: jax.grad(part)(p, name) for name in ("predictor/loss", "back/loss")})
+    felt = {
+        n: {k for k, g in parts.items() if any(np.any(x) for x in jax.tree.leaves(g))} for n, parts in slope(params).items()
+    }
+    assert felt == {"predictor/loss": {"phi", "predictor"}, "back/loss": {"psi", "back"}}
 
 
 @pytest.mark.slow
@@ -334,6 +353,7 @@ def test_z_of_the_environments_tasks_is_the_regression_of_their_scores():
     np.testing.assert_allclose(state.learned["tasks"], 2 * (w / np.linalg.norm(w, axis=0)).T, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_given_rewards_and_those_of_the_data_come_before_nothing():
     data = problem().data["data"]
     rows = np.arange(9)
@@ -366,10 +386,10 @@ def test_bad_rewards_are_named(given, words):
 
 
 def test_missing_data_are_named():
-    env = {"train": rlx.envs.make("rlx:pointmass-maze")}
-    agent = agents.make("td_jepa", None, Problem(env), **SHORT)
-    with pytest.raises(ValueError, match="names the source 'data'"):
-        validate(agent, Problem(env), jax.random.key(0))
+    with pytest.raises(ValueError, match="td_jepa learns from data, and there are none"):
+        agents.make("td_jepa", None, Problem({"train": rlx.envs.make("rlx:pointmass-maze")}), **SHORT)
+    with pytest.raises(ValueError, match="obs of the data"):
+        agents.make("td_jepa", None, Problem({"train": rlx.envs.make("rlx:pendulum")}, {"data": maze_rows()}), **SHORT)
 
 
 def test_a_task_without_rewards_is_warned_of():
@@ -422,6 +442,7 @@ def asked():
     return ZeroShot(agent, inferred(agent, given.data))
 
 
+@pytest.mark.slow
 def test_questions_are_answered_with_z_on_the_sphere(asked):
     rng = np.random.default_rng(0)
     obs = rng.uniform(-0.28, 0.28, (200, 4)).astype(np.float32)

@@ -12,6 +12,8 @@ from rlx import agents
 from rlx.agents.td_jepa import networks
 from rlx.types import Leaf, Problem, Spec
 
+from .worlds import maze_rows
+
 pytestmark = pytest.mark.usefixtures("all_bits")
 
 
@@ -56,6 +58,7 @@ def test_encoders_are_on_the_sphere_and_those_without_layers_linear_before_it():
     np.testing.assert_allclose(net.apply(params, 3 * x), 3 * net.apply(params, x), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_heads_are_apart_and_their_layers_follow_the_outline():
     net = networks.predictor(agents.config("td_jepa").__class__(predictor_hidden=8, predictor_layers=1), 3)
     rng = np.random.default_rng(0)
@@ -93,6 +96,6 @@ def test_heads_are_apart_and_their_layers_follow_the_outline():
     ],
 )
 def test_settings_that_cannot_be(settings, words):
-    problem = Problem({"train": rlx.envs.make("rlx:pointmass-maze")})
+    problem = Problem({"train": rlx.envs.make("rlx:pointmass-maze")}, {"data": maze_rows()})
     with pytest.raises(ValueError, match=words):
         agents.make("td_jepa", None, problem, **settings)
