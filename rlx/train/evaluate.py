@@ -17,7 +17,7 @@ from rlx.train.host import actor, device_state
 from rlx.train.placement import Placement
 from rlx.train.plan import check_eval
 from rlx.train.program import Program
-from rlx.train.state import frozen_data
+from rlx.train.state import data_sources, frozen_data
 from rlx.types import (
     PHYSICS,
     Agent,
@@ -207,7 +207,7 @@ def evaluate(
     program = Program(agent, problem, stage, frozen_data(problem), placement)
     lead = () if placement is None else (placement.per_process,)
     reports = {"tally": None, "running": None}
-    run = RunState(key, stage, cycle, state, {}, dict(problem.data), {}, {}, np.ones(lead, bool), reports)
+    run = RunState(key, stage, cycle, state, {}, data_sources(problem, placement), {}, {}, np.ones(lead, bool), reports)
     evaluator = Evaluator(program, Eval("final", "train", episodes=episodes))
     try:
         return evaluator(run)

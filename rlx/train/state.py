@@ -37,6 +37,20 @@ def frozen_data(problem: Problem) -> dict[str, PyTree]:
     return {k: v.data if isinstance(v, ReplayState) else v for k, v in problem.data.items()}
 
 
+def data_sources(problem: Problem, placement: Placement | None) -> dict[str, PyTree]:
+    """The problem's data as a run begins with them: of shared rows each member has an index and an overlay of its own."""
+    lead = () if placement is None else (placement.per_process,)
+    widen = lambda x: jnp.broadcast_to(x, (*lead, *x.shape))
+
+    def of(data: PyTree) -> PyTree:
+        if not isinstance(data, ReplayState):
+            return data
+        index, overlay = put(placement, own(jax.tree.map(widen, (data.index, data.overlay))))
+        return ReplayState(index, data.data, overlay)
+
+    return {name: of(data) for name, data in problem.data.items()}
+
+
 def start(
     agent: Agent, problem: Problem, key: Any, init_from: AgentState | None = None, placement: Placement | None = None
 ) -> RunState:
@@ -56,13 +70,7 @@ def start(
     state = _mapped(lambda k, h: agent.init(keys.fold(k, "init"), h), placement)(root, hyper)
     if init_from is not None:
         state = state._replace(learned=put(placement, _initial(init_from.learned, state.learned, here)))
-    sources = {}
-    for name, data in problem.data.items():
-        if isinstance(data, ReplayState):
-            widen = lambda x: jnp.broadcast_to(x, (*lead, *x.shape))
-            index, overlay = put(placement, own(jax.tree.map(widen, (data.index, data.overlay))))
-            data = ReplayState(index, data.data, overlay)
-        sources[name] = data
+    sources = data_sources(problem, placement)
     counts = {k: np.zeros(lead, np.int64) for k in (*COUNTS, "eval_steps")}
     each = () if total is None else (total,)
     reports = {"tally": None, "running": put(placement, jnp.ones(lead, bool)), "scores": np.full(each, -np.inf, np.float32)}
