@@ -4,7 +4,9 @@
     python benchmarks/offline.py --part scores --peer PYTHON --data hopper-medium.npz --env gym:Hopper-v4 --updates 100000
 
 PYTHON is an interpreter that has d3rlpy (pip install d3rlpy torch) and need not have rlx: `offline_peer.py` runs there. Both
-sides sample from rows in memory, in float32, on as many threads. Rounds go by turns, rates are medians.
+sides sample from rows in memory, in float32, on as many threads. Rounds go by turns, rates are medians. On a machine that does
+other things too, ``--cores 1`` gives figures that mean something: threads that wait for each other are slow there, and the
+processor's seconds (``..._cpu``) are those of the work alone.
 
 "updates" has rows of D4RL's shapes (17 numbers, 6 actions, 100 episodes of 1 000). "scores" trains with the same settings and
 budget from the same file, all seeds of rlx as one program, and compares the last policies in whole episodes: normalised
@@ -128,7 +130,7 @@ def agent_of(name: str, problem: Problem, **more: Any) -> Any:
 # --------------------------------------------------------------------------------------------------------------- updates/s
 
 
-def ours(name: str, problem: Problem, n: int, count: int | None) -> Callable[[], None]:
+def ours(name: str, problem: Problem, n: int, count: int | None) -> Callable[[], Any]:
     """A function that does ``n`` updates of one run, or of each of ``count`` members."""
     agent = agent_of(name, problem, block=n)
     who: Any = keys.root(0) if count is None else members([(seed, {}) for seed in range(count)])
@@ -154,18 +156,19 @@ def updates_part(python: str | None, n: int, rounds: int, episodes: int, populat
         if peer:
             peer.ask(make=name, seed=0, updates=10**6, settings=settings_of(name))
             work["d3rlpy"] = lambda peer=peer: peer.ask(update=n)
-        times: dict[str, list[float]] = {k: [] for k in work}
+        times: dict[str, list[tuple[float, float]]] = {k: [] for k in work}
         for i in range(rounds + 1):
             for who, do in work.items():
-                begun = time.perf_counter()
-                seconds = do()
+                begun, cpu = time.perf_counter(), time.process_time()
+                seconds = do() or (time.perf_counter() - begun, time.process_time() - cpu)
                 if i:
-                    times[who].append(seconds or time.perf_counter() - begun)
-        middle = {who: float(np.median(v)) for who, v in times.items()}
-        out |= {f"{name}_updates_per_s_{who}": round(n / middle[who], 1) for who in ("rlx", "d3rlpy") if who in middle}
-        out[f"{name}_times_one_population"] = round(middle[f"population_{population_of}"] / middle["rlx"], 2)
-        if peer:
-            out[f"{name}_ratio_d3rlpy"] = round(middle["d3rlpy"] / middle["rlx"], 2)
+                    times[who].append(seconds)
+        wall, cpus = ({who: float(np.median(np.array(v)[:, k])) for who, v in times.items()} for k in (0, 1))
+        for middle, suffix in ((wall, ""), (cpus, "_cpu")):
+            one = middle["rlx"]
+            out |= {f"{name}_updates_per_s{suffix}_{who}": round(n / middle[who], 1) for who in middle if "popul" not in who}
+            out[f"{name}_times_one{suffix}_population"] = round(middle[f"population_{population_of}"] / one, 2)
+            out |= {f"{name}_ratio{suffix}_d3rlpy": round(middle["d3rlpy"] / one, 2)} if peer else {}
         print(json.dumps(out), file=sys.stderr, flush=True)
     if peer:
         peer.close()
@@ -243,6 +246,7 @@ def main() -> int:
     parser.add_argument("--updates", type=int, default=100_000, help="of each run in scores")
     parser.add_argument("--block", type=int, default=200, help="updates in a round of updates")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cores", type=int, help="of both sides, one at a time; None: all that there are")
     parser.add_argument("--members", type=int, default=8, help="of the population in updates")
     parser.add_argument("--data", help="of scores: a dataset")
     parser.add_argument("--env", help="of scores: where policies are compared")
@@ -255,12 +259,14 @@ def main() -> int:
         parser.error("scores need --data FILE and --env NAME")
     if args.preset:
         args.updates, args.block, args.rounds, args.seeds, args.episodes, args.members = 200, 10, 1, 2, 2, 2
+    if args.cores:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
     load = os.getloadavg()[0]
     if args.part == "updates":
         values = updates_part(args.peer, args.block, args.rounds, 2 if args.preset else 100, args.members)
     else:
         values = scores_part(args)
-    values |= {"cores": os.cpu_count(), "load_before": round(load, 2), "jax": jax.__version__}
+    values |= {"cores": len(os.sched_getaffinity(0)), "load_before": round(load, 2), "jax": jax.__version__}
     if args.out:
         args.out.write_text(json.dumps(values, indent=1) + "\n")
     print("RESULT " + json.dumps(values))

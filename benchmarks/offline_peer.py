@@ -6,7 +6,7 @@ ROWS.npz holds transitions in order: obs [N, n], action [N, m], reward, terminal
 on the standard input, answers go as lines to the standard output::
 
     {"make": "iql", "seed": 0, "updates": 1000, "settings": {...}}   a new learner
-    {"update": 100}                                                  updates, sampling included; the answer: seconds
+    {"update": 100}                                                  updates, sampling included; answer: seconds, and of the CPU
     {"act": [[...], ...]}                                            the answer: actions without noise
 """
 
@@ -74,10 +74,10 @@ def main() -> None:
             made, batch = learner(dataset, **asked), asked["settings"]["batch"]
             say(True)
         elif "update" in asked:
-            begun = time.perf_counter()
+            begun, cpu = time.perf_counter(), time.process_time()
             for _ in range(asked["update"]):
                 made.update(dataset.sample_transition_batch(batch))
-            say(time.perf_counter() - begun)
+            say([time.perf_counter() - begun, time.process_time() - cpu])
         else:
             say(made.predict(np.asarray(asked["act"], np.float32)).tolist())
 

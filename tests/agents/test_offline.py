@@ -14,7 +14,7 @@ import rlx.envs
 from rlx import agents, replay
 from rlx.agents import bc, iql, offline, offpolicy, rebrac, td3, td3_bc
 from rlx.train import Options, population, run
-from rlx.train.evaluate import evaluate
+from rlx.train.evaluate import evaluate_members
 from rlx.types import Clock, Members, Problem, Step
 from tests.train.toys import evaluations
 
@@ -362,7 +362,8 @@ def test_values_find_actions_that_are_better_than_those_of_the_data(name):
     found = population(agent, given, 1, {"actor_lr": [3e-3, 0.0]}, options=QUIET)
     of_data = replay.episode_returns(given.data["data"]).mean()
     assert of_data < -0.5
-    one, idle = (evaluate(agent, given, found.member(i), jax.random.key(1), 0, 6, 50)["returns"].mean() for i in (0, 1))
+    roots = jax.random.split(jax.random.key(1), 2)
+    one, idle = evaluate_members(agent, given, found.state.agent, roots, 0, 6, 50)["returns"].mean(1)
     assert one > -0.08 and one > idle + 0.1
     np.testing.assert_allclose(acts(agent, found.member(0), [[-1, 0], [1, 0]]), [[-0.5], [0.5]], atol=0.25)
 
@@ -425,6 +426,15 @@ def test_resumed_cut_and_mapped_runs_agree(name, tmp_path):
     assert any(not np.array_equal(x[0], x[1]) for x in jax.tree.leaves(both.agent.learned["actor"]))
     kept = np.sum(np.asarray(solo[1].flags) & 8 > 0)
     assert kept == (24 if name == "bc" else 40)  # 3 of 5 episodes are half of the rows
+
+
+@pytest.mark.slow
+def test_rows_in_host_memory_teach_the_same():
+    agent, given = tiny("iql")
+    rows = replay.export(given.data["data"])
+    there = Problem(given.envs, {"data": replay.from_episodes(rows, device=False)})
+    one, other = (run(agents.make("iql", agent.config, p), p, 3, options=QUIET).agent.learned for p in (given, there))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), one, other)
 
 
 @pytest.mark.slow
