@@ -40,15 +40,9 @@ def frozen_data(problem: Problem) -> dict[str, PyTree]:
 def data_sources(problem: Problem, placement: Placement | None) -> dict[str, PyTree]:
     """The problem's data as a run begins with them: of shared rows each member has an index and an overlay of its own."""
     lead = () if placement is None else (placement.per_process,)
-    widen = lambda x: jnp.broadcast_to(x, (*lead, *x.shape))
-
-    def of(data: PyTree) -> PyTree:
-        if not isinstance(data, ReplayState):
-            return data
-        index, overlay = put(placement, own(jax.tree.map(widen, (data.index, data.overlay))))
-        return ReplayState(index, data.data, overlay)
-
-    return {name: of(data) for name, data in problem.data.items()}
+    wide = lambda tree: put(placement, own(jax.tree.map(lambda x: jnp.broadcast_to(x, (*lead, *x.shape)), tree)))
+    rows = lambda data: ReplayState(wide(data.index), data.data, wide(data.overlay))
+    return {name: rows(data) if isinstance(data, ReplayState) else data for name, data in problem.data.items()}
 
 
 def start(
