@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.doc_blocks import python_blocks
+
 PAGE = Path(__file__).parent.parent / "docs" / "python.md"
 
 
@@ -26,3 +28,13 @@ def test_the_python_page_runs(tmp_path, monkeypatch, capsys):
     lines = [json.loads(line) for line in (tmp_path / "runs" / "watched" / "metrics.jsonl").read_text().splitlines()]
     assert all(line["actor_norm"] > 0 for line in lines if line["kind"] == "train")
     assert names["action"].shape == (1,) and capsys.readouterr().out
+
+
+def test_the_page_on_data_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {"__name__": "page"}
+    for block in python_blocks("docs/data.md"):
+        exec(compile(block, "data.md", "exec"), names)
+    assert len(names["data"]) == 10 and names["data"].lengths.tolist() == [100] * 10
+    said = capsys.readouterr().out
+    assert "float32[3]" in said and "D4RL" in said
