@@ -60,9 +60,10 @@ def body(argv: list[str]) -> None:
     begun = time.perf_counter()
     z = ask.infer_reward(obs, score(np, obs, action)) if flags.reward else ask.infer_goal(_goal(flags, policy))
     seconds = time.perf_counter() - begun
-    found = _played(policy, z, score, flags.episodes, flags.seed)
+    asked = lambda z: replace(policy, agent=ask.agent_for(z), _compiled={})
+    found = _played(asked(z), score, flags.episodes, flags.seed)
     free = ask.sample_z(keys.fold(keys.root(flags.seed), "others"), OTHERS)
-    others = [_played(policy, one, score, -(-flags.episodes // OTHERS), flags.seed).mean() for one in free]
+    others = [_played(asked(one), score, -(-flags.episodes // OTHERS), flags.seed).mean() for one in free]
     folder = Path(flags.run_dir) / "zero_shot"
     folder.mkdir(exist_ok=True)
     files.write_text(folder / "z.json", "[" + ", ".join(f"{float(x):.9g}" for x in z) + "]\n")
@@ -73,7 +74,7 @@ def body(argv: list[str]) -> None:
         (f"{OTHERS} directions at random", f"{console.number(np.mean(others))}, the best {console.number(np.max(others))}"),
     ]
     console.table("Zero-shot", rows)
-    film = outputs.film(_asked(policy, z), policy.problem.envs["train"], folder, flags.seed) if flags.video else None
+    film = outputs.film(asked(z), policy.problem.envs["train"], folder, flags.seed) if flags.video else None
     values = {"run_dir": flags.run_dir, "reward": flags.reward, "goal": flags.goal, "seconds": seconds, "video": film}
     console.result({**values, "mean": float(found.mean()), "random_mean": float(np.mean(others)), "z": folder / "z.json"})
 
@@ -118,16 +119,9 @@ def _samples(flags: Flags, policy: Policy) -> tuple[np.ndarray, np.ndarray]:
     return drawn.next_obs, drawn.action
 
 
-def _asked(policy: Policy, z: Any) -> Policy:
-    """``policy`` with this z where no other is asked for."""
-    z = np.asarray(z, np.float32)
-    carry = lambda state, n, context=None: policy.agent.carry(state, n, z if context is None else context)
-    return replace(policy, agent=replace(policy.agent, carry=carry), _compiled={})
-
-
-def _played(policy: Policy, z: Any, score: Score, episodes: int, seed: int) -> np.ndarray:
-    """What is paid per decision in whole episodes [E] for z."""
+def _played(policy: Policy, score: Score, episodes: int, seed: int) -> np.ndarray:
+    """What is paid per decision in whole episodes [E]."""
     env = policy.problem.envs["train"]
     steps = episodes * (env.spec.horizon or 1000)
-    rows = collect(acting(_asked(policy, z)), env, steps, episodes, keys.fold(keys.root(seed), "zero_shot"))
+    rows = collect(acting(policy), env, steps, episodes, keys.fold(keys.root(seed), "zero_shot"))
     return np.array([np.asarray(score(np, np.asarray(r.obs)[1:], np.asarray(r.action)[:-1])).mean() for r in rows])

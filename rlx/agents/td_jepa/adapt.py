@@ -16,15 +16,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rlx.agents.td_jepa import actor
-from rlx.agents.td_jepa.features.base import SOURCE
 from rlx.agents.td_jepa.networks import Net, Params
+from rlx.agents.td_jepa.tasks import Tasks
 from rlx.nn.optim import apply_gradients, optimizer, polyak
 from rlx.replay import Transitions
-from rlx.types import AgentState, Array, Clock, Key, Out, Sources
+from rlx.replay.buffer import overlaid
+from rlx.types import AgentState, Array, Clock, Key, Out, ReplayState, Sources
 
 SMOOTHING, SMOOTHING_CLIP, DELAY = 0.2, 0.5, 2  # as TD3 has them
+CHUNK = 2**16  # rows that are scored together
 
 
 def scaled(z: Array, most: Array) -> Array:
@@ -47,11 +50,24 @@ def critic_loss(own: Params, net: Net, p: Params, obs: Array, z: Array, action: 
     return ((q - y) ** 2).mean(-1).sum()
 
 
+def largest(tasks: Tasks, data: ReplayState) -> float:
+    """Of all rewards that the data have of the environment's own task."""
+    rows = overlaid(data)
+    if not tasks.scores:
+        return float(np.asarray(rows.reward).max())
+    pieces = [slice(i, i + CHUNK) for i in range(0, rows.reward.shape[0] - 1, CHUNK)]
+    after = lambda piece: slice(piece.start + 1, piece.stop + 1)
+    whole = lambda x, piece: np.asarray(x[piece])
+    pairs = ((whole(rows.obs, after(p)), whole(rows.action, p)) for p in pieces)
+    return max(float(tasks.scored(tasks.own, np, obs, action[: len(obs)]).max()) for obs, action in pairs)
+
+
 @dataclass(frozen=True)
 class Adaptation:
-    """The functions of the stage; ``method`` is the agent's `rlx.agents.td_jepa.method.Method`."""
+    """The functions of the stage; ``method`` is the agent's `rlx.agents.td_jepa.method.Method`, ``most`` the largest reward."""
 
     method: Any
+    most: float
 
     @property
     def trained(self) -> list[str]:
@@ -67,8 +83,8 @@ class Adaptation:
 
     def enter(self, state: AgentState, sources: Sources, key: Key) -> AgentState:
         """The task's z on the scale of its rewards, and optimisers anew."""
-        learned, rows, method = state.learned, sources[SOURCE].data, self.method
-        most = self.rewards(rows.obs[1:], rows.action[:-1], rows.reward[1:]).max() + state.hyper["reward_shift"]
+        learned, method = state.learned, self.method
+        most = self.most + state.hyper["reward_shift"]
         own = {k: learned["params"][k] for k in self.trained}
         opt = {"features": optimizer(0.0).init(own), "actor": optimizer(0.0).init(method.split(learned["params"])[1])}
         return state._replace(learned={**learned, "opt": opt, "adapted": scaled(learned["tasks"][method.tasks.own], most)})

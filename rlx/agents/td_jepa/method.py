@@ -33,7 +33,7 @@ from rlx.agents.offline import rows_of
 from rlx.agents.offpolicy import obs_action_dims
 from rlx.agents.td_jepa import actor
 from rlx.agents.td_jepa import z as zs
-from rlx.agents.td_jepa.adapt import Adaptation
+from rlx.agents.td_jepa.adapt import Adaptation, largest
 from rlx.agents.td_jepa.config import Config
 from rlx.agents.td_jepa.features import METHODS, Batch, Features, Given
 from rlx.agents.td_jepa.features.base import SOURCE
@@ -44,7 +44,23 @@ from rlx.agents.td_jepa.tasks import GIVEN, Tasks, evaluations
 from rlx.config import hyper
 from rlx.nn.images import push_frame, random_shift
 from rlx.nn.optim import apply_gradients, optimizer, polyak
-from rlx.types import Agent, AgentState, Array, Clock, Host, Key, Leaf, Out, Problem, PyTree, Spec, Stage, Step, Update
+from rlx.types import (
+    Agent,
+    AgentState,
+    Array,
+    Clock,
+    Host,
+    Key,
+    Leaf,
+    Out,
+    Problem,
+    PyTree,
+    ReplayState,
+    Spec,
+    Stage,
+    Step,
+    Update,
+)
 
 CHUNK = 1024  # observations that are encoded together
 RATES = {"trunk_phi": "lr_phi", "phi": "lr_phi", "trunk_psi": "lr_psi", "psi": "lr_psi", "predictor": "lr_predictor"}
@@ -54,7 +70,7 @@ ACTOR = {"actor": "lr_actor", "flow": "lr_flow"}
 
 def make(config: Config, problem: Problem) -> Agent:
     env = problem.envs["train"]
-    rows_of(problem, "td_jepa")
+    data = rows_of(problem, "td_jepa")
     method = Method.of(config, env.spec, Tasks.of(problem, env.spec, env.params))
     return Agent(
         "td_jepa",
@@ -62,7 +78,7 @@ def make(config: Config, problem: Problem) -> Agent:
         hyper(config),
         method.init,
         method.act,
-        stages(method),
+        stages(method, data),
         reads=(SOURCE, GIVEN),
         carry=method.carry,
         evals=evaluations(config, problem, method.tasks, {name: plan(config, n)[1] for name, n in budgets(config).items()}),
@@ -84,14 +100,15 @@ def plan(c: Config, updates: int) -> tuple[int, int, int]:
     return n, every, -(-updates // (n * every)) * every
 
 
-def stages(method: Method) -> tuple[Stage, ...]:
-    c, found, adaptation = method.config, [], Adaptation(method)
+def stages(method: Method, data: ReplayState) -> tuple[Stage, ...]:
+    c, found = method.config, []
     for name, updates in budgets(c).items():
         n, every, cycles = plan(c, updates)
         if name == PRETRAIN:
             phases = Update(n, method.features.sampler(), method.update), Host(method.infer, every)
             found.append(Stage(name, cycles, phases))
         else:
+            adaptation = Adaptation(method, largest(method.tasks, data))
             sampler = replay.transitions(c.batch, source=SOURCE, stack=c.frames)
             found.append(Stage(name, cycles, (Update(n, sampler, adaptation.update),), enter=adaptation.enter))
     return tuple(found)

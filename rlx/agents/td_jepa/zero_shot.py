@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx.agents.td_jepa import z as zs
-from rlx.agents.td_jepa.method import Method
+from rlx.agents.td_jepa.method import Carry, Method
 from rlx.agents.td_jepa.report import Report
 from rlx.types import Agent, AgentState, Array, Key
 
@@ -21,7 +22,8 @@ class ZeroShot:
         policy = rlx.load("runs/maze")
         zero_shot = ZeroShot(policy.agent, policy.state)
         z = zero_shot.infer_reward(next_obs, rewards)      # or infer_goal(obs), infer_preferences(pairs, labels)
-        action = zero_shot.act(obs, z)                     # or policy.evaluate with policy.carry(n, context=z)
+        action = zero_shot.act(obs, z)
+        replace(policy, agent=zero_shot.agent_for(z))      # a policy to evaluate, to film, to export
 
     Observations are those of the agent's environment, [N, ...]; images have their frames stacked along the last axis.
     """
@@ -99,6 +101,20 @@ class ZeroShot:
             raise ValueError("infer_preferences: labels are 1 (the first), 0 (the second) or 0.5 (a tie).")
         embed = lambda x: self.features(x.reshape(-1, *x.shape[2:])).reshape(*x.shape[:2], -1).mean(1)
         return zs.preferred(embed(first), embed(second), labels)
+
+    def agent_for(self, z: Any) -> Agent:
+        """The agent with this z [d] for good, which remembers no task: for films, evaluations and export."""
+        agent, one = self.agent, jnp.asarray(z, jnp.float32)
+
+        def carry(state: AgentState, n: int, context: Any = None) -> Any:
+            return agent.carry(state, n, one).frames
+
+        def act(state: AgentState, clock: Any, frames: Any, step: Any, key: Key, mode: str) -> tuple[Array, Any, dict]:
+            whole = Carry(jnp.broadcast_to(one, (step.reward.shape[0], len(one))), frames)
+            action, after, extras = agent.act(state, clock, whole, step, key, mode)
+            return action, after.frames, extras
+
+        return replace(agent, carry=carry, act=act)
 
     def act(self, obs: Any, z: Any, key: Key | int = 0, mode: str = "eval") -> np.ndarray:
         """Actions [N, m] at observations [N, ...] for ``z`` [d] or [N, d]; ``key`` is for policies that draw theirs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 
 import jax
@@ -20,6 +21,7 @@ from rlx.agents.td_jepa.method import plan
 from rlx.envs.control import pointmass_maze as maze
 from rlx.train import Options, run
 from rlx.types import Clock, Members, Problem
+from tests.test_precision import HIGHEST, at, traced
 
 from .worlds import PICTURES, SHORT, SMALL, maze_rows
 
@@ -466,6 +468,32 @@ def test_questions_are_answered_with_z_on_the_sphere(asked):
     no = jnp.zeros(200, bool)
     step = rlx.types.Step(obs, jnp.zeros(200), no, no, no, {})
     np.testing.assert_allclose(asked.agent.act(asked.state, CLOCK, carry, step, None, "eval")[0], action, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_policy_of_one_z_leaves_as_a_file(asked, tmp_path):
+    agent, given = made()
+    z = asked.sample_z(jax.random.key(4), 1)[0]
+    policy = rlx.train.Policy(asked.agent_for(z), asked.state, given)
+    rlx.export.to_numpy(policy, tmp_path / "maze.py")
+    spec = importlib.util.spec_from_file_location("maze_policy", tmp_path / "maze.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    obs = np.float32(np.random.default_rng(0).uniform(-0.2, 0.2, (9, 4)))
+    np.testing.assert_allclose(module.act(obs), asked.act(obs, z), atol=1e-5)
+    assert policy.carry(3) == ()
+
+
+def test_networks_follow_the_default_precision_and_statistics_are_exact():
+    agent, data = made()
+    state = jax.eval_shape(agent.init, jax.random.key(0), {k: jnp.float32(v) for k, v in agent.hyper.items()})
+    drawn = jax.eval_shape(lambda h: sampled(agent, data, h), state.hyper)
+    update = traced(lambda s, b: agent.report.method.update(s, CLOCK, b, jax.random.key(0)), state, drawn, default=None)
+    assert set(update) == {None, HIGHEST}
+    obs = jax.ShapeDtypeStruct((2, 4), np.float32)
+    assert set(
+        traced(lambda s, o: agent.act(s, CLOCK, agent.carry(s, 2), at(o), None, "eval")[0], state, obs, default=None)
+    ) == {None}
 
 
 @pytest.mark.parametrize(
