@@ -8,22 +8,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import numpy as np
 
 from rlx import config, files, keys
 from rlx.agents.td_jepa import ZeroShot
+from rlx.agents.td_jepa.tasks import transitions_of
 from rlx.cli import console, outputs
 from rlx.cli.console import MOST_STREAMS
 from rlx.envs.expressions import parse, quantities
-from rlx.replay import transitions
 from rlx.train import Policy, load
 from rlx.train.collect import acting, collect
-from rlx.types import Array, Clock, ReplayState
+from rlx.types import Array, ReplayState
 
 EXAMPLE = 'rlx zero_shot --run-dir runs/maze --reward "exp(-norm(pos - [0.1, 0.1]) / 0.05)"'
 OTHERS = 8  # directions at random that the answer is compared with
-NOW = Clock(*(np.int32(0) for _ in range(3)))
 
 
 @dataclass(frozen=True)
@@ -113,9 +111,8 @@ def _samples(flags: Flags, policy: Policy) -> tuple[np.ndarray, np.ndarray]:
     data = policy.problem.data.get("data")
     if not isinstance(data, ReplayState):
         raise ValueError(f"{flags.run_dir} has no dataset to regress a reward on: it was trained without --data.")
-    sampler = transitions(flags.samples, source="data", stack=policy.agent.config.frames)
     key = keys.fold(keys.root(flags.seed), "samples")
-    drawn = jax.tree.map(np.asarray, sampler(policy.state.hyper, NOW, {"data": data}, key))
+    drawn = transitions_of(data, flags.samples, policy.agent.config.frames, policy.state.hyper, key)
     return drawn.next_obs, drawn.action
 
 

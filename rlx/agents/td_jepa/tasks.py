@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,8 +14,11 @@ import numpy as np
 from rlx import replay
 from rlx.agents.td_jepa.config import Config
 from rlx.agents.td_jepa.features.base import SOURCE
-from rlx.replay.windows import Index, capacity, steps_back
-from rlx.types import Array, Clock, Env, Eval, Key, Problem, Spec, Task
+from rlx.envs.rewards import Reward
+from rlx.keys import roots
+from rlx.replay.buffer import overlaid
+from rlx.replay.windows import Index, capacity, draw_uniform, steps_back
+from rlx.types import PHYSICS, Array, Clock, Env, Eval, Key, Problem, ReplayState, Sampler, Spec, Task
 
 GIVEN = "tasks"  # the name of given rewards in `rlx.types.Problem.data`
 NOW = Clock(*(np.int32(0) for _ in range(3)))
@@ -48,8 +53,7 @@ class Tasks:
             t, w = (jnp.asarray(x) for x in sources[GIVEN]["index"])
             rewards = np.stack([np.asarray(sources[GIVEN]["rewards"][name]) for name in self.names])
             return arrivals(sources[SOURCE], t, w, c.frames), rewards
-        sampler = replay.transitions(c.inference, source=SOURCE, stack=c.frames)
-        drawn = jax.tree.map(np.asarray, sampler(hyper, NOW, sources, key))
+        drawn = transitions_of(sources[SOURCE], c.inference, c.frames, hyper, key)
         if not self.scores:
             return drawn.next_obs, drawn.reward[None]
         return drawn.next_obs, np.stack([self.scored(i, np, drawn.next_obs, drawn.action) for i in range(len(self.names))])
@@ -61,12 +65,45 @@ class Tasks:
         return xp.broadcast_to(score(xp, obs, action), obs.shape[:-1])
 
 
+def transitions_of(data: ReplayState, n: int, frames: int, hyper: dict[str, Array], key: Key) -> replay.Transitions:
+    """``n`` transitions as numpy, wherever the rows lie."""
+    sampler, draw = _sampler(n, frames)
+    index = draw(data._replace(data=None), hyper, key)
+    return jax.tree.map(np.asarray, sampler.read({SOURCE: data}, jax.tree.map(np.asarray, index)))
+
+
+@functools.cache
+def _sampler(n: int, frames: int) -> tuple[Sampler, Any]:
+    """And its draw, compiled once."""
+    sampler = replay.transitions(n, source=SOURCE, stack=frames)
+    return sampler, jax.jit(lambda data, hyper, key: sampler.draw({SOURCE: data}, hyper, NOW, key))
+
+
 def arrivals(source: Any, t: Array, w: Array, frames: int) -> np.ndarray:
     """The observations after rows (t [N], w [N]) of a dataset, of so many stacked frames."""
     ring = jax.tree.map(jnp.asarray, source.index)
     places = np.asarray(steps_back(ring, Index((t + 1) % capacity(ring), w), frames - 1))
     obs = np.asarray(source.data.obs)
     return np.concatenate([obs[places[:, i], np.asarray(w)] for i in reversed(range(frames))], -1)
+
+
+def relabelled(data: ReplayState, rewards: Mapping[str, Reward], n: int = 10_000, seed: int = 0) -> dict[str, Any]:
+    """What `rlx.types.Problem.data` takes as "tasks": of ``n`` transitions of a dataset with stored physics what other tasks
+    would have paid, as in ``{"spin": reward_of("dmc:walker-spin")}`` (`rlx.envs.rewards`).
+
+    Raises:
+        ValueError: the rows hold no physics, or that of another environment.
+    """
+    rows = overlaid(data)
+    if PHYSICS not in rows.info:
+        raise ValueError("the data hold no physics to pay for: collect them with physics, as rlx collect does where it can.")
+    index = draw_uniform(jax.tree.map(jnp.asarray, data.index), roots([seed])[0], n, 2)
+    t, w = np.asarray(index.t), np.asarray(index.w)
+    after = (t + 1) % rows.reward.shape[0]
+    before, physics = (np.asarray(rows.info[PHYSICS])[i, w] for i in (t, after))
+    action = np.asarray(rows.action)[t, w]
+    found = {name: np.asarray(reward(physics, action, before), np.float32) for name, reward in rewards.items()}
+    return {"index": (t, w), "rewards": found}
 
 
 def _checked(given: Any) -> tuple[str, ...]:
@@ -105,4 +142,6 @@ def _of_all(c: Config, problem: Problem, tasks: Tasks, every: int, stage: str) -
     if len(tasks.names) == 1:
         return [Eval(tasks.names[0], where, c.eval_episodes, every, context=np.int32(0), stages=when)]
     rows = [(np.int32(i), name) for i, name in enumerate(tasks.names) if name in problem.envs]
+    if tasks.scores and not rows:  # on the host: its own task
+        return [Eval(tasks.names[tasks.own], where, c.eval_episodes, every, context=np.int32(tasks.own), stages=when)]
     return [Eval(name, name, c.eval_episodes, every, context=i, stages=when) for i, name in rows]

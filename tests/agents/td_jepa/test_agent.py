@@ -13,13 +13,15 @@ import pytest
 
 import rlx.envs
 from rlx import agents, replay
-from rlx.agents.td_jepa import ZeroShot, actor, adapt
+from rlx.agents.td_jepa import ZeroShot, actor, adapt, relabelled
 from rlx.agents.td_jepa.config import Config
 from rlx.agents.td_jepa.features import METHODS
 from rlx.agents.td_jepa.features.base import predicted_next
 from rlx.agents.td_jepa.method import plan
 from rlx.envs.control import pointmass_maze as maze
+from rlx.envs.rewards import reward_of
 from rlx.train import Options, run
+from rlx.train.collect import collect, random
 from rlx.types import Clock, Members, Problem
 from tests.test_precision import HIGHEST, at, traced
 
@@ -372,6 +374,33 @@ def test_given_rewards_and_those_of_the_data_come_before_nothing():
     agent = agents.make("td_jepa", None, plain, **SHORT)
     assert agent.report.method.tasks.names == ("reward",) and [e.name for e in agent.evals] == ["reward"]
     assert np.linalg.norm(inferred(agent, plain.data).learned["tasks"]) == pytest.approx(2, rel=1e-5)
+
+
+def test_rewards_of_stored_physics_are_tasks():
+    env = rlx.envs.make("rlx:pointmass-maze", time_limit=8, physics=True)
+    data = replay.from_episodes(collect(random(env.spec), env, 40, 5))
+    paid = {name: reward_of("rlx:pointmass-maze", task=name) for name in ("loop", "fast_slow")}
+    tasks = relabelled(data, paid, n=30)
+    t, w = tasks["index"]
+    rows = data.data
+    for name, found in tasks["rewards"].items():
+        np.testing.assert_allclose(
+            found, maze.SCORES[name](np, np.asarray(rows.obs)[t + 1, w], np.asarray(rows.action)[t, w]), atol=1e-5
+        )
+    agent = agents.make("td_jepa", None, Problem({"train": env, "loop": env}, {"data": data, "tasks": tasks}), **SHORT)
+    assert agent.report.method.tasks.names == ("fast_slow", "loop") and [e.name for e in agent.evals] == ["loop"]
+    with pytest.raises(ValueError, match="no physics"):
+        relabelled(maze_rows(), paid)
+
+
+@pytest.mark.slow
+def test_an_environment_on_the_host_is_evaluated_on_its_own_task():
+    env = rlx.envs.make("rlx:pointmass-maze", time_limit=4, task="loop", host=True)
+    given, lines = Problem({"train": env}, {"data": maze_rows()}), []
+    agent = agents.make("td_jepa", None, given, **{**SHORT, "updates": 2})
+    assert len(agent.report.method.tasks.names) == 8 and [e.name for e in agent.evals] == ["loop"]
+    run(agent, given, 0, options=QUIET, callback=lambda line, state: lines.append(dict(line)))
+    assert [line["returns"].shape for line in lines if line["kind"] == "eval"] == [(2,)]
 
 
 @pytest.mark.parametrize(
