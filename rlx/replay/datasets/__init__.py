@@ -15,16 +15,19 @@ from __future__ import annotations
 
 from rlx.replay.dataset import Dataset, join
 from rlx.replay.datasets.d4rl import from_d4rl
+from rlx.replay.datasets.demonstrations import write_demos
 from rlx.replay.datasets.found import Reading
 from rlx.replay.datasets.loading import LAYOUTS, load
 from rlx.replay.datasets.minari import from_minari
 from rlx.replay.datasets.native import Writer, mapped, read, verify, write
 from rlx.replay.datasets.ogbench import from_ogbench
 from rlx.replay.datasets.placing import Where, nbytes, replay_of
+from rlx.replay.datasets.preferences import Pairs, load_pairs
 
 __all__ = [
     "LAYOUTS",
     "Dataset",
+    "Pairs",
     "Reading",
     "Where",
     "Writer",
@@ -33,10 +36,12 @@ __all__ = [
     "from_ogbench",
     "join",
     "load",
+    "load_pairs",
     "mapped",
     "nbytes",
     "read",
     "replay_of",
     "verify",
     "write",
+    "write_demos",
 ]

@@ -41,7 +41,12 @@ def from_d4rl(data: Mapping[str, Any] | str | os.PathLike, bounds: Any = None, *
         with columns.of(data):
             return _read(look(Path(data)), options)
     with columns.of("D4RL data"):
-        return _dataset(dict(data), "D4RL data", "D4RL", options)
+        return dataset(dict(data), "D4RL data", options)
+
+
+def dataset(columns_by_name: dict[str, Any], name: str, reading: Reading) -> Dataset:
+    """`from_d4rl` of arrays, as a reader calls it."""
+    return _dataset({k: v for k, v in columns_by_name.items() if k not in reading.ignore}, name, "D4RL", reading)
 
 
 def _read(found: Found, reading: Reading) -> Dataset:

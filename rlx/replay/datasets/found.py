@@ -29,6 +29,7 @@ class Reading:
     horizon: int | None = size(None, "steps after which episodes were cut where nothing marks it; 0: none was", least=0)
     ignore: tuple[str, ...] = size((), "columns that are taken as not there, such as timeouts")
     keys: tuple[str, ...] = size((), "observations to take, in this order, where a file has several; default: its usual ones")
+    split: str | None = size(None, "robomimic: the demonstrations of this mask, such as train or valid")
     episodes: int | None = size(None, "so many at most, the first ones", least=1)
     trust_arrays: bool = size(False, "read layouts that exist as pickles only: arrays, numbers, text, lists and dicts of them")
 

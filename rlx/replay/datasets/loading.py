@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,24 @@ from typing import Any
 from rlx.config import nearest, replace
 from rlx.replay import columns
 from rlx.replay.dataset import Dataset, join
-from rlx.replay.datasets import d4rl, minari, native, ogbench
+from rlx.replay.datasets import d4rl, demonstrations, exorl, minari, native, ogbench, pickled, robomimic
 from rlx.replay.datasets.found import Found, Layout, Reading, look
 from rlx.replay.datasets.found import reading as reading_of
 
 # The first that fits reads: what is more special stands before what is more general.
-LAYOUTS: tuple[Layout, ...] = (native.FOLDER, native.FILE, minari.LAYOUT, d4rl.NEORL, ogbench.LAYOUT, d4rl.LAYOUT)
+LAYOUTS: tuple[Layout, ...] = (
+    native.FOLDER,
+    native.FILE,
+    minari.LAYOUT,
+    robomimic.LAYOUT,
+    demonstrations.LAYOUT,
+    demonstrations.ROBOHIVE,
+    d4rl.NEORL,
+    exorl.LAYOUT,
+    ogbench.LAYOUT,
+    d4rl.LAYOUT,
+    pickled.LAYOUT,
+)
 _SUFFIXES = (".npz", ".hdf5", ".h5", ".pickle", ".pkl", ".pt")  # of the files in a folder that may be data
 
 Source = str | os.PathLike | Iterable[str | os.PathLike]
@@ -34,7 +47,18 @@ def load(source: Source, reading: Reading | None = None, **options: Any) -> Data
             message names the file, the column, the row where there is one, and what to do.
     """
     chosen = reading_of(**options) if reading is None else replace(reading, options)
-    return join([_load(look(path), chosen) for path in paths(source)])
+    return _joined(paths(source), chosen)
+
+
+def _joined(files: list[Path], reading: Reading) -> Dataset:
+    """As many of them as hold the episodes that were asked for."""
+    parts: list[Dataset] = []
+    for path in files:
+        left = None if reading.episodes is None else reading.episodes - sum(map(len, parts))
+        if left == 0:
+            break
+        parts.append(_load(look(path), replace(reading, {"episodes": left})))
+    return join(parts)
 
 
 def layout_of(found: Found, format: str | None = None) -> Layout | None:
@@ -58,7 +82,12 @@ def paths(source: Source) -> list[Path]:
     path = Path(source).expanduser()
     if path.exists() or not glob.has_magic(str(path)):
         return [path]
-    return [Path(p) for p in sorted(glob.glob(str(path), recursive=True))] or _nothing(source)
+    return sorted(map(Path, glob.glob(str(path), recursive=True)), key=natural) or _nothing(source)
+
+
+def natural(path: Path) -> list[Any]:
+    """Sorts numbers in names by their value: ``episode_2`` before ``episode_10``."""
+    return [int(x) if x.isdecimal() else x for x in re.split(r"(\d+)", str(path))]
 
 
 def _nothing(source: Any) -> list[Path]:
@@ -71,12 +100,12 @@ def _load(found: Found, reading: Reading) -> Dataset:
         with columns.of(found.path):
             return layout.read(found, reading)
     if found.kind == "folder":
-        inside = [p for p in sorted(found.path.iterdir()) if p.suffix in _SUFFIXES and not p.name.startswith(".")]
+        inside = [p for p in sorted(found.path.iterdir(), key=natural) if p.suffix in _SUFFIXES and not p.name.startswith(".")]
         if not inside:
             raise ValueError(
                 f"{found.path} is a folder without data: neither files ({', '.join(_SUFFIXES)}) nor a layout.{_known()}"
             )
-        return join([_load(look(p), reading) for p in inside])
+        return _joined(inside, reading)
     held = ", ".join(sorted(found.names)) or "nothing that can be listed"
     raise ValueError(f"{found.path} ({found.kind}) is of no layout that is known; it holds {held}.{_known()}")
 
