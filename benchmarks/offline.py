@@ -182,8 +182,8 @@ def returns_of(env: Env | HostEnv, act: Callable[[np.ndarray], Any], episodes: i
     """Whole episodes of a policy that lives elsewhere, [E]."""
     vec = batch(env, episodes, ends="stop")
     if vec.host:
-        key: Any = HostKey(np.array([[0, seed]], np.uint32), episodes, 0)
-        after = lambda t: key._replace(step=t)
+        key: Any = HostKey(np.array([[0, seed]], np.uint32), episodes)
+        after = key.at
         step = vec.step
     else:
         key, after, step = jax.random.key(seed), lambda t: jax.random.fold_in(key, t), jax.jit(vec.step)
