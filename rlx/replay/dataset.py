@@ -150,16 +150,17 @@ def from_steps(
     episodes = len(borders) - 1
     offsets = borders + np.arange(episodes + 1)
     long = len(reward) > 64 * episodes  # slices are faster than a scatter where there are few
+    places = None if long else np.arange(len(reward)) + np.repeat(np.arange(episodes), np.diff(borders))
 
     def spread(x: np.ndarray, shift: int, rest: Any) -> np.ndarray:
         """``x`` in the rows from ``shift`` on of each episode, ``rest`` in the row that is left."""
         out = np.empty((len(reward) + episodes, *x.shape[1:]), x.dtype)
-        if long:
+        if places is None:
             for i in range(episodes):
                 a, b = borders[i], borders[i + 1]
                 out[a + i + shift : b + i + shift] = x[a:b]
         else:
-            out[np.arange(len(x)) + np.repeat(np.arange(episodes), np.diff(borders)) + shift] = x
+            out[places + shift] = x
         out[offsets[:-1] if shift else offsets[1:] - 1] = rest
         return out
 

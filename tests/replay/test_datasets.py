@@ -253,8 +253,8 @@ def test_byte_orders_of_other_machines():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"\x89HDF\r\n\x1a\n" + bytes(2048), "cannot be read|is HDF5"),
-        (bytes(512) + b"\x89HDF\r\n\x1a\n" + bytes(2048), "cannot be read|is HDF5"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(2048), "is HDF5"),
+        (bytes(512) + b"\x89HDF\r\n\x1a\n" + bytes(2048), "is HDF5"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS.*git lfs pull"),
         (b"\x1f\x8b" + bytes(100), "gunzip"),
         (b"<!doctype html>", "web page"),

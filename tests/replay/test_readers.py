@@ -385,7 +385,7 @@ def test_hdf5_links_claims_and_damage(tmp_path):
         replay.load(path)
     half = tmp_path / "half.hdf5"
     half.write_bytes(good.read_bytes()[: good.stat().st_size // 2])
-    with pytest.raises(ValueError, match="half.hdf5 cannot be read: only a part of it is there"):
+    with pytest.raises(ValueError, match="half.hdf5 is HDF5 that cannot be read: only a part of it is there"):
         replay.load(half)
     with h5py.File(tmp_path / "text.hdf5", "w") as file:
         for name, values in d4rl(rewards=None).items():

@@ -29,7 +29,7 @@ def opened(path: str | os.PathLike) -> Iterator[h5py.File]:
     except (OSError, RuntimeError, KeyError) as error:
         said = str(error)
         what = "only a part of it is there" if "truncated" in said else files.words(error).rstrip(".")
-        raise ValueError(f"{path} cannot be read: {what}. Get the file anew.") from error
+        raise ValueError(f"{path} is HDF5 that cannot be read: {what}. Get the file anew.") from error
 
 
 def outline(group: h5py.Group) -> dict[str, Header]:
