@@ -127,7 +127,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch": 32,
         "inference": 256,
     },
-    "small": {**_NARROW, "updates": 15_000, "eval_every": 5_000, "batch": 256, "discount": 0.99, "tau": 0.005},
+    "small": {
+        **_NARROW,
+        "phi_layers": 2,
+        "updates": 15_000,
+        "eval_every": 5_000,
+        "batch": 256,
+        "discount": 0.97,
+        "tau": 0.005,
+        "lambda_psi": 1.0,
+    },
     "walker": {},  # the paper's, for walker, cheetah and quadruped with states
     "pointmass": {"discount": 0.99, "future_discount": 0.99, "lr_actor": 1e-6},
     "pixels": {"updates": 2_000_000, "batch": 512, "frames": 3},

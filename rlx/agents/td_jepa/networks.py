@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
@@ -121,7 +121,7 @@ class Net:
     actions: int
     shared: bool = False  # one encoder for states and tasks
     blind: bool = False  # the predictor does not see z
-    noise: int = field(default=0)  # entries of the actor's noise
+    noise: int = 0  # entries of the actor's noise
 
     def see(self, p: Params, which: str, obs: Array) -> Array:
         """What an encoder ("phi" or "psi") is given: an observation, or its trunk's features of an image."""
