@@ -21,6 +21,7 @@ from rlx.dynamics.sparse_dynamics import SparseDynamics
 from rlx.nn import normalize, returns
 from rlx.planning import laws, mpqp
 from rlx.precision import exact, in_float32
+from rlx.preferences import transport
 from rlx.train.run_config import RunConfig
 from rlx.types import Env, Leaf, Spec, Step, Update
 from tests.agents.settings import AGENTS
@@ -212,6 +213,12 @@ def test_principal_components_are_exact():
     state = jax.eval_shape(dyna.init, KEY, {k: jnp.float32(v) for k, v in dyna.hyper.items()})
     obs = jax.ShapeDtypeStruct((2, *dyna.envs["train"].spec.obs.shape), np.float32)
     assert_exact(lambda state, obs: dyna.act(state, CLOCK, (), at(obs), KEY, "sparse")[0], state, obs)
+
+
+def test_transport_is_exact():
+    c, w = jnp.ones((3, 3)), jnp.ones(3) / 3
+    assert_exact(lambda c: transport.gromov_wasserstein(jnp, c, c, w, w), c)
+    assert_exact(lambda c: transport.gw_cost(jnp, c, c, c), c)
 
 
 def test_returns_and_statistics_have_no_product_that_is_rounded():
