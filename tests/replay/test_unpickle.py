@@ -54,19 +54,21 @@ class Changed:
 
 
 EMPTY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
+FULL = b"cnumpy.core.numeric\n_frombuffer\n(S'x'\ncnumpy\ndtype\n(S'u1'\ntR(I1\ntS'C'\ntR"
+LAUGH = b")" + b"q\x00h\x00\x86" * 40  # a tuple of two of a tuple of two of ...
 HOSTILE = {
     "a command": (pickled(os.system, "touch hacked"), "names posix.system"),
     "eval": (pickled(eval, "1"), "names builtins.eval"),
     "getattr": (pickled(getattr, "x", "upper"), "names builtins.getattr"),
     "an import": (b"cos\nsystem\n(S'touch hacked'\ntR.", "names os.system"),
-    "an instance": (b"(S'touch hacked'\nios\nsystem\n.", "names os.system"),
+    "an instance": (b"(S'touch hacked'\nios\nsystem\n.", "an instance"),
     "a dotted name": (b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93.", "names numpy.ndarray.tofile"),
     "a nested call": (pickled(np.dtype, Calls(os.system, "touch hacked")), "names posix.system"),
     "objects": (pickle.dumps(np.array([{}, 1], object)), "not of numbers"),
     "structures": (pickle.dumps(np.zeros(2, [("a", "f4")])), "not of numbers"),
     "metadata": (pickle.dumps(Changed((4, "<", None, None, None, -1, -1, 0, {"x": 1}))), "holds a dtype"),
     "names in a dtype": (pickle.dumps(Changed((3, "<", None, ("a",), {"a": 1}, -1, -1, 0))), "structures"),
-    "a changed function": (b"cnumpy\ndtype\n}S'fn'\nI1\nsb.", "changes a function"),
+    "a changed function": (b"cnumpy\ndtype\n}S'fn'\nI1\nsb.", "changes what is no array"),
     "a huge claim": (
         b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR(I1\n(I1000000000000\ntcnumpy\ndtype\n(S'f8'\ntRI00\nS'x'\ntb.",
         "claims an array .1000000000000,. of float64 and holds 1 bytes",
@@ -76,8 +78,41 @@ HOSTILE = {
         "without its numbers",
     ),
     "a persistent id": (b"Px\n.", "outside of it"),
-    "an extension": (b"\x80\x02\x82\x01.", "unregistered extension"),
-    "a set": (pickle.dumps({1, 2}), "holds a set|names builtins.set"),
+    "an array that is there already": (
+        FULL + b"(I1\n(I1\ntcnumpy\ndtype\n(S'u1'\ntRI00\nS'x'\ntb.",
+        "in a form that numpy does not write",
+    ),
+    "an item of an array": (FULL + b"I0\nI1\ns.", "changes what is no dict"),
+    "a key as deep as it is long": (b"\x80\x02})" + b"\x85" * 3_000_000 + b"K\x01s.", "a key that is a tuple"),
+    "a key of 2^40 leaves": (b"\x80\x02}" + LAUGH + b"K\x01s.", "a key that is a tuple"),
+    "a key of 2^40 leaves in an ordered dict": (
+        b"\x80\x02ccollections\nOrderedDict\n" + LAUGH + b"K\x01\x86\x85\x85R.",
+        "a key that is a tuple",
+    ),
+    "a dtype of 2^40 leaves": (b"\x80\x02cnumpy\ndtype\n" + LAUGH + b"\x85R.", "an array of tuple, not of numbers"),
+    "a shape of 2^40 leaves": (
+        b"\x80\x02" + EMPTY + b"(I1\n" + LAUGH + b"cnumpy\ndtype\n(S'f8'\ntRI00\nS'x'\ntb.",
+        "in a form that numpy does not write",
+    ),
+    "a set of 2^40 leaves": (b"\x80\x04(" + LAUGH + b"\x91.", "makes a set"),
+    "a new instance": (b"\x80\x02cnumpy\nndarray\n)\x81.", "an instance"),
+    "one array many times": (
+        b"\x80\x02](" + pickle.dumps(np.zeros(1000), 2)[2:-1] + b"r\x00\x01\x00\x00" + b"j\x00\x01\x00\x00" * 1000 + b"e.",
+        "the same things over and over",
+    ),
+    "one text encoded many times": (
+        b"\x80\x02(X\x10\x27\x00\x00"
+        + b"x" * 10_000
+        + b"q\x00"
+        + b"c_codecs\nencode\nq\x010"
+        + b"h\x01h\x00\x85R" * 100
+        + b"t.",
+        "the same things over and over",
+    ),
+    "8 GiB that are not there": (b"\x80\x05\x96" + (2**33).to_bytes(8, "little") + b"x.", "damaged"),
+    "an old file of torch": (pickle.dumps(0x1950A86A20F9469CFC6C, 2), "torch older than 1.6"),
+    "an extension": (b"\x80\x02\x82\x01.", "a set or an instance"),
+    "a set": (pickle.dumps({1, 2}), "makes a set"),
     "a memo of billions": (b"\x80\x02Nr\xff\xff\xff\xff0.", "damaged"),
     "bytes that are not there": (b"\x80\x04\x8e" + (2**40).to_bytes(8, "little") + b"x.", "damaged"),
     "half": (pickle.dumps(np.arange(100))[:60], "damaged|outside|array"),
@@ -105,14 +140,14 @@ def test_deep_and_laughing_pickles_end():
     laugh: list = ["ha"]
     for _ in range(25):
         laugh = [laugh, laugh]  # 2^25 leaves, of 26 lists
-    found = unpickle.loads(pickle.dumps(laugh))
-    for _ in range(25):
-        assert found[0] is found[1]
-        found = found[0]
-    assert found == ["ha"]
+    with pytest.raises(ValueError, match="the same things over and over"):
+        unpickle.loads(pickle.dumps(laugh))
+    twice = np.arange(100)
+    found = unpickle.loads(pickle.dumps([twice, twice]))
+    assert found[0] is found[1] and found[0].tolist() == twice.tolist()
 
 
-def torch_archive(tensors, storages, order="little"):
+def torch_archive(tensors, storages, order="little", method=zipfile.ZIP_STORED):
     """What torch.save writes: a pickle that refers to storages by (\"storage\", type, key, place, numbers)."""
 
     class Kind:
@@ -158,7 +193,7 @@ def torch_archive(tensors, storages, order="little"):
     Writer.dispatch[Tensor] = save_tensor
     Writer(out, 2).dump({k: Tensor(*v) for k, v in tensors.items()})
     archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w") as file:
+    with zipfile.ZipFile(archive, "w", method) as file:
         file.writestr("archive/data.pkl", out.getvalue())
         file.writestr("archive/byteorder", order)
         for key, values in storages.items():
@@ -177,6 +212,15 @@ def test_archives_of_torch(tmp_path):
         path.write_bytes(torch_archive({"x": ("FloatStorage", "0", 0, *wrong)}, {"0": numbers}))
         with pytest.raises(ValueError, match="claims a tensor"):
             unpickle.load(path)
+    views = {str(i): ("FloatStorage", "0", 0, (12,), (1,)) for i in range(3)}
+    path.write_bytes(torch_archive(views, {"0": numbers}))
+    first, *others = unpickle.load(path).values()
+    assert all(np.shares_memory(first, x) for x in others) and not first.flags.writeable
+    path.write_bytes(torch_archive({"x": ("DoubleStorage", "0", 3, (0, 2), (2, 1))}, {"0": numbers}))
+    assert unpickle.load(path)["x"].shape == (0, 2) and unpickle.load(path)["x"].dtype == np.float64
+    path.write_bytes(torch_archive(tensors, {"0": numbers}, method=zipfile.ZIP_DEFLATED))
+    with pytest.raises(ValueError, match="is compressed"):
+        unpickle.load(path)
     path.write_bytes(torch_archive({"x": ("FloatStorage", "9", 0, (1,), (1,))}, {"0": numbers}))
     with pytest.raises(ValueError, match="numbers that are not in it"):
         unpickle.load(path)
