@@ -1,4 +1,4 @@
-"""Preferences: labels carried from task to task by optimal transport."""
+"""Preferences: pairs of pieces of episodes, labels carried from task to task by transport, rewards learned from them."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from rlx.replay.flags import FIRST, LAST, VALID, has, put
 from rlx.types import Array, ReplayState
 
 
-class _Pieces(NamedTuple):
+class Pieces(NamedTuple):
     """Rows in order, stream after stream, and the episode that each belongs to. What is stored of a cut episode is one too."""
 
     place: Array  # [N, 2] int: ring position and stream
@@ -20,7 +20,7 @@ class _Pieces(NamedTuple):
     begins: Array  # [N] bool
 
 
-def _pieces(state: ReplayState) -> _Pieces:
+def pieces(state: ReplayState) -> Pieces:
     index = jax.tree.map(np.asarray, state.index)
     order = np.asarray(rows_in_order(state.index))[: int(index.size) + int(index.tail)]
     flags = index.flags[order].T  # [W, T]
@@ -29,13 +29,13 @@ def _pieces(state: ReplayState) -> _Pieces:
     after[:, 1:] = valid[:, :-1] & ~last[:, :-1]  # an episode goes on there
     begins = (valid & (has(flags, FIRST) | ~after))[valid]
     w, t = np.nonzero(valid)
-    return _Pieces(np.stack([order[t], w], 1), np.cumsum(begins) - 1, begins)
+    return Pieces(np.stack([order[t], w], 1), np.cumsum(begins) - 1, begins)
 
 
 def episode_returns(state: ReplayState) -> np.ndarray:
     """The sum of rewards (those of an overlay, where there is one) of each stored episode, float64 [E], in the order of
     `export`, with pieces of a single row too."""
-    rows = _pieces(state)
+    rows = pieces(state)
     reward = np.asarray(overlaid(state).reward)[rows.place[:, 0], rows.place[:, 1]]
     return np.bincount(rows.number, np.where(rows.begins, 0.0, reward))
 
@@ -43,7 +43,7 @@ def episode_returns(state: ReplayState) -> np.ndarray:
 def best_episodes(state: ReplayState, share: float) -> ReplayState:
     """Only the episodes of the highest returns: as many as it takes for ``share`` of all rows, one at least. The others stay in
     memory, marked invalid, as by `Replay.evict`."""
-    rows = _pieces(state)
+    rows = pieces(state)
     lengths = np.bincount(rows.number)
     order = np.argsort(-episode_returns(state), kind="stable")
     before = np.cumsum(lengths[order]) - lengths[order]  # rows of better episodes

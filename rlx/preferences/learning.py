@@ -1,0 +1,281 @@
+"""Learning a reward from preferences, and giving it to the rows of a dataset.
+
+The probability that the second of two segments is preferred is sigmoid(g_2 - g_1), with g a segment's score (Bradley-Terry),
+and labels y in [0, 1] are soft. Robust reward learning (PEARL, arXiv:2306.03615) has a Gaussian for each step's reward::
+
+    CE(y, d) = (1 - y) softplus(-d) + y softplus(d),    d = g_1 - g_2
+    L_m = mean w CE(y, d(m))                                          of the means m
+    L_s = mean w 1/K sum_k CE(y, d(m + std xi_k)),   xi ~ N(0, 1)     of samples; alone it would send std to 0
+    L_v = mean max(0, entropy - (log std + log(2 pi e) / 2))          keeps the entropy of each up
+    L   = L_m + L_s + 0.1 L_v
+
+That the paper has these kinds of terms is known, their exact sum and constants are not: all are settings (`Coefs`, `Training`).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlx import keys
+from rlx.nn.optim import apply_gradients, optimizer
+from rlx.preferences.models import Judged, RewardMLP, RewardModel
+from rlx.preferences.pairs import Episodes, Preferences, rows_of
+from rlx.types import Array, Key, PyTree
+
+HALF_LOG_2PIE = 0.5 * math.log(2 * math.pi * math.e)  # the entropy of N(0, 1)
+MOST_HELD = 256  # pairs on which a model is judged while it learns
+
+
+class Coefs(NamedTuple):
+    """Numbers of the loss and of Adam; they may be traced. Without a Gaussian head only the first term is there."""
+
+    mean: Array | float = 1.0
+    sample: Array | float = 1.0
+    variance: Array | float = 0.1
+    entropy: Array | float = 0.0  # 0: that of std = 0.242
+    lr: Array | float = 3e-4
+    weight_decay: Array | float = 0.0
+
+
+@dataclass(frozen=True)
+class Training:
+    """Sizes and switches of a fit. ``schedule``: step sizes from a tenth of ``lr`` up to it in the first tenth of all steps and
+    back as a cosine, as the Preference Transformer has it (with ``weight_decay`` 1e-4); else ``lr`` throughout."""
+
+    steps: int = 20_000
+    batch: int = 16  # pairs
+    segment: int = 25  # steps of the windows that are compared
+    samples: int = 4
+    noise: Literal["per_segment", "per_step"] = "per_segment"  # independent noise of many steps all but cancels in their mean
+    variance: Literal["hinge", "target"] = "hinge"  # at least that entropy, or that one
+    schedule: bool = False
+    held_out: float = 0.1  # share of the pairs, drawn before training; what is kept is the model that judged these best
+    checks: int = 20  # how often these are looked at
+
+
+class Fit(NamedTuple):
+    """What came of it. Curves are over ``checks``."""
+
+    params: PyTree
+    train_loss: Array  # [checks]
+    held_loss: Array  # [checks] cross-entropy of the held-out pairs; NaN where there are none
+    best: Array  # int32: the check whose parameters are kept
+
+
+def cross_entropy(label: Array, gap: Array) -> Array:
+    """CE(y, d) of labels (second preferred) and gaps d = g_1 - g_2."""
+    return (1 - label) * jax.nn.softplus(-gap) + label * jax.nn.softplus(gap)
+
+
+def loss(first: Judged, second: Judged, label: Array, weight: Array, key: Key, coef: Coefs, how: Training) -> Array:
+    """L of a batch [B]."""
+    gap = first.score(first.mean) - second.score(second.mean)
+    total = coef.mean * (weight * cross_entropy(label, gap)).mean()
+    if first.std is None or second.std is None:
+        return total
+    pair = jax.random.normal(key, (2, how.samples, *label.shape, 1 if how.noise == "per_segment" else first.mean.shape[-1]))
+    scores = [j.score(j.mean + j.std * xi) for j, xi in zip((first, second), pair, strict=True)]
+    sampled = (weight * cross_entropy(label, scores[0] - scores[1])).mean()
+    return total + coef.sample * sampled + coef.variance * (spread(first, coef, how) + spread(second, coef, how)) / 2
+
+
+def spread(judged: Judged, coef: Coefs, how: Training) -> Array:
+    """L_v: of the steps that count, of a Gaussian model."""
+    assert judged.std is not None
+    entropy = jnp.log(judged.std) + HALF_LOG_2PIE
+    each = jnp.maximum(coef.entropy - entropy, 0.0) if how.variance == "hinge" else (entropy - coef.entropy) ** 2
+    there = judged.share > 0
+    return (each * there).sum() / jnp.maximum(there.sum(), 1)
+
+
+# --------------------------------------------------------------------------------------------------------------- the fit
+
+
+class Windows(NamedTuple):
+    """Rows on the device and where the pieces of pairs begin in them: windows are gathered when they are looked at."""
+
+    obs: Array  # [N, n]
+    action: Array  # [N, m]
+    row: Array  # int32 [2, P]
+    room: Array  # int32 [P]: a window may begin at this many later rows
+    label: Array  # [P]
+    weight: Array  # [P]
+
+    def read(self, pair: Array, offset: Array, steps: int) -> tuple[Array, Array, Array]:
+        """Both windows of pairs [B]: observations [2 B, H, n], actions, masks; all first ones come first."""
+        at = (self.row[:, pair] + offset).reshape(-1, 1) + jnp.arange(steps)
+        return self.obs[at], self.action[at], jnp.ones(at.shape)
+
+
+def windows(pairs: Preferences, found: Episodes, segment: int) -> tuple[Windows, int]:
+    """Of pairs of episodes, and the length of a window: ``segment``, or the shortest piece that was compared.
+
+    Raises:
+        ValueError: a pair points outside of the episodes.
+    """
+    row, steps = rows_of(pairs, found), min(segment, int(np.min(pairs.steps)))
+    parts = (found.obs, found.action, row, np.asarray(pairs.steps) - steps, pairs.label, pairs.weight)
+    kinds = (np.float32, np.float32, np.int32, np.int32, np.float32, np.float32)
+    return Windows(*(jnp.asarray(x, kind) for x, kind in zip(parts, kinds, strict=True))), steps
+
+
+def init(model: RewardModel, key: Key, n: int, m: int) -> PyTree:
+    return model.init(key, jnp.zeros((1, 1, n)), jnp.zeros((1, 1, m)), jnp.ones((1, 1)))
+
+
+def split(count: int, share: float, key: Key) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs to learn from and pairs held out, before anything is learned; at least one of the former."""
+    order = np.asarray(jax.random.permutation(key, count))
+    held = min(int(round(share * count)), MOST_HELD, count - 1)
+    return order[held:], order[:held]
+
+
+def fit(
+    model: RewardModel,
+    params: PyTree,
+    pairs: Preferences,
+    found: Episodes,
+    key: Key,
+    training: Training | None = None,
+    coefs: Coefs | None = None,
+) -> Fit:
+    """``params`` learned from ``pairs``, as one compiled program.
+
+    Raises:
+        ValueError: as `windows`, or no pair counts.
+    """
+    how = training or Training()
+    data, steps = windows(pairs, found, how.segment)
+    if not float(np.sum(pairs.weight)) > 0:
+        raise ValueError("no pair of preferences counts: all weights are 0, so there is nothing to learn a reward from.")
+    learn, held = split(len(pairs.label), how.held_out, keys.fold(key, "held out"))
+    run = functools.partial(_fit, model=model, steps=steps, how=how)
+    return run(params, data, jnp.asarray(learn), jnp.asarray(held), key, coefs or Coefs())
+
+
+def step_share(done: Array) -> Array:
+    """Of the largest step size, when a share ``done`` of all steps is."""
+    return jnp.where(done < 0.1, 0.1 + 9 * done, 0.55 + 0.45 * jnp.cos(jnp.pi * (done - 0.1) / 0.9))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "steps", "how"))
+def _fit(
+    params: PyTree,
+    data: Windows,
+    learn: Array,
+    held: Array,
+    key: Key,
+    coef: Coefs,
+    *,
+    model: RewardModel,
+    steps: int,
+    how: Training,
+) -> Fit:
+    block = max(how.steps // how.checks, 1)
+    chain = lambda lr: optimizer(lr, weight_decay=coef.weight_decay)
+
+    def judge(params: PyTree, pair: Array, offset: Array, dropout: Key | None) -> tuple[Judged, Judged]:
+        rngs = {} if dropout is None else {"rngs": {"dropout": dropout}}
+        both = model.apply(params, *data.read(pair, offset, steps), dropout is not None, **rngs)
+        half = len(pair)
+        return jax.tree.map(lambda x: x[:half], both), jax.tree.map(lambda x: x[half:], both)
+
+    def value(params: PyTree, key: Key) -> Array:
+        draw, shift, noise, dropout = jax.random.split(key, 4)
+        pair = learn[jax.random.randint(draw, (how.batch,), 0, len(learn))]
+        offset = jax.random.randint(shift, (how.batch,), 0, data.room[pair] + 1)
+        return loss(*judge(params, pair, offset, dropout), data.label[pair], data.weight[pair], noise, coef, how)
+
+    def update(carry: tuple[PyTree, PyTree], t: Array) -> tuple[tuple[PyTree, PyTree], Array]:
+        params, opt = carry
+        got, grads = jax.value_and_grad(value)(params, keys.fold(key, "step", t))
+        scale = step_share(t / (block * how.checks)) if how.schedule else 1.0
+        return apply_gradients(chain(coef.lr * scale), params, grads, opt), got
+
+    def held_loss(params: PyTree) -> Array:
+        if not len(held):
+            return jnp.float32(jnp.nan)
+        first, second = judge(params, held, data.room[held] // 2, None)
+        each = cross_entropy(data.label[held], first.score(first.mean) - second.score(second.mean))
+        return (data.weight[held] * each).sum() / jnp.maximum(data.weight[held].sum(), 1e-6)
+
+    def check(carry: tuple, i: Array) -> tuple[tuple, tuple[Array, Array]]:
+        (params, opt), best, least, which = carry
+        (params, opt), got = jax.lax.scan(update, (params, opt), i * block + jnp.arange(block))
+        now = held_loss(params)
+        better = ~(now >= least)  # without held-out pairs the last is kept
+        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), params, best)
+        return ((params, opt), best, jnp.where(better, now, least), jnp.where(better, i, which)), (got.mean(), now)
+
+    start = ((params, chain(0.0).init(params)), params, jnp.float32(jnp.inf), jnp.int32(0))
+    (_, best, _, which), curves = jax.lax.scan(check, start, jnp.arange(how.checks))
+    return Fit(best, *curves, which)
+
+
+# ------------------------------------------------------------------------------------------------------------- relabelling
+
+
+def window(row: Array, first: Array, steps: int) -> tuple[Array, Array]:
+    """Rows [..., H] that lead up to ``row`` within its episode, which begins at ``first``, and which of them are there; those
+    in front of the episode are row 0 and masked."""
+    at = row[..., None] - steps + 1 + jnp.arange(steps)
+    mask = at >= first[..., None]
+    return jnp.where(mask, at, 0), mask
+
+
+@functools.partial(jax.jit, static_argnames=("model", "steps", "chunk"))
+def _rewards(
+    params: PyTree, obs: Array, action: Array, first: Array, kappa: Array, *, model: RewardModel, steps: int, chunk: int
+) -> Array:
+    def some(row: Array) -> Array:
+        at, mask = window(row, first[row], steps)
+        judged = model.apply(params, obs[at] * mask[..., None], action[at] * mask[..., None], mask.astype(jnp.float32))
+        mean = judged.mean[:, -1]
+        return mean if judged.std is None else mean - kappa * judged.std[:, -1]
+
+    rows = jnp.arange(-(-len(obs) // chunk) * chunk) % len(obs)
+    return jax.lax.map(some, rows.reshape(-1, chunk)).reshape(-1)[: len(obs)]
+
+
+def rewards(
+    model: RewardModel, params: PyTree, found: Episodes, segment: int, kappa: float = 0.0, chunk: int = 256
+) -> np.ndarray:
+    """float64 [N]: what the decision at each row is worth, by the last step of the ``segment`` steps that lead up to it (the
+    step's own reward, not the weighted score), less ``kappa`` standard deviations. At last rows nothing was done: NaN."""
+    steps = 1 if isinstance(model, RewardMLP) else segment  # an MLP sees one step
+    arrays = (jnp.asarray(found.obs, jnp.float32), jnp.asarray(found.action, jnp.float32), jnp.asarray(found.first, jnp.int32))
+    each = _rewards(params, *arrays, jnp.float32(kappa), model=model, steps=steps, chunk=min(chunk, len(found.obs)))
+    out = np.asarray(each, np.float64)
+    out[found.begin + found.steps] = np.nan
+    return out
+
+
+def scaled(reward: np.ndarray, found: Episodes, horizon: int) -> tuple[np.ndarray, float]:
+    """``reward`` [N] times ``horizon`` / (largest - smallest return of an episode), and that factor; 1 where all episodes are
+    worth the same."""
+    returns = np.add.reduceat(np.nan_to_num(reward), found.begin)
+    span = float(np.ptp(returns))
+    factor = 1.0 if span < 1e-8 else horizon / span
+    return reward * factor, factor
+
+
+def agreement(label: np.ndarray, said: np.ndarray) -> float:
+    """Share of pairs with a preference (no tie) on which probabilities ``said`` [P] side with ``label`` [P]."""
+    told = label != 0.5
+    return float(((said > 0.5) == (label > 0.5))[told].mean()) if told.any() else float("nan")
+
+
+def predictions(model: RewardModel, params: PyTree, pairs: Preferences, found: Episodes, segment: int) -> np.ndarray:
+    """float64 [P]: the probability that the second is preferred, from the windows in the middle of the pieces."""
+    data, steps = windows(pairs, found, segment)
+    every: Any = jnp.arange(len(pairs.label))
+    judged = model.apply(params, *data.read(every, data.room // 2, steps))
+    first, second = np.split(np.asarray(judged.score(judged.mean), np.float64), 2)
+    return 1 / (1 + np.exp(np.clip(first - second, -500, 500)))

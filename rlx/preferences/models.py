@@ -1,0 +1,134 @@
+"""Reward models: what each step of a segment is worth, how sure that is, and what the segment is worth as a whole.
+
+Both are called as ``model.apply(params, obs [B, H, n], action [B, H, m], mask [B, H], train)`` and give `Judged`. A segment's
+score is linear in its rewards, ``sum_t share_t r_t``: so rewards may be replaced by samples of them, as robust learning does.
+
+- `RewardMLP` sees one step at a time.
+- `PreferenceTransformer` (Kim et al. 2023, arXiv:2303.00957) sees all steps up to one, and weighs them against each other.
+
+With ``gaussian`` a layer more says how sure each reward is (PEARL, arXiv:2306.03615). It is a layer of its own, so all other
+parameters begin as those of the model without.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rlx.types import Array
+
+LEAST_STD = 1e-3
+MASKED = -1e9
+
+
+class Judged(NamedTuple):
+    """Of each step, [B, H]."""
+
+    mean: Array
+    std: Array | None  # None: the model says nothing about it
+    share: Array  # of the step's reward in the segment's score; 0 where masked
+
+    def score(self, reward: Array) -> Array:
+        """Of segments with these rewards [..., B, H]: [..., B]."""
+        return (self.share * reward).sum(-1)
+
+
+def _dense(width: int, name: str | None = None, **how: Any) -> nn.Dense:
+    return nn.Dense(width, param_dtype=float, name=name, **how)
+
+
+def _std(rho: Array) -> Array:
+    return jax.nn.softplus(rho[..., 0]) + LEAST_STD
+
+
+class RewardMLP(nn.Module):
+    """r(s, a) by dense layers with ReLU; the last begins near 0. ``agg``: a segment is worth the sum of its steps (inverse
+    preference learning's code), or their mean (the Preference Transformer's)."""
+
+    hidden: tuple[int, ...] = (256, 256)
+    gaussian: bool = False
+    agg: Literal["sum", "mean"] = "sum"
+
+    @nn.compact
+    def __call__(self, obs: Array, action: Array, mask: Array, train: bool = False) -> Judged:
+        x = jnp.concatenate([obs, action], -1)
+        for i, width in enumerate(self.hidden):
+            x = jax.nn.relu(_dense(width, f"hidden_{i}")(x))
+        small = nn.initializers.variance_scaling(1e-2, "fan_in", "uniform")
+        mean = _dense(1, "mean", kernel_init=small)(x)[..., 0]
+        std = _std(_dense(1, "rho", kernel_init=small)(x)) if self.gaussian else None
+        count = mask.sum(-1, keepdims=True) if self.agg == "mean" else 1.0
+        return Judged(mean, std, mask / jnp.maximum(count, 1.0))
+
+    if TYPE_CHECKING:  # flax's own type allows for pairs, which come where collections are mutable
+
+        def apply(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+class PreferenceTransformer(nn.Module):
+    """Steps become two tokens, action and then state; ``layers`` causal blocks with normalisation first (GPT-2's, with ReLU);
+    the state's token gives the reward of its step. Where ``weighted``, each step attends to all of them, and the score is the
+    mean over steps of what they attend to: the weights are those of the paper's preference attention. Time counts from 1 within
+    the segment and is 0 where masked, so padding in front changes nothing.
+    """
+
+    width: int = 256
+    layers: int = 1
+    heads: int = 4
+    max_steps: int = 1000
+    weighted: bool = True
+    gaussian: bool = False
+    dropout: float = 0.1
+
+    @nn.compact
+    def __call__(self, obs: Array, action: Array, mask: Array, train: bool = False) -> Judged:
+        mask = mask.astype(bool)
+        time = jnp.cumsum(mask, -1) * mask
+        e_t = nn.Embed(self.max_steps + 1, self.width, param_dtype=float, name="time")(time)
+        tokens = jnp.stack([_dense(self.width, "action")(action) + e_t, _dense(self.width, "state")(obs) + e_t], -2)
+        x = tokens.reshape(*tokens.shape[:-3], -1, self.width)  # a_1 s_1 a_2 s_2 ...
+        x = self._drop(self._norm("norm_in")(x), train)
+        there = jnp.repeat(mask, 2, -1)
+        causal = jnp.tril(jnp.ones((x.shape[-2],) * 2, bool)) & there[..., None, :]
+        for i in range(self.layers):
+            x = self._block(x, causal, f"block_{i}", train)
+        x = self._norm("norm_out")(x)[..., 1::2, :]
+        count = jnp.maximum(mask.sum(-1, keepdims=True), 1)
+        if not self.weighted:
+            h = jax.nn.relu(_dense(self.width // 2, "head")(x))
+            mean, share = _dense(1, "mean")(h)[..., 0], mask / count
+        else:
+            q, k, value = jnp.split(_dense(2 * self.width + 1, "preference")(x), [self.width, 2 * self.width], -1)
+            seen = jnp.where(mask[..., None, :], q @ jnp.swapaxes(k, -1, -2) / self.width**0.5, MASKED)
+            mean, weights = value[..., 0], jax.nn.softmax(seen, -1) * mask[..., None]
+            share = weights.sum(-2) / count * mask
+        std = _std(_dense(1, "rho")(x)) if self.gaussian else None
+        return Judged(mean, std, share)
+
+    def _norm(self, name: str) -> nn.LayerNorm:
+        return nn.LayerNorm(epsilon=1e-5, param_dtype=float, name=name)
+
+    def _drop(self, x: Array, train: bool) -> Array:
+        return nn.Dropout(self.dropout, deterministic=not train)(x)
+
+    def _block(self, x: Array, allowed: Array, name: str, train: bool) -> Array:
+        def split(x: Array) -> Array:  # [..., T, E] -> [..., heads, T, E / heads]
+            return jnp.swapaxes(x.reshape(*x.shape[:-1], self.heads, -1), -2, -3)
+
+        y = self._norm(f"{name}_norm_1")(x)
+        q, k, v = map(split, jnp.split(_dense(3 * self.width, f"{name}_qkv")(y), 3, -1))
+        seen = jnp.where(allowed[..., None, :, :], q @ jnp.swapaxes(k, -1, -2) / q.shape[-1] ** 0.5, MASKED)
+        y = jnp.swapaxes(self._drop(jax.nn.softmax(seen, -1), train) @ v, -2, -3)
+        x = x + self._drop(_dense(self.width, f"{name}_out")(y.reshape(x.shape)), train)
+        y = jax.nn.relu(_dense(4 * self.width, f"{name}_up")(self._norm(f"{name}_norm_2")(x)))
+        return x + self._drop(_dense(self.width, f"{name}_down")(y), train)
+
+    if TYPE_CHECKING:
+
+        def apply(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+RewardModel = RewardMLP | PreferenceTransformer
