@@ -1,12 +1,26 @@
 """Learned dynamics, and how any of them becomes an environment.
 
-`sparse` fits readable ones and `ensemble` networks, `as_env` makes a device environment of a `Model`, `penalised` pays for its
-uncertainty. `SparseDynamics` is the `Model` of a sparse one, be it fitted here or by pysindy.
+`sparse` fits readable ones, `ensemble` networks and `bootstrap` networks that predict distributions. `as_env` makes a device
+environment of a `Model`, `penalised` pays for its uncertainty, `filtered` chooses among what it thinks may come next, by a
+dynamics reward (`scorer`, learned by `adversary`) or another score; `terminations` says where tasks are over.
+`SparseDynamics` is the `Model` of a sparse one, be it fitted here or by pysindy, `EnsembleDynamics` that of an ensemble of
+distributions.
 """
 
 from __future__ import annotations
 
 from rlx.dynamics.env import Model, Prediction, as_env, penalised
+from rlx.dynamics.filtered import EnsembleDynamics, filtered
+from rlx.dynamics.scorer import TransitionScorer
 from rlx.dynamics.sparse_dynamics import SparseDynamics
 
-__all__ = ["Model", "Prediction", "SparseDynamics", "as_env", "penalised"]
+__all__ = [
+    "EnsembleDynamics",
+    "Model",
+    "Prediction",
+    "SparseDynamics",
+    "TransitionScorer",
+    "as_env",
+    "filtered",
+    "penalised",
+]

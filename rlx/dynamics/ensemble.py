@@ -1,7 +1,8 @@
 """Ensembles of networks: members of one shape that learn the same targets from different rows, so that where they disagree
 nobody has taught them (Lakshminarayanan et al. 2017, "Simple and Scalable Predictive Uncertainty Estimation using Deep
 Ensembles", arXiv:1612.01474). The defaults are those of the networks that SINDy-RL is compared with (Zolman et al. 2024,
-arXiv:2403.09110, "Dyna-NN").
+arXiv:2403.09110, "Dyna-NN"). With ``gaussian=True`` each member predicts a normal distribution; these are fitted by
+`rlx.dynamics.bootstrap`.
 
 ::
 
@@ -31,6 +32,13 @@ from rlx.precision import exact
 from rlx.types import Array, Key, PyTree
 
 
+class Bounds(NamedTuple):
+    """Between which the logarithm of a variance is kept, of each output [q]; learned with the weights."""
+
+    high: Array
+    low: Array
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Ensemble:
@@ -40,19 +48,36 @@ class Ensemble:
     mean: Array  # [v], taken from the inputs
     std: Array  # [v], which they are divided by
     network: MLP = dataclasses.field(metadata={"static": True})
+    bounds: Bounds | None = None  # where members predict normal distributions: the network gives mean and log-variance [2 q]
+    elites: Array | None = None  # int32 [K], the numbers of the members that predict best; None: all
 
     def __call__(self, z: Array) -> Array:
         """The mean of the members [..., q] for z [..., v]."""
         return self.each(z).mean(0)
 
-    @exact  # one decision changes little: less would be lost in rounding
     def each(self, z: Array) -> Array:
-        """The prediction of each member [E, ..., q]."""
+        """The prediction of each member [E, ..., q], of normal distributions their mean."""
+        out = self._outputs(z)
+        return out if self.bounds is None else out[..., : self.sizes[-1]]
+
+    def normals(self, z: Array) -> tuple[Array, Array]:
+        """Mean and standard deviation of each member [E, ..., q].
+
+        Raises:
+            ValueError: members that predict no distribution.
+        """
+        if self.bounds is None:
+            raise ValueError("this ensemble predicts no distributions: make it with init(..., gaussian=True).")
+        mean, log_variance = normal(self._outputs(z), self.bounds)
+        return mean, jnp.exp(0.5 * log_variance)
+
+    @exact  # one decision changes little: less would be lost in rounding
+    def _outputs(self, z: Array) -> Array:
         return stack(self.network, self.count).apply(self.params, (z - self.mean) / self.std)
 
     def member(self, index: Array) -> Ensemble:
         """The ensemble of one member."""
-        return dataclasses.replace(self, params=jax.tree.map(lambda x: x[None], head(self.params, index)))
+        return dataclasses.replace(self, params=jax.tree.map(lambda x: x[None], head(self.params, index)), elites=None)
 
     def variance(self, z: Array) -> Array:
         """Over the members, of each output [..., q]."""
@@ -66,7 +91,8 @@ class Ensemble:
     @property
     def sizes(self) -> tuple[int, ...]:
         """Inputs, hidden layers, outputs."""
-        return (self.mean.shape[0], *self.network.widths)
+        *hidden, last = self.network.widths
+        return (self.mean.shape[0], *hidden, last if self.bounds is None else last // 2)
 
     @property
     def parameters(self) -> int:
@@ -74,12 +100,25 @@ class Ensemble:
         return int(sum(x.size for x in jax.tree.leaves(self.params)))
 
 
-def init(key: Key, ensemble_size: int, sizes: Sequence[int], activation: str = "tanh") -> Ensemble:
+def normal(out: Array, bounds: Bounds) -> tuple[Array, Array]:
+    """Mean and log-variance [..., q] of what a network gives [..., 2 q], the latter softly within ``bounds``: v <- u -
+    softplus(u - v), then v <- w + softplus(v - w) (Chua et al. 2018, arXiv:1805.12114, appendix A.1)."""
+    mean, log_variance = jnp.split(out, 2, -1)
+    log_variance = bounds.high - jax.nn.softplus(bounds.high - log_variance)
+    return mean, bounds.low + jax.nn.softplus(log_variance - bounds.low)
+
+
+def init(
+    key: Key, ensemble_size: int, sizes: Sequence[int], activation: str = "tanh", gaussian: bool = False, elites: int = 0
+) -> Ensemble:
     """Networks with layers between ``sizes`` = (inputs, hidden..., outputs): weights uniform in +-sqrt(6 / (n + m)) (Glorot and
     Bengio 2010), biases 0, inputs as they come.
 
+    ``gaussian``: each member predicts a normal distribution; weights are then normal with standard deviation 1 / (2 sqrt(n)),
+    log-variances within -10 to 0.5 at first. ``elites``: how many members are kept apart as the best; 0: all are.
+
     Raises:
-        ValueError: no member, no layer, or an unknown activation.
+        ValueError: no member, no layer, more elites than members, or an unknown activation.
     """
     if ensemble_size < 1 or len(sizes) < 2 or min(sizes) < 1:
         raise ValueError(
@@ -87,9 +126,14 @@ def init(key: Key, ensemble_size: int, sizes: Sequence[int], activation: str = "
         )
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation={activation!r} is unknown; there are {', '.join(ACTIVATIONS)}.")
-    network = MLP(tuple(sizes[1:]), activation, kernel_init="glorot")
+    if not 0 <= elites <= ensemble_size:
+        raise ValueError(f"elites={elites} of ensemble_size={ensemble_size} members: give as many at most, or 0 for all.")
+    *hidden, q = sizes[1:]
+    network = MLP((*hidden, q * (1 + gaussian)), activation, kernel_init="half_normal" if gaussian else "glorot")
     params = stack(network, ensemble_size).init(key, jnp.zeros(sizes[0]))
-    return Ensemble(params, jnp.zeros(sizes[0]), jnp.ones(sizes[0]), network)
+    bounds = Bounds(jnp.full(q, 0.5), jnp.full(q, -10.0)) if gaussian else None
+    best = jnp.arange(elites) if elites else None
+    return Ensemble(params, jnp.zeros(sizes[0]), jnp.ones(sizes[0]), network, bounds, best)
 
 
 class Fitted(NamedTuple):
@@ -177,6 +221,8 @@ class FitSettings(NamedTuple):
     max_grad_norm: Array
     epochs: Array
     patience: Array
+    gain: Array | float = 0.0  # an error counts as better where it is below the least by this share of it
+    decay: Array | tuple[float, ...] = ()  # of half the sum of the squared weights of each layer, in the loss; (): none
 
 
 @partial(jax.jit, static_argnames=("sizes", "batch"))
@@ -221,44 +267,98 @@ class Best(NamedTuple):
     epochs: Array
 
 
-def train(model: Ensemble, inputs: Array, targets: Array, own: Split, key: Key, settings: FitSettings, batch: int) -> Fitted:
+def train(
+    model: Ensemble,
+    inputs: Array,
+    targets: Array,
+    own: Split,
+    key: Key,
+    settings: FitSettings,
+    batch: int,
+    together: bool = False,
+) -> Fitted:
     """`fit` on rows [R, ...] of which each member has its ``own`` [E, ...]. A pure function: the loop ends with the last
-    member, and what those that have stopped do meanwhile is not kept."""
+    member, and what those that have stopped do meanwhile is not kept. ``together``: none stops before all have, so
+    ``patience`` counts passes in which no member got better."""
     z, size = (inputs - model.mean) / model.std, model.count
     counts = own.counts[0]  # the same for all, so that loops over batches have one length
     adam = optimizer(settings.lr, max_grad_norm=settings.max_grad_norm)
 
     @exact
-    def error(params: PyTree, at: Array, weight: Array) -> Array:
+    def loss(params: PyTree, bounds: Bounds | None, at: Array, weight: Array) -> Array:
         """Of one member, on the rows ``at``."""
-        off = squared(model.network.apply(params, z[at]), targets[at])
+        off = misfit(model.network.apply(params, z[at]), targets[at], bounds)
+        return (off * weight).sum() / weight.sum() + cost(params, bounds, settings.decay, size)
+
+    @exact
+    def error(params: PyTree, mine: Split) -> Array:
+        """Of one member, the mean squared error on what it holds out."""
+        weight = jnp.arange(mine.held.size) < counts[1]
+        off = squared(model.network.apply(params, z[mine.held])[..., : targets.shape[1]], targets[mine.held])
         return (off * weight).sum() / weight.sum()
 
-    def one_pass(now: tuple, mine: Split, key: Key) -> tuple:
-        """Over all batches of one member; ``now``: its parameters and the optimiser's state."""
-        mixed = mine.train[permutation(key, mine.train.size, counts[0])]
+    def one_pass(now: Now, key: Array) -> Now:
+        """Over all batches of each member; the bounds are common to them."""
+        mixed = jax.vmap(lambda mine, k: mine.train[permutation(k, mine.train.size, counts[0])])(own, key)
 
-        def step(b: Array, carry: tuple) -> tuple:
-            at = jax.lax.dynamic_slice(mixed, (b * batch,), (batch,))
-            grads = jax.grad(error)(carry[0], at, b * batch + jnp.arange(batch) < counts[0])
-            return apply_gradients(adam, carry[0], grads, carry[1])
+        def step(b: Array, now: Now) -> Now:
+            at = jax.lax.dynamic_slice(mixed, (0, b * batch), (size, batch))
+            weight = b * batch + jnp.arange(batch) < counts[0]
+            grads, slopes = jax.vmap(jax.grad(loss, (0, 1)), (0, None, 0, None))(now.params, now.bounds, at, weight)
+            params, opt = jax.vmap(lambda *x: apply_gradients(adam, *x))(now.params, grads, now.opt)
+            if now.bounds is None:
+                return now._replace(params=params, opt=opt)
+            bounds, bounds_opt = apply_gradients(
+                optimizer(settings.lr), now.bounds, jax.tree.map(lambda x: x.sum(0), slopes), now.bounds_opt
+            )
+            return Now(params, opt, bounds, bounds_opt)
 
         return jax.lax.fori_loop(0, (counts[0] + batch - 1) // batch, step, now)
 
     def advance(carry: tuple) -> tuple:
         now, best, since, epoch = carry
-        now = jax.vmap(one_pass)(now, own, jax.random.split(jax.random.fold_in(key, epoch), size))
-        found = jax.vmap(lambda net, mine: error(net, mine.held, jnp.arange(mine.held.size) < counts[1]))(now[0], own)
-        better = (since < settings.patience) & (found <= best.error)  # false where it is not a number
+        now = one_pass(now, jax.random.split(jax.random.fold_in(key, epoch), size))
+        found = jax.vmap(error)(now.params, own)
+        better = (since < settings.patience) & (found <= best.error * (1 - settings.gain))  # false where it is not a number
         keep = lambda new, old: jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-        best = jax.tree.map(keep, Best(now[0], found, jnp.full(size, epoch + 1)), best)
-        return now, best, jnp.where(better, 0, since + 1), epoch + 1
+        best = jax.tree.map(keep, Best(now.params, found, jnp.full(size, epoch + 1)), best)
+        return now, best, jnp.where(better.any() if together else better, 0, since + 1), epoch + 1
 
     none = jnp.zeros(size, jnp.int32)
-    start = (model.params, jax.vmap(adam.init)(model.params)), Best(model.params, jnp.full(size, jnp.inf), none)
+    bounds_opt = None if model.bounds is None else optimizer(settings.lr).init(model.bounds)
+    now = Now(model.params, jax.vmap(adam.init)(model.params), model.bounds, bounds_opt)
+    start = now, Best(model.params, jnp.full(size, jnp.inf), none), none, jnp.int32(0)
     more = lambda carry: (carry[2] < settings.patience).any() & (carry[3] < settings.epochs)
-    _, best, _, _ = jax.lax.while_loop(more, advance, (*start, none, jnp.int32(0)))
-    return Fitted(dataclasses.replace(model, params=best.params), best.error, best.epochs)
+    now, best, _, _ = jax.lax.while_loop(more, advance, start)
+    return Fitted(dataclasses.replace(model, params=best.params, bounds=now.bounds), best.error, best.epochs)
+
+
+class Now(NamedTuple):
+    """What a fit changes: weights and their optimiser by member [E, ...], bounds and theirs."""
+
+    params: PyTree
+    opt: PyTree
+    bounds: Bounds | None
+    bounds_opt: PyTree
+
+
+BOUNDS_COST = 0.01  # of the width of the bounds, in the loss: without it a target that never changes has no least loss
+
+
+def misfit(out: Array, target: Array, bounds: Bounds | None) -> Array:
+    """What is least where a network's outputs fit [...]: the squared error, or with ``bounds`` twice the negative
+    log-likelihood without its constant, (mu - y)^2 exp(-v) + v; the mean over outputs."""
+    if bounds is None:
+        return squared(out, target)
+    mean, log_variance = normal(out, bounds)
+    return ((mean - target) ** 2 * jnp.exp(-log_variance) + log_variance).mean(-1)
+
+
+def cost(params: PyTree, bounds: Bounds | None, decay: Array | tuple[float, ...], members: int) -> Array:
+    """Of one member's weights, and its part of that of the bounds which it shares with the others."""
+    layers = params["params"]
+    total = sum((0.5 * decay[i] * (layers[f"Dense_{i}"]["kernel"] ** 2).sum() for i in range(len(decay))), jnp.float32(0))
+    return total if bounds is None else total + BOUNDS_COST / members * (bounds.high - bounds.low).sum()
 
 
 def squared(prediction: Array, target: Array) -> Array:

@@ -6,7 +6,8 @@ caught here: leaving the box where it was learned, and numbers that are not fini
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,8 @@ import numpy as np
 from rlx.types import Array, Env, Key, Leaf, PyTree, Spec, Step
 
 Exit = Literal["terminate", "truncate", "penalty"]
+Stop = Literal["terminate", "truncate", "drop"]
+Rule = Callable[[Any, Array, Array, Array], Array]  # (xp, obs, action, new) -> bool, as in `rlx.dynamics.terminations`
 
 
 class Prediction(NamedTuple):
@@ -22,10 +25,15 @@ class Prediction(NamedTuple):
 
     obs: Array  # [n], on arrival
     reward: Array  # []
+    stopped: Array | None = None  # bool []: the model does not believe in it; None: it never says
+    score: Array | None = None  # []: how much it does
 
 
 class Model(Protocol):
-    """Any learned dynamics, as pure functions of one stream. ``params`` is what was learned."""
+    """Any learned dynamics, as pure functions of one stream. ``params`` is what was learned.
+
+    A model that has several answers at once may have ``candidates(params, episode, obs, action, key, draws)`` too, a
+    `Prediction` with a leading axis: `rlx.dynamics.filtered` chooses among them."""
 
     def begin(self, params: PyTree, key: Key) -> PyTree:
         """Drawn once per episode, such as the member that rules it; () for nothing."""
@@ -59,6 +67,9 @@ def as_env(
     high: Array | None = None,
     exit: Exit = "terminate",
     exit_reward: Array | float = 0.0,
+    ends: Rule | None = None,
+    stop: Stop | None = None,
+    stop_after: int = 0,
     name: str = "model",
 ) -> Env:
     """The environment that ``model`` imagines.
@@ -71,26 +82,18 @@ def as_env(
     with the value of where it ended, ``"penalty"`` terminated with ``exit_reward`` added. Episodes are truncated after
     ``horizon`` decisions.
 
+    ``ends(xp, obs, action, new)`` says where the task is over, which a model does not learn: terminated. ``stop``, for models
+    that stop (`Prediction.stopped`), says how an episode ends there: ``"terminate"``, ``"truncate"``, or ``"drop"``, where the
+    transition that led there is none: what is emitted is a first row that is truncated at once. The first ``stop_after``
+    decisions of an episode stop nothing. The info has ``stopped`` and ``score`` then.
+
     The environment's params are ``{"model", "starts", "low", "high", "exit_reward"}``, all traced. Its info ``exit`` counts.
 
     Raises:
-        ValueError: an unknown ``exit``, shapes that do not fit together, or a ``low`` that is not below ``high``.
+        ValueError: an unknown ``exit`` or ``stop``, shapes that do not fit together, or a ``low`` that is not below ``high``.
     """
     starts = jnp.asarray(starts, jnp.float32)
-    if starts.ndim != 2 or not len(starts):
-        raise ValueError(f"as_env: starts must be [S, n] with S >= 1, got {list(starts.shape)}.")
-    if exit not in ("terminate", "truncate", "penalty"):
-        raise ValueError(f"as_env: exit={exit!r} is unknown; give 'terminate', 'truncate' or 'penalty'.")
-    n = starts.shape[1]
-    bounds = {"low": -np.inf if low is None else low, "high": np.inf if high is None else high}
-    for side, value in bounds.items():
-        if np.shape(value) not in ((), (n,)):
-            raise ValueError(f"as_env: {side} must have shape [{n}], as the observations; got {list(np.shape(value))}.")
-    box = {k: np.broadcast_to(np.asarray(v, np.float32), (n,)) for k, v in bounds.items()}
-    wrong = np.flatnonzero(~(box["low"] < box["high"]))
-    if len(wrong):
-        i = int(wrong[0])
-        raise ValueError(f"as_env: low must be below high; of observation {i} they are {box['low'][i]} and {box['high'][i]}.")
+    box = _box(starts, exit, stop, low, high)
     traced = {"model": params, "starts": starts, **jax.tree.map(jnp.asarray, box), "exit_reward": jnp.float32(exit_reward)}
 
     def reset(params: PyTree, key: Key) -> tuple[Imagined, Step]:
@@ -98,7 +101,8 @@ def as_env(
         obs = params["starts"][jax.random.randint(which, (), 0, params["starts"].shape[0])]
         no = jnp.bool_(False)
         state = Imagined(obs, jnp.int32(0), model.begin(params["model"], drawn))
-        return state, Step(obs, jnp.float32(0), no, no, jnp.bool_(True), {"exit": no})
+        more = {} if stop is None else {"stopped": no, "score": jnp.float32(0)}
+        return state, Step(obs, jnp.float32(0), no, no, jnp.bool_(True), {"exit": no, **more})
 
     def step(params: PyTree, state: Imagined, action: Array, key: Key) -> tuple[Imagined, Step]:
         action = jnp.clip(action, -1.0, 1.0)
@@ -110,11 +114,51 @@ def as_env(
         reward = jnp.where(sound, prediction.reward, 0.0) + jnp.where(out & (exit == "penalty"), params["exit_reward"], 0.0)
         late = state.t + 1 >= horizon
         over = out & (exit != "truncate")
+        if ends is not None:
+            over = over | ends(jnp, state.obs, action, new)
+        cut, first, info = late | out, jnp.bool_(False), {"exit": out}
+        if stop is not None:
+            stopped, score = stopping(prediction, state.t >= stop_after)
+            info |= {"stopped": stopped, "score": score}
+            over, cut = over | (stopped & (stop == "terminate")), cut | stopped
+            if stop == "drop":
+                first, over = stopped, over & ~stopped
+                obs, reward = jnp.where(stopped, state.obs, obs), jnp.where(stopped, 0.0, reward)
         state = Imagined(obs, state.t + 1, state.episode)
-        return state, Step(obs, reward.astype(jnp.float32), over, (late | out) & ~over, jnp.bool_(False), {"exit": out})
+        return state, Step(obs, reward.astype(jnp.float32), over, cut & ~over, first, info)
 
-    spec = Spec(Leaf((n,)), Leaf((actions,), low=-1, high=1), {"exit": Leaf((), bool, reduce="any")}, horizon)
+    told = {} if stop is None else {"stopped": Leaf((), bool, reduce="any"), "score": Leaf((), reduce="mean")}
+    n = starts.shape[1]
+    spec = Spec(Leaf((n,)), Leaf((actions,), low=-1, high=1), {"exit": Leaf((), bool, reduce="any"), **told}, horizon)
     return Env(name, spec, traced, reset, step, starts="pool")
+
+
+def stopping(prediction: Prediction, may: Array) -> tuple[Array, Array]:
+    """Whether the episode stops here, where it ``may``, and the score. Raises ValueError for a model that never stops."""
+    if prediction.stopped is None or prediction.score is None:
+        raise ValueError("as_env: stop is given, and the model never does: wrap it by rlx.dynamics.filtered, or leave it away.")
+    return prediction.stopped & may, prediction.score.astype(jnp.float32)
+
+
+def _box(starts: Array, exit: str, stop: str | None, low: Any, high: Any) -> dict[str, np.ndarray]:
+    """The bounds [n] each, as `as_env` describes. Raises as it does."""
+    if starts.ndim != 2 or not len(starts):
+        raise ValueError(f"as_env: starts must be [S, n] with S >= 1, got {list(starts.shape)}.")
+    if exit not in ("terminate", "truncate", "penalty"):
+        raise ValueError(f"as_env: exit={exit!r} is unknown; give 'terminate', 'truncate' or 'penalty'.")
+    if stop not in (None, "terminate", "truncate", "drop"):
+        raise ValueError(f"as_env: stop={stop!r} is unknown; give 'terminate', 'truncate' or 'drop', or None.")
+    n = starts.shape[1]
+    bounds = {"low": -np.inf if low is None else low, "high": np.inf if high is None else high}
+    for side, value in bounds.items():
+        if np.shape(value) not in ((), (n,)):
+            raise ValueError(f"as_env: {side} must have shape [{n}], as the observations; got {list(np.shape(value))}.")
+    box = {k: np.broadcast_to(np.asarray(v, np.float32), (n,)) for k, v in bounds.items()}
+    wrong = np.flatnonzero(~(box["low"] < box["high"]))
+    if len(wrong):
+        i = int(wrong[0])
+        raise ValueError(f"as_env: low must be below high; of observation {i} they are {box['low'][i]} and {box['high'][i]}.")
+    return box
 
 
 def spread(variance: Array) -> Array:

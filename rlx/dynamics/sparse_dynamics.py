@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -58,6 +59,11 @@ class SparseDynamics:
             new = runge_kutta(drift, jnp, params, obs, held, self.dt, self.substeps, lambda xp, x: x)
         reward = jnp.float32(0) if self.score is None else self.score(jnp, new, action)
         return Prediction(new, reward)
+
+    def candidates(self, params: SparseModel, episode: PyTree, obs: Array, action: Array, key: Key, draws: int) -> Prediction:
+        """What each member predicts, [E, n] and [E]."""
+        each = lambda i: self.predict(params.member(i), episode, obs, action, key)
+        return jax.vmap(each)(jnp.arange(params.members.shape[0]))
 
     def disagreement(self, params: SparseModel, obs: Array, action: Array) -> Array:
         """The standard deviation over the members of one decision's change, over all observations."""

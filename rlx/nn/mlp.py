@@ -41,11 +41,13 @@ def orthogonal(scale: float) -> Initializer:
 
 
 _fan_in = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # in +-1/sqrt(inputs)
+_half = jax.nn.initializers.variance_scaling(1 / 4, "fan_in", "truncated_normal")  # standard deviation 1/(2 sqrt(inputs))
 _glorot = jax.nn.initializers.glorot_uniform()  # in +-sqrt(6 / (inputs + outputs)), Glorot and Bengio 2010
 # weights of the hidden layers, and of the last one
 INITIALIZERS: dict[str, tuple[Initializer, Initializer]] = {
     "fan_in": (_fan_in, _fan_in),
     "glorot": (_glorot, _glorot),
+    "half_normal": (_half, _half),
     "orthogonal": (orthogonal(2.0**0.5), orthogonal(1.0)),
 }
 

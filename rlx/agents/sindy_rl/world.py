@@ -134,11 +134,18 @@ class World(NamedTuple):
         z = jnp.concatenate([obs, action])
         dynamics = params["dynamics"]
         new = self.projected(dynamics.each(z)[episode] if self.config.aggregate == "sample" else dynamics(z))
+        return Prediction(new, self.rewarded(params, new, action))
+
+    def candidates(self, params: PyTree, episode: PyTree, obs: Array, action: Array, key: Key, draws: int) -> Prediction:
+        """What each member predicts, [E, n] and [E]."""
+        new = self.projected(params["dynamics"].each(jnp.concatenate([obs, action])))
+        return Prediction(new, jax.vmap(lambda x: self.rewarded(params, x, action))(new))
+
+    def rewarded(self, params: PyTree, new: Array, action: Array) -> Array:
+        """Of arriving at ``new`` [n]."""
         if self.score is not None:
-            reward = self.score(jnp, new, action)
-        else:
-            reward = params["reward"](jnp.concatenate([new, action]) if self.config.reward_input else new)[0]
-        return Prediction(new, reward)
+            return self.score(jnp, new, action)
+        return params["reward"](jnp.concatenate([new, action]) if self.config.reward_input else new)[0]
 
     def disagreement(self, params: PyTree, obs: Array, action: Array) -> Array:
         return spread(params["dynamics"].variance(jnp.concatenate([obs, action])))
