@@ -117,10 +117,10 @@ def from_rows(
         end = int(np.argmax(early))
         where = int(np.searchsorted(offsets, end, "right")) - 1
         raise ValueError(f"episode {where} ends at row {end - offsets[where]} of {lengths[where]}; cut it there.")
+    action = jax.tree.map(lambda x: replaced(x, last, 0), action)
     for name, tree in {"obs": obs, "action": action, "reward": reward, "info": info, "extras": extras}.items():
         each = lambda path, x, name=name: columns.finite(x, "/".join([name, *(str(getattr(p, "key", p)) for p in path)]))
         jax.tree_util.tree_map_with_path(each, tree)
-    action = jax.tree.map(lambda x: replaced(x, last, 0), action)
     ended = terminated & last
     row = Row(obs, reward, ended, last & ~ended, first, info or {}, action, extras or {}, np.ones(len(reward), bool))
     return row, np.asarray(offsets, np.int64)

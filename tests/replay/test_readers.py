@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gymnasium
 import h5py
+import jax
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from rlx import replay
 from rlx.replay import datasets
@@ -165,19 +168,28 @@ def test_neorl(tmp_path):
         replay.load(tmp_path / "y.npz")
 
 
-def test_ogbench_as_its_loader_gives_it(tmp_path):
-    """A file as downloaded, and the three forms in which OGBench's own loader returns it, saved: the same episodes."""
+@pytest.mark.parametrize("visual", [False, True])
+def test_ogbench_as_its_loader_gives_it(visual, tmp_path):
+    """A file as downloaded, and the forms in which OGBench's own loader returns it, saved: the same episodes."""
     from ogbench.utils import load_dataset
 
     rng, n = np.random.default_rng(0), 12
     terminals = np.isin(np.arange(n), [4, 11])
-    raw = {"observations": rng.normal(size=(n, 3)).astype("f4"), "actions": rng.uniform(-1, 1, (n, 2)).astype("f4")}
-    np.savez(tmp_path / "maze-v0.npz", **raw, terminals=terminals, qpos=rng.normal(size=(n, 2)).astype("f4"))
+    obs = rng.integers(0, 255, (n, 64, 64, 3), dtype=np.uint8) if visual else rng.normal(size=(n, 3)).astype("f4")
+    raw = {"observations": obs, "actions": rng.uniform(-1, 1, (n, 2)).astype("f4"), "terminals": terminals}
+    more = {"qpos": rng.normal(size=(n, 2)).astype("f4"), "qvel": rng.normal(size=(n, 2)).astype("f4")}
+    more |= {"button_states": rng.integers(0, 2, (n, 4))}
+    np.savez(tmp_path / "maze-v0.npz", **raw, **more)
     plain = replay.load(tmp_path / "maze-v0.npz")
-    assert plain.format == "OGBench" and plain.lengths.tolist() == [4, 6] and plain.rows.info["qpos"].shape == (12, 2)
-    for compact in (False, True):
-        np.savez(tmp_path / "loaded.npz", **load_dataset(str(tmp_path / "maze-v0.npz"), compact_dataset=compact))
+    assert plain.format == "OGBench" and plain.lengths.tolist() == [4, 6] and plain.rows.obs.dtype == obs.dtype
+    np.testing.assert_array_equal(plain.rows.obs, obs)
+    for name, values in more.items():
+        np.testing.assert_array_equal(plain.rows.info[name], values)
+    for compact, info in ((False, False), (True, False), (False, True), (True, True)):
+        options = {"compact_dataset": compact, "add_info": info}
+        np.savez(tmp_path / "loaded.npz", **load_dataset(str(tmp_path / "maze-v0.npz"), ob_dtype=obs.dtype, **options))
         loaded = replay.load(tmp_path / "loaded.npz")
+        assert set(loaded.rows.info) == (set(more) if info else set())
         np.testing.assert_array_equal(loaded.offsets, plain.offsets)
         np.testing.assert_array_equal(loaded.rows.obs, plain.rows.obs)
         np.testing.assert_array_equal(loaded.rows.action, plain.rows.action)
@@ -220,27 +232,65 @@ def test_minari_folders_nested_tuples_and_episodes_of_no_steps(tmp_path):
     assert "1 episodes of no steps are left out" in data.notes
 
 
-def test_minari_that_minari_wrote(tmp_path, monkeypatch):
+class Nested(gymnasium.Env):
+    """Observations and actions of dicts and tuples within one another."""
+
+    box = spaces.Box(-np.inf, np.inf, (2,), np.float64)
+    pair = spaces.Tuple((spaces.Box(0, 255, (4, 4, 3), np.uint8), spaces.Dict({"x": box})))
+    observation_space = spaces.Dict({"goal": box, "pair": pair})
+    action_space = spaces.Dict({"move": spaces.Box(-1, 1, (2,), np.float32)})
+
+    def observe(self):
+        draw = self.np_random
+        image = draw.integers(0, 255, (4, 4, 3), dtype=np.uint8)
+        return {"goal": draw.normal(size=2), "pair": (image, {"x": draw.normal(size=2)})}
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return self.observe(), {}
+
+    def step(self, action):
+        self.time += 1
+        return self.observe(), float(self.np_random.normal()), self.np_random.random() < 0.3, self.time == 4, {}
+
+
+gymnasium.register("rlx-tests/Nested-v0", f"{__name__}:Nested")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.filterwarnings("ignore")
+def test_minari_that_minari_wrote(nested, tmp_path, monkeypatch):
     minari_package = pytest.importorskip("minari")
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    import gymnasium
-
-    env = minari_package.DataCollector(gymnasium.make("CartPole-v1"))
+    name = "rlx-tests/Nested-v0" if nested else "CartPole-v1"
+    env = minari_package.DataCollector(gymnasium.make(name))
+    env.action_space.seed(0)
     for seed in range(3):
         env.reset(seed=seed)
         done = False
         while not done:
-            _, _, terminated, truncated, _ = env.step(seed % 2)
+            _, _, terminated, truncated, _ = env.step(env.action_space.sample())
             done = terminated or truncated
-    written = env.create_dataset("cartpole/test-v0", algorithm_name="none", author="x", author_email="x", code_permalink="x")
-    data = replay.load(tmp_path / "cartpole" / "test-v0")
+    written = env.create_dataset("made/test-v0", algorithm_name="none", author="x", author_email="x", code_permalink="x")
+    data = replay.load(tmp_path / "made" / "test-v0")
+    assert data.meta["env"] == name and len(data) == 3
+
+    def same(ours, theirs):  # leaf by leaf, in one order: tuples are dicts of "0", "1", ...
+        ours, theirs = jax.tree.leaves(ours), jax.tree.leaves(theirs)
+        assert len(ours) == len(theirs)
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(a, b.astype("f4") if b.dtype == np.float64 else b)
+
     for ours, theirs in zip(data, written.iterate_episodes(), strict=True):
-        np.testing.assert_array_equal(ours.obs, theirs.observations.astype("f4"))
-        np.testing.assert_array_equal(ours.action[:-1], theirs.actions)
-        np.testing.assert_array_equal(ours.reward[1:], theirs.rewards.astype("f4"))
-        assert ours.terminated[-1] == theirs.terminations[-1]
+        same(ours.obs, theirs.observations)
+        same(jax.tree.map(lambda x: x[:-1], ours.action), theirs.actions)
+        same(ours.reward[1:], theirs.rewards)
+        assert ours.terminated[-1] == theirs.terminations[-1] and ours.truncated[-1] == (not theirs.terminations[-1])
+    if nested:
+        assert data.rows.obs["pair"]["0"].shape[1:] == (4, 4, 3) and set(data.rows.obs["pair"]["1"]) == {"x"}
     for a, b in zip(datasets.from_minari(written), data, strict=True):
-        np.testing.assert_array_equal(a.obs, b.obs)
+        jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 # --------------------------------------------------------------------------------------------------------- ExoRL, robomimic
@@ -331,32 +381,28 @@ def test_robomimic(tmp_path):
     assert replay.load(robomimic(tmp_path / "open.hdf5", done=False)).lengths.tolist() == [3, 3, 3]
 
 
-def test_demonstrations_and_robohives_traces(tmp_path):
-    n, rng = 4, np.random.default_rng(0)
-    obs = {
-        "proprio": rng.normal(size=(n + 1, 3)).astype("f4"),
-        "rgb_top": rng.integers(0, 255, (n + 1, 6, 6, 3), dtype=np.uint8),
-    }
-    info = {"success": np.arange(n + 1) > 2, "force": np.arange(n + 1, dtype="f4")}
-    ends = np.arange(n + 1) == n
-    row = {"obs": obs, "action": rng.uniform(-1, 1, (n + 1, 2)), "reward": np.arange(n + 1.0), "terminated": ends, "info": info}
-    datasets.write_demos(tmp_path / "demos.h5", [row, row], {"env_id": "FrankaPick-v0", "seed": 3})
-    data = replay.load(tmp_path / "demos.h5")
-    assert (data.format, len(data), data.meta["env"], data.meta["seed"]) == ("demonstrations", 2, "FrankaPick-v0", 3)
-    np.testing.assert_array_equal(data[1].obs["rgb_top"], obs["rgb_top"])
-    np.testing.assert_array_equal(data[1].reward, row["reward"].astype("f4"))
-    assert data[1].terminated[-1] and data[0].info["force"].tolist() == [0, 1, 2, 3, 4]
-    with pytest.raises(ValueError, match="it is to be a dict of rgb_"):
-        datasets.write_demos(tmp_path / "x.h5", [{**row, "obs": obs["proprio"]}])
-    with h5py.File(tmp_path / "trace.h5", "w") as file:
-        trial = file.create_group("Trial0")
-        trial["actions"], trial["env_infos/solved"] = np.full((n, 7), 0.5), np.array([0, 0, 1, 1])
-        trial["env_infos/obs_dict/qp"], trial["env_infos/obs_dict/grasp_pos"] = np.ones((n, 2)), np.zeros((n, 3))
-        trial["env_infos/visual_dict/rgb:left:8x8:2d"] = np.zeros((n, 8, 8, 3), np.uint8)
-        trial["env_infos/visual_dict/d:left:8x8:2d"] = np.zeros((n, 1, 8, 8), np.uint8)
-    (trace,) = replay.load(tmp_path / "trace.h5")
-    assert trace.obs["proprio"].shape == (4, 5) and trace.obs["depth_left"].shape == (4, 8, 8, 1)
-    assert trace.reward.tolist() == [0, 0, 0, 1] and trace.info["success"].tolist() == [0, 0, 0, 1]
+def test_robomimic_that_goes_on_after_it_is_done_and_demonstrations_of_no_steps(tmp_path):
+    path = robomimic(tmp_path / "demos.hdf5")
+    with h5py.File(path, "a") as file:
+        file["data/demo_1/dones"][:] = [0, 1, 1]
+        empty = file.create_group("data/demo_11")
+        for name, values in (("actions", np.zeros((0, 7))), ("rewards", np.zeros(0)), ("dones", np.zeros(0))):
+            empty[name] = values
+        for where in ("obs", "next_obs"):
+            empty[f"{where}/object"] = np.zeros((0, 10))
+    data = replay.load(path, dones="terminated")
+    assert data.lengths.tolist() == [3, 2, 3] and all(e.terminated[-1] for e in data)
+    assert data[1].obs["state"][:, 0].tolist() == [1, 1, 2] and data[1].reward.tolist() == [0, 0, 0]
+    assert data.notes == (
+        "demo_1 goes on after it is done at step 1: that is left out",
+        "demo_11 has no whole transition and is left out",
+    )
+    assert replay.load(path, dones="truncated").lengths.tolist() == [3, 3, 3]
+    with h5py.File(path, "a") as file:
+        del file["data/demo_0/obs/object"]
+        file["data/demo_0/obs/object"] = np.zeros((4, 10))
+    with pytest.raises(ValueError, match=r"all arrays must have one length.*'demo_0/obs/object': 4"):
+        replay.load(path, dones="truncated")
 
 
 # ----------------------------------------------------------------------------------------------------------------- the border
@@ -369,6 +415,29 @@ def test_hdf5_links_claims_and_damage(tmp_path):
             file[name] = h5py.ExternalLink("good.hdf5", name)
     with pytest.raises(ValueError, match="of no layout that is known; it holds nothing"):
         replay.load(tmp_path / "links.hdf5")
+    minari(tmp_path / "minari.hdf5")
+    with h5py.File(tmp_path / "minari.hdf5", "a") as file:
+        file["episode_0"], file["episode_3"] = file["episode_2"], h5py.ExternalLink("elsewhere.hdf5", "/secret")
+    with pytest.raises(
+        ValueError, match="minari.hdf5: episode_3 is a link to /secret in elsewhere.hdf5, which is not followed"
+    ):
+        replay.load(tmp_path / "minari.hdf5")
+    robomimic(tmp_path / "soft.hdf5")
+    with h5py.File(tmp_path / "soft.hdf5", "a") as file:
+        del file["data/demo_1/obs"]
+        file["data/demo_1/obs"] = h5py.SoftLink("/data/demo_0/obs")
+    with pytest.raises(ValueError, match="soft.hdf5: obs is a link to /data/demo_0/obs, which is not followed"):
+        replay.load(tmp_path / "soft.hdf5", dones="truncated")
+    with h5py.File(tmp_path / "laugh.hdf5", "w") as file:  # 10^15 paths to one array
+        inner = file.create_group("0")
+        for i in range(1, 15):
+            outer = file.create_group(f"g{i}")
+            for k in range(10):
+                outer[str(k)] = inner
+            inner = outer
+        file["0/x"] = np.zeros(3)
+    with pytest.raises(ValueError, match="of no layout that is known"):
+        replay.load(tmp_path / "laugh.hdf5")
     with h5py.File(tmp_path / "virtual.hdf5", "w") as file:
         for name, values in d4rl().items():
             layout = h5py.VirtualLayout(values.shape, values.dtype)

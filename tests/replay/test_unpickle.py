@@ -147,7 +147,7 @@ def test_deep_and_laughing_pickles_end():
     assert found[0] is found[1] and found[0].tolist() == twice.tolist()
 
 
-def torch_archive(tensors, storages, order="little", method=zipfile.ZIP_STORED):
+def torch_archive(tensors, storages, order="little", method=zipfile.ZIP_STORED, **more):
     """What torch.save writes: a pickle that refers to storages by (\"storage\", type, key, place, numbers)."""
 
     class Kind:
@@ -191,7 +191,7 @@ def torch_archive(tensors, storages, order="little", method=zipfile.ZIP_STORED):
         self.write(pickle.REDUCE)
 
     Writer.dispatch[Tensor] = save_tensor
-    Writer(out, 2).dump({k: Tensor(*v) for k, v in tensors.items()})
+    Writer(out, 2).dump(more | {k: Tensor(*v) for k, v in tensors.items()})
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", method) as file:
         file.writestr("archive/data.pkl", out.getvalue())
@@ -240,4 +240,29 @@ def test_pickled_trajectories_are_read_when_their_arrays_are_trusted(tmp_path):
     assert data.lengths.tolist() == [3, 3] and [bool(e.terminated[-1]) for e in data] == [True, False]
     path.write_bytes(pickle.dumps({"observations": one["observations"]}))
     with pytest.raises(ValueError, match="lacks actions, rewards"):
+        replay.load(path, trust_arrays=True)
+    path.write_bytes(pickle.dumps([one, {**other, "rewards": np.ones(2)}]))
+    with pytest.raises(ValueError, match="trajectory 1: all arrays must have one length"):
+        replay.load(path, trust_arrays=True)
+    path.write_bytes(pickle.dumps({"x": 3}))
+    with pytest.raises(ValueError, match="holds x, which is no layout of pickles: .*SINDy-RL"):
+        replay.load(path, trust_arrays=True)
+
+
+def test_trajectories_of_sindy_rl(tmp_path):
+    """Lists over trajectories; x lacks the final state, so that the last action of each leads nowhere, and r may be None."""
+    path = tmp_path / "off-pi.pkl"
+    x, u = (
+        [np.arange(4.0)[:, None] * [1, 2], 10 + np.arange(3.0)[:, None] * [1, 2]],
+        [np.full((4, 1), 0.5), np.full((3, 1), -1)],
+    )
+    path.write_bytes(pickle.dumps({"x": x, "u": u, "r": [np.arange(1.0, 5), None]}))
+    assert unpickle.load(path)["r"][1] is None and unpickle.load(path)["x"][1].tolist() == x[1].tolist()
+    data = replay.load(path, trust_arrays=True)
+    a, b = data
+    assert (data.format, data.lengths.tolist()) == ("SINDy-RL", [3, 2]) and "no rewards: they are 0" in data.notes
+    assert a.obs[:, 1].tolist() == [0, 2, 4, 6] and a.action[:, 0].tolist() == [0.5, 0.5, 0.5, 0]
+    assert a.reward.tolist() == [0, 1, 2, 3] and b.reward.tolist() == [0, 0, 0] and a.truncated[-1]
+    path.write_bytes(pickle.dumps({"x": x, "u": [u[0], u[0]], "r": [None, None]}))
+    with pytest.raises(ValueError, match="off-pi.pkl: trajectory 1: all arrays must have one length"):
         replay.load(path, trust_arrays=True)

@@ -1,12 +1,8 @@
-"""Demonstrations in HDF5: rlx's own form, and the traces of RoboHive, in which those of MoDem-V2 are published.
+"""Demonstrations of several cameras in one HDF5 file, rlx's own form.
 
-Own form, `write_demos`: a group ``ep_00000`` per episode with ``rgb_CAMERA`` uint8 [L + 1, h, w, 3], ``depth_CAMERA`` uint8,
-``proprio`` float32 [L + 1, S], ``state``; ``action`` float32 [L, A] in [-1, 1], ``reward``, ``success``, ``force`` [L];
-attributes of the file say which environment, version, seed, cameras and generator.
-
-RoboHive: a group per trial with ``actions`` [T, A] and ``env_infos``: ``obs_dict/{qp, qv, grasp_pos, ...}``,
-``visual_dict/{rgb:CAMERA:HxW:2d, d:CAMERA:HxW:2d}``, ``solved``, ``rwd_dense``. Entry t is an observation and the action taken
-there, whose outcome is entry t + 1.
+A group ``ep_00000`` per episode with ``rgb_CAMERA`` uint8 [L + 1, h, w, 3], ``depth_CAMERA`` uint8, ``proprio`` float32
+[L + 1, S], ``state``; ``action`` float32 [L, A] in [-1, 1], ``reward``, ``success``, ``force`` [L]. Attributes of the file say
+which environment, version, seed, cameras and generator, that of a group whether its last observation is a terminal one.
 """
 
 from __future__ import annotations
@@ -28,7 +24,6 @@ from rlx.replay.episodes import episode_row
 from rlx.types import Row
 
 _SEEN, _DONE = ("rgb_", "depth_", "proprio", "state"), ("success", "force")
-_ROBOHIVE = ("qp", "qv", "grasp_pos", "grasp_rot", "object_err", "target_err")
 
 
 def write_demos(
@@ -65,18 +60,19 @@ def write_demos(
 
 def _read(found: Found, reading: Reading) -> Dataset:
     with hdf5.opened(found.path) as file:
-        names = sorted(k for k in file if k.startswith("ep_"))[: reading.episodes]
-        parts = [Dataset(*_episode(file[name], name, reading), name) for name in names]
+        names = sorted(k for k in hdf5.names(file) if k.startswith("ep_"))[: reading.episodes]
+        parts = [Dataset(*_episode(hdf5.group(file, name), name, reading), name) for name in names]
         meta = hdf5.attributes(file)
     whole = join(parts)
-    meta = meta | ({"env": meta["env_id"]} if "env_id" in meta else {})
+    meta |= {"env": meta["env_id"]} if "env_id" in meta else {}
     return Dataset(whole.rows, whole.offsets, str(found.path), "demonstrations", (), meta)
 
 
 def _episode(group: h5py.Group, name: str, reading: Reading) -> tuple[Row, np.ndarray]:
     need(group, ("action", "reward"), name)
     number = lambda k: columns.numbers(hdf5.column(group, k), f"{name}/{k}")
-    obs = {k: number(k) for k in group if k.startswith(_SEEN) and (not reading.keys or k in reading.keys)}
+    need(group, reading.keys, name)
+    obs = {k: number(k) for k in reading.keys or group if k.startswith(_SEEN)}
     if not obs:
         raise ValueError(f"{name} has no observations; it has {', '.join(group)}.")
     action = columns.actions(columns.scaled(number("action"), reading.bounds, f"{name}/action"), f"{name}/action")
@@ -91,55 +87,9 @@ def _episode(group: h5py.Group, name: str, reading: Reading) -> tuple[Row, np.nd
     return from_rows(obs, pad(action), shift(reward), ended, np.array([0, len(reward) + 1]), info)
 
 
-def _read_robohive(found: Found, reading: Reading) -> Dataset:
-    with hdf5.opened(found.path) as file:
-        names = [k for k in file if isinstance(file[k], h5py.Group) and "env_infos" in file[k]]
-        parts = [Dataset(*_trace(file[name], name, reading), name) for name in names[: reading.episodes]]
-    whole = join(parts)
-    notes = (
-        "rewards are rwd_dense, or where there is none whether the task is solved; the last action of a trace leads nowhere",
-    )
-    return Dataset(whole.rows, whole.offsets, str(found.path), "RoboHive", notes)
-
-
-def _trace(group: h5py.Group, name: str, reading: Reading) -> tuple[Row, np.ndarray]:
-    need(group, ("actions", "env_infos"), name)
-    number = lambda k: columns.numbers(hdf5.column(group, k), f"{name}/{k}")
-    known = group["env_infos/obs_dict"] if "obs_dict" in group["env_infos"] else {}
-    vectors = [number(f"env_infos/obs_dict/{k}") for k in reading.keys or _ROBOHIVE if k in known]
-    obs: dict[str, np.ndarray] = {}
-    if vectors:
-        obs["proprio"] = np.concatenate([v.reshape(len(v), -1).astype(np.float32) for v in vectors], -1)
-    for key in group["env_infos/visual_dict"] if "visual_dict" in group["env_infos"] else ():
-        kind, _, rest = key.partition(":")
-        camera, image = rest.partition(":")[0], number(f"env_infos/visual_dict/{key}")
-        if kind in ("rgb", "d") and image.ndim == 4:
-            image = image.transpose(0, 2, 3, 1) if kind == "d" else image
-            obs[f"{'rgb' if kind == 'rgb' else 'depth'}_{camera}"] = np.ascontiguousarray(image)
-    if not obs:
-        raise ValueError(f"{name} has neither obs_dict nor visual_dict in its env_infos.")
-    action = columns.actions(columns.scaled(number("actions"), reading.bounds, f"{name}/actions"), f"{name}/actions")
-    solved = one_per_entry(number("env_infos/solved"), f"{name}/solved").astype(np.float32)
-    reward = (
-        one_per_entry(number("env_infos/rwd_dense"), name).astype(np.float32) if "rwd_dense" in group["env_infos"] else solved
-    )
-    count = min(len(action), len(reward), *(len(v) for v in obs.values()))
-    obs = {k: v[:count] for k, v in obs.items()}
-    shift = lambda x: np.concatenate([np.zeros_like(x[:1]), x[: count - 1]])
-    return from_rows(
-        obs, action[:count], shift(reward), np.zeros(count, bool), np.array([0, count]), {"success": shift(solved)}
-    )
-
-
 LAYOUT = Layout(
     "demonstrations",
     "ep_00000/{action, reward, proprio, rgb_CAMERA} (HDF5), as datasets.write_demos writes it",
     lambda f: f.kind == "hdf5" and any(k.startswith("ep_") and k.endswith("/action") for k in f.arrays),
     _read,
-)
-ROBOHIVE = Layout(
-    "RoboHive",
-    "TRIAL/{actions, env_infos/solved, env_infos/obs_dict/...} (HDF5)",
-    lambda f: f.kind == "hdf5" and any("env_infos/solved" in k for k in f.arrays),
-    _read_robohive,
 )

@@ -21,8 +21,8 @@ _NAMES = ("observation", "action", "reward", "discount")
 
 def _read(found: Found, reading: Reading) -> Dataset:
     given = found.load([k for k in (*_NAMES, "physics", "pixels") if k not in reading.ignore])
-    if "reward" in reading.ignore:
-        given["reward"] = np.zeros(len(given["observation"]), np.float32)
+    if "reward" in reading.ignore and "discount" in given:
+        given["reward"] = np.zeros(len(given["discount"]), np.float32)
     need(given, _NAMES)
     given = {k: columns.numbers(v, k) for k, v in given.items()}
     count = one_length(given)
@@ -33,8 +33,8 @@ def _read(found: Found, reading: Reading) -> Dataset:
             f"reward is {list(reward.shape)}, those of several tasks at once: with ignore=reward they are 0, and "
             "rlx.envs.rewards computes a task's from the physics."
         )
-    action = columns.actions(columns.scaled(given["action"], reading.bounds, "action"), "action")
-    taken = np.concatenate([action[1:], np.zeros_like(action[:1])])
+    action = columns.actions(columns.scaled(given["action"][1:], reading.bounds, "action"), "action")
+    taken = np.concatenate([action, np.zeros_like(given["action"][:1], action.dtype)])
     obs: Any = given["observation"]
     if "pixels" in given:
         obs = {"observation": obs, "pixels": _channels_last(given["pixels"])}

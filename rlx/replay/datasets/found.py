@@ -137,6 +137,12 @@ def one_length(data: Mapping[str, np.ndarray]) -> int:
     return next(iter(lengths.values()))
 
 
+def side_by_side(vectors: Mapping[str, np.ndarray]) -> np.ndarray:
+    """One vector per entry, float32 [N, n], of several in this order. Raises ValueError where their lengths differ."""
+    count = one_length(vectors)
+    return np.concatenate([v.reshape(count, -1).astype(np.float32) for v in vectors.values()], -1)
+
+
 def need(data: Any, names: Any, where: str = "it") -> None:
     """Raises ValueError where ``data`` lacks one of ``names``."""
     missing = [k for k in names if k not in data]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,39 +32,69 @@ def opened(path: str | os.PathLike) -> Iterator[h5py.File]:
         raise ValueError(f"{path} is HDF5 that cannot be read: {what}. Get the file anew.") from error
 
 
+def names(group: h5py.Group) -> list[str]:
+    """What stands in it. Links are left out: a dataset is one file, and says where its arrays are."""
+    return [name for name in group if isinstance(group.get(name, getlink=True), h5py.HardLink)]
+
+
 def outline(group: h5py.Group) -> dict[str, Header]:
-    """What its arrays are, by path. Links to other files are left out: a dataset is one file.
+    """What its arrays are, by path, without links. A group that stands in several places is listed at the first.
 
     Raises:
         ValueError: groups within groups without end.
     """
     found: dict[str, Header] = {}
+    seen: set[int] = set()
 
-    def walk(at: h5py.Group, prefix: str, depth: int) -> None:
+    def walk(outer: h5py.Group, prefix: str, depth: int) -> None:
         if depth > 16:
             raise ValueError(f"{group.file.filename} has groups within groups without end, at {prefix}.")
-        for name in at:
-            if isinstance(at.get(name, getlink=True), h5py.HardLink):
-                inner = at[name]
-                if isinstance(inner, h5py.Group):
-                    walk(inner, f"{prefix}{name}/", depth + 1)
-                elif isinstance(inner, h5py.Dataset) and inner.shape is not None:
-                    found[prefix + name] = Header(inner.shape, inner.dtype)
+        for name in names(outer):
+            inner = outer[name]
+            if isinstance(inner, h5py.Dataset) and inner.shape is not None:
+                found[prefix + name] = Header(inner.shape, inner.dtype)
+            elif isinstance(inner, h5py.Group) and (address := h5py.h5o.get_info(inner.id).addr) not in seen:
+                seen.add(address)
+                walk(inner, f"{prefix}{name}/", depth + 1)
 
     walk(group, "", 0)
     return found
 
 
-def column(group: h5py.Group, name: str) -> np.ndarray:
+def at(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
+    """What stands at the path ``name``, None where nothing does.
+
+    Raises:
+        ValueError: a link leads there.
+    """
+    found: Any = group
+    for part in name.split("/"):
+        link = found.get(part, getlink=True) if isinstance(found, h5py.Group) else None
+        if link is not None and not isinstance(link, h5py.HardLink):
+            where = f" in {link.filename}" if isinstance(link, h5py.ExternalLink) else ""
+            raise ValueError(f"{group.file.filename}: {name} is a link to {link.path}{where}, which is not followed: copy it.")
+        found = None if link is None else found[part]
+    return found
+
+
+def group(within: h5py.Group, name: str) -> h5py.Group:
+    """The group at ``name``. Raises ValueError where there is none, or a link leads there."""
+    found = at(within, name)
+    if not isinstance(found, h5py.Group):
+        raise ValueError(f"{within.file.filename}: {name} is no group; there are {', '.join(names(within)) or 'none'}.")
+    return found
+
+
+def column(within: h5py.Group, name: str) -> np.ndarray:
     """The array at ``name``.
 
     Raises:
         ValueError: there is none, it is in another file, it holds no numbers, or claims more than the file can hold.
     """
-    found, where = group.get(name), f"{group.file.filename}: {name}"
+    found, where = at(within, name), f"{within.file.filename}: {name}"
     if not isinstance(found, h5py.Dataset):
-        raise ValueError(f"{where} is no array; there are {', '.join(outline(group)) or 'none'}.")
-    if found.is_virtual or found.external or found.file.filename != group.file.filename:
+        raise ValueError(f"{where} is no array; there are {', '.join(outline(within)) or 'none'}.")
+    if found.is_virtual or found.external:
         raise ValueError(f"{where} lies in another file, which is not followed: copy it into this one.")
     if found.dtype.kind in "OVSU":
         what = "text" if h5py.check_string_dtype(found.dtype) else KINDS.get(found.dtype.kind, "no numbers")
@@ -90,14 +120,7 @@ def attributes(group: h5py.Group) -> dict[str, Any]:
     return found
 
 
-def tree(group: h5py.Group, name: str) -> Any:
+def tree(within: h5py.Group, name: str) -> Any:
     """The array at ``name``, or the dict of arrays of a group there. Raises as `column`."""
-    found = group.get(name)
-    if isinstance(found, h5py.Group):
-        return {k: tree(found, k) for k in found}
-    return column(group, name)
-
-
-def leaves(names: Mapping[str, Any], prefix: str) -> list[str]:
-    """The names below ``prefix``, or it itself."""
-    return [k for k in names if k == prefix or k.startswith(f"{prefix}/")]
+    found = at(within, name)
+    return {k: tree(found, k) for k in found} if isinstance(found, h5py.Group) else column(within, name)

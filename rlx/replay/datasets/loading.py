@@ -12,7 +12,7 @@ from typing import Any
 from rlx.config import nearest, replace
 from rlx.replay import columns
 from rlx.replay.dataset import Dataset, join
-from rlx.replay.datasets import d4rl, demonstrations, exorl, minari, native, ogbench, pickled, robomimic
+from rlx.replay.datasets import d4rl, demonstrations, exorl, minari, native, ogbench, pickled, robohive, robomimic
 from rlx.replay.datasets.found import Found, Layout, Reading, look
 from rlx.replay.datasets.found import reading as reading_of
 
@@ -23,7 +23,7 @@ LAYOUTS: tuple[Layout, ...] = (
     minari.LAYOUT,
     robomimic.LAYOUT,
     demonstrations.LAYOUT,
-    demonstrations.ROBOHIVE,
+    robohive.LAYOUT,
     d4rl.NEORL,
     exorl.LAYOUT,
     ogbench.LAYOUT,

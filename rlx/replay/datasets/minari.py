@@ -55,7 +55,7 @@ def _stored(file: Any, reading: Reading) -> Iterable[tuple[str, Mapping[str, Any
     if not numbered:
         raise ValueError(f"it has no group episode_0; it has {', '.join(file) or 'nothing'}.")
     for _, name in numbered[: reading.episodes]:
-        group = file[name]
+        group = hdf5.group(file, name)
         need(group, _NAMES, name)
         yield name, {k: _plain(hdf5.tree(group, k)) for k in _NAMES}
 

@@ -1,5 +1,11 @@
-"""Layouts that exist as pickles only: a dict of D4RL's columns, or a list of such dicts, one per episode, as Decision
-Transformer (Chen et al. 2021, arXiv:2106.01345) and many since keep D4RL's data."""
+"""Layouts that exist as pickles, whose arrays are read without running them (`unpickle`) where that was asked for.
+
+- a dict of D4RL's columns, or a list of such dicts, one per episode, as Decision Transformer (Chen et al. 2021,
+  arXiv:2106.01345) and many since keep D4RL's data;
+- SINDy-RL's trajectories (Zolman et al. 2024, arXiv:2403.09110): ``x`` [T, n], ``u`` [T, m] and ``r`` [T] or None, each a list
+  over trajectories. What the last action led to is not in them;
+- demonstrations of MoDem and MoDem-V2 (`robohive`).
+"""
 
 from __future__ import annotations
 
@@ -7,9 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from rlx.replay.dataset import Dataset
-from rlx.replay.datasets import d4rl, unpickle
-from rlx.replay.datasets.found import Found, Layout, Reading
+from rlx.replay import columns
+from rlx.replay.dataset import Dataset, from_rows
+from rlx.replay.datasets import d4rl, robohive, unpickle
+from rlx.replay.datasets.found import Found, Layout, Reading, need, one_length, one_per_entry
+
+_SINDY = ("x", "u", "r")
 
 
 def _read(found: Found, reading: Reading) -> Dataset:
@@ -21,16 +30,25 @@ def _read(found: Found, reading: Reading) -> Dataset:
     tree = unpickle.load(found.path)
     if isinstance(tree, list | tuple) and tree and all(unpickle.arrays(x) for x in tree):
         return d4rl.dataset(_joined([unpickle.arrays(x) or {} for x in tree[: reading.episodes]]), str(found.path), reading)
-    columns = unpickle.arrays(tree)
-    if columns is None or "observations" not in columns:
+    if robohive.is_episode(tree):
+        return robohive.of_episode(tree, found, reading)
+    if isinstance(tree, dict) and all(isinstance(tree.get(k), list | tuple) for k in _SINDY):
+        return _trajectories(tree, str(found.path), reading)
+    if robohive.is_traces(tree):
+        return robohive.of_pickle(tree, found, reading)
+    arrays = unpickle.arrays(tree)
+    if arrays is None or "observations" not in arrays:
         held = ", ".join(map(str, tree)) if isinstance(tree, dict) else f"a {type(tree).__name__}"
-        raise ValueError(f"{found.path} holds {held[:200]}; it is to be a dict of D4RL's columns, or a list of these.")
-    return d4rl.dataset(columns, str(found.path), reading)
+        raise ValueError(f"{found.path} holds {held[:200]}, which is no layout of pickles: {LAYOUT.about}.")
+    return d4rl.dataset(arrays, str(found.path), reading)
 
 
 def _joined(episodes: list[dict[str, np.ndarray]]) -> dict[str, Any]:
     """Columns of all episodes; where none says so, the last entry of an episode that did not terminate is its time limit."""
-    names = set.intersection(*(set(e) for e in episodes))
+    names = [k for k in episodes[0] if all(k in e for e in episodes)]
+    for i, episode in enumerate(episodes):
+        with columns.of(f"trajectory {i}"):
+            one_length({k: episode[k] for k in names})
     whole: dict[str, Any] = {k: np.concatenate([e[k] for e in episodes]) for k in names}
     if "timeouts" not in whole and "rewards" in whole:
         ends = np.cumsum([len(e["rewards"]) for e in episodes]) - 1
@@ -40,6 +58,32 @@ def _joined(episodes: list[dict[str, np.ndarray]]) -> dict[str, Any]:
     return whole
 
 
+def _trajectories(tree: dict[str, Any], name: str, reading: Reading) -> Dataset:
+    """Of each trajectory the transitions between its observations; rewards that are None are 0."""
+    xs, us, rs = (tree[k] for k in _SINDY)
+    if not len(xs) == len(us) == len(rs) or not len(xs):
+        raise ValueError(f"{name}: x, u and r have {len(xs)}, {len(us)} and {len(rs)} trajectories; they are to be as many.")
+    parts = []
+    for i, (x, u, r) in enumerate(list(zip(xs, us, rs, strict=True))[: reading.episodes]):
+        with columns.of(f"{name}: trajectory {i}"):
+            one = {k: columns.numbers(v, k) for k, v in {"x": x, "u": u, "r": r}.items() if v is not None}
+            count = one_length(one)
+            one |= {k: one[k].reshape(count, -1) for k in ("x", "u") if k in one}
+            need(one, ("x", "u"))
+            parts.append(one | {"r": one_per_entry(one["r"], "r") if "r" in one else np.zeros(count, np.float32)})
+    x, u, r = (np.concatenate([p[k] for p in parts]) for k in _SINDY)
+    offsets = np.cumsum([0, *(len(p["x"]) for p in parts)])
+    with columns.of(name):
+        action = columns.actions(columns.scaled(u, reading.bounds, "u"), "u")
+        reward = np.concatenate([np.zeros(1, np.float32), r[:-1]])  # of the action before
+        rows = from_rows(x, action, reward, np.zeros(len(x), bool), offsets)
+    notes = ["nothing marks a terminal state: trajectories are taken as cut, and their last actions lead nowhere"]
+    return Dataset(*rows, name, "SINDy-RL", tuple(notes + ["no rewards: they are 0"] * any(r is None for r in rs)))
+
+
 LAYOUT = Layout(
-    "pickle", "a dict of D4RL's columns, or a list of them by episode, with --trust-arrays", lambda f: f.kind == "pickle", _read
+    "pickle",
+    "with --trust-arrays: a dict of D4RL's columns or a list of them by episode; SINDy-RL's x, u, r; MoDem's demonstrations",
+    lambda f: f.kind in ("pickle", "torch"),
+    _read,
 )

@@ -81,7 +81,7 @@ def _human(path: Path, dataset: Dataset | None, length: int | None, trust_arrays
         )
     if dataset is None:
         raise ValueError(f"{path} says where segments begin in a dataset: give it, read with ignore=next_observations.")
-    first, second, label = (np.asarray(unpickle.load(found[0])).reshape(-1) for found in names.values())
+    first, second, label = (columns.numbers(unpickle.load(found[0]), found[0].name).reshape(-1) for found in names.values())
     told = re.search(r"_q(\d+)", names["indices_num"][0].name)
     steps = length or (int(told[1]) if told else 0)
     if not steps:
@@ -94,7 +94,10 @@ def _human(path: Path, dataset: Dataset | None, length: int | None, trust_arrays
     last = np.zeros(len(dataset.rows.reward), bool)
     last[dataset.offsets[1:] - 1] = True
     rows = np.flatnonzero(~last)  # of the transitions, in order
-    at = np.stack([first, second]).astype(np.int64)
+    begins = np.stack([first, second])
+    at = begins.astype(np.int64)
+    if (at != begins).any():
+        raise ValueError(f"{path}: segments begin at rows, which are whole numbers; {begins[at != begins][0]:.4g} is none.")
     if at.min() < 0 or at.max() + steps > len(rows):
         raise ValueError(
             f"{path}: segments begin at {at.min()} to {at.max()}, {steps} long; {dataset.name} has {len(rows)} transitions."

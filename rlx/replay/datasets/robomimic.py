@@ -16,7 +16,7 @@ import numpy as np
 from rlx.replay import columns
 from rlx.replay.dataset import Dataset, from_rows, join
 from rlx.replay.datasets import hdf5
-from rlx.replay.datasets.found import Found, Layout, Reading, need, one_per_entry
+from rlx.replay.datasets.found import Found, Layout, Reading, need, one_length, one_per_entry, side_by_side
 from rlx.types import Row
 
 ROBOT = ("joint_pos", "joint_pos_cos", "joint_pos_sin", "joint_vel", "eef_pos", "eef_quat", "gripper_qpos", "gripper_qvel")
@@ -25,27 +25,35 @@ ORDER = ("object", *(f"robot0_{name}" for name in ROBOT))  # of the entries of a
 
 def _read(found: Found, reading: Reading) -> Dataset:
     with hdf5.opened(found.path) as file:
-        data = file["data"]
-        names = _demonstrations(file, data, reading)
-        marked = any(
-            columns.flags(hdf5.column(data, f"{n}/dones").reshape(-1), f"{n}/dones").any() for n in names if "dones" in data[n]
-        )
-        if marked and reading.dones not in ("terminated", "truncated"):
+        data = hdf5.group(file, "data")
+        demos = {name: hdf5.group(data, name) for name in _names(file, data, reading)}
+        dones = {name: _dones(demo, name) for name, demo in demos.items()}
+        if any(done.any() for done in dones.values()) and reading.dones not in ("terminated", "truncated"):
             raise ValueError(
                 "dones mark the ends of its demonstrations, which may be that the task is solved and its value ends, or that "
                 "the recording does: say dones=terminated or dones=truncated."
             )
-        parts = [_demonstration(data[name], name, reading) for name in names]
+        parts, notes = [], []
+        for name, demo in demos.items():
+            done = dones[name] & (reading.dones == "terminated")
+            if done[:-1].any():
+                notes.append(f"{name} goes on after it is done at step {int(np.argmax(done))}: that is left out")
+            if len(done) < (1 if "next_obs" in demo or done.any() else 2):
+                notes.append(f"{name} has no whole transition and is left out")
+            else:
+                parts.append(Dataset(*_demonstration(demo, name, done, reading), name))
         meta = _meta(hdf5.attributes(data))
-    whole = join([Dataset(*rows, name) for rows, name in zip(parts, names, strict=True)])
-    return Dataset(whole.rows, whole.offsets, str(found.path), "robomimic", (), meta)
+    if not parts:
+        raise ValueError("none of its demonstrations has a whole transition.")
+    whole = join(parts)
+    return Dataset(whole.rows, whole.offsets, str(found.path), "robomimic", tuple(notes), meta)
 
 
-def _demonstrations(file: h5py.File, data: h5py.Group, reading: Reading) -> list[str]:
-    """Names in the order of their numbers, of one mask where that was asked for."""
+def _names(file: h5py.File, data: h5py.Group, reading: Reading) -> list[str]:
+    """Of the demonstrations, in the order of their numbers, of one mask where that was asked for."""
     names = sorted(data, key=lambda name: int("".join(c for c in name if c.isdecimal()) or 0))
     if reading.split is not None:
-        masks = list(file["mask"]) if "mask" in file else []
+        masks = hdf5.names(hdf5.group(file, "mask")) if "mask" in file else []
         if reading.split not in masks:
             raise ValueError(f"split={reading.split}: it has no such mask; it has {', '.join(masks) or 'none'}.")
         chosen = {x.decode() if isinstance(x, bytes) else str(x) for x in file[f"mask/{reading.split}"][()]}
@@ -55,45 +63,50 @@ def _demonstrations(file: h5py.File, data: h5py.Group, reading: Reading) -> list
     return names[: reading.episodes]
 
 
-def _demonstration(demo: h5py.Group, name: str, reading: Reading) -> tuple[Row, np.ndarray]:
+def _dones(demo: h5py.Group, name: str) -> np.ndarray:
+    """bool [T], False where there are none."""
     need(demo, ("actions", "rewards", "obs"), name)
-    obs = _observations(demo["obs"], name, reading)
+    if "dones" not in demo:
+        return np.zeros(len(hdf5.column(demo, "rewards")), bool)
+    return columns.flags(one_per_entry(hdf5.column(demo, "dones"), f"{name}/dones"), f"{name}/dones")
+
+
+def _demonstration(demo: h5py.Group, name: str, done: np.ndarray, reading: Reading) -> tuple[Row, np.ndarray]:
+    """Rows up to the first of ``done``, where the task ended; what the last action led to is in ``next_obs``, or unknown."""
     number = lambda k: columns.numbers(hdf5.column(demo, k), f"{name}/{k}")
     actions = columns.actions(columns.scaled(number("actions"), reading.bounds, f"{name}/actions"), f"{name}/actions")
     reward = one_per_entry(number("rewards"), f"{name}/rewards")
-    done = columns.flags(number("dones").reshape(-1), f"{name}/dones") if "dones" in demo else np.zeros(len(reward), bool)
-    taken = len(reward)
-    info = {"states": number("states")} if "states" in demo else {}
-    ended = bool(done[-1]) and reading.dones == "terminated"
+    obs, info = _observations(demo, "obs", name, reading), {"states": number("states")} if "states" in demo else {}
+    one_length({"actions": actions, "rewards": reward, "dones": done} | {f"obs/{k}": v for k, v in obs.items()} | info)
+    ended = bool(done.any())
+    taken = int(np.argmax(done)) + 1 if ended else len(reward)
+    at = np.arange(taken)
+    if "next_obs" in demo or ended:  # a row of its own for what came last; where nothing follows, any observation does
+        at = np.append(at, taken - 1)
+    obs, info = ({k: v[at] for k, v in tree.items()} for tree in (obs, info))
     if "next_obs" in demo:
-        after = _observations(demo["next_obs"], name, reading)
-        obs = {k: np.concatenate([obs[k], after[k][-1:]]) for k in obs}
-        info = {k: np.concatenate([v, v[-1:]]) for k, v in info.items()}
-    else:  # what the last action led to is unknown, unless nothing comes after it
-        repeat = np.r_[np.arange(taken), taken - 1] if ended else np.arange(taken)
-        obs, info = {k: v[repeat] for k, v in obs.items()}, {k: v[repeat] for k, v in info.items()}
-    count = len(next(iter(obs.values())))
-    shifted = np.concatenate([[0], reward])[:count]
-    terminated = np.arange(count) == (count - 1 if ended else -1)
-    action = np.concatenate([actions, np.zeros_like(actions[:1])])[:count]
+        for k, after in _observations(demo, "next_obs", name, reading).items():
+            obs[k][-1] = after[taken - 1]
+    rewards = np.concatenate([[0], reward])[: len(at)]
+    terminated = np.arange(len(at)) == (len(at) - 1 if ended else -1)
     tree: Any = obs["state"] if set(obs) == {"state"} else obs
-    return from_rows(tree, action, shifted, terminated, np.array([0, count]), info)
+    return from_rows(tree, actions[at], rewards, terminated, np.array([0, len(at)]), info)
 
 
-def _observations(group: h5py.Group, name: str, reading: Reading) -> dict[str, np.ndarray]:
+def _observations(demo: h5py.Group, where: str, name: str, reading: Reading) -> dict[str, np.ndarray]:
     """Images by name, and all vectors as one, ``state``."""
-    arrays = {k: columns.numbers(hdf5.column(group, k), f"{name}/obs/{k}") for k in reading.keys or list(group) if k in group}
-    if reading.keys:
-        need(arrays, reading.keys, f"{name}/obs")
-    images = {k: v for k, v in arrays.items() if v.dtype == np.uint8 and v.ndim == 4}
-    vectors = {k: v.reshape(len(v), -1).astype(np.float32) for k, v in arrays.items() if k not in images}
-    if not reading.keys:
-        vectors = {k: vectors[k] for k in ORDER if k in vectors}
-        if not vectors and not images:
-            raise ValueError(
-                f"{name}/obs has none of {', '.join(ORDER)}: say which to take by keys=A,B; it has {', '.join(arrays)}."
-            )
-    return ({"state": np.concatenate(list(vectors.values()), -1)} if vectors else {}) | images
+    there = hdf5.group(demo, where)
+    held = hdf5.outline(there)
+    need(held, reading.keys, f"{name}/{where}")
+    images = [k for k in reading.keys or held if held[k].dtype == np.uint8 and len(held[k].shape) == 4]
+    vectors = [k for k in reading.keys or ORDER if k in held and k not in images]
+    if not vectors and not images:
+        raise ValueError(
+            f"{name}/{where} has none of {', '.join(ORDER)}: say which to take by keys=A,B; it has {', '.join(held)}."
+        )
+    number = lambda k: columns.numbers(hdf5.column(there, k), f"{name}/{where}/{k}")
+    state = {"state": side_by_side({f"{name}/{where}/{k}": number(k) for k in vectors})} if vectors else {}
+    return state | {k: number(k) for k in images}
 
 
 def _meta(attributes: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,222 @@
+"""Demonstrations: rlx's own file, RoboHive's traces, and the first MoDem's episodes with their images."""
+
+from __future__ import annotations
+
+import pickle
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from rlx import replay
+from rlx.replay import datasets
+from tests.replay.test_unpickle import torch_archive
+
+N = 4
+
+
+def row(**changes):
+    rng = np.random.default_rng(0)
+    obs = {
+        "proprio": rng.normal(size=(N + 1, 3)).astype("f4"),
+        "rgb_top": rng.integers(0, 255, (N + 1, 6, 6, 3), dtype=np.uint8),
+    }
+    obs |= {"depth_top": rng.integers(0, 255, (N + 1, 6, 6, 1), dtype=np.uint8)}
+    info = {"success": np.arange(N + 1) > 2, "force": np.arange(N + 1, dtype="f4")}
+    ends = np.arange(N + 1) == N
+    made = {
+        "obs": obs,
+        "action": rng.uniform(-1, 1, (N + 1, 2)),
+        "reward": np.arange(N + 1.0),
+        "terminated": ends,
+        "info": info,
+    }
+    return made | changes
+
+
+def test_own_files_come_back(tmp_path):
+    given = row()
+    datasets.write_demos(
+        tmp_path / "demos.h5", [given, row(terminated=np.zeros(N + 1, bool))], {"env_id": "FrankaPick-v0", "seed": 3}
+    )
+    with h5py.File(tmp_path / "demos.h5") as file:  # shapes and dtypes of the form
+        held = {k: (v.shape, v.dtype.str) for k, v in file["ep_00001"].items()}
+    assert held == {
+        "action": ((N, 2), "<f4"), "reward": ((N,), "<f4"), "success": ((N,), "|b1"), "force": ((N,), "<f4"),
+        "proprio": ((N + 1, 3), "<f4"), "rgb_top": ((N + 1, 6, 6, 3), "|u1"), "depth_top": ((N + 1, 6, 6, 1), "|u1"),
+    }  # fmt: skip
+    data = replay.load(tmp_path / "demos.h5")
+    assert (data.format, len(data), data.meta["env"], data.meta["seed"]) == ("demonstrations", 2, "FrankaPick-v0", 3)
+    for name, values in given["obs"].items():
+        np.testing.assert_array_equal(data[1].obs[name], values)
+    np.testing.assert_array_equal(data[1].reward, given["reward"].astype("f4"))
+    np.testing.assert_array_equal(data[0].action[:-1], given["action"][:-1].astype("f4"))
+    assert data[0].terminated[-1] and data[1].truncated[-1] and data[0].info["force"].tolist() == [0, 1, 2, 3, 4]
+    assert data[0].info["success"].tolist() == [False, False, False, True, True]
+    assert set(replay.load(tmp_path / "demos.h5", keys="rgb_top").rows.obs) == {"rgb_top"}
+    with pytest.raises(ValueError, match="ep_00000 lacks rgb_left"):
+        replay.load(tmp_path / "demos.h5", keys="rgb_left")
+
+
+def test_own_files_are_whole_or_not_there(tmp_path):
+    for wrong, message in (([], "no episodes"), ([row(), row(obs=np.zeros((N + 1, 2)))], "it is to be a dict of rgb_")):
+        with pytest.raises(ValueError, match=message):
+            datasets.write_demos(tmp_path / "x.h5", wrong)
+    assert not list(tmp_path.iterdir())
+    datasets.write_demos(tmp_path / "x.h5", [row()])
+    with h5py.File(tmp_path / "x.h5", "a") as file:
+        del file["ep_00000/reward"]
+        file["ep_00000/reward"] = np.zeros(N + 1, "f4")
+    with pytest.raises(ValueError, match="x.h5: ep_00000 is to have one observation more than it has actions and rewards"):
+        replay.load(tmp_path / "x.h5")
+
+
+# ------------------------------------------------------------------------------------------------------------- RoboHive
+
+
+def trial(count=N, **changes):
+    rng = np.random.default_rng(count)
+    vectors = {"qp": 2, "qv": 2, "grasp_pos": 3, "grasp_rot": 3, "object_err": 3, "target_err": 3, "other": 5}
+    arrays = {"actions": rng.uniform(-1, 1, (count, 7)).astype("f4")}
+    arrays |= {f"env_infos/obs_dict/{k}": rng.normal(size=(count, n)) for k, n in vectors.items()}
+    arrays |= {"env_infos/visual_dict/rgb:left_cam:224x224:2d": rng.integers(0, 255, (count, 224, 224, 3), dtype=np.uint8)}
+    arrays |= {"env_infos/visual_dict/d:left_cam:224x224:2d": rng.integers(0, 255, (count, 1, 224, 224), dtype=np.uint8)}
+    arrays |= {"env_infos/solved": np.arange(count) > 1, "env_infos/rwd_dense": np.arange(count)[:, None] * 1.0}
+    return {k: v for k, v in (arrays | changes).items() if v is not None}
+
+
+def nested(arrays):
+    tree: dict = {}
+    for path, values in arrays.items():
+        *groups, name = path.split("/")
+        inner = tree
+        for group in groups:
+            inner = inner.setdefault(group, {})
+        inner[name] = values
+    return tree
+
+
+def hdf5(path, **trials):
+    with h5py.File(path, "w") as file:
+        for name, arrays in trials.items():
+            for k, v in arrays.items():
+                file[f"{name}/{k}"] = v
+    return path
+
+
+def test_traces_of_robohive(tmp_path):
+    """Entry t is an observation and its action, with what that brought, which rlx keeps at the arrival."""
+    given = trial()
+    data = replay.load(hdf5(tmp_path / "trace.h5", Trial0=given, Trial1=trial(5)))
+    assert (data.format, data.lengths.tolist()) == ("RoboHive", [3, 4])
+    one = data[0]
+    vectors = ("qp", "qv", "grasp_pos", "grasp_rot", "object_err", "target_err")
+    wanted = np.concatenate([given[f"env_infos/obs_dict/{k}"] for k in vectors], -1).astype("f4")
+    np.testing.assert_array_equal(one.obs["proprio"], wanted)
+    np.testing.assert_array_equal(one.obs["rgb_left_cam"], given["env_infos/visual_dict/rgb:left_cam:224x224:2d"])
+    depth = given["env_infos/visual_dict/d:left_cam:224x224:2d"]
+    assert one.obs["depth_left_cam"].shape == (N, 224, 224, 1)
+    np.testing.assert_array_equal(one.obs["depth_left_cam"][..., 0], depth[:, 0])
+    np.testing.assert_array_equal(one.action[:-1], given["actions"][:-1])
+    assert one.reward.tolist() == [0, 0, 1, 2] and one.info["success"].tolist() == [0, 0, 0, 1] and one.truncated[-1]
+    assert replay.load(tmp_path / "trace.h5", keys="other").rows.obs["proprio"].shape == (9, 5)
+
+
+def test_traces_of_robohive_as_pickles_are_the_same(tmp_path):
+    wanted = replay.load(hdf5(tmp_path / "trace.h5", Trial0=trial(), Trial1=trial(5)))
+    for i, form in enumerate((nested, dict)):
+        path = tmp_path / f"{i}.pickle"
+        path.write_bytes(pickle.dumps({"Trial0": form(trial()), "Trial1": form(trial(5))}))
+        with pytest.raises(ValueError, match="is a pickle.*--trust-arrays"):
+            replay.load(path)
+        data = replay.load(path, trust_arrays=True)
+        assert (data.format, data.offsets.tolist()) == (wanted.format, wanted.offsets.tolist())
+        for k, values in wanted.rows.obs.items():
+            np.testing.assert_array_equal(data.rows.obs[k], values)
+        for k in ("action", "reward", "truncated"):
+            np.testing.assert_array_equal(getattr(data.rows, k), getattr(wanted.rows, k))
+
+
+def test_odd_traces_of_robohive(tmp_path):
+    """Of real robots, with a last action that is none, without images, of one entry; and what is refused."""
+    actions = trial()["actions"]
+    actions[-1] = np.nan
+    real = {"env_infos/solved": None, "env_infos/success": np.arange(N) > 2, "env_infos/rwd_dense": None, "actions": actions}
+    data = replay.load(hdf5(tmp_path / "real.h5", Trial0=trial(**real), Trial1=trial(1)))
+    assert len(data) == 1 and "Trial1 has no whole transition and is left out" in data.notes
+    assert data[0].reward.tolist() == [0, 0, 0, 0] and np.isfinite(data[0].action).all()
+    for name, changes, message in (
+        ("wide", {"actions": trial()["actions"] * 50}, "Trial0/actions goes to .*bounds=LOW,HIGH"),
+        ("unsolved", {"env_infos/solved": None}, "Trial0 has no env_infos/solved; it has actions"),
+        ("short", {"env_infos/obs_dict/qp": np.zeros((N + 3, 2))}, "one length, .*'Trial0/env_infos/obs_dict/qp': 7"),
+        ("long", {"env_infos/rwd_dense": np.zeros(N + 2)}, "arrays of Trial0 are to be of one length, 2 or more"),
+    ):
+        path = hdf5(tmp_path / f"{name}.h5", Trial0=trial(**changes))
+        with pytest.raises(ValueError, match=f"{name}.h5: .*{message}"):
+            replay.load(path)
+    wide = replay.load(tmp_path / "wide.h5", bounds="-50,50")
+    np.testing.assert_allclose(wide[0].action[:-1], trial()["actions"][:-1], atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------- the first MoDem
+
+
+def episode(path, frames=None, **more):
+    names = [f"{path.stem}_{i}.png" for i in range(N + 1)]
+    folder = path.parent / "frames"
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (N + 1, 224, 224, 3), dtype=np.uint8)
+    for name, image in zip(names, images, strict=True):
+        Image.fromarray(image).save(folder / name)
+    states, actions = rng.normal(size=(N + 1, 6)).astype("f4"), rng.uniform(-1, 1, (N, 4)).astype("f4")
+    tensors = {"states": ("FloatStorage", "0", 0, (N + 1, 6), (6, 1)), "actions": ("FloatStorage", "1", 0, (N, 4), (4, 1))}
+    given = {"frames": frames or names, **more}
+    path.write_bytes(torch_archive(tensors, {"0": states, "1": actions}, **given))
+    return images, states, actions
+
+
+@pytest.mark.parametrize("key", ["success", "goal_achieved"])
+def test_episodes_of_the_first_modem(key, tmp_path):
+    infos = [{key: t > 2, "other": 1.0} for t in range(N)]
+    images, states, actions = episode(tmp_path / "0.pt", infos=infos)
+    with pytest.raises(ValueError, match="0.pt is a pickle.*--trust-arrays"):
+        replay.load(tmp_path / "0.pt")
+    data = replay.load(tmp_path / "0.pt", trust_arrays=True)
+    (one,) = data
+    assert data.format == "MoDem"
+    np.testing.assert_array_equal(one.obs["rgb"], images)
+    np.testing.assert_array_equal(one.obs["state"], states)
+    np.testing.assert_array_equal(one.action[:-1], actions)
+    assert one.reward.tolist() == [0, 0, 0, 0, 1] == one.info["success"].tolist() and one.truncated[-1]
+    assert set(replay.load(tmp_path / "0.pt", keys="state", trust_arrays=True)[0].obs) == {"state"}
+    episode(tmp_path / "1.pt", rewards=[0.5] * N)  # of the DeepMind control suite
+    assert replay.load(tmp_path / "1.pt", trust_arrays=True)[0].reward.tolist() == [0, 0.5, 0.5, 0.5, 0.5]
+    assert len(replay.load(str(tmp_path / "0*.pt"), trust_arrays=True)) == 1
+
+
+def test_frames_are_images_in_their_folder(tmp_path):
+    (tmp_path / "frames").mkdir()
+    Image.new("RGB", (224, 224)).save(tmp_path / "secret.png")
+    Image.new("RGB", (8000, 8000)).save(tmp_path / "frames" / "huge.png")
+    Image.new("RGB", (10, 10)).save(tmp_path / "frames" / "other.png")
+    (tmp_path / "frames" / "text.png").write_text("text")
+    Image.new("RGB", (10, 10)).save(tmp_path / "frames" / "x.gif")
+    for frames, message in (
+        (["../secret.png"], "names of images in"),
+        ([str(tmp_path / "secret.png")], "names of images in"),
+        ([3], "names of images in"),
+        (["none.png"], "none.png cannot be read"),
+        (["text.png"], "text.png cannot be read"),
+        (["x.gif"], "x.gif cannot be read"),
+        (["huge.png"], "larger than frames are"),
+        (["other.png", "0_1.png"], "of one size"),
+        (["0_1.png"] * 3, "one length"),
+    ):
+        episode(tmp_path / "0.pt", frames=frames, rewards=[0.0] * N)
+        with pytest.raises(ValueError, match=message):
+            replay.load(tmp_path / "0.pt", trust_arrays=True)
+    episode(tmp_path / "0.pt", infos=[{}] * N)
+    with pytest.raises(ValueError, match="neither rewards nor infos"):
+        replay.load(tmp_path / "0.pt", trust_arrays=True)
