@@ -17,7 +17,9 @@ import pytest
 
 from rlx import agents
 from rlx.cli import collect, evaluate, export, main, report, sweep
+from rlx.cli import data as data_command
 from rlx.cli import train as command
+from rlx.replay import datasets
 from rlx.train import Interrupted
 from rlx.train.plan import validate
 
@@ -32,10 +34,15 @@ FLAGS = {
     "sweep": sweep.Flags,
     "evaluate": evaluate.Flags,
     "collect": collect.Flags,
+    "data": data_command.Flags,
     "report": report.Flags,
     "export": export.Flags,
 }
 OPTIONS = ["host=true", "host=maybe", "penalty=1", "gravity=[1,2]", "nobody=null", "=3", "gravity", "mass=", "name=x", "1=2"]
+READING = (
+    "bounds=clip bounds=1,x bounds=data horizon=3 horizon=-1 dones=both dones=maybe ignore=obs keys=a,b episodes=0".split()
+)
+READING += ["format=D4RL", "format=x", "episodes=1", "trust_arrays=true", "trust_arrays=3", "split=train", "nobody=1", "="]
 OPTIONS += ["repeat=2", "time-limit=3", "workers=2", "workers=x", "depth=" + "[" * 3000]
 # what would leave this process
 OTHERS = "distributed coordinator processes process wait wandb tensorboard imports workers measure".split()
@@ -47,6 +54,8 @@ def flag(rng: random.Random, field: dataclasses.Field, prefix: str, files: list[
         value = rng.choice(ENVS)
     elif field.name == "env_options":
         name, value = "--" + prefix + "env-option", rng.choice(OPTIONS)
+    elif field.name == "data_options":
+        name, value = "--" + prefix + "data-option", rng.choice(READING)
     elif field.name == "grid":
         value = rng.choice(GRIDS)
     elif field.name in ("data", "init_from", "run_dir", "out"):
@@ -64,16 +73,23 @@ def flag(rng: random.Random, field: dataclasses.Field, prefix: str, files: list[
 
 def line(rng: random.Random, files: list[str]) -> list[str]:
     """A command line with up to three odd flags."""
-    name = rng.choice(["train"] * 5 + ["sweep"] * 2 + ["evaluate", "collect", "report", "export"] + ["train"] * 4)
+    name = rng.choice(
+        ["train"] * 5 + ["sweep"] * 2 + ["evaluate", "collect", "report", "export", "data", "data"] + ["train"] * 4
+    )
     if name == "report":
         return [name, *rng.choices(files, k=rng.randint(0, 2)), *flag(rng, dataclasses.fields(report.Flags)[0], "", files)]
+    if name == "data":
+        argv = [name, rng.choice([*data_command.ACTIONS, "x"]), *rng.choices(files, k=rng.randint(1, 2))]
+        flags = [f for f in dataclasses.fields(data_command.Flags) if f.name != "out"]
+        return [*argv, "--out", f"out{rng.random()}", *(w for f in rng.choices(flags, k=2) for w in flag(rng, f, "", files))]
     fields = [(f, "") for f in dataclasses.fields(FLAGS[name]) if f.name not in OTHERS]
     argv = [name]
     if name in ("train", "sweep"):
-        agent = rng.choice(["sac", "td3", "rnd", "ppo", "sindy_rl", "yann"] * 5 + ["sac ", "nobody"])
+        agent = rng.choice(["sac", "td3", "rnd", "ppo", "sindy_rl", "yann", "iql", "td_jepa"] * 5 + ["sac ", "nobody"])
         argv += [agent, "--env", "rlx:pendulum", "--preset", "debug", "--no-progress"]
         argv += ["--grid", "agent.discount=0.9,0.99"] if name == "sweep" and rng.random() < 0.8 else []
         argv += ["--run-dir", f"out{rng.random()}"]
+        argv += ["--data", rng.choice(files)] if agent in ("iql", "td_jepa") else []
         if agent in agents.list():
             fields += [(f, "agent.") for f in dataclasses.fields(agents.config(agent))] * 2
     else:
@@ -112,7 +128,18 @@ def odd_files(rng: random.Random, trained: Path, folder: Path) -> list[str]:
         (folder / name).write_bytes(data)
     np.savez(folder / "columns.npz", obs=np.zeros((3, 2)), action=np.array(["a", "b", "c"]))
     np.save(folder / "one.npy", np.zeros(3))
+    one = {"obs": np.zeros((4, 3), "f4"), "action": np.zeros((4, 1), "f4"), "reward": np.arange(4.0), "terminated": np.zeros(4)}
+    datasets.write(folder / "good.npz", [one] * 3, {"env": "rlx:pendulum"})
+    datasets.write(folder / "shards", [one] * 3)
+    np.savez(
+        folder / "open.npz",
+        observations=np.zeros((4, 3)),
+        actions=np.full((4, 1), 2.0),
+        rewards=np.zeros(4),
+        dones=np.eye(4)[3],
+    )
     out = [str(folder / name) for name in [*raw, "columns.npz", "one.npy", "no/such/file"]] + WORDS
+    out += [str(folder / name) for name in ("good.npz", "shards", "open.npz", "*.npz")] * 4
     for k, name in enumerate(["config.json", "metrics.jsonl", "result.json"] * 6):
         copy = folder / f"run{k}"
         shutil.copytree(trained, copy)
@@ -140,6 +167,7 @@ def test_no_command_ends_in_a_traceback(trained, tmp_path, monkeypatch, capsys):
     rng = random.Random(0)
     files = odd_files(rng, trained, tmp_path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RLX_REFERENCES", str(tmp_path / "references.json"))
     monkeypatch.setattr(command, "run", planned)
     wrong = []
     for k in range(300):
