@@ -114,7 +114,8 @@ def _plan(trials: list[sweeps.Trial], points: list[sweeps.Point], flags: Any, ru
 
 
 def keep(run_dir: Path, run_config: run_configs.RunConfig, points: list[sweeps.Point], workers: str) -> None:
-    """Writes what this sweep is into its folder, or finds the same one there.
+    """Writes what this sweep is into its folder, or finds the same one there. Where that one has a smaller budget and nothing
+    else differs, its trials have not ended any more: their results go, and they go on.
 
     Raises:
         ValueError: the folder holds another sweep, or one of an older layout.
@@ -126,11 +127,31 @@ def keep(run_dir: Path, run_config: run_configs.RunConfig, points: list[sweeps.P
     if path.exists():
         there = files.read_json(path)
         layout.check(there.pop("rlx", None), run_dir)
-        if there != this:
-            raise ValueError(f"{run_dir} holds another sweep: give another --run-dir, or the flags that it was made with.")
-        return
+        if there == this:
+            return
+        if not _longer(there, this, config.budget(run_config.config)):
+            raise ValueError(
+                f"{run_dir} holds another sweep: give another --run-dir, or the flags that it was made "
+                "with; only its budget may grow."
+            )
+        for result in (run_dir / "trials").glob(f"*/{sweeps.RESULT}"):
+            result.unlink()
     run_dir.mkdir(parents=True, exist_ok=True)
     files.write_text(path, json.dumps({**this, "rlx": versions["rlx"]}, indent=2) + "\n")
+
+
+def _longer(there: dict[str, Any], this: dict[str, Any], budget: dict[str, float]) -> bool:
+    """Whether ``this`` is the sweep that is ``there`` but for a larger ``budget`` (by dotted name in its agent's config)."""
+    old = json.loads(json.dumps(there))
+    for name, now in budget.items():
+        *path, last = name.split(".")
+        at = old.get("run_config", {}).get("config", {})
+        for key in path:
+            at = at.get(key, {})
+        if not isinstance(at.get(last), int | float) or at[last] > now:
+            return False
+        at[last] = now
+    return old == this
 
 
 def _run(trials: list[sweeps.Trial], waiting: dict[str, Path], kind: str, where: str, flags: Any, run_dir: Path) -> dict:
@@ -149,7 +170,8 @@ def _run(trials: list[sweeps.Trial], waiting: dict[str, Path], kind: str, where:
                     told(t.name, _here(t, waiting[t.name], flags))
             return failed
         for t in trials:
-            run_configs.keep(t.run_config, run_dir / "trials" / t.name, None, flags.allow_changes)
+            agent = t.run_config.make(t.run_config.problem())
+            run_configs.keep(t.run_config, run_dir / "trials" / t.name, agent, flags.allow_changes)
         shared = ("episodes", "waves", "checkpoint_seconds", "keep")
         more = [x for k in shared for x in (f"--{k.replace('_', '-')}", str(getattr(flags, k)))]
         more += ["--no-video", "--no-progress"] + (["--memory", str(flags.memory)] if flags.memory else [])

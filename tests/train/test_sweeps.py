@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,6 +167,20 @@ def test_finished_trials_never_run_twice(as_one, capsys):
     assert "2 of them done" in capsys.readouterr().out
     assert main(["sweep", "sac", *SMALL, "--grid", "agent.tau=0.1,0.2", "--run-dir", str(as_one)]) == 2
     assert "holds another sweep" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["one", "local:2"])
+def test_a_sweep_goes_on_with_a_larger_budget(as_one, locally, tmp_path, workers, capsys):
+    shutil.copytree(as_one if workers == "one" else locally, tmp_path / "s")
+    longer = ["--agent.env-steps", "240", "--workers", workers]
+    assert sweep(tmp_path / "s", *longer) == 0
+    found = [sweeps.result(folder) for folder in sweeps.folders(tmp_path / "s")]
+    members = [run_configs.read(folder).members for folder in sweeps.folders(tmp_path / "s")]
+    assert len(found) == (2 if workers == "one" else 4) and [r["updates"] for r in found] == [40 * m for m in members]
+    capsys.readouterr()
+    assert sweep(tmp_path / "s", "--workers", workers) == 2
+    assert "only its budget may grow" in capsys.readouterr().err
 
 
 @pytest.mark.slow
