@@ -30,6 +30,7 @@ _MODULES = {
     "yann": "rlx.agents.yann",
     "sindy_rl": "rlx.agents.sindy_rl",
     "td_jepa": "rlx.agents.td_jepa",
+    "pearl": "rlx.agents.pearl",
 }
 ENTRY_POINTS = "rlx.agents"  # the group in which installed packages declare agents
 _registered: dict[str, ModuleType | str] = {}

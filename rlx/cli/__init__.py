@@ -1,4 +1,4 @@
-"""The command line: ``rlx train|sweep|evaluate|collect|data|report|export|zero_shot``."""
+"""The command line: ``rlx train|sweep|evaluate|collect|data|report|export|zero_shot|pref``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ COMMANDS = {
     "report": "curves and tables of run folders as one HTML page",
     "export": "a trained policy as a Python file, C source or StableHLO",
     "zero_shot": "ask a zero-shot agent for a reward that is written, or for a goal, and film it",
+    "pref": "preferences of one task carried over to another, without training",
 }
 USAGE = "usage: rlx COMMAND [OPTIONS]\n\n" + "".join(f"  {name:<10}{what}\n" for name, what in COMMANDS.items())
 

@@ -111,7 +111,7 @@ class Episodes(NamedTuple):
 
 
 def episodes(state: ReplayState) -> Episodes:
-    """Raises ValueError where there is no episode of two rows."""
+    """Raises ValueError where there is no episode of two rows, or rows are no vectors."""
     found = pieces(state)
     counts = np.bincount(found.number)
     keep = (counts >= 2)[found.number]
@@ -120,6 +120,8 @@ def episodes(state: ReplayState) -> Episodes:
         raise ValueError("preferences need whole episodes; the data hold none of two rows or more.")
     place, begins = found.place[keep], found.begins[keep]
     row, at = overlaid(state), (place[:, 0], place[:, 1])
+    if any(np.ndim(x) != 3 for x in (row.obs, row.action)):
+        raise ValueError("preferences need observations and actions that are one vector each; as_vector makes one of a dict.")
     obs, action = np.asarray(row.obs)[at], np.asarray(row.action)[at]
     reward = np.where(begins, 0.0, np.asarray(row.reward)[at].astype(np.float64))
     return Episodes(obs, action, reward, np.cumsum(counts) - counts, counts - 1, place)

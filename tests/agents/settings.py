@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import rlx.envs
-from rlx import replay
+from rlx import preferences, replay
 from rlx.agents import offpolicy, ppo
 from rlx.replay import Sequences
 from rlx.types import AgentState, Array, Env, HostEnv, Problem, ReplayState
@@ -52,6 +52,7 @@ class Settings:
     value: Callable[[AgentState, tuple[int, ...], Array, Array], Array] | None = None  # (state, hidden, obs, action) -> value
     off_policy: bool = False
     data: bool = False  # it learns from a dataset
+    more: Callable[[ReplayState], dict[str, Any]] = lambda data: {}  # data beside that, made of it
 
 
 def least_q(state: AgentState, hidden: tuple[int, ...], obs: Array, action: Array) -> Array:
@@ -94,7 +95,10 @@ def problem(name: str, preset: str | None = None, **envs: Env | HostEnv) -> Prob
     """One that the agent can be made for; ``envs`` beside "train", or in place of it."""
     own = AGENTS[name]
     found = {"train": rlx.envs.make(own.preset_envs.get(preset, own.env)), **envs}
-    return Problem(found, {"data": dataset(found["train"])} if own.data else {})
+    if not own.data:
+        return Problem(found)
+    data = dataset(found["train"])
+    return Problem(found, {"data": data, **own.more(data)})
 
 
 AGENTS = {
@@ -162,6 +166,13 @@ AGENTS = {
             {"actor_lr", "critic_lr", "value_lr", "tau", "expectile", "temperature", "reward_scale", "reward_shift"}
         ),
         data=True,
+    ),
+    "pearl": Settings(
+        felt=frozenset(
+            {"actor_lr", "critic_lr", "value_lr", "tau", "expectile", "temperature", "reward_scale", "reward_shift"}
+        ),
+        data=True,
+        more=lambda data: {"source": preferences.source_of(preferences.episodes(data))},
     ),
     "rebrac": Settings(
         update={"hidden": (4,), "policy_delay": 1},

@@ -1,0 +1,183 @@
+"""PEARL (Liu et al. 2024, "Zero-shot Cross-task Preference Alignment and Robust Reward Learning", arXiv:2306.03615).
+
+::
+
+    label    pairs of episodes of the data, labelled from those of another task by optimal transport      (rlx.preferences)
+    reward   a model with a Gaussian for each step, fitted to these pairs; the one is kept that judges held-out pairs best
+    relabel  each decision is worth the mean of its Gaussian, times horizon / range of the episodes' returns
+    learn    implicit Q-learning on these rewards                                                          (rlx.agents.iql)
+
+What it is compared with are settings: ``labels`` (true ones, chance, the nearest source trajectory) and ``head``
+(deterministic: the Preference Transformer, or an MLP). True rewards of the data are looked at by labels=oracle and cpa+fewshot
+alone.
+
+The paper's constants, its features and the sum of its losses could not be verified; docs/methods/pearl.md lists what is ours.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlx import files, keys, replay
+from rlx.agents import iql, offline
+from rlx.agents.pearl.config import Config
+from rlx.config import hyper
+from rlx.preferences import labels, learning, pairs
+from rlx.preferences.alignment import Settings
+from rlx.preferences.labels import Source
+from rlx.preferences.models import PreferenceTransformer, RewardMLP, RewardModel
+from rlx.preferences.pairs import Episodes, Preferences
+from rlx.types import Agent, AgentState, Array, Clock, Host, Key, Problem, Stage, Step
+
+# What the stages found out, in learned["told"]; NaN where it does not apply.
+TOLD = ("degenerate", "flipped", "cost", "row_error", "asymmetry", "held_loss", "factor")
+
+
+def model_of(config: Config) -> RewardModel:
+    gaussian, own = config.head == "gaussian", config.model
+    if own.kind == "mlp":
+        return RewardMLP(own.hidden, gaussian, own.agg)
+    return PreferenceTransformer(
+        own.width, own.layers, own.heads, own.segment, weighted=own.weighted, gaussian=gaussian, dropout=own.dropout
+    )
+
+
+def training_of(config: Config) -> learning.Training:
+    own = config.model
+    names = ("steps", "batch", "segment", "samples", "noise", "variance", "held_out", "checks")
+    return learning.Training(**{k: getattr(own, k) for k in names}, schedule=own.kind == "transformer")
+
+
+def coefs_of(h: dict[str, Array]) -> learning.Coefs:
+    names = ("mean_coef", "sample_coef", "variance_coef", "entropy", "reward_lr", "weight_decay")
+    return learning.Coefs(*(h[k] for k in names))
+
+
+def source_of(config: Config, problem: Problem) -> Source | None:
+    """What labels are carried over from; None where they are not.
+
+    Raises:
+        ValueError: they are, and there is no source, or something else.
+    """
+    given = problem.data.get("source")
+    if config.labels not in labels.CARRIED:
+        return None
+    if given is None and config.source:
+        given = labels.source_of(pairs.episodes(replay.load(config.source).replay(False)), most=config.trajectories)
+    if not isinstance(given, Source):
+        what = "there is none" if given is None else f"what is given is a {type(given).__name__}"
+        raise ValueError(
+            f"pearl: labels={config.labels!r} are carried over from a source, and {what}: give Problem.data['source'] = "
+            "rlx.preferences.source_of(...), or --agent.source FILE in a command."
+        )
+    return given
+
+
+def pairs_of(config: Config, found: Episodes) -> tuple[int, Preferences | None]:
+    """How many pairs there will be, and those of a file.
+
+    Raises:
+        ValueError: ``labels`` is nothing that is known, or the file's pairs do not lie in the data.
+    """
+    if config.labels.endswith(".npz"):
+        given = pairs.read(config.labels)
+        pairs.rows_of(given, found)
+        return len(given.label), given
+    if config.labels not in labels.KINDS:
+        raise ValueError(f"pearl: labels={config.labels!r} is unknown: one of {', '.join(labels.KINDS)}, or a file.npz.")
+    n = min(len(found.steps), config.trajectories)
+    if n < 2:
+        raise ValueError("pearl: preferences are between two episodes; the data hold one.")
+    return min(config.pairs, n * (n - 1) // 2), None
+
+
+def padded(given: Preferences, count: int) -> Preferences:
+    """``count`` pairs, the last one repeated with a weight of 0 where there are fewer."""
+    short = count - len(given.label)
+    if not short:
+        return given
+    more = jax.tree.map(lambda x: np.concatenate([x, np.repeat(x[..., -1:], short, -1)], -1), given)
+    return more._replace(weight=np.where(np.arange(count) < count - short, more.weight, 0).astype(np.float32))
+
+
+def make(config: Config, problem: Problem) -> Agent:
+    data, n, m = offline.dataset(problem, "pearl")
+    if config.normalize_returns:
+        raise ValueError("pearl: normalize_returns looks at true rewards; learned ones are scaled by their own range anyway.")
+    if config.model.kind == "transformer" and config.model.width % config.model.heads:
+        raise ValueError(f"pearl: model.width={config.model.width} is no multiple of model.heads={config.model.heads}.")
+    nets, scales, model = iql.networks(config.hidden, m), offline.scales(data, config), model_of(config)
+    source, found = source_of(config, problem), pairs.episodes(data)
+    count, given = pairs_of(config, found)
+    horizon = problem.envs["train"].spec.horizon or int(found.steps.max())
+    settings = Settings(**asdict(config.align))
+
+    def init(key: Key, hyper: dict[str, Array]) -> AgentState:
+        learned = {**iql.begin(nets, key, n, m), "scales": scales}
+        learned["reward"] = learning.init(model, keys.fold(key, "reward"), n, m)
+        nothing = pairs.preferences(np.zeros((2, count)), np.full(count, 0.5), 1, weight=0.0)
+        learned["pairs"] = jax.tree.map(jnp.asarray, nothing)
+        learned["told"] = dict.fromkeys(TOLD, jnp.float32(jnp.nan))
+        return AgentState(hyper, learned)
+
+    def tell(state: AgentState, told: dict[str, Any], **more: Any) -> AgentState:
+        new = {**state.learned["told"], **{k: np.float32(v) for k, v in told.items()}}
+        return state._replace(learned={**state.learned, "told": new, **more})
+
+    def label(state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
+        if given is not None:
+            return tell(state, {}, pairs=given), sources
+        got = labels.label(
+            config.labels,
+            pairs.episodes(sources["data"]),
+            keys.HostKey.of(key, 1).rng(0),
+            source=source,
+            settings=settings,
+            most=config.trajectories,
+            count=count,
+            pairing=config.pairing,
+            least_confidence=config.least_confidence,
+            share=config.fewshot,
+        )
+        told: dict[str, Any] = {"flipped": got.flipped}
+        if got.alignment is not None:
+            coupling = got.alignment.coupling
+            told |= {"degenerate": got.alignment.degenerate, "asymmetry": got.alignment.asymmetry}
+            told |= {"cost": coupling.cost, "row_error": coupling.row_error}
+        return tell(state, told, pairs=padded(got.pairs, count)), sources
+
+    def reward(state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
+        rows = pairs.episodes(sources["data"])
+        begin, coefs = state.learned["reward"], coefs_of(state.hyper)
+        got = learning.fit(model, begin, state.learned["pairs"], rows, key, training_of(config), coefs)
+        return tell(state, {"held_loss": got.held_loss[got.best]}, reward=jax.tree.map(np.asarray, got.params)), sources
+
+    def relabel(state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
+        rows = pairs.episodes(sources["data"])
+        each = learning.rewards(model, state.learned["reward"], rows, config.model.segment, state.hyper["kappa"])
+        new, factor = learning.scaled(each, rows, horizon)
+        return tell(state, {"factor": factor}), {**sources, "data": pairs.with_rewards(sources["data"], rows, new)}
+
+    def act(state: AgentState, clock: Clock, carry: Any, step: Step, key: Key, mode: str) -> tuple[Array, Any, dict]:
+        policy = offline.gaussian(nets.actor, state.learned["actor"], state.learned["scales"].obs(step.obs))
+        action = policy.mode() if mode == "eval" else jnp.clip(policy.sample(key), -1.0, 1.0)
+        return action, carry, {}
+
+    def report(state: AgentState, folder: Path) -> list[Path]:
+        folder.mkdir(parents=True, exist_ok=True)
+        told = {k: float(v) if np.isfinite(v) else None for k, v in state.learned["told"].items()}
+        files.write_text(folder / "pearl.json", json.dumps(told, indent=1) + "\n")
+        return [folder / "pearl.json", pairs.write(folder / "labels.npz", state.learned["pairs"])]
+
+    update = iql.updater(nets, lambda clock: clock.updates / (config.cycles * config.block))
+    shared = offline.shared_parts(config, problem, update)
+    before = tuple(Stage(f.__name__, 1, (Host(f),)) for f in (label, reward, relabel))
+    shared |= {"stages": (*before, *shared["stages"]), "reads": ("data", "source")}
+    return Agent("pearl", config, hyper(config), init, act, **shared, report=report)

@@ -1,0 +1,133 @@
+"""``rlx pref transfer``: labels for one dataset from those of another, without training."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from rlx import config, files, keys, replay
+from rlx.cli import console
+from rlx.preferences import alignment, labels, pairs
+from rlx.preferences.alignment import Alignment, Settings
+from rlx.preferences.pairs import Episodes
+
+ACTIONS = {"transfer": "label pairs of episodes of --target by those of --source, by optimal transport; draws the coupling"}
+USAGE = "usage: rlx pref ACTION [OPTIONS]\n\n" + "".join(f"  {name:<10}{what}\n" for name, what in ACTIONS.items())
+
+
+@dataclass(frozen=True)
+class Flags:
+    source: str = ""  # episodes of the labelled task: a file, folder or glob
+    target: str = ""  # episodes of the task that has no labels
+    source_labels: str = config.size("", "pairs of the source that were labelled; without, its returns label all pairs")
+    out: str = "labels.npz"  # the file of pairs to write; the picture lies beside it
+    features: str = config.size("delta", "what a trajectory is: delta, flat_s, flat_sa, hand, moments")
+    entries: int | None = config.size(None, "of an observation only so many first entries; 18 for Meta-World", least=1)
+    geometry: Literal["gw", "fused", "linear"] = "gw"  # fused and linear: where both have the same observations
+    alpha: float = config.size(0.5, "fused: the share of Gromov-Wasserstein", least=0, most=1)
+    eps: float = config.size(5e-3, "larger: softer labels, of which the sure ones are more reliable", above=0)
+    outer: int = config.size(20, "rounds of linearisation", least=1)
+    inner: int = config.size(50, "rounds of Sinkhorn in each", least=1)
+    proximal: bool = config.size(False, "towards a coupling without blur")
+    norm: Literal["pair", "global"] = "pair"
+    tau: float = config.size(0.0, "global: labels less confident are ties", least=0)
+    float64: bool = config.size(False, "compute on the host in float64")
+    trajectories: int = config.size(64, "of either task, at most", least=2)
+    pairs: int = config.size(2_000, "at most", least=1)
+    least_confidence: float = config.size(0.0, "of a label, to count", least=0, most=1)
+    seed: int = config.size(0, "of which episodes and pairs are taken, where there are more", least=0, most=keys.MOST_SEED)
+
+
+PRESETS: dict[str, dict[str, Any]] = {"debug": {"outer": 5, "inner": 20}}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return console.command(body, argv)
+
+
+def body(argv: list[str]) -> None:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(f"{USAGE}\n`rlx pref ACTION --help` shows the options.")
+        raise SystemExit(0 if argv else 2)
+    action = argv[0]
+    if action not in ACTIONS:
+        config.stop(f"unknown action {action!r}.{config.nearest(action, ACTIONS)}")
+    about = f"rlx pref {action}: {ACTIONS[action]}."
+    flags: Flags = config.parse(Flags(), argv[1:], PRESETS, prog=f"rlx pref {action}", description=about)
+    if not flags.source or not flags.target:
+        config.stop("which data? Give both: rlx pref transfer --source a.npz --target b.npz --out labels.npz")
+    if not flags.out.endswith(".npz"):
+        config.stop(f"--out {flags.out}: labels are written as one file that ends in .npz.")
+    _transfer(flags)
+
+
+def _transfer(flags: Flags) -> None:
+    names = ("features", "entries", "geometry", "alpha", "eps", "outer", "inner", "proximal", "norm", "tau", "float64")
+    settings = Settings(**{k: getattr(flags, k) for k in names})
+    source, target = (pairs.episodes(replay.load(path).replay(False)) for path in (flags.source, flags.target))
+    given = pairs.read(flags.source_labels) if flags.source_labels else None
+    labelled = labels.source_of(source, given, flags.trajectories, flags.seed)
+    got = labels.label(
+        "cpa",
+        target,
+        np.random.default_rng(flags.seed),
+        source=labelled,
+        settings=settings,
+        most=flags.trajectories,
+        count=flags.pairs,
+        least_confidence=flags.least_confidence,
+    )
+    told = got.alignment
+    assert told is not None
+    out = pairs.write(flags.out, got.pairs)
+    picture = out.with_suffix(".png")
+    draw(told, picture)
+    values = {"pairs": int((got.pairs.weight > 0).sum()), "cost": float(told.coupling.cost)}
+    values |= {"row_error": float(told.coupling.row_error), "degenerate": told.degenerate, "asymmetry": told.asymmetry}
+    values |= _measured(got, labelled, target)
+    console.table("labels by transport", [*((k, _said(v)) for k, v in values.items()), ("labels", out), ("coupling", picture)])
+    if told.degenerate:
+        print("The two sets say nothing about each other: all labels are 0.5 and none counts.")
+    elif abs(told.asymmetry) < 0.2:
+        print("In the source neither the middle nor the rim of its trajectories is preferred: labels may be mirrored.")
+    console.result({**values, "labels": out, "picture": picture})
+
+
+def _said(value: Any) -> str:
+    return console.number(value) if isinstance(value, float) else str(value)
+
+
+def _measured(got: labels.Labelled, source: labels.Source, target: Episodes) -> dict[str, float]:
+    """Accuracies over all pairs of trajectories where the target has true rewards, those of the nearest trajectory too where
+    the two have as many numbers; else nothing."""
+    returns = target.returns[got.chosen]
+    if np.ptp(returns) == 0 or got.alignment is None:
+        return {}
+    found = {"accuracy": alignment.accuracy(got.alignment.label, returns)}
+    try:
+        nearest = labels.carried("dis", source, [target.trajectories()[i] for i in got.chosen], Settings())
+    except ValueError:  # the spaces differ
+        return found
+    return {**found, "accuracy_nearest": alignment.accuracy(nearest.label, returns)}
+
+
+def draw(told: Alignment, path: Path) -> None:
+    """The coupling, sources and targets from the least to the most preferred, as a PNG."""
+    order = np.argsort(told.label.mean(1))
+    plan = told.coupling.plan[:, order]
+    centre = plan @ np.arange(plan.shape[1]) / np.maximum(plan.sum(1), 1e-12)
+    figure = Figure(figsize=(5, 4.4), layout="constrained")
+    axes = figure.subplots()
+    shown = axes.imshow(plan[np.argsort(centre)], aspect="auto", origin="lower", cmap="viridis")
+    axes.set_xlabel("target trajectories, as labelled: worst to best")
+    axes.set_ylabel("source trajectories, by where they go")
+    figure.colorbar(shown, label="mass of the coupling")
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    files.write_bytes(path, picture.getvalue())

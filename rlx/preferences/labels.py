@@ -1,0 +1,151 @@
+"""Where labels come from: true returns, chance, another task, or a file.
+
+One function, `label`, chooses trajectories of the target and pairs of them and labels these; the kinds are those that PEARL is
+compared with::
+
+    oracle        which has the larger true return
+    random        a coin
+    cpa           carried over from a source by transport (`rlx.preferences.alignment`)
+    cpa+fewshot   the same, with a share of true labels, by which a mirrored coupling is noticed
+    sim, dis      carried over from the most similar, or nearest, source trajectory
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rlx.preferences import alignment, pairs
+from rlx.preferences.alignment import Alignment, Settings
+from rlx.preferences.features import Trajectories, features
+from rlx.preferences.pairs import Episodes, Pairing, Preferences
+from rlx.types import Array
+
+KINDS = ("oracle", "random", "cpa", "cpa+fewshot", "sim", "dis")
+CARRIED = ("cpa", "cpa+fewshot", "sim", "dis")
+
+
+class Source(NamedTuple):
+    """Labelled trajectories of another task; a frozen pytree. Shorter ones repeat their last step."""
+
+    obs: Array  # float32 [M, T, n]
+    action: Array  # float32 [M, T, m]
+    preferred: Array  # float32 [M, M] P(i is preferred to k)
+    known: Array  # bool [M, M]
+
+    def trajectories(self) -> Trajectories:
+        return list(zip(np.asarray(self.obs), np.asarray(self.action), strict=True))
+
+
+def source_of(found: Episodes, given: Preferences | None = None, most: int = 64, seed: int = 0) -> Source:
+    """At most ``most`` episodes as a source: labelled by their true returns, or only where ``given`` compares two whole ones.
+
+    Raises:
+        ValueError: a pair points outside of the episodes, or none of ``given`` is between episodes that are taken.
+    """
+    chosen = some(len(found.steps), most, np.random.default_rng(seed))
+    if given is not None:
+        pairs.rows_of(given, found)
+        named = np.unique(np.asarray(given.episode)[:, np.asarray(given.weight) > 0])
+        chosen = named[some(len(named), most, np.random.default_rng(seed))]
+    longest = int(found.steps[chosen].max())
+    all_of = found.trajectories()
+    pad = lambda x: np.concatenate([x, np.repeat(x[-1:], longest - len(x), 0)]).astype(np.float32)
+    obs, action = (np.stack([pad(all_of[i][part]) for i in chosen]) for part in (0, 1))
+    if given is None:
+        z, known = alignment.by_return(found.returns[chosen]), np.ones((len(chosen),) * 2, bool)
+        return Source(obs, action, z.astype(np.float32), known)
+    z, known = np.full((len(chosen),) * 2, 0.5), np.eye(len(chosen), dtype=bool)
+    place = {int(e): at for at, e in enumerate(chosen)}
+    for first, second, y, w in zip(*np.asarray(given.episode), given.label, given.weight, strict=True):
+        if w > 0 and first in place and second in place:
+            i, k = place[int(first)], place[int(second)]
+            z[i, k], z[k, i], known[i, k], known[k, i] = 1 - y, y, True, True
+    if known.sum() == len(chosen):
+        raise ValueError("none of the source's labels is between two of the trajectories that are taken of it.")
+    return Source(obs, action, z.astype(np.float32), known)
+
+
+def some(n: int, most: int, rng: np.random.Generator) -> np.ndarray:
+    """At most ``most`` of the numbers below ``n``, in order."""
+    return np.arange(n) if n <= most else np.sort(rng.choice(n, most, replace=False))
+
+
+class Labelled(NamedTuple):
+    """Pairs with labels, and what is known of how they came about."""
+
+    pairs: Preferences
+    chosen: np.ndarray  # int [N] episodes of the target
+    alignment: Alignment | None  # None where nothing was carried over
+    flipped: bool  # the coupling was a mirror image, and labels were turned
+
+
+def carried(kind: str, source: Source, target: Trajectories, settings: Settings) -> Alignment:
+    """Labels of all pairs of ``target``, by transport or by the nearest source trajectory."""
+    z, known = np.asarray(source.preferred, np.float64), np.asarray(source.known)
+    if kind in ("cpa", "cpa+fewshot"):
+        return alignment.align(source.trajectories(), target, z, known, settings)
+    z, known = alignment.checked(z, known)
+    fs, ft = (features(x, "flat_sa") for x in (source.trajectories(), target))
+    coupling = alignment.nearest(fs, ft, "cosine" if kind == "sim" else "euclidean")
+    label, weight, confidence = alignment.transfer(coupling.plan, np.full(len(ft), 1 / len(ft)), z, known)
+    return Alignment(label, weight, confidence, coupling, False, float("nan"))
+
+
+def by_returns(found: Episodes, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """float64 [P]: 1 where the second episode's true return is larger, 0.5 where they are equal."""
+    return 0.5 + 0.5 * np.sign(found.returns[second] - found.returns[first])
+
+
+def label(
+    kind: str,
+    found: Episodes,
+    rng: np.random.Generator,
+    *,
+    source: Source | None = None,
+    settings: Settings | None = None,
+    most: int = 64,
+    count: int | None = 500,
+    pairing: Pairing = "all",
+    least_confidence: float = 0.0,
+    share: float = 0.1,
+) -> Labelled:
+    """Labels of pairs of whole episodes: of at most ``most`` of them, at most ``count`` pairs. Labels less confident than
+    ``least_confidence`` get a weight of 0. ``share``: of the true labels of "cpa+fewshot".
+
+    Raises:
+        ValueError: an unknown kind, no source where one is needed, or fewer than two episodes.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"labels={kind!r} is unknown: give one of {', '.join(KINDS)}, or a file that ends in .npz.")
+    if len(found.steps) < 2:
+        raise ValueError("preferences are between two episodes; the data hold one.")
+    chosen = some(len(found.steps), most, rng)
+    target = [found.trajectories()[i] for i in chosen]
+    own = settings or Settings()
+    vectors = features(target, own.features, own.entries) if pairing == "cross_cluster" else None
+    first, second = pairs.choose(len(chosen), count, pairing, rng, vectors)
+    at, steps = chosen[np.stack([first, second])], found.steps[chosen]
+    each: dict[str, Any] = {"steps": np.minimum(steps[first], steps[second])}
+    if kind in ("oracle", "random"):
+        y = by_returns(found, *at) if kind == "oracle" else rng.integers(2, size=len(first))
+        return Labelled(
+            pairs.preferences(at, y, source="script" if kind == "oracle" else "random", **each), chosen, None, False
+        )
+    if source is None:
+        raise ValueError(
+            f"labels={kind!r} are carried over from a source: give Problem.data['source'] = rlx.preferences.source_of(...), or "
+            "--agent.source FILE in a command."
+        )
+    told = carried(kind, source, target, own)
+    matrix, weight, flipped = told.label, told.weight[first, second], False
+    weight = np.where(told.confidence[first, second] >= least_confidence, weight, 0.0)
+    given = rng.uniform(size=len(first)) < (share if kind == "cpa+fewshot" else 0.0)
+    true = by_returns(found, *at)
+    if given.any():
+        matrix, flipped = alignment.oriented(matrix, first[given], second[given], true[given])
+    y = np.where(given, true, matrix[second, first])
+    made = pairs.preferences(at, y, weight=np.where(given, 1.0, weight), source=kind.split("+")[0], **each)
+    marked = np.where(given, pairs.SOURCES.index("script"), made.source).astype(np.int32)
+    return Labelled(made._replace(source=marked), chosen, told, flipped)

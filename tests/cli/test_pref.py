@@ -1,0 +1,65 @@
+"""`rlx pref transfer`, and training on the labels that it wrote."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import rlx.envs
+from rlx import replay
+from rlx.cli import main
+from rlx.preferences import pairs
+from tests.agents.pearl.test_pearl import graded
+
+from .test_commands import result_of
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pref")
+    env = rlx.envs.make("rlx:point-mass")
+    for name, seed, rot in (("a", 0, 0.0), ("b", 1, 1.1)):
+        replay.datasets.write(folder / f"{name}.npz", replay.export(graded(env, seed, rot)[0]))
+    return folder
+
+
+def transfer(files, *more: str) -> int:
+    given = ["--source", str(files / "a.npz"), "--target", str(files / "b.npz"), "--out", str(files / "labels.npz")]
+    return main(["pref", "transfer", *given, "--features", "flat_s", *more])
+
+
+def test_labels_are_written_and_measured(files, capsys):
+    assert transfer(files) == 0
+    found = result_of(capsys.readouterr().out)
+    assert found["accuracy"] > 0.65 and found["accuracy_nearest"] < found["accuracy"] and not found["degenerate"]
+    made = pairs.read(files / "labels.npz")
+    assert len(made.label) == found["pairs"] == 30 * 29 // 2
+    assert (files / "labels.png").read_bytes().startswith(b"\x89PNG")
+    # a part of the source's pairs says it too
+    pairs.write(files / "some.npz", pairs.read(files / "labels.npz")._replace(label=np.float32(made.label > 0.5)))
+    assert transfer(files, "--source-labels", str(files / "some.npz"), "--pairs", "50") == 0
+    assert result_of(capsys.readouterr().out)["pairs"] <= 50
+
+
+@pytest.mark.slow
+def test_training_goes_by_a_source(files, capsys):
+    """Two seeds, each with labels, a reward and an overlay of its own."""
+    common = ["--env", "rlx:point-mass", "--time-limit", "5", "--data", str(files / "b.npz"), "--preset", "debug", "--no-video"]
+    more = ["--agent.source", str(files / "a.npz"), "--seeds", "2", "--run-dir", str(files / "run"), "--no-progress"]
+    assert main(["train", "pearl", *common, *more]) == 0
+    assert result_of(capsys.readouterr().out)["updates"] == 2 * 200
+    assert (files / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--out", "labels.csv"], "ends in .npz"),
+        (["--source", ""], "Give both"),
+        (["--target", "nowhere.npz"], "nowhere.npz"),
+        (["--features", "flat"], "unknown features 'flat'"),
+    ],
+)
+def test_bad_requests_are_named(files, capsys, more, words):
+    assert transfer(files, *more) == 2
+    assert words in capsys.readouterr().err
