@@ -70,6 +70,12 @@ def test_mapped_columns_index_as_arrays_do():
         slice(0, 10, 3),
         np.array([9, 0, 4, 4]),
         np.array([[3, 5], [8, 4]]),
+        -1,
+        np.array([-10, -6, -1]),
+        slice(-3, None),
+        slice(6, 3),
+        np.zeros(0, int),
+        whole[:, 0] > 0,
     ):
         np.testing.assert_array_equal(column[index], whole[index])
     stream = column.as_stream()
@@ -78,6 +84,9 @@ def test_mapped_columns_index_as_arrays_do():
     np.testing.assert_array_equal(stream[t], whole[:, None][t])
     np.testing.assert_array_equal(np.asarray(stream), whole[:, None])
     assert (column.shape, stream.shape, len(column), column.nbytes) == ((10, 2), (10, 1, 2), 10, 160)
+    for wrong in (10, -11, np.array([0, 10])):
+        with pytest.raises(IndexError, match="there are 10 rows"):
+            column[wrong]
     with pytest.raises(IndexError, match="stream 0"):
         stream[t, np.ones_like(t)]
 

@@ -236,6 +236,9 @@ def test_pickled_trajectories_are_read_when_their_arrays_are_trusted(tmp_path):
     path.write_bytes(pickle.dumps([one, other]))
     with pytest.raises(ValueError, match="hopper-medium-v2.pkl is a pickle.*--trust-arrays"):
         replay.load(path)
+    path.write_bytes(pickle.dumps([one, other], 0))  # as Python 2 wrote them
+    with pytest.raises(ValueError, match="hopper-medium-v2.pkl is a pickle.*--trust-arrays"):
+        replay.load(path)
     data = replay.load(path, trust_arrays=True)
     assert data.lengths.tolist() == [3, 3] and [bool(e.terminated[-1]) for e in data] == [True, False]
     path.write_bytes(pickle.dumps({"observations": one["observations"]}))

@@ -104,7 +104,7 @@ def look(path: Path) -> Found:
     if any(head[i : i + len(columns.HDF5)] == columns.HDF5 for i in columns.HDF5_PLACES):
         with hdf5.opened(path) as opened:
             return Found(path, "hdf5", hdf5.outline(opened), hdf5.attributes(opened))
-    if head.startswith(b"\x80"):
+    if head.startswith(b"\x80") or _is_old_pickle(path, head):
         return Found(path, "pickle")
     if head.startswith(b"PK") and _is_torch(path):
         return Found(path, "torch")
@@ -118,8 +118,17 @@ def _is_torch(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/data.pkl") for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile):
+    except Exception:  # zipfile fails in many ways; what reads the file says how
         return False
+
+
+def _is_old_pickle(path: Path, head: bytes) -> bool:
+    """Whether a file is a list, a dict or an array of a protocol before 2, which no number marks."""
+    if head[:1] not in (b"(", b"]", b"}", b"c"):
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, 2)
+        return file.read() == b"."
 
 
 def one_per_entry(x: np.ndarray, name: str) -> np.ndarray:

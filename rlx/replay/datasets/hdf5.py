@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 
 from rlx import files
+from rlx.replay import columns
 from rlx.replay.columns import KINDS, Header
 
 
@@ -24,7 +25,7 @@ def opened(path: str | os.PathLike) -> Iterator[h5py.File]:
         ValueError: it cannot be read, or only a part of it is there.
     """
     try:
-        with h5py.File(Path(path), "r", locking=False) as file:
+        with columns.of(path), h5py.File(Path(path), "r", locking=False) as file:
             yield file
     except (OSError, RuntimeError, KeyError) as error:
         said = str(error)

@@ -11,8 +11,8 @@ import numpy as np
 class Mapped:
     """Arrays [n_i, ...] of one dtype, one after another along time, as one array [N, ...] to be indexed.
 
-    Takes a slice, an index or integer arrays along time, as samplers do; with `as_stream` also ``[t, w]``, where ``w`` is the
-    one stream. What is asked for is copied out; the system keeps the pages that are used.
+    Takes a slice, an index, integer arrays or a mask along time, as samplers do; with `as_stream` also ``[t, w]``, where ``w``
+    is the one stream. What is asked for is copied out; the system keeps the pages that are used.
     """
 
     def __init__(self, parts: Sequence[np.ndarray], stream: bool = False):
@@ -61,6 +61,13 @@ class Mapped:
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def _take(self, t: np.ndarray) -> np.ndarray:
+        if t.dtype == bool:
+            if t.shape != (len(self),):
+                raise IndexError(f"a mask of {list(t.shape)} does not go with {len(self)} rows.")
+            t = np.flatnonzero(t)
+        t = np.where(t < 0, t + len(self), t)
+        if t.size and not (t.min() >= 0 and t.max() < len(self)):
+            raise IndexError(f"there are {len(self)} rows.")
         if t.ndim == 0:
             i = int(np.searchsorted(self.ends, int(t), "right")) - 1
             return self.parts[i][int(t) - self.ends[i]]

@@ -325,8 +325,10 @@ def _torch(data: bytes) -> Any:
                 return read[name]
 
             return loads(archive.read(entries["data.pkl"]), storage, len(data))
-    except (zipfile.BadZipFile, KeyError, RuntimeError, NotImplementedError) as error:
-        raise ValueError(f"it is damaged: {error}") from None
+    except ValueError:
+        raise
+    except Exception as error:  # zipfile fails in many ways
+        raise ValueError(f"it is damaged ({type(error).__name__}: {error})") from None
 
 
 def arrays(tree: Any) -> dict[str, np.ndarray] | None:
