@@ -31,6 +31,7 @@ _MODULES = {
     "sindy_rl": "rlx.agents.sindy_rl",
     "td_jepa": "rlx.agents.td_jepa",
     "pearl": "rlx.agents.pearl",
+    "ipl": "rlx.agents.ipl",
 }
 ENTRY_POINTS = "rlx.agents"  # the group in which installed packages declare agents
 _registered: dict[str, ModuleType | str] = {}

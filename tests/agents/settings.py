@@ -12,6 +12,7 @@ import numpy as np
 import rlx.envs
 from rlx import preferences, replay
 from rlx.agents import offpolicy, ppo
+from rlx.preferences.sampling import Comparisons
 from rlx.replay import Sequences
 from rlx.types import AgentState, Array, Env, HostEnv, Problem, ReplayState
 
@@ -77,6 +78,15 @@ def neighbours() -> Sequences:
     ends = two(jnp.zeros(6, bool), jnp.arange(6) % 3 == 0), two(jnp.zeros(6, bool), jnp.arange(6) == 1)
     rows = two(a.obs, a.next_obs), two(a.reward, b.reward), *ends, jnp.zeros((2, 6), bool), {}
     return Sequences(*rows, two(a.action, b.action), {}, jnp.ones((2, 6), bool), jnp.ones(6), a.index)
+
+
+def compared() -> tuple[Comparisons, Any]:
+    """Two pairs of windows of three transitions, one of which ends, beside transitions."""
+    rng = np.random.default_rng(5)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    obs, action = draw(4, 2, 2, 4), jnp.tanh(draw(3, 2, 2, 2))
+    ended = jnp.zeros((3, 2, 2), bool).at[2, 0, 1].set(True)
+    return Comparisons(obs, action, ended, jnp.float32([1, 0.3]), jnp.float32([1, 0.5])), transitions()
 
 
 def dataset(env: Env | HostEnv, episodes: int = 5, length: int = 8, seed: int = 0) -> ReplayState:
@@ -173,6 +183,11 @@ AGENTS = {
         ),
         data=True,
         more=lambda data: {"source": preferences.source_of(preferences.episodes(data))},
+    ),
+    "ipl": Settings(
+        batch=compared,
+        felt=frozenset({"actor_lr", "critic_lr", "value_lr", "tau", "expectile", "temperature", "reward_coef", "discount"}),
+        data=True,
     ),
     "rebrac": Settings(
         update={"hidden": (4,), "policy_delay": 1},
