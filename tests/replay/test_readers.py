@@ -462,6 +462,11 @@ def test_hdf5_links_claims_and_damage(tmp_path):
         file["rewards"] = ["one"] * N
     with pytest.raises(ValueError, match="text.hdf5: rewards holds text"):
         replay.load(tmp_path / "text.hdf5")
+    with h5py.File(tmp_path / "text.hdf5", "a") as file:
+        del file["rewards"]
+        h5py.h5d.create(file.id, b"rewards", h5py.h5t.UNIX_D32LE, h5py.h5s.create_simple((N,)))
+    with pytest.raises(ValueError, match="text.hdf5: rewards holds structures"):
+        replay.load(tmp_path / "text.hdf5")
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,10 @@ def test_a_whole_dataset_grows_and_unlike_episodes_are_refused(tmp_path):
     written(tmp_path / "d")
     with datasets.Writer(tmp_path / "d", resume=True) as out:
         assert out.shards == 3
+        assert len(replay.load(tmp_path / "d")) == 6
         out.append(episodes(2, seed=1))
+        with pytest.raises(ValueError, match="d is not complete"):
+            replay.load(tmp_path / "d")
     assert len(replay.load(tmp_path / "d")) == 8
     with pytest.raises(ValueError, match="is a dataset already"):
         datasets.Writer(tmp_path / "d")

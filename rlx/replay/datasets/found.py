@@ -56,7 +56,6 @@ class Found:
     path: Path
     kind: Kind
     arrays: Mapping[str, Header] = field(default_factory=dict)
-    attributes: Mapping[str, Any] = field(default_factory=dict)  # of an HDF5 file's root
 
     @property
     def names(self) -> set[str]:
@@ -103,7 +102,7 @@ def look(path: Path) -> Found:
         head = file.read(2048 + len(columns.HDF5))
     if any(head[i : i + len(columns.HDF5)] == columns.HDF5 for i in columns.HDF5_PLACES):
         with hdf5.opened(path) as opened:
-            return Found(path, "hdf5", hdf5.outline(opened), hdf5.attributes(opened))
+            return Found(path, "hdf5", hdf5.outline(opened))
     if head.startswith(b"\x80") or _is_old_pickle(path, head):
         return Found(path, "pickle")
     if head.startswith(b"PK") and _is_torch(path):

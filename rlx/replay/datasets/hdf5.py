@@ -53,13 +53,21 @@ def outline(group: h5py.Group) -> dict[str, Header]:
         for name in names(outer):
             inner = outer[name]
             if isinstance(inner, h5py.Dataset) and inner.shape is not None:
-                found[prefix + name] = Header(inner.shape, inner.dtype)
+                found[prefix + name] = Header(inner.shape, _dtype(inner))
             elif isinstance(inner, h5py.Group) and (address := h5py.h5o.get_info(inner.id).addr) not in seen:
                 seen.add(address)
                 walk(inner, f"{prefix}{name}/", depth + 1)
 
     walk(group, "", 0)
     return found
+
+
+def _dtype(found: h5py.Dataset) -> np.dtype:
+    try:
+        dtype: np.dtype = found.dtype
+    except TypeError:  # HDF5 has kinds that numpy has not, such as times
+        dtype = np.dtype("V1")
+    return dtype
 
 
 def at(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
@@ -97,8 +105,9 @@ def column(within: h5py.Group, name: str) -> np.ndarray:
         raise ValueError(f"{where} is no array; there are {', '.join(outline(within)) or 'none'}.")
     if found.is_virtual or found.external:
         raise ValueError(f"{where} lies in another file, which is not followed: copy it into this one.")
-    if found.dtype.kind in "OVSU":
-        what = "text" if h5py.check_string_dtype(found.dtype) else KINDS.get(found.dtype.kind, "no numbers")
+    dtype = _dtype(found)
+    if dtype.kind in "OVSU":
+        what = "text" if h5py.check_string_dtype(dtype) else KINDS.get(dtype.kind, "no numbers")
         raise ValueError(f"{where} holds {what}; it is to hold numbers.")
     stored, wanted = found.id.get_storage_size(), found.nbytes
     if wanted > 2**20 and wanted > stored * 2000:

@@ -161,7 +161,7 @@ class Writer:
 
     Each `append` is a shard of its own, or several where it is large. The dataset can be read when the block has ended; where
     it failed or was killed, ``Writer(path, resume=True)`` goes on after the last shard, and `shards` says how many there are. A
-    dataset that is whole grows in the same way.
+    dataset that is whole grows in the same way, and is not whole in the meantime.
     """
 
     def __init__(self, path: str | os.PathLike, meta: Mapping[str, Any] | None = None, resume: bool = False):
@@ -229,6 +229,7 @@ class Writer:
                 out.flush()
                 os.fsync(out.fileno())
             listed[column] = {"bytes": file.stat().st_size, "digest": _digest(file)}
+        self.manifest["complete"] = False  # a dataset that was whole is not while it grows
         self.manifest["shards"].append({"name": name, "rows": len(arrays["reward"]), "episodes": len(rows), "files": listed})
         self._list()
 
