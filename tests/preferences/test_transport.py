@@ -62,6 +62,26 @@ def test_pot_agrees():
     ot = pytest.importorskip("ot")
     theirs = ot.gromov.entropic_gromov_wasserstein(TRIANGLE, TRIANGLE, even(3), even(3), epsilon=0.1, max_iter=1000, tol=1e-12)
     close(solve(TRIANGLE, TRIANGLE, eps=0.05, outer=200, inner=200).plan, theirs, atol=1e-6)
+    cost = np.random.default_rng(0).uniform(size=(3, 3))
+    fused = ot.gromov.entropic_fused_gromov_wasserstein(
+        cost, TRIANGLE, TRIANGLE, even(3), even(3), alpha=0.6, epsilon=0.1, max_iter=2000, tol=1e-13
+    )
+    close(solve(TRIANGLE, TRIANGLE, eps=0.05, outer=300, inner=300, between=cost, alpha=0.6).plan, fused, atol=2e-4)
+
+
+def test_ott_agrees():
+    pytest.importorskip("ott")
+    from ott.geometry.geometry import Geometry
+    from ott.problems.quadratic.quadratic_problem import QuadraticProblem
+    from ott.solvers.linear.sinkhorn import Sinkhorn
+    from ott.solvers.quadratic.gromov_wasserstein import GromovWasserstein
+
+    same = Geometry(cost_matrix=jnp.asarray(TRIANGLE), scale_cost=1.0)
+    inner = Sinkhorn(threshold=1e-6, max_iterations=2000)
+    theirs = GromovWasserstein(linear_solver=inner, epsilon=0.05, max_iterations=200, threshold=1e-9)(
+        QuadraticProblem(same, same)
+    )
+    close(solve(TRIANGLE, TRIANGLE, eps=0.05, outer=200, inner=200).plan, theirs.matrix, atol=2e-6)
 
 
 def test_points_that_are_all_alike_say_nothing():

@@ -37,7 +37,7 @@ from rlx.preferences.pairs import Episodes, Preferences
 from rlx.types import Agent, AgentState, Array, Clock, Host, Key, Problem, Stage, Step
 
 # What the stages found out, in learned["told"]; NaN where it does not apply.
-TOLD = ("degenerate", "flipped", "cost", "row_error", "asymmetry", "held_loss", "factor")
+TOLD = ("flipped", "cost", "row_error", "asymmetry", "held_loss", "factor")
 
 
 def model_of(config: Config) -> RewardModel:
@@ -148,9 +148,13 @@ def make(config: Config, problem: Problem) -> Agent:
         )
         told: dict[str, Any] = {"flipped": got.flipped}
         if got.alignment is not None:
+            if got.alignment.degenerate:
+                raise ValueError(
+                    "pearl: the source says nothing about the data: fewer than three trajectories, distances all alike, "
+                    "or a coupling that does not tell them apart. Give other align.features, more episodes, or labels=oracle."
+                )
             coupling = got.alignment.coupling
-            told |= {"degenerate": got.alignment.degenerate, "asymmetry": got.alignment.asymmetry}
-            told |= {"cost": coupling.cost, "row_error": coupling.row_error}
+            told |= {"asymmetry": got.alignment.asymmetry, "cost": coupling.cost, "row_error": coupling.row_error}
         return tell(state, told, pairs=padded(got.pairs, count)), sources
 
     def reward(state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
