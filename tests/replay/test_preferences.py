@@ -47,6 +47,9 @@ def test_human_labels_beside_a_dataset(tmp_path):
     assert pairs.label.tolist() == [0, 1, 0.5]
     with pytest.raises(ValueError, match="begin at 0 to 6, 5 long; .* has 8 transitions"):
         datasets.load_pairs(tmp_path, data, length=5, trust_arrays=True)
+    (tmp_path / "indices_num3_q2").write_bytes(pickle.dumps([0, 2.5, 6]))
+    with pytest.raises(ValueError, match="which are whole numbers; 2.5 is none"):
+        datasets.load_pairs(tmp_path, data, trust_arrays=True)
     (tmp_path / "label_human").write_bytes(pickle.dumps(np.array([0, 1, 2])))
     with pytest.raises(ValueError, match="0, 1 or -1"):
         datasets.load_pairs(tmp_path, data, trust_arrays=True)

@@ -196,6 +196,33 @@ def test_ogbench_as_its_loader_gives_it(visual, tmp_path):
         assert not loaded.rows.terminated.any()
 
 
+def test_ogbench_single_tasks_as_its_loader_gives_them(tmp_path):
+    """Transition by transition: rewards, and masks that are 0 where the task is solved, as OGBench computes them of a file."""
+    import ogbench  # noqa: F401 # registers its environments
+    from ogbench.relabel_utils import relabel_dataset
+    from ogbench.utils import load_dataset
+
+    env = gymnasium.make("pointmaze-medium-singletask-v0")
+    env.reset()
+    rng, n = np.random.default_rng(0), 40
+    xy = (env.unwrapped.cur_goal_xy + rng.normal(size=(n, 2))).astype("f4")
+    raw = {"observations": xy, "actions": rng.uniform(-1, 1, (n, 2)).astype("f4"), "terminals": np.arange(n) % 20 == 19}
+    np.savez(tmp_path / "raw.npz", **raw, qpos=xy, qvel=np.zeros_like(xy))
+    given = load_dataset(str(tmp_path / "raw.npz"), add_info=True)
+    relabel_dataset("pointmaze-medium-singletask-v0", env, given)
+    assert 0 < given["masks"].sum() < 38
+    np.savez(tmp_path / "task.npz", **given)
+    data = replay.load(tmp_path / "task.npz")
+    for name, ours in {
+        "observations": [e.obs[:-1] for e in data],
+        "next_observations": [e.obs[1:] for e in data],
+        "actions": [e.action[:-1] for e in data],
+        "rewards": [e.reward[1:] for e in data],
+        "masks": [~e.terminated[1:] for e in data],
+    }.items():
+        np.testing.assert_array_equal(np.concatenate(ours), given[name], err_msg=name)
+
+
 # --------------------------------------------------------------------------------------------------------------------- Minari
 
 

@@ -23,7 +23,7 @@ from rlx import files
 
 DEPTH = 32  # of lists and dicts within one another
 TIMES = 4  # what is held, counted as often as it is, is at most so many times the file
-FLAG = "--trust-arrays (in Python: trust_arrays=True)"
+FLAG = "--trust-arrays (rlx train: --data-option trust_arrays=true; in Python: trust_arrays=True)"
 STORAGES = {
     "FloatStorage": "f4", "DoubleStorage": "f8", "HalfStorage": "f2", "LongStorage": "i8", "IntStorage": "i4",
     "ShortStorage": "i2", "CharStorage": "i1", "ByteStorage": "u1", "BoolStorage": "?",
