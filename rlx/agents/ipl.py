@@ -43,7 +43,7 @@ class Config(offline.OfflineConfig):
     labels: str = "oracle"  # where Problem.data has no "pairs": oracle (true returns), random, or a file of pairs
     pairs: int = size(500, least=1)  # of oracle and random
     pairs_seed: int = size(0, least=0)  # and which these are
-    segment: int = size(15, least=1)  # transitions of a window, at most those of the shortest piece that was compared
+    segment: int = size(15, least=1)  # transitions of a window, at most those of the longest piece that was compared
     batch_pairs: int = size(16, least=1)
     clamp: bool = True  # bounds V(s') where it implies a reward
     discount: float = traced(0.99, "Discount per decision.", least=0, below=1)
@@ -78,7 +78,7 @@ def critic_loss(
     obs, action, v_next, discount = batch
     r = implied(q_values(critics, params, obs, action), v_next, discount, h, clamp)  # [2, N]
     steps, _, count = about.terminated.shape
-    worth = r[:, : steps * 2 * count].reshape(-1, steps, 2, count).sum(1)  # [2 critics, 2 windows, B]
+    worth = (about.mask * r[:, : steps * 2 * count].reshape(-1, steps, 2, count)).sum(1)  # [2 critics, 2 windows, B]
     gap = worth[:, 0] - worth[:, 1]
     preference = (about.weight * cross_entropy(about.label, gap)).mean()
     told = (about.label != 0.5) & (about.weight > 0)
@@ -96,8 +96,8 @@ def updater(nets: iql.Networks, clamp: bool) -> Any:
         next_obs = see(jnp.concatenate([flat(about.obs[1:]), rest.next_obs]))
         action = jnp.clip(jnp.concatenate([flat(about.action), rest.action]), -offline.EDGE, offline.EDGE)
         discount = jnp.concatenate([h["discount"] * ~about.terminated.reshape(-1), rest.discount])
-        inside = about.terminated.size
-        share = jnp.where(jnp.arange(len(obs)) < inside, 0.5 / inside, 0.5 / len(rest.obs))
+        mask = about.mask.reshape(-1)
+        share = jnp.concatenate([0.5 * mask / mask.sum(), jnp.full(len(rest.obs), 0.5 / len(rest.obs))])
 
         def value_loss(params: PyTree) -> Array:
             error = q - nets.value.apply(params, obs)[..., 0]

@@ -104,24 +104,30 @@ class Windows(NamedTuple):
     obs: Array  # [N, n]
     action: Array  # [N, m]
     row: Array  # int32 [2, P]
-    room: Array  # int32 [P]: a window may begin at this many later rows
+    count: Array  # int32 [P]: decisions of a piece
     label: Array  # [P]
     weight: Array  # [P]
 
+    def room(self, pair: Array, steps: int) -> Array:
+        """[B]: a window of ``steps`` may begin at this many later rows; of shorter pieces it is all there is."""
+        return jnp.maximum(self.count[pair] - steps, 0)
+
     def read(self, pair: Array, offset: Array, steps: int) -> tuple[Array, Array, Array]:
-        """Both windows of pairs [B]: observations [2 B, H, n], actions, masks; all first ones come first."""
-        at = (self.row[:, pair] + offset).reshape(-1, 1) + jnp.arange(steps)
-        return self.obs[at], self.action[at], jnp.ones(at.shape)
+        """Both windows of pairs [B]: observations [2 B, H, n], actions, masks; all first ones come first. What lies behind a
+        piece that is shorter is 0 and masked."""
+        there = jnp.tile(jnp.arange(steps) < self.count[pair][:, None], (2, 1))
+        at = jnp.where(there, (self.row[:, pair] + offset).reshape(-1, 1) + jnp.arange(steps), 0)
+        return self.obs[at] * there[..., None], self.action[at] * there[..., None], there.astype(jnp.float32)
 
 
 def windows(pairs: Preferences, found: Episodes, segment: int) -> tuple[Windows, int]:
-    """Of pairs of episodes, and the length of a window: ``segment``, or the shortest piece that was compared.
+    """Of pairs of episodes, and the length of a window: ``segment``, or the longest piece that was compared.
 
     Raises:
         ValueError: a pair points outside of the episodes.
     """
-    row, steps = rows_of(pairs, found), min(segment, int(np.min(pairs.steps)))
-    parts = (found.obs, found.action, row, np.asarray(pairs.steps) - steps, pairs.label, pairs.weight)
+    row, steps = rows_of(pairs, found), min(segment, int(np.max(pairs.steps)))
+    parts = (found.obs, found.action, row, pairs.steps, pairs.label, pairs.weight)
     kinds = (np.float32, np.float32, np.int32, np.int32, np.float32, np.float32)
     return Windows(*(jnp.asarray(x, kind) for x, kind in zip(parts, kinds, strict=True))), steps
 
@@ -190,7 +196,7 @@ def _fit(
     def value(params: PyTree, key: Key) -> Array:
         draw, shift, noise, dropout = jax.random.split(key, 4)
         pair = learn[jax.random.randint(draw, (how.batch,), 0, len(learn))]
-        offset = jax.random.randint(shift, (how.batch,), 0, data.room[pair] + 1)
+        offset = jax.random.randint(shift, (how.batch,), 0, data.room(pair, steps) + 1)
         return loss(*judge(params, pair, offset, dropout), data.label[pair], data.weight[pair], noise, coef, how)
 
     def update(carry: tuple[PyTree, PyTree], t: Array) -> tuple[tuple[PyTree, PyTree], Array]:
@@ -202,7 +208,7 @@ def _fit(
     def held_loss(params: PyTree) -> Array:
         if not len(held):
             return jnp.float32(jnp.nan)
-        first, second = judge(params, held, data.room[held] // 2, None)
+        first, second = judge(params, held, data.room(held, steps) // 2, None)
         each = cross_entropy(data.label[held], first.score(first.mean) - second.score(second.mean))
         return (data.weight[held] * each).sum() / jnp.maximum(data.weight[held].sum(), 1e-6)
 
@@ -276,6 +282,6 @@ def predictions(model: RewardModel, params: PyTree, pairs: Preferences, found: E
     """float64 [P]: the probability that the second is preferred, from the windows in the middle of the pieces."""
     data, steps = windows(pairs, found, segment)
     every: Any = jnp.arange(len(pairs.label))
-    judged = model.apply(params, *data.read(every, data.room // 2, steps))
+    judged = model.apply(params, *data.read(every, data.room(every, steps) // 2, steps))
     first, second = np.split(np.asarray(judged.score(judged.mean), np.float64), 2)
     return 1 / (1 + np.exp(np.clip(first - second, -500, 500)))

@@ -21,6 +21,7 @@ class Comparisons(NamedTuple):
     obs: Array  # [H + 1, 2, B, n]
     action: Array  # [H, 2, B, m]
     terminated: Array  # bool [H, 2, B] of the arrivals
+    mask: Array  # float32 [H, 2, B]: 0 behind a piece that is shorter
     label: Array  # [B] probability that the second is preferred
     weight: Array  # [B]
 
@@ -28,31 +29,34 @@ class Comparisons(NamedTuple):
 class _Drawn(NamedTuple):
     at: Index  # type: ignore[assignment]  # [H + 1, 2, B]
     terminated: Array
+    mask: Array
     label: Array
     weight: Array
 
 
 def comparisons(pairs: Preferences, found: Episodes, batch: int, steps: int, source: str = "data") -> Sampler:
-    """`Comparisons` of ``batch`` of ``pairs``, uniform over them; windows of ``steps`` decisions (or the shortest piece's)
+    """`Comparisons` of ``batch`` of ``pairs``, uniform over them; windows of ``steps`` decisions (or the longest piece's)
     begin at one place of both pieces, drawn uniformly. ``found``: the episodes of ``source``.
 
     Raises:
         ValueError: a pair points outside of the episodes.
     """
-    steps = min(steps, int(np.min(pairs.steps)))
+    steps = min(steps, int(np.max(pairs.steps)))
     place = found.place[rows_of(pairs, found)].astype(np.int32)  # [2, P, 2]
-    room, label, weight = np.asarray(pairs.steps) - steps, np.asarray(pairs.label), np.asarray(pairs.weight)
+    count, label, weight = (np.asarray(x) for x in (pairs.steps, pairs.label, pairs.weight))
 
     def draw(sources: Sources, hyper: dict[str, Array], clock: Clock, key: Key) -> _Drawn:
         which, where = jax.random.split(key)
         pair = jax.random.randint(which, (batch,), 0, len(label))
-        offset = jax.random.randint(where, (batch,), 0, jnp.asarray(room)[pair] + 1)
+        offset = jax.random.randint(where, (batch,), 0, jnp.maximum(jnp.asarray(count)[pair] - steps, 0) + 1)
         ring = jax.tree.map(jnp.asarray, sources[source].index)
         begin = jnp.asarray(place)[:, pair]  # [2, B, 2]
         t = (begin[..., 0] + offset + jnp.arange(steps + 1)[:, None, None]) % capacity(ring)
         at = Index(t, jnp.broadcast_to(begin[..., 1], t.shape))
         ended = has(take(ring.flags, at.t[1:], at.w[1:]), TERMINATED)
-        return _Drawn(at, ended, jnp.asarray(label)[pair], jnp.asarray(weight)[pair])
+        there = jnp.arange(steps)[:, None, None] < jnp.asarray(count)[pair]
+        mask = jnp.broadcast_to(there, ended.shape).astype(jnp.float32)
+        return _Drawn(at, ended, mask, jnp.asarray(label)[pair], jnp.asarray(weight)[pair])
 
     def read(sources: Sources, drawn: _Drawn) -> Comparisons:
         rows, (t, w) = overlaid(sources[source]), drawn.at

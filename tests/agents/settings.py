@@ -81,12 +81,13 @@ def neighbours() -> Sequences:
 
 
 def compared() -> tuple[Comparisons, Any]:
-    """Two pairs of windows of three transitions, one of which ends, beside transitions."""
+    """Two pairs of windows of three transitions, of the first pair two, beside transitions; one window ends."""
     rng = np.random.default_rng(5)
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
     obs, action = draw(4, 2, 2, 4), jnp.tanh(draw(3, 2, 2, 2))
     ended = jnp.zeros((3, 2, 2), bool).at[2, 0, 1].set(True)
-    return Comparisons(obs, action, ended, jnp.float32([1, 0.3]), jnp.float32([1, 0.5])), transitions()
+    mask = jnp.ones((3, 2, 2)).at[2, :, 0].set(0.0)
+    return Comparisons(obs, action, ended, mask, jnp.float32([1, 0.3]), jnp.float32([1, 0.5])), transitions()
 
 
 def dataset(env: Env | HostEnv, episodes: int = 5, length: int = 8, seed: int = 0) -> ReplayState:

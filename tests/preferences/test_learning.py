@@ -274,6 +274,20 @@ def test_a_reward_is_learned_from_pairs(kind):
         assert np.corrcoef(each[inside], found.obs[inside, 0])[0, 1] > 0.8
 
 
+def test_windows_of_pieces_that_are_shorter_are_masked():
+    found = pairs.episodes(data([3, 5, 5]))
+    given = pairs.preferences([[0, 1], [1, 2]], [1, 0], [3, 5])
+    read, steps = learning.windows(given, found, 4)
+    both = np.arange(2)
+    assert steps == 4 and read.room(both, steps).tolist() == [0, 1]
+    obs, action, mask = read.read(both, np.array([0, 1]), steps)
+    assert mask.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]] * 2
+    close(obs[0], np.r_[found.obs[:3], np.zeros((1, 3))], atol=0)
+    close(obs[3], found.obs[found.begin[2] + 1 :][:4], atol=0)
+    close(action[2], np.r_[found.action[4:7], np.zeros((1, 2))], atol=0)
+    assert learning.windows(given, found, 99)[1] == 5
+
+
 def test_nothing_to_learn_from_is_named():
     found, prefs, _ = compared(episodes=4)
     model = models.RewardMLP((4,))

@@ -39,7 +39,7 @@ class Model:
     dropout: float = size(0.1, least=0, below=1)
     steps: int = size(20_000, least=1)
     batch: int = size(256, least=1)  # pairs
-    segment: int = size(100, least=1)  # steps of a window, at most those of the shortest episode that is compared
+    segment: int = size(100, least=1)  # steps of a window, at most those of the longest episode that is compared
     held_out: float = size(0.1, least=0, below=1)  # share of the pairs that judge the model; drawn before it learns
     checks: int = size(20, least=1)  # how often they do; the best is kept
     samples: int = size(4, least=1)  # of the Gaussian

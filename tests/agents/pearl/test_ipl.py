@@ -32,15 +32,16 @@ def test_loss_of_critics_in_numpy():
     discount = np.where(np.arange(len(obs)) % 3 == 0, 0.0, 0.9)
     h = {"reward_coef": 4.0, "discount": 0.9}
     n = steps * 2 * count
-    share = np.r_[np.full(n, 0.5 / n), np.full(len(obs) - n, 0.5 / (len(obs) - n))]
+    mask = np.asarray(about.mask).reshape(-1)
+    share = np.r_[0.5 * mask / mask.sum(), np.full(len(obs) - n, 0.5 / (len(obs) - n))]
     wanted = []
     for critic in heads(params):
         q = forward(critic, np.concatenate([obs, action], -1))[:, 0]
         r = q - discount * np.clip(v_next, -2.5, 2.5)  # 1 / (4 (1 - 0.9))
-        worth = r[:n].reshape(steps, 2, count).sum(0)
+        worth = (mask * r[:n]).reshape(steps, 2, count).sum(0)
         gap = worth[1] - worth[0]
         ce = np.logaddexp(0, gap) - np.asarray(about.label) * gap
-        wanted.append((about.weight * ce).mean() + 4 * 0.5 * ((r[:n] ** 2).mean() + (r[n:] ** 2).mean()))
+        wanted.append((about.weight * ce).mean() + 4 * 0.5 * ((r[:n][mask > 0] ** 2).mean() + (r[n:] ** 2).mean()))
     got = ipl.critic_loss(params, nets.critics, tuple(map(jnp.float32, (obs, action, v_next, discount))), about, share, h, True)
     np.testing.assert_allclose(got[0], np.mean(wanted), rtol=1e-4)
     free = ipl.implied(jnp.zeros(3), jnp.float32([9, -9, 1]), jnp.float32(0.9), h, False)
@@ -67,7 +68,11 @@ def test_windows_lie_at_one_place_of_both_pieces():
     on_host = state._replace(data=jax.tree.map(np.asarray, state.data))
     again = sampler({}, CLOCK, {"data": on_host}, jax.random.key(0))
     assert isinstance(again, Comparisons) and isinstance(again.obs, np.ndarray)
-    assert comparisons(given, pairs.episodes(state), 2, 99)({}, CLOCK, sources, jax.random.key(0)).obs.shape[0] == 5
+    short = pairs.preferences([[0, 1], [1, 1]], [1.0, 0.0], [2, 6], start=[[0, 0], [4, 1]])
+    batch = comparisons(short, pairs.episodes(state), 50, 99)({}, CLOCK, sources, jax.random.key(0))
+    assert batch.obs.shape[0] == 7  # the longest piece
+    assert {tuple(m) for m in np.asarray(batch.mask)[:, 0].T} == {(1, 1, 0, 0, 0, 0), (1,) * 6}
+    assert ((batch.mask[2] == 0) == (batch.label == 1)).all()
 
 
 @pytest.mark.slow
