@@ -143,8 +143,8 @@ def test_odd_traces_of_robohive(tmp_path):
     actions = trial()["actions"]
     actions[-1] = np.nan
     real = {"env_infos/solved": None, "env_infos/success": np.arange(N) > 2, "env_infos/rwd_dense": None, "actions": actions}
-    data = replay.load(hdf5(tmp_path / "real.h5", Trial0=trial(**real), Trial1=trial(1)))
-    assert len(data) == 1 and "Trial1 has no whole transition and is left out" in data.notes
+    data = replay.load(hdf5(tmp_path / "real.h5", Trial10=trial(5), Trial0=trial(**real), Trial1=trial(1)))
+    assert data.lengths.tolist() == [3, 4] and "Trial1 has no whole transition and is left out" in data.notes
     assert data[0].reward.tolist() == [0, 0, 0, 0] and np.isfinite(data[0].action).all()
     for name, changes, message in (
         ("wide", {"actions": trial()["actions"] * 50}, "Trial0/actions goes to .*bounds=LOW,HIGH"),

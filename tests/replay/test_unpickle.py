@@ -33,6 +33,13 @@ def test_arrays_numbers_text_lists_and_dicts_come_back(protocol):
     assert found["list"] == [1, 2.5, "text", None, True, (3, b"bytes")] and found["ordered"] == {"a": 2.5}
 
 
+def test_attributes_of_dicts_are_left_out():
+    """As those of a state_dict of torch."""
+    given = collections.OrderedDict(a=1)
+    given._metadata = {"version": 1}
+    assert unpickle.loads(pickle.dumps(given)) == {"a": 1}
+
+
 class Calls:
     def __init__(self, fn, *args):
         self.call = fn, args

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,6 +129,11 @@ def _is_old_pickle(path: Path, head: bytes) -> bool:
     with path.open("rb") as file:
         file.seek(-1, 2)
         return file.read() == b"."
+
+
+def natural(name: Any) -> list[Any]:
+    """Sorts numbers in names by their value: ``episode_2`` before ``episode_10``."""
+    return [int(x) if x.isdecimal() else x for x in re.split(r"(\d+)", str(name))]
 
 
 def one_per_entry(x: np.ndarray, name: str) -> np.ndarray:

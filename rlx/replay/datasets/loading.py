@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from rlx.config import nearest, replace
 from rlx.replay import columns
 from rlx.replay.dataset import Dataset, join
 from rlx.replay.datasets import d4rl, demonstrations, exorl, minari, native, ogbench, pickled, robohive, robomimic
-from rlx.replay.datasets.found import Found, Layout, Reading, look
+from rlx.replay.datasets.found import Found, Layout, Reading, look, natural
 from rlx.replay.datasets.found import reading as reading_of
 
 # The first that fits reads: what is more special stands before what is more general.
@@ -83,11 +82,6 @@ def paths(source: Source) -> list[Path]:
     if path.exists() or not glob.has_magic(str(path)):
         return [path]
     return sorted(map(Path, glob.glob(str(path), recursive=True)), key=natural) or _nothing(source)
-
-
-def natural(path: Path) -> list[Any]:
-    """Sorts numbers in names by their value: ``episode_2`` before ``episode_10``."""
-    return [int(x) if x.isdecimal() else x for x in re.split(r"(\d+)", str(path))]
 
 
 def _nothing(source: Any) -> list[Path]:

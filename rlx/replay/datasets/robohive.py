@@ -21,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from rlx.replay import columns
 from rlx.replay.dataset import Dataset, from_rows, join
 from rlx.replay.datasets import hdf5
-from rlx.replay.datasets.found import Found, Layout, Reading, need, one_length, one_per_entry, side_by_side
+from rlx.replay.datasets.found import Found, Layout, Reading, natural, need, one_length, one_per_entry, side_by_side
 from rlx.types import Row
 
 VECTORS = ("qp", "qv", "grasp_pos", "grasp_rot", "object_err", "target_err")
@@ -64,7 +64,7 @@ def _flat(tree: Mapping[Any, Any]) -> dict[str, Any]:
 
 def _traces(trials: Mapping[str, tuple[Collection[str], Callable]], found: Found, reading: Reading) -> Dataset:
     parts, notes = [], [NOTE]
-    for trial in list(trials)[: reading.episodes]:
+    for trial in sorted(trials, key=natural)[: reading.episodes]:
         names, get = trials[trial]
         need(names, ("actions",), trial)
         action = columns.numbers(get("actions"), f"{trial}/actions")

@@ -16,7 +16,7 @@ import numpy as np
 from rlx.replay import columns
 from rlx.replay.dataset import Dataset, from_rows, join
 from rlx.replay.datasets import hdf5
-from rlx.replay.datasets.found import Found, Layout, Reading, need, one_length, one_per_entry, side_by_side
+from rlx.replay.datasets.found import Found, Layout, Reading, natural, need, one_length, one_per_entry, side_by_side
 from rlx.types import Row
 
 ROBOT = ("joint_pos", "joint_pos_cos", "joint_pos_sin", "joint_vel", "eef_pos", "eef_quat", "gripper_qpos", "gripper_qvel")
@@ -51,7 +51,7 @@ def _read(found: Found, reading: Reading) -> Dataset:
 
 def _names(file: h5py.File, data: h5py.Group, reading: Reading) -> list[str]:
     """Of the demonstrations, in the order of their numbers, of one mask where that was asked for."""
-    names = sorted(data, key=lambda name: int("".join(c for c in name if c.isdecimal()) or 0))
+    names = sorted(data, key=natural)
     if reading.split is not None:
         masks = hdf5.names(hdf5.group(file, "mask")) if "mask" in file else []
         if reading.split not in masks:

@@ -91,8 +91,10 @@ class _Reader(_InPython):
         self.stack[-1] = self._counted(self.stack[-1](*args))
 
     def load_build(self) -> None:
-        """The state of an array or dtype, which alone have one."""
+        """The state of an array or dtype, which alone have one; attributes of a dict, as torch adds them, are left out."""
         state = self.stack.pop()
+        if type(self.stack[-1]) is dict:
+            return
         if not isinstance(self.stack[-1], _Array | _Dtype):
             raise ValueError("it changes what is no array")
         self.stack[-1].build(state)
