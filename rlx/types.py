@@ -150,6 +150,7 @@ class Task:
     drift: Callable[..., Array] | None = None  # (xp, state, action) -> d state / dt
     project: Callable[..., PyTree] | None = None  # (xp, obs) -> the nearest admissible obs
     score: Callable[..., Array] | None = None  # (xp, obs, action) -> reward of arriving at obs, where obs tells it
+    arrive: Callable[..., Array] | None = None  # (xp, obs, action) -> the next obs without noise, where obs tells it
     box: tuple[np.ndarray, np.ndarray] | None = None  # least and largest obs that a learned model is trusted with
     names: tuple[str, ...] = ()  # of the entries of obs, then of the action
     control: Control | None = None

@@ -82,6 +82,66 @@ def actor_loss(
     return (temperature * log_prob - q_values(nets.critics, critics, obs, action).min(0)).mean(), log_prob.mean()
 
 
+def begin(nets: Networks, key: Key, n: int, m: int, init_temperature: Array) -> dict[str, Any]:
+    """What is learned, before the first update, for observations [n] and actions [m]."""
+    actor, critics = jax.random.split(key)
+    learned = {
+        "actor": nets.actor.init(actor, jnp.zeros(n)),
+        "critics": nets.critics.init(critics, jnp.zeros(n + m)),
+        "log_temperature": jnp.log(init_temperature),
+    }
+    opt = {name: optimizer(0.0).init(params) for name, params in learned.items()}
+    return {**learned, "target": jax.tree.map(jnp.copy, learned["critics"]), "opt": opt}
+
+
+def learn(
+    nets: Networks,
+    state: AgentState,
+    batch: Transitions,
+    y: Array,
+    key: Key,
+    *,
+    actor_lr: Array | None = None,
+    most_temperature: float | None = None,
+    by_target: bool = False,
+) -> tuple[AgentState, Out]:
+    """One update towards the values ``y`` [B]. ``actor_lr`` in place of the setting; the temperature counts as at most
+    ``most_temperature``; ``by_target``: the actor follows the target critics."""
+    h, old, m = state.hyper, state.learned, batch.action.shape[-1]
+    critic_grad = jax.value_and_grad(critic_loss, has_aux=True)
+    (q_loss, q_mean), q_grads = critic_grad(old["critics"], nets.critics, batch, y)
+    critics, q_opt = apply_gradients(optimizer(h["critic_lr"]), old["critics"], q_grads, old["opt"]["critics"])
+
+    temperature = jnp.exp(old["log_temperature"])
+    if most_temperature is not None:
+        temperature = jnp.minimum(temperature, most_temperature)
+    actor_grad = jax.value_and_grad(actor_loss, has_aux=True)
+    guide = old["target"] if by_target else critics
+    (pi_loss, log_prob), pi_grads = actor_grad(old["actor"], nets, guide, temperature, batch.obs, key)
+    rate = h["actor_lr"] if actor_lr is None else actor_lr
+    actor, pi_opt = apply_gradients(optimizer(rate), old["actor"], pi_grads, old["opt"]["actor"])
+
+    t_grad, t_chain = -(log_prob + h["target_entropy"] * m), optimizer(h["temperature_lr"])
+    log_temperature, t_opt = apply_gradients(t_chain, old["log_temperature"], t_grad, old["opt"]["log_temperature"])
+
+    learned = {
+        **old,
+        "actor": actor,
+        "critics": critics,
+        "target": polyak(old["target"], critics, h["tau"]),
+        "log_temperature": log_temperature,
+        "opt": {"actor": pi_opt, "critics": q_opt, "log_temperature": t_opt},
+    }
+    metrics = {
+        "critic/loss": q_loss,
+        "critic/q_mean": q_mean,
+        "actor/loss": pi_loss,
+        "actor/entropy": -log_prob,
+        "temperature": temperature,
+    }
+    return state._replace(learned=learned), Out(metrics)
+
+
 def make(config: Config, problem: Problem) -> Agent:
     spec = problem.envs["train"].spec
     offpolicy.check(config, spec, "sac")
@@ -89,14 +149,7 @@ def make(config: Config, problem: Problem) -> Agent:
     nets = offpolicy.networks(config.hidden, 2 * m)
 
     def init(key: Key, hyper: dict[str, Array]) -> AgentState:
-        actor, critics = jax.random.split(key)
-        learned = {
-            "actor": nets.actor.init(actor, jnp.zeros(n)),
-            "critics": nets.critics.init(critics, jnp.zeros(n + m)),
-            "log_temperature": jnp.log(hyper["init_temperature"]),
-        }
-        opt = {name: optimizer(0.0).init(params) for name, params in learned.items()}
-        return AgentState(hyper, {**learned, "target": jax.tree.map(jnp.copy, learned["critics"]), "opt": opt})
+        return AgentState(hyper, begin(nets, key, n, m, hyper["init_temperature"]))
 
     def act(state: AgentState, clock: Clock, carry: Any, step: Step, key: Key, mode: str) -> tuple[Array, Any, dict]:
         if mode == "random":
@@ -106,35 +159,8 @@ def make(config: Config, problem: Problem) -> Agent:
         return action, carry, {}
 
     def update(state: AgentState, clock: Clock, batch: Transitions, key: Key) -> tuple[AgentState, Out]:
-        h, old, (k1, k2) = state.hyper, state.learned, jax.random.split(key)
-        y = targets(nets, old, batch, k1)
-        critic_grad = jax.value_and_grad(critic_loss, has_aux=True)
-        (q_loss, q_mean), q_grads = critic_grad(old["critics"], nets.critics, batch, y)
-        critics, q_opt = apply_gradients(optimizer(h["critic_lr"]), old["critics"], q_grads, old["opt"]["critics"])
-
-        temperature = jnp.exp(old["log_temperature"])
-        actor_grad = jax.value_and_grad(actor_loss, has_aux=True)
-        (pi_loss, log_prob), pi_grads = actor_grad(old["actor"], nets, critics, temperature, batch.obs, k2)
-        actor, pi_opt = apply_gradients(optimizer(h["actor_lr"]), old["actor"], pi_grads, old["opt"]["actor"])
-
-        t_grad, t_chain = -(log_prob + h["target_entropy"] * m), optimizer(h["temperature_lr"])
-        log_temperature, t_opt = apply_gradients(t_chain, old["log_temperature"], t_grad, old["opt"]["log_temperature"])
-
-        learned = {
-            "actor": actor,
-            "critics": critics,
-            "target": polyak(old["target"], critics, h["tau"]),
-            "log_temperature": log_temperature,
-            "opt": {"actor": pi_opt, "critics": q_opt, "log_temperature": t_opt},
-        }
-        metrics = {
-            "critic/loss": q_loss,
-            "critic/q_mean": q_mean,
-            "actor/loss": pi_loss,
-            "actor/entropy": -log_prob,
-            "temperature": temperature,
-        }
-        return state._replace(learned=learned), Out(metrics)
+        k1, k2 = jax.random.split(key)
+        return learn(nets, state, batch, targets(nets, state.learned, batch, k1), k2)
 
     shared = offpolicy.shared_parts(config, problem)
     return Agent("sac", config, hyper(config), init, act, offpolicy.stages(config, update), **shared)

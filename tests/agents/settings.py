@@ -90,6 +90,12 @@ def compared() -> tuple[Comparisons, Any]:
     return Comparisons(obs, action, ended, mask, jnp.float32([1, 0.3]), jnp.float32([1, 0.5])), transitions()
 
 
+def well_paid() -> Any:
+    """Transitions whose values are above 0, where MOBILE cuts them."""
+    batch = transitions()
+    return batch._replace(reward=batch.reward + 20)
+
+
 def dataset(env: Env | HostEnv, episodes: int = 5, length: int = 8, seed: int = 0) -> ReplayState:
     """Random episodes of the shapes of ``env``, every second one cut."""
     rng = np.random.default_rng(seed)
@@ -112,6 +118,10 @@ def problem(name: str, preset: str | None = None, **envs: Env | HostEnv) -> Prob
     return Problem(found, {"data": data, **own.more(data)})
 
 
+MODEL_BASED: dict[str, Any] = {"hidden": (4,), "dynamics.hidden": (4,), "starts": 4, "horizon": 3, "real_ratio": 0.0}
+MODEL_BASED_FELT = frozenset(
+    {"actor_lr", "critic_lr", "temperature_lr", "tau", "target_entropy", "reward_scale", "reward_shift", "uncertainty_penalty"}
+)
 AGENTS = {
     "sac": Settings(
         felt=frozenset({"actor_lr", "critic_lr", "temperature_lr", "tau", "target_entropy"}),
@@ -194,6 +204,19 @@ AGENTS = {
         update={"hidden": (4,), "policy_delay": 1},
         batch=neighbours,
         felt=frozenset({"actor_lr", "critic_lr", "tau", "smoothing", "discount", "actor_penalty", "critic_penalty"}),
+        data=True,
+    ),
+    "mopo": Settings(
+        update=MODEL_BASED,
+        batch=well_paid,
+        felt=MODEL_BASED_FELT - {"uncertainty_penalty"},  # it is paid in imagined rewards
+        data=True,
+    ),
+    "mobile": Settings(update=MODEL_BASED, batch=well_paid, felt=MODEL_BASED_FELT, data=True),
+    "morec": Settings(
+        update=MODEL_BASED | {"base": "mobile", "scorer.hidden": (4,), "scorer.snapshots": 2},
+        batch=well_paid,
+        felt=MODEL_BASED_FELT,
         data=True,
     ),
     "sindy_rl": Settings(env="rlx:ks22", preset_envs={"swimmer": "gym:Swimmer-v5"}, update=None),  # its updates are PPO's

@@ -26,6 +26,7 @@ _MODULES = {
     "extraction-column": "rlx.envs.control.column",
     "ks22": "rlx.envs.control.ks22",
     "burgers": "rlx.envs.control.burgers",
+    "thermobox": "rlx.envs.control.thermobox",
 }
 
 

@@ -1,0 +1,178 @@
+"""MOPO, MOBILE and MOREC on small budgets: stages, counts, what is imagined under each setting, resuming, wrong settings."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rlx.envs
+from rlx import agents, replay
+from rlx.agents import mobile, mopo, morec
+from rlx.agents.model_based import rows_in
+from rlx.config import replace
+from rlx.train import Options, run
+from rlx.types import Collect, Members, Problem
+from tests.train.toys import evaluations
+
+QUIET = Options(progress=False)
+
+
+@functools.cache
+def problem():
+    """Noisy proportional control of the box, ten episodes of 30 decisions from hot."""
+    env, rng = rlx.envs.make("rlx:thermobox", time_limit=30), np.random.default_rng(0)
+    episodes = []
+    for _ in range(10):
+        t, action = [10 + rng.normal()], []
+        for _ in range(30):
+            power = np.clip(0.5 * (t[-1] + 2) + 0.347 + 0.3 * rng.normal(), 0, 1)
+            action.append(2 * power - 1)
+            t.append(0.98 * (t[-1] - power) + 0.3 + 0.02 * rng.normal())
+        reward = -np.abs(np.array(t) + 2)
+        own = {"obs": np.array(t)[:, None], "action": np.array([*action, 0])[:, None], "reward": reward}
+        episodes.append({**own, "terminated": np.zeros(31, bool)})
+    return Problem({"train": env}, {"data": replay.from_episodes(episodes)})
+
+
+@functools.cache
+def made(name="morec", **more):
+    """Once for all tests, as the programs stay with the agent."""
+    return agents.make(name, replace(agents.config(name), agents.presets(name)["debug"]), problem(), **more)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return run(made(stop="truncate"), problem(), jax.random.key(0), options=QUIET)
+
+
+@pytest.mark.slow
+def test_a_run_fits_scores_and_learns(trained):
+    agent, learned = made(stop="truncate"), trained.agent.learned
+    assert [s.name for s in agent.stages] == ["model", "scorer", "learn"]
+    assert trained.counts["updates"] == 40 and trained.counts["env_steps"] == 0
+    assert 4 * 8 <= trained.counts["model_steps"] <= 4 * 8 * 5
+    told = {k: float(v) for k, v in learned["told"].items()}
+    assert told["scorer/gap"] > 0.1 and told["scorer/share"] == 1 and 0 < told["model/error"] < 20
+    assert 1 <= told["rollout/length"] <= 5 and 0 <= told["rollout/stopped"] <= 1
+    assert 0.3132 < told["rollout/score"] < 1.3133
+    assert learned["scorer"].there.all() and learned["model"].elites.shape == (2,)
+    states = rows_in(problem().data["data"]).obs
+    assert np.isin(np.asarray(learned["starts"]), states).all() and learned["starts"].shape == (310, 1)
+    kept = trained.sources["model"]
+    assert kept.index.flags.shape == (6 * 2 + 1, 8)  # rows and the last one of two rollouts, and a tail
+    assert all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(learned) if np.asarray(x).dtype == np.float32)
+
+
+@pytest.mark.slow
+def test_it_resumes_to_the_same_bits(trained, tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop(line):
+        raise Stop
+
+    often = Options(progress=False, checkpoint_cycles=1)
+    with pytest.raises(Stop):
+        run(made(stop="truncate"), problem(), jax.random.key(0), tmp_path, options=often, callback=evaluations(stop))
+    again = run(made(stop="truncate"), problem(), jax.random.key(0), tmp_path, options=often)
+    jax.tree.map(np.testing.assert_array_equal, again.agent.learned, trained.agent.learned)
+
+
+@pytest.mark.slow
+def test_members_learn_from_the_same_data_each_for_itself(trained):
+    keys = jnp.stack([jax.random.key(0), jax.random.key(1)])
+    both = run(made(stop="truncate"), problem(), Members(keys), options=QUIET)
+    mine, other = (jax.tree.map(lambda x, i=i: np.asarray(x[i]), both.agent.learned["model"].params) for i in (0, 1))
+    alone = trained.agent.learned["model"].params
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), mine, jax.tree.map(np.asarray, alone))
+    assert any(np.abs(a - b).max() > 1e-2 for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(other), strict=True))
+
+
+def imagined(agent):
+    """Rows of one rollout of the model before it has learned anything, and the params of its environment."""
+    [phase] = [p for p in agent.stages[-1].phases if isinstance(p, Collect)]
+    state = agent.init(jax.random.key(0), {k: jnp.float32(v) for k, v in agent.hyper.items()})
+    vec = agent.envs["model"]
+
+    @jax.jit
+    def roll(state):
+        params = phase.params(state, {})
+        at, step = vec.reset(params, jax.random.key(1))
+        return step, vec.step(params, at, jnp.full((vec.n, 1), 0.3), jax.random.key(2))[1]
+
+    return roll(state)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "scored"),
+    [
+        ("mopo", {}, False),
+        ("mobile", {}, False),
+        ("morec", {"filter": "none"}, False),
+        ("morec", {"selection": "argmax", "stop": "drop"}, True),
+        ("morec", {"base": "mobile", "selection": "random"}, True),
+        ("morec", {"filter": "likelihood", "r_min": -np.inf}, True),
+        ("morec", {"filter": "oracle", "r_min": -np.inf, "selection": "argmax"}, True),
+    ],
+)
+def test_what_is_imagined_under_each_setting(name, settings, scored):
+    agent = made(name, **settings)
+    assert ("scorer" in [s.name for s in agent.stages]) == (scored and settings.get("filter", "reward") == "reward")
+    start, step = imagined(agent)
+    assert start.first.all() and (start.obs == 0).all() and jnp.isfinite(step.obs).all() and jnp.isfinite(step.reward).all()
+    assert ("score" in step.info) == scored
+    if "r_min" in settings:
+        assert not step.info["stopped"].any()
+    if settings.get("filter") == "oracle":  # from 0, with an action of 0.3
+        away = np.abs(np.asarray(step.obs[:, 0]) - (0.98 * -0.65 + 0.3))
+        np.testing.assert_allclose(away, -np.asarray(step.info["score"]), rtol=1e-4)
+
+
+def test_the_tasks_of_the_paper_have_their_settings():
+    tasks = [f"{robot}-{kind}" for robot in ("halfcheetah", "hopper", "walker2d") for kind in ("random", "medium")]
+    assert len(morec.MOPO) == len(morec.MOBILE) == 21 and set(morec.MOPO) == set(morec.MOBILE) > set(tasks)
+    own = morec.PRESETS["mopo-neorl-hopper-high"]
+    assert (own["uncertainty_penalty"], own["real_ratio"], own["init_temperature"], own["dynamics.clip"]) == (20, 0.5, 0.2, 1e6)
+    assert sum("selection" in own for own in morec.MOPO.values()) == 10
+    assert morec.PRESETS["mobile-hopper-random"]["deterministic_backup"] and not any(
+        "selection" in x for x in morec.MOBILE.values()
+    )
+    assert mopo.PRESETS["walker2d-medium-expert"] == {"uncertainty_penalty": 2.5, "horizon": 1}
+    assert mobile.PRESETS["hopper-random"]["uncertainty_penalty"] == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("morec", {"dynamics.elites": 4}, "dynamics.elites=4 of dynamics.ensemble_size=3"),
+        ("mobile", {"dynamics.elites": 1}, "elites' values, so it needs dynamics.elites of at least 2"),
+        ("morec", {"termination": "cheetah"}, "termination='cheetah' is unknown; there are never, halfcheetah"),
+        ("morec", {"stop_after": 5}, "stop_after=5 of horizon=5 decisions: nothing ever stops"),
+        ("morec", {"filter": "reword"}, "filter"),
+        ("morec", {"filter_temperature": 0.0}, "filter_temperature must be above 0"),
+    ],
+)
+def test_wrong_settings_are_named(name, settings, words):
+    with pytest.raises(ValueError, match=words):
+        agents.make(name, replace(agents.config(name), agents.presets(name)["debug"]), problem(), **settings)
+
+
+def test_wrong_data_are_named():
+    pendulum = Problem({"train": rlx.envs.make("rlx:pendulum")}, problem().data)
+    with pytest.raises(ValueError, match=r"obs of the data 'data' is float32\[1\]; that of rlx:pendulum is float32\[3\]"):
+        agents.make("morec", None, pendulum)
+    with pytest.raises(ValueError, match="morec learns from data, and there are none"):
+        agents.make("morec", None, Problem(problem().envs))
+    episode = {"obs": np.zeros((3, 3)), "action": np.zeros((3, 1)), "reward": np.zeros(3), "terminated": np.arange(3) == 2}
+    ending = Problem(pendulum.envs, {"data": replay.from_episodes([episode])})
+    with pytest.warns(UserWarning, match="episodes of the data end before their time, and when is not known of rlx:pendulum"):
+        agents.make("mopo", None, ending)
+    with pytest.raises(ValueError, match="needs an environment that can say what follows .*rlx:pendulum cannot"):
+        agents.make("morec", None, ending, filter="oracle", termination="never")
