@@ -74,6 +74,7 @@ def test_a_member_draws_with_replacement_from_what_is_not_held_out():
     assert (np.asarray(own.held) == order[:20]).all() and (own.train[0] != own.train[1]).any()
 
 
+@pytest.mark.slow
 def test_a_fit_finds_mean_and_noise(fitted):
     model = fitted.model
     z, _ = rows(500, seed=1)
@@ -88,6 +89,7 @@ def test_a_fit_finds_mean_and_noise(fitted):
     np.testing.assert_allclose(mse, fitted.error, rtol=0.5)
 
 
+@pytest.mark.slow
 def test_none_stops_before_all_have(fitted):
     """Without a step no pass is better than the first: it is over after ``patience`` more, for all. A gain that is too small
     is none."""

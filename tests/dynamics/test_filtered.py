@@ -194,6 +194,7 @@ def test_a_higher_least_never_leaves_more():
     assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(roll(jnp.float32(2.0))) if x.dtype == jnp.float32)
 
 
+@pytest.mark.slow
 def test_compiled_is_as_it_is_run_step_by_step():
     env = reward_filter("softmax", 0.69)
     state, step = env.reset(env.params, KEY)

@@ -78,6 +78,7 @@ def test_scales_of_the_data():
     close(ranges(obs, obs, obs, scale_change=False).change, [1, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delta", [True, False])
 @pytest.mark.usefixtures("all_bits")
 def test_what_candidates_share_is_computed_once(delta):
@@ -126,6 +127,7 @@ def numbers(found):
     return [int(x) for x in found.params["params"]["Dense_0"]["bias"][:, 0][found.there]]
 
 
+@pytest.mark.slow
 def test_snapshots_are_spread_over_those_that_can_tell_the_newest_among_them():
     blank = scorer.blank(jax.random.key(0), 1, 1, 3, (4,))
     assert numbers(choose(blank, shots([1.0] * 9), 0.1)) == [2, 5, 8]
@@ -148,6 +150,7 @@ def line(n=500, seed=0):
     return obs, action, 0.9 * obs + 0.3 * action + 0.02 * rng.normal(size=(n, 1))
 
 
+@pytest.mark.slow
 def test_a_game_tells_what_the_environment_does_from_what_it_does_not():
     blank = scorer.blank(jax.random.key(0), 1, 1, 4, (32, 32))
     found = learn(blank, *line(), jax.random.key(0), SMALL)

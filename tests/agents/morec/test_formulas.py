@@ -38,6 +38,7 @@ def first_layer(learned):
     return np.asarray(learned["actor"]["params"]["Dense_0"]["kernel"])
 
 
+@pytest.mark.slow
 def test_the_value_after_a_stop_is_the_reward():
     """y = r + 0.99 x 10 where it goes on, and r where an imagined episode stopped for good."""
     batch = transitions()._replace(reward=jnp.ones(6), discount=jnp.float32([0, 0.99, 0.99, 0, 0.99, 0.99]))
@@ -77,6 +78,7 @@ def test_a_batch_has_exactly_so_many_real_transitions():
     assert (batch.index["data"].t[12:] == -1).all() and (batch.index["model"].t[12:] >= 0).all()
 
 
+@pytest.mark.slow
 def test_an_update_of_mobile():
     """Towards r + discount (min Q' - alpha log pi) - penalty U, not below 0; the actor follows the target critics."""
     agent = agents.make("mobile", None, problem("mobile"), **TINY, real_ratio=0.34, deterministic_backup=False)
@@ -98,6 +100,7 @@ def test_an_update_of_mobile():
     )
 
 
+@pytest.mark.slow
 def test_the_spread_of_values_against_numpy():
     """With members that are sure of what comes, every draw is the mean."""
     agent = agents.make("mobile", None, problem("mobile"), **TINY)
