@@ -100,7 +100,11 @@ def column(within: h5py.Group, name: str) -> np.ndarray:
     Raises:
         ValueError: there is none, it is in another file, it holds no numbers, or claims more than the file can hold.
     """
-    found, where = at(within, name), f"{within.file.filename}: {name}"
+    return _array(at(within, name), within, name)
+
+
+def _array(found: h5py.Group | h5py.Dataset | None, within: h5py.Group, name: str) -> np.ndarray:
+    where = f"{within.file.filename}: {name}"
     if not isinstance(found, h5py.Dataset):
         raise ValueError(f"{where} is no array; there are {', '.join(outline(within)) or 'none'}.")
     if found.is_virtual or found.external:
@@ -133,4 +137,4 @@ def attributes(group: h5py.Group) -> dict[str, Any]:
 def tree(within: h5py.Group, name: str) -> Any:
     """The array at ``name``, or the dict of arrays of a group there. Raises as `column`."""
     found = at(within, name)
-    return {k: tree(found, k) for k in found} if isinstance(found, h5py.Group) else column(within, name)
+    return {k: tree(found, k) for k in found} if isinstance(found, h5py.Group) else _array(found, within, name)
