@@ -136,7 +136,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "discount": 0.97,
         "tau": 0.005,
         "lambda_psi": 1.0,
-        **dict.fromkeys(("lr_phi", "lr_psi", "lr_predictor", "lr_actor"), 1e-3),  # ten times the paper's, for thousands of updates
+        # ten times the paper's steps, for thousands of updates
+        **dict.fromkeys(("lr_phi", "lr_psi", "lr_predictor", "lr_actor"), 1e-3),
     },
     "walker": {},  # the paper's, for walker, cheetah and quadruped with states
     "pointmass": {"discount": 0.99, "future_discount": 0.99, "lr_actor": 1e-6},
