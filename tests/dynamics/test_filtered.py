@@ -152,6 +152,26 @@ def test_a_random_choice_is_the_model_itself():
     assert (one.obs == two.obs).all() and one.reward == two.reward and not two.stopped and jnp.isfinite(two.score)
 
 
+class Guess(NamedTuple):
+    """A model without candidates of its own: where an episode is decides what comes next."""
+
+    def begin(self, params, key: Key):
+        return jax.random.uniform(key)
+
+    def predict(self, params, episode, obs, action, key: Key) -> Prediction:
+        return Prediction(obs + episode, episode)
+
+    def disagreement(self, params, obs, action):
+        return jnp.float32(0)
+
+
+def test_a_model_without_candidates_is_asked_several_times():
+    found = candidates(Guess(), (), (), OBS, ACTION, KEY, 6)
+    assert found.obs.shape == (6, 2) and len(set(np.asarray(found.reward))) == 6
+    largest = filtered(Guess(), lambda nothing, obs, action, new: new[:, 0], "argmax", draws=50)
+    assert largest.predict({"model": (), "scorer": (), **KEEP}, jnp.float32(0), OBS, ACTION, KEY).reward > 0.9
+
+
 def test_the_truth_and_the_likelihood_choose_as_they_say():
     """Of a sparse ensemble the members are the candidates: 0.9 and 0.7 of x, and the truth is 0.72 of it."""
     obs, action = jnp.float32([1.0]), jnp.float32([0.25])

@@ -13,8 +13,9 @@ from rlx.agents.sindy_rl.distil import regressed
 from rlx.agents.sindy_rl.method import around, principal, refitted, tell
 from rlx.agents.sindy_rl.world import World, box_of, names_of, sound, transitions
 from rlx.config import replace
-from rlx.dynamics import stlsq
-from rlx.dynamics.sparse import poly
+from rlx.dynamics import filtered, stlsq
+from rlx.dynamics.filtered import by_truth
+from rlx.dynamics.sparse import SparseModel, affine, poly
 from rlx.envs.tasks import cartpole
 from rlx.replay import from_episodes
 from rlx.replay.buffer import export
@@ -110,6 +111,17 @@ def line(n, slope=0.9):
 
 SETTINGS = replace(Config(), {"dynamics.threshold": 0.01, "ensemble_size": 5, "drop": 0, "reward": "task"})
 SMALL = World(SETTINGS, 1, 1, None, lambda xp, x, u: -x[..., 0])
+
+
+def test_a_filter_chooses_among_the_members_of_a_sparse_model():
+    """x' = c x + u, c from 0.5 to 0.9: the member nearest to the truth is taken, and what it earns is of where it arrives."""
+    members = jnp.float32([[[c, 1.0, 0.0]] for c in (0.5, 0.6, 0.7, 0.8, 0.9)])
+    params = {"dynamics": SparseModel(members, members[2], affine(1, 1, 1))}
+    best = filtered(SMALL, by_truth(lambda xp, x, u: 0.79 * x + u), "argmax")
+    own = {"model": params, "scorer": (), "r_min": jnp.float32(-0.005), "filter_temperature": jnp.float32(1)}
+    found = best.predict(own, (), jnp.float32([2.0]), jnp.float32([0.1]), jax.random.key(0))
+    assert float(found.obs[0]) == pytest.approx(1.7) and float(found.reward) == pytest.approx(-1.7)
+    assert float(found.score) == pytest.approx(-0.02, abs=1e-5) and bool(found.stopped)
 
 
 def test_a_model_that_is_far_worse_is_not_taken():
