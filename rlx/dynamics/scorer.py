@@ -81,28 +81,28 @@ class TransitionScorer:
     most: float = dataclasses.field(default=1.0, metadata={"static": True})  # a probability is at most this
 
     def __call__(self, obs: Array, action: Array, new: Array) -> Array:
-        """r [...] of transitions ``obs`` [..., n], ``action`` [..., m], ``new`` [..., n]; leading axes broadcast, and what is
-        common to all candidates of one (obs, action) is computed once."""
+        """r [...] of transitions ``obs`` [..., n], ``action`` [..., m], ``new`` [..., n]; leading axes, as many of each,
+        broadcast, and what is common to all candidates of one (obs, action) is computed once."""
         return reward(self.probabilities(self.logits(obs, action, new)), self.there)
 
     def logits(self, obs: Array, action: Array, new: Array) -> Array:
         """d [T, ...] of each snapshot. Its first layer is a sum of what (obs, action) and what ``new`` give."""
         given = jnp.concatenate([self.ranges.obs(obs), self.ranges.action(action)], -1)
         layers, n = self.params["params"], given.shape[-1]
-        first, activate = layers["Dense_0"], ACTIVATIONS[self.network.activation]
-        kernel = first["kernel"]
-        wide = lambda bias, x: bias.reshape(bias.shape[0], *[1] * (x.ndim - 2), bias.shape[-1])
-        fixed = jnp.einsum("...i,tih->t...h", given, kernel[:, :n])
-        moving = jnp.einsum("...i,tih->t...h", self.changed(obs, new), kernel[:, n:])
-        x = fixed + moving
-        x = activate(x + wide(first["bias"], x))
-        last = len(self.network.widths) - 1
+        kernel, activate = layers["Dense_0"]["kernel"], ACTIVATIONS[self.network.activation]
+        # one product of matrices for each snapshot: what is common to snapshots is repeated, which is cheaper than turning axes
+        each = lambda x, w: jnp.matmul(jnp.broadcast_to(x.reshape(-1, x.shape[-1]), (len(w), x[..., 0].size, x.shape[-1])), w)
+        wide = lambda x, like: x.reshape(len(x), *like.shape[:-1], x.shape[-1])
+        change = self.changed(obs, new)
+        fixed = each(given, kernel[:, :n]) + layers["Dense_0"]["bias"][:, None]
+        x = activate(wide(fixed, given) + wide(each(change, kernel[:, n:]), change))
+        lead, last = x.shape[:-1], len(self.network.widths) - 1
+        x = x.reshape(len(x), -1, x.shape[-1])
         for i in range(1, last + 1):
             layer = layers[f"Dense_{i}"]
-            x = jnp.einsum("t...h,thk->t...k", x, layer["kernel"])
-            x = x + wide(layer["bias"], x)
+            x = jnp.matmul(x, layer["kernel"]) + layer["bias"][:, None]
             x = activate(x) if i < last else x
-        return x[..., 0]
+        return x.reshape(lead)
 
     def inputs(self, obs: Array, action: Array, new: Array) -> Array:
         """What a snapshot's network reads [..., 2 n + m]."""
