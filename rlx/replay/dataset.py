@@ -186,6 +186,19 @@ def join(parts: Iterable[Dataset]) -> Dataset:
         if not given:
             raise ValueError("there are no datasets to join.")
         return given[0]
+    alike(given)
+    rows = jax.tree.map(lambda *xs: np.concatenate(xs), *(d.rows for d in given))
+    ends = np.cumsum([0, *(len(d.rows.reward) for d in given)])
+    offsets = np.concatenate([np.zeros(1, np.int64), *(d.offsets[1:] + e for d, e in zip(given, ends, strict=False))])
+    formats = dict.fromkeys(d.format for d in given)
+    notes = dict.fromkeys(n for d in given for n in d.notes)
+    name = f"{given[0].name} and {len(given) - 1} more"
+    meta = given[0].meta if all(d.meta == given[0].meta for d in given) else {}
+    return Dataset(rows, offsets, name, ", ".join(formats), tuple(notes), meta)
+
+
+def alike(given: Sequence[Dataset]) -> None:
+    """Raises ValueError where rows differ in their leaves, shapes or dtypes; the message names the first."""
     kind = lambda d: {columns.path_name(p): (x.dtype, x.shape[1:]) for p, x in jax.tree_util.tree_leaves_with_path(d.rows)}
     wanted = kind(given[0])
     for other in given[1:]:
@@ -195,13 +208,5 @@ def join(parts: Iterable[Dataset]) -> Dataset:
             said = lambda x: f"{x[0]}{list(x[1])}" if x else "nothing"
             raise ValueError(
                 f"{other.name} does not go with {given[0].name}: {name} is {said(found.get(name))} there, "
-                f"{said(wanted.get(name))} here. Load them apart."
+                f"{said(wanted.get(name))} here: keep them apart."
             )
-    rows = jax.tree.map(lambda *xs: np.concatenate(xs), *(d.rows for d in given))
-    ends = np.cumsum([0, *(len(d.rows.reward) for d in given)])
-    offsets = np.concatenate([np.zeros(1, np.int64), *(d.offsets[1:] + e for d, e in zip(given, ends, strict=False))])
-    formats = dict.fromkeys(d.format for d in given)
-    notes = dict.fromkeys(n for d in given for n in d.notes)
-    name = f"{given[0].name} and {len(given) - 1} more"
-    meta = given[0].meta if all(d.meta == given[0].meta for d in given) else {}
-    return Dataset(rows, offsets, name, ", ".join(formats), tuple(notes), meta)

@@ -423,6 +423,7 @@ def test_robomimic_that_goes_on_after_it_is_done_and_demonstrations_of_no_steps(
     assert data.notes == (
         "demo_1 goes on after it is done at step 1: that is left out",
         "demo_11 has no whole transition and is left out",
+        "observations that are left out, as keys= does not name them: extra",
     )
     assert replay.load(path, dones="truncated").lengths.tolist() == [3, 3, 3]
     with h5py.File(path, "a") as file:
@@ -453,7 +454,7 @@ def test_hdf5_links_claims_and_damage(tmp_path):
     with h5py.File(tmp_path / "soft.hdf5", "a") as file:
         del file["data/demo_1/obs"]
         file["data/demo_1/obs"] = h5py.SoftLink("/data/demo_0/obs")
-    with pytest.raises(ValueError, match="soft.hdf5: obs is a link to /data/demo_0/obs, which is not followed"):
+    with pytest.raises(ValueError, match="soft.hdf5: data/demo_1/obs is a link to /data/demo_0/obs, which is not followed"):
         replay.load(tmp_path / "soft.hdf5", dones="truncated")
     with h5py.File(tmp_path / "laugh.hdf5", "w") as file:  # 10^15 paths to one array
         inner = file.create_group("0")

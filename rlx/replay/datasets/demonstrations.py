@@ -7,6 +7,7 @@ which environment, version, seed, cameras and generator, that of a group whether
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,9 +18,9 @@ import numpy as np
 
 from rlx import files
 from rlx.replay import columns
-from rlx.replay.dataset import Dataset, from_rows, join
+from rlx.replay.dataset import Dataset, alike, from_rows, join
 from rlx.replay.datasets import hdf5
-from rlx.replay.datasets.found import Found, Layout, Reading, need, one_per_entry
+from rlx.replay.datasets.found import Found, Layout, Reading, need, one_length, one_per_entry
 from rlx.replay.episodes import episode_row
 from rlx.types import Row
 
@@ -30,13 +31,15 @@ def write_demos(
     path: str | os.PathLike, episodes: Iterable[Row | Mapping[str, Any]], meta: Mapping[str, Any] | None = None
 ) -> None:
     """Episodes whose ``obs`` is a dict of ``proprio``, ``rgb_CAMERA``, ... in the form above, at once or not at all.
-    ``success`` and ``force`` come from ``info``.
+    ``success`` and ``force`` come from ``info``. What of ``meta`` is neither text nor a number is written as JSON.
 
     Raises:
-        ValueError: no episodes, ones that `rlx.replay.from_episodes` refuses, or observations without such names.
+        ValueError: no episodes, ones that `rlx.replay.from_episodes` refuses or that differ in their arrays, observations
+            without such names, images that are no uint8[L + 1, h, w, c], or ``meta`` that JSON cannot say.
         OSError: the file cannot be written.
     """
     rows = [episode_row(e, i) for i, e in enumerate(episodes)]
+    rows = [row._replace(info={k: v for k, v in row.info.items() if k in _DONE}, extras={}) for row in rows]
     if not rows:
         raise ValueError(f"write_demos {path}: there are no episodes.")
     for i, row in enumerate(rows):
@@ -45,23 +48,38 @@ def write_demos(
             raise ValueError(
                 f"write_demos: episode {i} has the observation {odd[0]!r}; it is to be a dict of {', '.join(_SEEN)}..."
             )
+        _check_images(row.obs, f"write_demos: episode {i}")
+    alike([Dataset(row, np.array([0, len(row.reward)]), f"write_demos: episode {i}") for i, row in enumerate(rows)])
+    try:
+        said = {k: v if isinstance(v, str | int | float) else json.dumps(v) for k, v in (meta or {}).items()}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"write_demos: meta must be what JSON can say ({error}).") from error
     with files.replacing(Path(path)) as part, h5py.File(part, "w") as file:
-        file.attrs.update({k: v if isinstance(v, str | int | float) else str(v) for k, v in (meta or {}).items()})
+        file.attrs.update(said)
         for i, row in enumerate(rows):
             group = file.create_group(f"ep_{i:05d}")
             for name, values in row.obs.items():
                 group.create_dataset(name, data=values, compression="gzip" if values.dtype == np.uint8 else None)
             group["action"], group["reward"] = row.action[:-1], row.reward[1:]
             group.attrs["terminated"] = bool(row.terminated[-1])
-            for name in _DONE:
-                if name in row.info:
-                    group[name] = row.info[name][1:]
+            for name, values in row.info.items():
+                group[name] = values[1:]
+
+
+def _check_images(obs: Mapping[str, np.ndarray], where: str) -> None:
+    """Raises ValueError where what is called an image is none."""
+    for name, values in obs.items():
+        if name.startswith(_SEEN[:2]) and (values.dtype != np.uint8 or values.ndim != 4):
+            raise ValueError(f"{where}: {name} is {values.dtype}{list(values.shape)}; images are uint8[L + 1, h, w, channels].")
 
 
 def _read(found: Found, reading: Reading) -> Dataset:
     with hdf5.opened(found.path) as file:
         names = sorted(k for k in hdf5.names(file) if k.startswith("ep_"))[: reading.episodes]
-        parts = [Dataset(*_episode(hdf5.group(file, name), name, reading), name) for name in names]
+        parts = []
+        for name in names:
+            with columns.of(name):
+                parts.append(Dataset(*_episode(hdf5.group(file, name), name, reading), name))
         meta = hdf5.attributes(file)
     whole = join(parts)
     meta |= {"env": meta["env_id"]} if "env_id" in meta else {}
@@ -75,14 +93,17 @@ def _episode(group: h5py.Group, name: str, reading: Reading) -> tuple[Row, np.nd
     obs = {k: number(k) for k in reading.keys or group if k.startswith(_SEEN)}
     if not obs:
         raise ValueError(f"{name} has no observations; it has {', '.join(group)}.")
+    _check_images(obs, name)
     action = columns.actions(columns.scaled(number("action"), reading.bounds, f"{name}/action"), f"{name}/action")
-    reward = one_per_entry(number("reward"), f"{name}/reward")
-    lengths = {k: len(v) - 1 for k, v in obs.items()} | {"action": len(action), "reward": len(reward)}
-    if len(set(lengths.values())) > 1:
-        raise ValueError(f"{name} is to have one observation more than it has actions and rewards; its steps are {lengths}.")
+    done = {k: one_per_entry(number(k), f"{name}/{k}") for k in ("reward", *_DONE) if k in group}
+    steps = one_length({"action": action} | done)
+    lengths = {k: len(v) if v.ndim else 0 for k, v in obs.items()}
+    if set(lengths.values()) != {steps + 1}:
+        raise ValueError(f"{name} has {steps} steps, whose observations are one more; they are {lengths}.")
+    reward = done.pop("reward")
     pad = lambda x: np.concatenate([x, np.zeros_like(x[:1])])
     shift = lambda x: np.concatenate([np.zeros_like(x[:1]), x])
-    info = {k: shift(number(k)) for k in _DONE if k in group}
+    info = {k: shift(v) for k, v in done.items()}
     ended = np.arange(len(reward) + 1) == (len(reward) if group.attrs.get("terminated", False) else -1)
     return from_rows(obs, pad(action), shift(reward), ended, np.array([0, len(reward) + 1]), info)
 

@@ -22,7 +22,7 @@ _NAMES = ("observation", "action", "reward", "discount")
 def _read(found: Found, reading: Reading) -> Dataset:
     given = found.load([k for k in (*_NAMES, "physics", "pixels") if k not in reading.ignore])
     if "reward" in reading.ignore and "discount" in given:
-        given["reward"] = np.zeros(len(given["discount"]), np.float32)
+        given["reward"] = np.zeros(given["discount"].shape, np.float32)
     need(given, _NAMES)
     given = {k: columns.numbers(v, k) for k, v in given.items()}
     count = one_length(given)

@@ -138,7 +138,7 @@ def natural(name: Any) -> list[Any]:
 
 def one_per_entry(x: np.ndarray, name: str) -> np.ndarray:
     """[N] of [N] or [N, 1]. Raises ValueError for another shape."""
-    if x.size != len(x):
+    if not x.ndim or x.size != len(x):
         raise ValueError(f"{name} is {list(x.shape)}; it is to have one number per entry.")
     return x.reshape(-1)
 

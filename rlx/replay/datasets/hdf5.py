@@ -70,6 +70,11 @@ def _dtype(found: h5py.Dataset) -> np.dtype:
     return dtype
 
 
+def _place(within: h5py.Group, name: str) -> str:
+    """The file, and the whole path in it."""
+    return f"{within.file.filename}: {within.name}/{name}".replace(": //", ": ").replace(": /", ": ")
+
+
 def at(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
     """What stands at the path ``name``, None where nothing does.
 
@@ -81,7 +86,7 @@ def at(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
         link = found.get(part, getlink=True) if isinstance(found, h5py.Group) else None
         if link is not None and not isinstance(link, h5py.HardLink):
             where = f" in {link.filename}" if isinstance(link, h5py.ExternalLink) else ""
-            raise ValueError(f"{group.file.filename}: {name} is a link to {link.path}{where}, which is not followed: copy it.")
+            raise ValueError(f"{_place(group, name)} is a link to {link.path}{where}, which is not followed: copy it.")
         found = None if link is None else found[part]
     return found
 
@@ -90,7 +95,7 @@ def group(within: h5py.Group, name: str) -> h5py.Group:
     """The group at ``name``. Raises ValueError where there is none, or a link leads there."""
     found = at(within, name)
     if not isinstance(found, h5py.Group):
-        raise ValueError(f"{within.file.filename}: {name} is no group; there are {', '.join(names(within)) or 'none'}.")
+        raise ValueError(f"{_place(within, name)} is no group; there are {', '.join(names(within)) or 'none'}.")
     return found
 
 
@@ -104,20 +109,33 @@ def column(within: h5py.Group, name: str) -> np.ndarray:
 
 
 def _array(found: h5py.Group | h5py.Dataset | None, within: h5py.Group, name: str) -> np.ndarray:
-    where = f"{within.file.filename}: {name}"
+    dtype = _dtype(found) if isinstance(found, h5py.Dataset) else np.dtype("f4")
+    if dtype.kind in "OVSU":
+        what = "text" if h5py.check_string_dtype(dtype) else KINDS.get(dtype.kind, "no numbers")
+        raise ValueError(f"{_place(within, name)} holds {what}; it is to hold numbers.")
+    return np.asarray(_values(found, within, name))
+
+
+def texts(within: h5py.Group, name: str) -> list[str]:
+    """The texts at ``name``. Raises as `column`, where there are none."""
+    found = at(within, name)
+    if isinstance(found, h5py.Dataset) and not (h5py.check_string_dtype(_dtype(found)) and found.ndim == 1):
+        raise ValueError(f"{_place(within, name)} is to list names; it holds {_dtype(found)}{list(found.shape)}.")
+    return [x.decode(errors="replace") if isinstance(x, bytes) else str(x) for x in _values(found, within, name)]
+
+
+def _values(found: h5py.Group | h5py.Dataset | None, within: h5py.Group, name: str) -> Any:
+    """What is stored there, where it lies in this file and the file can hold it."""
+    where = _place(within, name)
     if not isinstance(found, h5py.Dataset):
         raise ValueError(f"{where} is no array; there are {', '.join(outline(within)) or 'none'}.")
     if found.is_virtual or found.external:
         raise ValueError(f"{where} lies in another file, which is not followed: copy it into this one.")
-    dtype = _dtype(found)
-    if dtype.kind in "OVSU":
-        what = "text" if h5py.check_string_dtype(dtype) else KINDS.get(dtype.kind, "no numbers")
-        raise ValueError(f"{where} holds {what}; it is to hold numbers.")
     stored, wanted = found.id.get_storage_size(), found.nbytes
     if wanted > 2**20 and wanted > stored * 2000:
         raise ValueError(f"{where} claims {wanted} bytes and stores {stored}: the file was never filled. Get it anew.")
     try:
-        return np.asarray(found[()])
+        return found[()]
     except OSError as error:
         raise ValueError(f"{where} cannot be read: {files.words(error).rstrip('.')}. Get the file anew.") from error
 

@@ -49,6 +49,11 @@ def _joined(episodes: list[dict[str, np.ndarray]]) -> dict[str, Any]:
     for i, episode in enumerate(episodes):
         with columns.of(f"trajectory {i}"):
             one_length({k: episode[k] for k in names})
+        for k in names:
+            if episode[k].shape[1:] != episodes[0][k].shape[1:]:
+                raise ValueError(
+                    f"trajectory {i}: {k} is {list(episode[k].shape)}, of trajectory 0 {list(episodes[0][k].shape)}."
+                )
     whole: dict[str, Any] = {k: np.concatenate([e[k] for e in episodes]) for k in names}
     if "timeouts" not in whole and "rewards" in whole:
         ends = np.cumsum([len(e["rewards"]) for e in episodes]) - 1
@@ -63,13 +68,16 @@ def _trajectories(tree: dict[str, Any], name: str, reading: Reading) -> Dataset:
     xs, us, rs = (tree[k] for k in _SINDY)
     if not len(xs) == len(us) == len(rs) or not len(xs):
         raise ValueError(f"{name}: x, u and r have {len(xs)}, {len(us)} and {len(rs)} trajectories; they are to be as many.")
-    parts = []
+    parts: list[dict[str, np.ndarray]] = []
     for i, (x, u, r) in enumerate(list(zip(xs, us, rs, strict=True))[: reading.episodes]):
         with columns.of(f"{name}: trajectory {i}"):
             one = {k: columns.numbers(v, k) for k, v in {"x": x, "u": u, "r": r}.items() if v is not None}
             count = one_length(one)
             one |= {k: one[k].reshape(count, -1) for k in ("x", "u") if k in one}
             need(one, ("x", "u"))
+            if parts and any(one[k].shape[1:] != parts[0][k].shape[1:] for k in ("x", "u")):
+                shapes = [{k: list(p[k].shape) for k in ("x", "u")} for p in (one, parts[0])]
+                raise ValueError(f"x and u are {shapes[0]}, of trajectory 0 {shapes[1]}.")
             parts.append(one | {"r": one_per_entry(one["r"], "r") if "r" in one else np.zeros(count, np.float32)})
     x, u, r = (np.concatenate([p[k] for p in parts]) for k in _SINDY)
     offsets = np.cumsum([0, *(len(p["x"]) for p in parts)])

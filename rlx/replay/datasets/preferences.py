@@ -32,37 +32,49 @@ class Pairs(NamedTuple):
 
 
 def load_pairs(
-    path: str | os.PathLike, dataset: Dataset | None = None, length: int | None = None, trust_arrays: bool = False
+    path: str | os.PathLike,
+    dataset: Dataset | None = None,
+    length: int | None = None,
+    trust_arrays: bool = False,
+    bounds: Any = None,
 ) -> Pairs:
     """The pairs in a file or a folder of human labels. The latter say where segments begin among the transitions of
     ``dataset``, in which the last step before each time limit does not count: read it with ``ignore=next_observations``.
-    ``length``: steps of their segments, where the names of the files do not say it.
+    (Where such a step is a terminal one too, it counts here, and did not where those labels were given.)
+    ``length``: steps of their segments, where the names of the files do not say it. ``bounds`` as in `Reading`, for actions
+    of a file.
 
     Raises:
-        ValueError: nothing of the kind is there, a label is none, or a segment lies outside of the dataset.
+        ValueError: nothing of the kind is there, a label is none, actions lie beyond [-1, 1], or a segment lies outside of
+            the dataset.
     """
     path = Path(path)
     if path.is_dir():
-        return _human(path, dataset, length, trust_arrays)
+        with columns.of(path):
+            return _human(path, dataset, length, trust_arrays)
     found = look(path)
     with columns.of(path):
         names = ("obs_1", "obs_2", "action_1", "action_2", "label")
         need(found.arrays, names)
         given = {k: columns.finite(columns.numbers(v, k), k) for k, v in found.load(names).items()}
-        for a, b in (("obs_1", "obs_2"), ("action_1", "action_2")):
-            if given[a].shape != given[b].shape or given[a].ndim != 3:
+        for a, b in (("obs_1", "obs_2"), ("action_1", "action_2"), ("obs_1", "action_1")):
+            inner = 3 if a[:3] == b[:3] else 2  # observations and actions share pairs and steps
+            if given[a].shape[:inner] != given[b].shape[:inner] or given[a].ndim != 3 or given[b].ndim != 3:
                 raise ValueError(
                     f"{a} is {list(given[a].shape)}, {b} {list(given[b].shape)}; both are to be [pairs, steps, n]."
                 )
-        label = given["label"].reshape(-1).astype(np.float32)
+        label, count = given["label"].reshape(-1).astype(np.float32), len(given["obs_1"])
+        if len(label) != count or not count:
+            raise ValueError(f"it has {len(label)} labels for {count} pairs; each pair is to have one.")
         wrong = ~np.isin(label, [0, 0.5, 1])
-        if wrong.any() or len(label) != len(given["obs_1"]):
+        if wrong.any():
             at = int(np.argmax(wrong))
-            raise ValueError(
-                f"label {label[at]:.4g} of pair {at} is none of 0, 0.5, 1, or there are not {len(given['obs_1'])} of them."
-            )
+            raise ValueError(f"label {label[at]:.4g} of pair {at} is none of 0, 0.5, 1.")
         both = lambda name: np.stack([given[f"{name}_1"], given[f"{name}_2"]]).astype(np.float32)
-        return Pairs(both("obs"), _inside(both("action")), label)
+        action = both("action")
+        name, shape = "action_1, action_2", action.shape
+        flat = columns.actions(columns.scaled(action.reshape(-1, shape[-1]), bounds, name), name)
+        return Pairs(both("obs"), _inside(flat.reshape(shape)), label)
 
 
 def _human(path: Path, dataset: Dataset | None, length: int | None, trust_arrays: bool) -> Pairs:
@@ -81,12 +93,14 @@ def _human(path: Path, dataset: Dataset | None, length: int | None, trust_arrays
         )
     if dataset is None:
         raise ValueError(f"{path} says where segments begin in a dataset: give it, read with ignore=next_observations.")
+    if isinstance(dataset.rows.obs, dict) or isinstance(dataset.rows.action, dict):
+        raise ValueError(f"segments are of vectors; {dataset.name} has several observations or actions: take one by keys=NAME.")
     first, second, label = (columns.numbers(unpickle.load(found[0]), found[0].name).reshape(-1) for found in names.values())
     told = re.search(r"_q(\d+)", names["indices_num"][0].name)
-    steps = length or (int(told[1]) if told else 0)
-    if not steps:
-        raise ValueError(f"{names['indices_num'][0]} does not say of how many steps segments are: give length.")
-    if not len(first) == len(second) == len(label) or not np.isin(label, [0, 1, -1]).all():
+    steps = length if length is not None else int(told[1]) if told else 0
+    if not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"{names['indices_num'][0]} does not say of how many steps segments are: give length, 1 or more.")
+    if not 0 < len(first) == len(second) == len(label) or not np.isin(label, [0, 1, -1]).all():
         raise ValueError(
             f"{path}: {len(first)}, {len(second)} and {len(label)} entries, and labels {np.unique(label).tolist()}; "
             "they are to be as many of each, and 0, 1 or -1."

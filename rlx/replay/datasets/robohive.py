@@ -71,7 +71,8 @@ def _traces(trials: Mapping[str, tuple[Collection[str], Callable]], found: Found
         if not action.ndim or len(action) < 2:
             notes.append(f"{trial} has no whole transition and is left out")
         else:
-            parts.append(Dataset(*_trace(names, get, action, trial, reading), trial))
+            with columns.of(trial):
+                parts.append(Dataset(*_trace(names, get, action, trial, reading), trial))
     if not parts:
         raise ValueError("none of its trials has a whole transition.")
     whole = join(parts)
@@ -92,7 +93,9 @@ def _trace(
         kind, _, rest = name.removeprefix("env_infos/visual_dict/").partition(":")
         if name.startswith("env_infos/visual_dict/") and kind in ("rgb", "d"):
             image, camera = number(name), rest.partition(":")[0]
-            image = np.ascontiguousarray(image.transpose(0, 2, 3, 1)) if kind == "d" and image.ndim == 4 else image
+            if image.dtype != np.uint8 or image.ndim != 4:
+                raise ValueError(f"{trial}/{name} is {image.dtype}{list(image.shape)}; images are to be uint8 of 4 axes.")
+            image = np.ascontiguousarray(image.transpose(0, 2, 3, 1)) if kind == "d" else image
             obs[f"{'rgb' if kind == 'rgb' else 'depth'}_{camera}"] = image
     solved = next((k for k in _SOLVED if k in names), None)
     if not obs or solved is None:

@@ -33,7 +33,7 @@ def _read(found: Found, reading: Reading) -> Dataset:
                 "dones mark the ends of its demonstrations, which may be that the task is solved and its value ends, or that "
                 "the recording does: say dones=terminated or dones=truncated."
             )
-        parts, notes = [], []
+        parts, notes, left = [], [], dict[str, None]()
         for name, demo in demos.items():
             done = dones[name] & (reading.dones == "terminated")
             if done[:-1].any():
@@ -41,10 +41,14 @@ def _read(found: Found, reading: Reading) -> Dataset:
             if len(done) < (1 if "next_obs" in demo or done.any() else 2):
                 notes.append(f"{name} has no whole transition and is left out")
             else:
-                parts.append(Dataset(*_demonstration(demo, name, done, reading), name))
+                with columns.of(name):
+                    parts.append(Dataset(*_demonstration(demo, name, done, reading), name))
+                left = dict.fromkeys([*left, *_left_out(demo, reading)])
         meta = _meta(hdf5.attributes(data))
     if not parts:
         raise ValueError("none of its demonstrations has a whole transition.")
+    if left:
+        notes.append(f"observations that are left out, as keys= does not name them: {', '.join(left)}")
     whole = join(parts)
     return Dataset(whole.rows, whole.offsets, str(found.path), "robomimic", tuple(notes), meta)
 
@@ -56,8 +60,10 @@ def _names(file: h5py.File, data: h5py.Group, reading: Reading) -> list[str]:
         masks = hdf5.names(hdf5.group(file, "mask")) if "mask" in file else []
         if reading.split not in masks:
             raise ValueError(f"split={reading.split}: it has no such mask; it has {', '.join(masks) or 'none'}.")
-        chosen = {x.decode() if isinstance(x, bytes) else str(x) for x in file[f"mask/{reading.split}"][()]}
+        chosen = set(hdf5.texts(file, f"mask/{reading.split}"))
         names = [name for name in names if name in chosen]
+        if not names:
+            raise ValueError(f"split={reading.split}: that mask lists no demonstration that is in the file.")
     if not names:
         raise ValueError("it has no demonstrations.")
     return names[: reading.episodes]
@@ -67,7 +73,7 @@ def _dones(demo: h5py.Group, name: str) -> np.ndarray:
     """bool [T], False where there are none."""
     need(demo, ("actions", "rewards", "obs"), name)
     if "dones" not in demo:
-        return np.zeros(len(hdf5.column(demo, "rewards")), bool)
+        return np.zeros(len(one_per_entry(hdf5.column(demo, "rewards"), f"{name}/rewards")), bool)
     return columns.flags(one_per_entry(hdf5.column(demo, "dones"), f"{name}/dones"), f"{name}/dones")
 
 
@@ -85,7 +91,11 @@ def _demonstration(demo: h5py.Group, name: str, done: np.ndarray, reading: Readi
         at = np.append(at, taken - 1)
     obs, info = ({k: v[at] for k, v in tree.items()} for tree in (obs, info))
     if "next_obs" in demo:
-        for k, after in _observations(demo, "next_obs", name, reading).items():
+        following = _observations(demo, "next_obs", name, reading)
+        shapes = [{k: (len(reward), *v.shape[1:]) for k, v in obs.items()}, {k: v.shape for k, v in following.items()}]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"{name}: obs is {shapes[0]} and next_obs {shapes[1]}; they are to be alike.")
+        for k, after in following.items():
             obs[k][-1] = after[taken - 1]
     rewards = np.concatenate([[0], reward])[: len(at)]
     terminated = np.arange(len(at)) == (len(at) - 1 if ended else -1)
@@ -98,7 +108,7 @@ def _observations(demo: h5py.Group, where: str, name: str, reading: Reading) -> 
     there = hdf5.group(demo, where)
     held = hdf5.outline(there)
     need(held, reading.keys, f"{name}/{where}")
-    images = [k for k in reading.keys or held if held[k].dtype == np.uint8 and len(held[k].shape) == 4]
+    images = [k for k in reading.keys or held if _is_image(held[k])]
     vectors = [k for k in reading.keys or ORDER if k in held and k not in images]
     if not vectors and not images:
         raise ValueError(
@@ -109,12 +119,23 @@ def _observations(demo: h5py.Group, where: str, name: str, reading: Reading) -> 
     return state | {k: number(k) for k in images}
 
 
+def _is_image(header: columns.Header) -> bool:
+    return header.dtype == np.uint8 and len(header.shape) == 4
+
+
+def _left_out(demo: h5py.Group, reading: Reading) -> list[str]:
+    """Vectors that are no part of the usual one."""
+    held = {} if reading.keys else hdf5.outline(hdf5.group(demo, "obs"))
+    return [k for k, header in held.items() if k not in ORDER and not _is_image(header)]
+
+
 def _meta(attributes: dict[str, Any]) -> dict[str, Any]:
     try:
         args = json.loads(attributes.get("env_args", ""))
     except (TypeError, ValueError):
         return {}
-    return {"env_args": args, "env": f"robosuite:{args['env_name']}"} if isinstance(args, dict) and "env_name" in args else {}
+    name = args.get("env_name") if isinstance(args, dict) else None
+    return {"env_args": args, "env": f"robosuite:{name}"} if isinstance(name, str) else {}
 
 
 def _fits(found: Found) -> bool:

@@ -308,8 +308,9 @@ def _torch(data: bytes) -> Any:
     """An archive of ``torch.save``: a pickle, and a file of numbers for each storage."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = {entry.filename.partition("/")[2]: entry for entry in archive.infolist()}
-            if any(x.compress_type != zipfile.ZIP_STORED or x.file_size > len(data) for x in entries.values()):
+            listed = archive.infolist()
+            entries = {entry.filename.partition("/")[2]: entry for entry in listed}
+            if any(x.compress_type != zipfile.ZIP_STORED for x in listed) or sum(x.file_size for x in listed) > len(data):
                 raise ValueError("it claims more than it holds, or is compressed, which torch.save does not do")
             if "data.pkl" not in entries:
                 raise ValueError("it is no archive of torch.save")
