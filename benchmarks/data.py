@@ -74,7 +74,8 @@ def files(rows: int, rounds: int, folder: Path) -> list[dict[str, Any]]:
         for compression in (None, "gzip"):
             path = folder / "data.hdf5"
             write_d4rl(path, rows, lengths, compression)
-            calls = {"peer": by_h5py, "load": datasets.load, "replay": datasets.replay_of}
+            placed = lambda path: jax.block_until_ready(datasets.replay_of(path))  # copying to a device goes on by itself
+            calls = {"peer": by_h5py, "load": datasets.load, "replay": placed}
             times: dict[str, list[float]] = {name: [] for name in calls}
             for _ in range(rounds + 1):
                 for name, call in calls.items():

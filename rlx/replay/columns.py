@@ -30,6 +30,7 @@ OTHERS = {
     b"\x80": "holds serialised Python objects, which may run anything when loaded: save plain arrays by numpy.savez",
 }
 HDF5 = b"\x89HDF\r\n\x1a\n"
+ALIGNED = 64  # bytes
 HDF5_PLACES = (0, 512, 1024, 2048)  # where a file may begin to be HDF5
 
 
@@ -184,6 +185,14 @@ def finite(values: np.ndarray, name: str) -> np.ndarray:
         row = int(np.argmax(~np.isfinite(values.reshape(len(values), -1)).all(-1))) if values.ndim else 0
         raise ValueError(f"{name} has values that are not finite, first in row {row}: mend them, or leave out its episode.")
     return values
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """`numpy.empty` from an address on that JAX copies to its device in half the time."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + ALIGNED, np.uint8)
+    begin = -memory.ctypes.data % ALIGNED
+    return memory[begin : begin + size].view(dtype).reshape(shape)
 
 
 def flags(values: Any, name: str) -> np.ndarray:

@@ -96,9 +96,11 @@ def from_rows(
     offsets: np.ndarray,
     info: PyTree = None,
     extras: PyTree = None,
+    finite: bool = False,
 ) -> tuple[Row, np.ndarray]:
     """Rows [N, ...] and offsets of a `Dataset`, from one row per observation: ``reward`` and ``terminated`` of the arrival,
     which at first rows are not looked at; nor are actions at last ones. Arrays that need no change are taken as they are.
+    ``finite``: the caller has seen that all values are.
 
     Raises:
         ValueError: an episode of fewer than two rows, something that is not finite, or an end before the last row.
@@ -118,7 +120,8 @@ def from_rows(
         where = int(np.searchsorted(offsets, end, "right")) - 1
         raise ValueError(f"episode {where} ends at row {end - offsets[where]} of {lengths[where]}; cut it there.")
     action = jax.tree.map(lambda x: replaced(x, last, 0), action)
-    for name, tree in {"obs": obs, "action": action, "reward": reward, "info": info, "extras": extras}.items():
+    trees = {} if finite else {"obs": obs, "action": action, "reward": reward, "info": info, "extras": extras}
+    for name, tree in trees.items():
         each = lambda path, x, name=name: columns.finite(x, "/".join([name, *(str(getattr(p, "key", p)) for p in path)]))
         jax.tree_util.tree_map_with_path(each, tree)
     ended = terminated & last
@@ -146,7 +149,8 @@ def from_steps(
 ) -> tuple[Row, np.ndarray]:
     """The same from one entry per step [N, ...]: the observation, the action taken there, and the reward and end that followed.
     ``final`` [E, ...] is what came after the last step of each episode; ``borders`` int [E + 1] says where episodes begin.
-    ``info`` belongs to the observations; of the final one there is none, so the last is repeated."""
+    ``info`` belongs to the observations; of the final one there is none, so the last is repeated. All values are to be
+    finite, which the caller has seen."""
     episodes = len(borders) - 1
     offsets = borders + np.arange(episodes + 1)
     long = len(reward) > 64 * episodes  # slices are faster than a scatter where there are few
@@ -154,7 +158,7 @@ def from_steps(
 
     def spread(x: np.ndarray, shift: int, rest: Any) -> np.ndarray:
         """``x`` in the rows from ``shift`` on of each episode, ``rest`` in the row that is left."""
-        out = np.empty((len(reward) + episodes, *x.shape[1:]), x.dtype)
+        out = columns.empty((len(reward) + episodes, *x.shape[1:]), x.dtype)
         if places is None:
             for i in range(episodes):
                 a, b = borders[i], borders[i + 1]
@@ -172,6 +176,7 @@ def from_steps(
         spread(terminated, 1, False),
         offsets,
         jax.tree.map(lambda x: spread(x, 0, x[ends]), info or {}),
+        finite=True,
     )
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from rlx import replay
-from rlx.replay import datasets
-from rlx.replay.datasets import unpickle
+from rlx.replay import columns, datasets
+from rlx.replay.datasets import d4rl, unpickle
 from tests.replay import test_readers, test_readers_demos
 
 
@@ -125,6 +125,32 @@ def test_trajectories_that_are_unlike(tmp_path):
     path.write_bytes(pickle.dumps({"x": [np.zeros((3, 2)), np.zeros((3, 4))], "u": [np.zeros(3)] * 2, "r": [None] * 2}))
     with pytest.raises(ValueError, match=r"x.pkl: trajectory 1: x and u are {'x': \[3, 4\].*, of trajectory 0 {'x': \[3, 2\]"):
         replay.load(path, trust_arrays=True)
+
+
+def test_a_file_of_one_transition():
+    one = {"observations": np.zeros((1, 2)), "next_observations": np.ones((1, 2)), "actions": np.zeros((1, 1))}
+    data = datasets.from_d4rl(one | {"rewards": np.ones(1), "terminals": np.zeros(1), "timeouts": np.ones(1)})
+    assert data.rows.obs.tolist() == [[0, 0], [1, 1]] and data.rows.reward.tolist() == [0, 1] and data[0].truncated[-1]
+
+
+@pytest.mark.parametrize("every", [1, 2, 100])
+@pytest.mark.parametrize("shape", [(500,), (500, 3), (500, 2, 2)])
+def test_rows_that_differ_are_found_where_they_are_few_and_many(shape, every):
+    a = np.random.default_rng(0).normal(size=shape)
+    wanted = np.arange(len(a)) % every == 0
+    b = np.where(wanted.reshape(-1, *(1 for _ in shape[1:])), a + 1, a)
+    assert d4rl._differ(a, b).tolist() == wanted.tolist() and not d4rl._differ(a, a).any()
+    b = a.copy()
+    b.reshape(len(a), -1)[7, -1] = np.nan
+    assert np.flatnonzero(d4rl._differ(a, b)).tolist() == [7]
+
+
+def test_arrays_that_begin_where_devices_like_it():
+    for shape, dtype in (((7, 3), "f4"), ((5, 2, 2), "u1"), ((3,), "?")):
+        array = columns.empty(shape, np.dtype(dtype))
+        assert (array.shape, array.dtype, array.ctypes.data % 64) == (shape, np.dtype(dtype), 0) and array.flags.c_contiguous
+        array[...] = 1
+    assert columns.empty((0, 4), np.dtype("f8")).shape == (0, 4)
 
 
 PAIRS = {k: np.zeros((2, 3, n)) for k, n in {"obs_1": 4, "obs_2": 4, "action_1": 1, "action_2": 1}.items()}
