@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import struct
 import zlib
@@ -108,6 +109,67 @@ def test_traces_of_robohive(key, values, message, tmp_path):
     (tmp_path / "x.pickle").write_bytes(pickle.dumps({"T": test_readers_demos.nested(arrays)}))
     with pytest.raises(ValueError, match=f"x.pickle: {message}"):
         replay.load(tmp_path / "x.pickle", trust_arrays=True)
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "message"),
+    [
+        ("rewards", np.float32(1), r"episode_2: rewards is \[\]"),
+        ("terminations", np.bool_(0), r"terminations is \[\]"),
+        ("actions", np.float32(0), r"episode_2: 3 rewards need 3 actions, got \[0\]"),
+        ("observations/position", np.float32(0), r"episode_2: 3 rewards need 4 observations, got \[0, 4\]"),
+    ],
+)
+def test_minari(key, values, message, tmp_path):
+    path = changed(test_readers.minari(tmp_path / "x.hdf5"), f"episode_2/{key}", values)
+    with pytest.raises(ValueError, match=f"x.hdf5: {message}"):
+        replay.load(path)
+
+
+def test_minari_of_other_forms_and_with_text(tmp_path):
+    """Files that begin with another episode than 0, observations that are text, and what is kept by columns of Arrow."""
+    path = test_readers.minari(tmp_path / "x.hdf5")
+    assert len(replay.load(path)) == 2
+    with h5py.File(path, "a") as file:
+        for name in ("episode_2", "episode_10"):
+            file[f"{name}/observations/mission"] = ["go"] * 4
+    with pytest.raises(ValueError, match="x.hdf5: episode_2/observations/mission holds text; it is to hold numbers"):
+        replay.load(path)
+    assert set(replay.load(path, keys="position").rows.obs) == {"position"}
+    assert set(replay.load(path, keys="pair").rows.obs["pair"]) == {"0", "1"}
+    with pytest.raises(ValueError, match="x.hdf5: episode_2: observations lacks goal; it has mission, pair, position"):
+        replay.load(path, keys="goal")
+    (tmp_path / "arrow" / "data" / "0").mkdir(parents=True)
+    (tmp_path / "arrow" / "data" / "metadata.json").write_text('{"data_format": "arrow"}')
+    with pytest.raises(ValueError, match="arrow: it has no data/main_data.hdf5.*from_minari"):
+        replay.load(tmp_path / "arrow")
+
+
+def test_attributes_of_odd_kinds(tmp_path):
+    path = tmp_path / "x.h5"
+    datasets.write_demos(path, [test_readers_demos.row()], {"seed": 3})
+    with h5py.File(path, "a") as file:
+        h5py.h5a.create(file.id, b"when", h5py.h5t.UNIX_D32LE, h5py.h5s.create(h5py.h5s.SCALAR))
+        file.attrs["nothing"], file.attrs["complex"] = h5py.Empty("f4"), np.array([1 + 2j])
+    assert replay.load(path).meta == {"seed": 3}
+    for wrong in ("no", np.zeros(3)):
+        with h5py.File(path, "a") as file:
+            file["ep_00000"].attrs["terminated"] = wrong
+        with pytest.raises(ValueError, match="x.h5: ep_00000 has the attribute terminated=.*; it is to be true or false"):
+            replay.load(path)
+
+
+def test_what_is_neither_file_nor_folder(tmp_path):
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(ValueError, match="pipe.npz is neither a file nor a folder"):
+        replay.load(tmp_path / "pipe.npz")
+
+
+@pytest.mark.parametrize(("index", "said"), [(np.zeros(0), "it is empty"), (np.array([np.nan, 9]), "it goes from nan")])
+def test_neorl(index, said, tmp_path):
+    np.savez(tmp_path / "x.npz", **test_readers.neorl(index=index))
+    with pytest.raises(ValueError, match=f"x.npz: index does not say where trajectories end among 9 entries: {said}"):
+        replay.load(tmp_path / "x.npz")
 
 
 def test_exorl_without_rewards_and_with_a_discount_that_is_one_number(tmp_path):

@@ -210,17 +210,12 @@ def _after(terminal: np.ndarray, horizon: int) -> np.ndarray:
 
 def _trajectory_ends(index: np.ndarray, count: int) -> np.ndarray:
     """Marks of NeoRL's ``index``: entries at which trajectories end, the first of the next one."""
-    places = index.reshape(-1).astype(np.int64)
-    if (
-        (places != index.reshape(-1)).any()
-        or (np.diff(places) < 0).any()
-        or len(places) < 1
-        or places[0] < 0
-        or places[-1] > count
-    ):
-        raise ValueError(
-            f"index does not say where trajectories end among {count} entries: it goes from {places.min()} to {places.max()}."
-        )
+    given = index.reshape(-1)
+    whole = bool(given.size) and bool(np.isfinite(given).all())
+    places = given.astype(np.int64) if whole else np.zeros(1, np.int64)
+    if not whole or (places != given).any() or (np.diff(places) < 0).any() or places[0] < 0 or places[-1] > count:
+        said = f"it goes from {given.min()} to {given.max()}" if given.size else "it is empty"
+        raise ValueError(f"index does not say where trajectories end among {count} entries: {said}.")
     marks = np.zeros(count, bool)
     marks[places[places > 0] - 1] = True
     return marks

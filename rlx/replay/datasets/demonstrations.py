@@ -104,7 +104,10 @@ def _episode(group: h5py.Group, name: str, reading: Reading) -> tuple[Row, np.nd
     pad = lambda x: np.concatenate([x, np.zeros_like(x[:1])])
     shift = lambda x: np.concatenate([np.zeros_like(x[:1]), x])
     info = {k: shift(v) for k, v in done.items()}
-    ended = np.arange(len(reward) + 1) == (len(reward) if group.attrs.get("terminated", False) else -1)
+    terminal = hdf5.attributes(group).get("terminated", False)
+    if terminal not in (0, 1):
+        raise ValueError(f"{name} has the attribute terminated={terminal!r}; it is to be true or false.")
+    ended = np.arange(len(reward) + 1) == (len(reward) if terminal else -1)
     return from_rows(obs, pad(action), shift(reward), ended, np.array([0, len(reward) + 1]), info)
 
 

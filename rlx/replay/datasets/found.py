@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from rlx import files
 from rlx.config import replace, size
 from rlx.replay import columns
 from rlx.replay.columns import Header
@@ -99,8 +100,13 @@ def look(path: Path) -> Found:
     if path.is_dir():
         entries = {p.name: Header((), np.dtype("V0")) for p in sorted(path.iterdir()) if not p.name.startswith(".")}
         return Found(path, "folder", entries)
-    with path.open("rb") as file:
-        head = file.read(2048 + len(columns.HDF5))
+    if not path.is_file():
+        raise ValueError(f"{path} is neither a file nor a folder.")
+    try:
+        with path.open("rb") as file:
+            head = file.read(2048 + len(columns.HDF5))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {files.words(error).rstrip('.')}.") from error
     if any(head[i : i + len(columns.HDF5)] == columns.HDF5 for i in columns.HDF5_PLACES):
         with hdf5.opened(path) as opened:
             return Found(path, "hdf5", hdf5.outline(opened))

@@ -112,7 +112,7 @@ def _array(found: h5py.Group | h5py.Dataset | None, within: h5py.Group, name: st
     dtype = _dtype(found) if isinstance(found, h5py.Dataset) else np.dtype("f4")
     if dtype.kind in "OVSU":
         what = "text" if h5py.check_string_dtype(dtype) else KINDS.get(dtype.kind, "no numbers")
-        raise ValueError(f"{_place(within, name)} holds {what}; it is to hold numbers.")
+        raise ValueError(f"{_place(within, name)} holds {what}; it is to hold numbers: convert it, or leave it out.")
     return np.asarray(_values(found, within, name))
 
 
@@ -143,10 +143,11 @@ def _values(found: h5py.Group | h5py.Dataset | None, within: h5py.Group, name: s
 def attributes(group: h5py.Group) -> dict[str, Any]:
     """The attributes that JSON can say."""
     found: dict[str, Any] = {}
-    for name, value in group.attrs.items():
-        plain = value.item() if isinstance(value, np.generic) else value.tolist() if isinstance(value, np.ndarray) else value
-        plain = plain.decode(errors="replace") if isinstance(plain, bytes) else plain
+    for name in group.attrs:
         with contextlib.suppress(TypeError, ValueError):
+            value = group.attrs[name]
+            plain = value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+            plain = plain.decode(errors="replace") if isinstance(plain, bytes) else plain
             json.dumps(plain)
             found[name] = plain
     return found

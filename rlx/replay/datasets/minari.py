@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
 import jax
 import numpy as np
 
@@ -23,6 +25,7 @@ from rlx.replay.datasets import hdf5
 from rlx.replay.datasets.found import Found, Layout, Reading, look, need, one_per_entry
 from rlx.types import PyTree
 
+_FILE = Path("data", "main_data.hdf5")
 _NAMES = ("observations", "actions", "rewards", "terminations", "truncations")
 
 
@@ -57,7 +60,17 @@ def _stored(file: Any, reading: Reading) -> Iterable[tuple[str, Mapping[str, Any
     for _, name in numbered[: reading.episodes]:
         group = hdf5.group(file, name)
         need(group, _NAMES, name)
-        yield name, {k: _plain(hdf5.tree(group, k)) for k in _NAMES}
+        yield name, {k: _plain(_tree(group, k, reading.keys if k == "observations" else ())) for k in _NAMES}
+
+
+def _tree(episode: Any, name: str, keys: tuple[str, ...]) -> Any:
+    """The array or group at ``name``, of a group with ``keys`` those alone: others may be text."""
+    if not keys or not isinstance(episode.get(name), h5py.Group):
+        return hdf5.tree(episode, name)
+    inner = hdf5.group(episode, name)
+    there = {k.removeprefix("_index_"): k for k in inner}
+    need(there, keys, f"{episode.name.strip('/')}: {name}")
+    return {k: hdf5.tree(inner, there[k]) for k in keys}
 
 
 def _plain(tree: Any) -> Any:
@@ -79,7 +92,7 @@ def _of_episodes(episodes: Iterable[Any], name: str, reading: Reading, meta: Map
         called, episode = given if isinstance(given, tuple) else (f"episode {i}", given)
         values = episode if isinstance(episode, Mapping) else {k: getattr(episode, k) for k in _NAMES if hasattr(episode, k)}
         need(values, _NAMES, called)
-        if not len(np.asarray(values["rewards"])):
+        if not np.size(values["rewards"]):
             empty += 1
             continue
         parts.append(_columns(values, called, reading))
@@ -112,7 +125,7 @@ def _columns(episode: Mapping[str, Any], name: str, reading: Reading) -> tuple[P
         "truncations": (cut, taken),
     }
     for k, (tree, length) in wanted.items():
-        lengths = {len(x) for x in jax.tree.leaves(tree)}
+        lengths = {len(x) if x.ndim else 0 for x in jax.tree.leaves(tree)}
         if lengths != {length}:
             raise ValueError(f"{name}: {taken} rewards need {length} {k}, got {sorted(lengths)}.")
     for k, marks in (("truncations", cut), ("terminations", ended)):
@@ -127,7 +140,12 @@ def _columns(episode: Mapping[str, Any], name: str, reading: Reading) -> tuple[P
 
 
 def _read(found: Found, reading: Reading) -> Dataset:
-    path = found.path / "data" / "main_data.hdf5" if found.kind == "folder" else found.path
+    path = found.path / _FILE if found.kind == "folder" else found.path
+    if not path.exists():
+        raise ValueError(
+            "it has no data/main_data.hdf5: Minari wrote it in another form. Where minari is installed, "
+            "rlx.replay.datasets.from_minari(minari.load_dataset(...)) reads it."
+        )
     with hdf5.opened(path) as file:
         attributes = hdf5.attributes(file)
         beside = path.with_name("metadata.json")
@@ -148,8 +166,8 @@ def _meta(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_minari(found: Found) -> bool:
     if found.kind == "folder":
-        return (found.path / "data" / "main_data.hdf5").exists()
-    return found.kind == "hdf5" and "episode_0" in found.names and any(k.endswith("/terminations") for k in found.arrays)
+        return (found.path / _FILE).exists() or (found.path / _FILE).with_name("metadata.json").exists()
+    return found.kind == "hdf5" and any(re.fullmatch(r"episode_\d+/terminations", k) for k in found.arrays)
 
 
 LAYOUT = Layout(
