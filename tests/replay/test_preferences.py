@@ -7,7 +7,9 @@ import pickle
 import numpy as np
 import pytest
 
+from rlx import replay
 from rlx.replay import datasets
+from tests.replay.test_readers import robomimic
 
 
 def test_pairs_in_one_file(tmp_path):
@@ -53,3 +55,44 @@ def test_human_labels_beside_a_dataset(tmp_path):
     (tmp_path / "label_human").write_bytes(pickle.dumps(np.array([0, 1, 2])))
     with pytest.raises(ValueError, match="0, 1 or -1"):
         datasets.load_pairs(tmp_path, data, trust_arrays=True)
+
+
+def test_human_labels_are_not_shifted(tmp_path):
+    """With next_observations the step before a time limit is a transition as well, which these labels do not count."""
+    n = 10
+    columns = {"observations": np.arange(n)[:, None] * 1.0, "next_observations": np.arange(1, n + 1)[:, None] * 1.0}
+    columns |= {
+        "actions": np.zeros((n, 1)),
+        "rewards": np.zeros(n),
+        "terminals": np.zeros(n),
+        "timeouts": np.arange(n) % 5 == 4,
+    }
+    for name, values in {"indices_num1_q2": [5], "indices_2_num1_q2": [0], "label_human": [1]}.items():
+        (tmp_path / name).write_bytes(pickle.dumps(np.array(values)))
+    with pytest.raises(
+        ValueError, match="without the last step before each time limit, which D4RL data has: .*ignore=next_obs"
+    ):
+        datasets.load_pairs(tmp_path, datasets.from_d4rl(columns), trust_arrays=True)
+    with pytest.warns(UserWarning, match="2 of 10"):
+        data = datasets.from_d4rl(columns, ignore=("next_observations",))
+    assert datasets.load_pairs(tmp_path, data, trust_arrays=True).obs[0, :, :, 0].tolist() == [[6, 7]]
+    datasets.write(tmp_path / "copy", data, data.meta)  # which is known of a copy too
+    copy = datasets.load_pairs(tmp_path, datasets.read(tmp_path / "copy"), trust_arrays=True)
+    assert copy.obs[0, :, :, 0].tolist() == [[6, 7]]
+    ended = datasets.from_d4rl(columns | {"terminals": columns["timeouts"], "timeouts": np.zeros(n)})
+    assert datasets.load_pairs(tmp_path, ended, trust_arrays=True).obs[0, :, :, 0].tolist() == [[5, 6]]
+
+
+def test_human_labels_beside_demonstrations(tmp_path):
+    """Of each demonstration of 3 steps the last does not count: 0 1 | 3 4 | 6 7, in the order of demo_0, demo_1, demo_10."""
+    for name, values in {"indices_num1_q2": [2], "indices_2_num1_q2": [4], "label_human": [-1]}.items():
+        (tmp_path / name).write_bytes(pickle.dumps(np.array(values)))
+    path = robomimic(tmp_path / "low_dim.hdf5")
+    for options in ({"dones": "truncated"}, {"dones": "terminated", "ignore": ("next_obs",)}):
+        with pytest.raises(ValueError, match="of robomimic: ignore=next_obs, dones=truncated"):
+            datasets.load_pairs(tmp_path, replay.load(path, keys="robot0_eef_pos", **options), trust_arrays=True)
+    data = replay.load(path, keys="robot0_eef_pos,object", dones="truncated", ignore="next_obs")
+    assert data.lengths.tolist() == [2, 2, 2] and any("the last action of each" in note for note in data.notes)
+    pairs = datasets.load_pairs(tmp_path, data, trust_arrays=True)
+    assert pairs.obs[:, 0, :, 0].tolist() == [[0, 1], [0, 1]] and pairs.obs[:, 0, :, 3].tolist() == [[1, 1], [10, 10]]
+    assert pairs.label.tolist() == [0.5]

@@ -17,7 +17,7 @@ import numpy as np
 
 from rlx.replay import columns
 from rlx.replay.dataset import Dataset, from_steps
-from rlx.replay.datasets.found import Found, Layout, Reading, first_episodes, look, need, one_length, one_per_entry
+from rlx.replay.datasets.found import CUTS, Found, Layout, Reading, first_episodes, look, need, one_length, one_per_entry
 
 _KNOWN = ("observations", "actions", "rewards", "terminals", "timeouts", "dones", "next_observations")
 _INFOS = {"infos/qpos": "qpos", "infos/qvel": "qvel"}
@@ -76,9 +76,11 @@ def _dataset(given: dict[str, Any], name: str, format: str, reading: Reading) ->
     ends[-1] = True
     borders = first_episodes(np.concatenate([[0], np.flatnonzero(ends) + 1]), reading)
     info = {short: given[k] for k, short in _INFOS.items() if k in given}
+    meta: dict[str, Any] = {}
     if following is None:
         obs, actions, rewards, terminal, info, borders, lost = _without_outcome(obs, actions, rewards, terminal, info, borders)
         if lost:
+            meta = dict(CUTS)
             said = f"{lost} of {count} transitions are left out, the last before each timeout: there are no next_observations "
             notes.append(f"{said}to say what followed")
             warnings.warn(f"{name}: {said}to say what followed.", stacklevel=2)
@@ -89,7 +91,7 @@ def _dataset(given: dict[str, Any], name: str, format: str, reading: Reading) ->
         final = following[borders[1:] - 1]
         infos = {k: cut(v) for k, v in info.items()}
         rows = from_steps(cut(obs), final, cut(actions), cut(rewards), cut(terminal), borders, infos)
-    return Dataset(*rows, name, format, tuple(notes))
+    return Dataset(*rows, name, format, tuple(notes), meta)
 
 
 def _without_outcome(

@@ -48,6 +48,9 @@ def reading(**options: Any) -> Reading:
     )
 
 
+# Of `Dataset.meta`, where the last step before each cut is missing, since nothing says what followed it.
+CUTS = {"last_steps_before_cuts": "left out"}
+
 Kind = Literal["npz", "hdf5", "pickle", "torch", "folder"]
 
 

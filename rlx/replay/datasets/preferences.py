@@ -18,7 +18,7 @@ import numpy as np
 from rlx.replay import columns
 from rlx.replay.dataset import Dataset
 from rlx.replay.datasets import unpickle
-from rlx.replay.datasets.found import look, need
+from rlx.replay.datasets.found import CUTS, look, need
 
 EDGE = 1 - 1e-5  # of actions, whose logarithm a squashed policy takes
 
@@ -39,14 +39,15 @@ def load_pairs(
     bounds: Any = None,
 ) -> Pairs:
     """The pairs in a file or a folder of human labels. The latter say where segments begin among the transitions of
-    ``dataset``, in which the last step before each time limit does not count: read it with ``ignore=next_observations``.
+    ``dataset``, in which the last step before each time limit does not count: read it with ``ignore=next_observations``, of
+    robomimic with ``ignore=next_obs`` and ``dones=truncated``.
     (Where such a step is a terminal one too, it counts here, and did not where those labels were given.)
     ``length``: steps of their segments, where the names of the files do not say it. ``bounds`` as in `Reading`, for actions
     of a file.
 
     Raises:
-        ValueError: nothing of the kind is there, a label is none, actions lie beyond [-1, 1], or a segment lies outside of
-            the dataset.
+        ValueError: nothing of the kind is there, a label is none, actions lie beyond [-1, 1], a segment lies outside of the
+            dataset, or the dataset has the steps that do not count.
     """
     path = Path(path)
     if path.is_dir():
@@ -96,6 +97,12 @@ def _human(path: Path, dataset: Dataset | None, length: int | None, trust_arrays
     if isinstance(dataset.rows.obs, dict) or isinstance(dataset.rows.action, dict):
         raise ValueError(f"segments are of vectors; {dataset.name} has several observations or actions: take one by keys=NAME.")
     first, second, label = (columns.numbers(unpickle.load(found[0]), found[0].name).reshape(-1) for found in names.values())
+    whole = dataset.format == "robomimic" or bool(np.any(dataset.rows.truncated[:]))
+    if whole and not CUTS.items() <= dataset.meta.items():
+        raise ValueError(
+            f"its segments are counted without the last step before each time limit, which {dataset.name} has: read that with "
+            "ignore=next_observations (of robomimic: ignore=next_obs, dones=truncated)."
+        )
     told = re.search(r"_q(\d+)", names["indices_num"][0].name)
     steps = length if length is not None else int(told[1]) if told else 0
     if not isinstance(steps, int) or steps < 1:

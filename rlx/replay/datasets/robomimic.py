@@ -16,7 +16,7 @@ import numpy as np
 from rlx.replay import columns
 from rlx.replay.dataset import Dataset, from_rows, join
 from rlx.replay.datasets import hdf5
-from rlx.replay.datasets.found import Found, Layout, Reading, natural, need, one_length, one_per_entry, side_by_side
+from rlx.replay.datasets.found import CUTS, Found, Layout, Reading, natural, need, one_length, one_per_entry, side_by_side
 from rlx.types import Row
 
 ROBOT = ("joint_pos", "joint_pos_cos", "joint_pos_sin", "joint_vel", "eef_pos", "eef_quat", "gripper_qpos", "gripper_qvel")
@@ -38,13 +38,18 @@ def _read(found: Found, reading: Reading) -> Dataset:
             done = dones[name] & (reading.dones == "terminated")
             if done[:-1].any():
                 notes.append(f"{name} goes on after it is done at step {int(np.argmax(done))}: that is left out")
-            if len(done) < (1 if "next_obs" in demo or done.any() else 2):
+            if len(done) < (1 if _has_next(demo, reading) or done.any() else 2):
                 notes.append(f"{name} has no whole transition and is left out")
             else:
                 with columns.of(name):
                     parts.append(Dataset(*_demonstration(demo, name, done, reading), name))
                 left = dict.fromkeys([*left, *_left_out(demo, reading)])
         meta = _meta(hdf5.attributes(data))
+        if not any(
+            _has_next(demo, reading) or (dones[name].any() and reading.dones == "terminated") for name, demo in demos.items()
+        ):
+            meta |= CUTS
+            notes.append("the last action of each demonstration is left out: there are no next_obs to say what followed")
     if not parts:
         raise ValueError("none of its demonstrations has a whole transition.")
     if left:
@@ -69,6 +74,10 @@ def _names(file: h5py.File, data: h5py.Group, reading: Reading) -> list[str]:
     return names[: reading.episodes]
 
 
+def _has_next(demo: h5py.Group, reading: Reading) -> bool:
+    return "next_obs" in demo and "next_obs" not in reading.ignore
+
+
 def _dones(demo: h5py.Group, name: str) -> np.ndarray:
     """bool [T], False where there are none."""
     need(demo, ("actions", "rewards", "obs"), name)
@@ -87,16 +96,17 @@ def _demonstration(demo: h5py.Group, name: str, done: np.ndarray, reading: Readi
     ended = bool(done.any())
     taken = int(np.argmax(done)) + 1 if ended else len(reward)
     at = np.arange(taken)
-    if "next_obs" in demo or ended:  # a row of its own for what came last; where nothing follows, any observation does
+    after = _has_next(demo, reading)
+    if after or ended:  # a row of its own for what came last; where nothing follows, any observation does
         at = np.append(at, taken - 1)
     obs, info = ({k: v[at] for k, v in tree.items()} for tree in (obs, info))
-    if "next_obs" in demo:
+    if after:
         following = _observations(demo, "next_obs", name, reading)
         shapes = [{k: (len(reward), *v.shape[1:]) for k, v in obs.items()}, {k: v.shape for k, v in following.items()}]
         if shapes[0] != shapes[1]:
             raise ValueError(f"{name}: obs is {shapes[0]} and next_obs {shapes[1]}; they are to be alike.")
-        for k, after in following.items():
-            obs[k][-1] = after[taken - 1]
+        for k, values in following.items():
+            obs[k][-1] = values[taken - 1]
     rewards = np.concatenate([[0], reward])[: len(at)]
     terminated = np.arange(len(at)) == (len(at) - 1 if ended else -1)
     tree: Any = obs["state"] if set(obs) == {"state"} else obs
