@@ -99,21 +99,21 @@ def group(within: h5py.Group, name: str) -> h5py.Group:
     return found
 
 
-def column(within: h5py.Group, name: str) -> np.ndarray:
-    """The array at ``name``.
+def column(within: h5py.Group, name: str, row: int | None = None) -> np.ndarray:
+    """The array [N, ...] at ``name``, or one ``row`` of it, [1, ...].
 
     Raises:
         ValueError: there is none, it is in another file, it holds no numbers, or claims more than the file can hold.
     """
-    return _array(at(within, name), within, name)
+    return _array(at(within, name), within, name, () if row is None else slice(row, row + 1))
 
 
-def _array(found: h5py.Group | h5py.Dataset | None, within: h5py.Group, name: str) -> np.ndarray:
+def _array(found: h5py.Group | h5py.Dataset | None, within: h5py.Group, name: str, part: Any = ()) -> np.ndarray:
     dtype = _dtype(found) if isinstance(found, h5py.Dataset) else np.dtype("f4")
     if dtype.kind in "OVSU":
         what = "text" if h5py.check_string_dtype(dtype) else KINDS.get(dtype.kind, "no numbers")
         raise ValueError(f"{_place(within, name)} holds {what}; it is to hold numbers: convert it, or leave it out.")
-    return np.asarray(_values(found, within, name))
+    return np.asarray(_values(found, within, name, part))
 
 
 def texts(within: h5py.Group, name: str) -> list[str]:
@@ -124,7 +124,7 @@ def texts(within: h5py.Group, name: str) -> list[str]:
     return [x.decode(errors="replace") if isinstance(x, bytes) else str(x) for x in _values(found, within, name)]
 
 
-def _values(found: h5py.Group | h5py.Dataset | None, within: h5py.Group, name: str) -> Any:
+def _values(found: h5py.Group | h5py.Dataset | None, within: h5py.Group, name: str, part: Any = ()) -> Any:
     """What is stored there, where it lies in this file and the file can hold it."""
     where = _place(within, name)
     if not isinstance(found, h5py.Dataset):
@@ -135,7 +135,7 @@ def _values(found: h5py.Group | h5py.Dataset | None, within: h5py.Group, name: s
     if wanted > 2**20 and wanted > stored * 2000:
         raise ValueError(f"{where} claims {wanted} bytes and stores {stored}: the file was never filled. Get it anew.")
     try:
-        return found[()]
+        return found[part]
     except OSError as error:
         raise ValueError(f"{where} cannot be read: {files.words(error).rstrip('.')}. Get the file anew.") from error
 

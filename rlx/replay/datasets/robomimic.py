@@ -33,7 +33,7 @@ def _read(found: Found, reading: Reading) -> Dataset:
                 "dones mark the ends of its demonstrations, which may be that the task is solved and its value ends, or that "
                 "the recording does: say dones=terminated or dones=truncated."
             )
-        parts, notes, left = [], [], dict[str, None]()
+        parts, notes, left = [], [], list[str]()
         for name, demo in demos.items():
             done = dones[name] & (reading.dones == "terminated")
             if done[:-1].any():
@@ -43,7 +43,7 @@ def _read(found: Found, reading: Reading) -> Dataset:
             else:
                 with columns.of(name):
                     parts.append(Dataset(*_demonstration(demo, name, done, reading), name))
-                left = dict.fromkeys([*left, *_left_out(demo, reading)])
+                left = left or _left_out(demo, reading)
         meta = _meta(hdf5.attributes(data))
         if not any(
             _has_next(demo, reading) or (dones[name].any() and reading.dones == "terminated") for name, demo in demos.items()
@@ -101,20 +101,22 @@ def _demonstration(demo: h5py.Group, name: str, done: np.ndarray, reading: Readi
         at = np.append(at, taken - 1)
     obs, info = ({k: v[at] for k, v in tree.items()} for tree in (obs, info))
     if after:
-        following = _observations(demo, "next_obs", name, reading)
-        shapes = [{k: (len(reward), *v.shape[1:]) for k, v in obs.items()}, {k: v.shape for k, v in following.items()}]
+        following = _observations(demo, "next_obs", name, reading, taken - 1, len(reward))
+        shapes = [{k: v.shape[1:] for k, v in tree.items()} for tree in (obs, following)]
         if shapes[0] != shapes[1]:
-            raise ValueError(f"{name}: obs is {shapes[0]} and next_obs {shapes[1]}; they are to be alike.")
+            raise ValueError(f"{name}: an entry of obs is {shapes[0]}, of next_obs {shapes[1]}; they are to be alike.")
         for k, values in following.items():
-            obs[k][-1] = values[taken - 1]
+            obs[k][-1] = values[0]
     rewards = np.concatenate([[0], reward])[: len(at)]
     terminated = np.arange(len(at)) == (len(at) - 1 if ended else -1)
     tree: Any = obs["state"] if set(obs) == {"state"} else obs
     return from_rows(tree, actions[at], rewards, terminated, np.array([0, len(at)]), info)
 
 
-def _observations(demo: h5py.Group, where: str, name: str, reading: Reading) -> dict[str, np.ndarray]:
-    """Images by name, and all vectors as one, ``state``."""
+def _observations(
+    demo: h5py.Group, where: str, name: str, reading: Reading, row: int | None = None, steps: int = 0
+) -> dict[str, np.ndarray]:
+    """Images by name, and all vectors as one, ``state``; or one ``row`` of ``steps`` of them."""
     there = hdf5.group(demo, where)
     held = hdf5.outline(there)
     need(held, reading.keys, f"{name}/{where}")
@@ -124,7 +126,10 @@ def _observations(demo: h5py.Group, where: str, name: str, reading: Reading) -> 
         raise ValueError(
             f"{name}/{where} has none of {', '.join(ORDER)}: say which to take by keys=A,B; it has {', '.join(held)}."
         )
-    number = lambda k: columns.numbers(hdf5.column(there, k), f"{name}/{where}/{k}")
+    lengths = {k: (*held[k].shape[:1], 0)[0] for k in (*vectors, *images)}
+    if row is not None and set(lengths.values()) != {steps}:
+        raise ValueError(f"{name}/{where} is to have {steps} entries, as there are actions; it has {lengths}.")
+    number = lambda k: columns.numbers(hdf5.column(there, k, row), f"{name}/{where}/{k}")
     state = {"state": side_by_side({f"{name}/{where}/{k}": number(k) for k in vectors})} if vectors else {}
     return state | {k: number(k) for k in images}
 
