@@ -75,6 +75,7 @@ def fresh(monkeypatch):
     monkeypatch.setattr(agents, "_registered", {})
     monkeypatch.setattr(registry, "_registered", {})
     monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(plugins, "imported", [])  # worker processes of later tests would import them too
     yield monkeypatch
     for name in [name for name in sys.modules if name.partition(".")[0] == "acrobatics"]:
         del sys.modules[name]
