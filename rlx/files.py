@@ -80,6 +80,22 @@ def cache_folder(name: str) -> Path | None:
     return folder if os.access(folder, os.W_OK | os.X_OK) else None
 
 
+def free_memory() -> int | None:
+    """Bytes that are free on this machine, or in the container that we are in; None where nobody says."""
+    found = []
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found.append(next(int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable")))
+    except (OSError, StopIteration):
+        pass
+    try:
+        group = Path("/sys/fs/cgroup")
+        found.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    except (OSError, ValueError):
+        pass
+    return min(found) if found else None
+
+
 def read_json(path: Path, kind: type = dict) -> Any:
     """The JSON object (or what ``kind`` says) in ``path``, in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
 

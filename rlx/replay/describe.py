@@ -111,9 +111,8 @@ def _odd(data: Dataset, terminated: int, every: int) -> list[str]:
     for path, x in jax.tree_util.tree_leaves_with_path(data.rows.action):
         sample = np.abs(np.asarray(x[::every], np.float64))
         if x.dtype.kind == "f" and sample.size and (sample >= 1).mean() > 0.5:
-            found.append(
-                f"{100 * (sample >= 1).mean():.0f}% of the actions lie on their bounds {'/'.join(map(str, path))}".strip()
-            )
+            name = path_name((jax.tree_util.GetAttrKey("action"), *path))
+            found.append(f"{100 * (sample >= 1).mean():.0f}% of {name} lie on their bounds")
     if terminated == len(data) and len(data) > 1 and len(np.unique(lengths)) == 1:
         found.append(f"all episodes end in a terminal state after {lengths[0]} steps: that is rather a time limit")
     return found

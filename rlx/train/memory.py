@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from rlx.envs.base import batch, begin
+from rlx.files import free_memory
 from rlx.train import processes
 from rlx.train.schedule import on_host, streams
 from rlx.train.state import outline
@@ -71,7 +71,7 @@ def available(devices: Sequence[Any]) -> int | None:
         return None
     if stats:
         return int(SPARE * min(s["bytes_limit"] - s.get("bytes_in_use", 0) for s in stats if s))
-    free = _free_memory()
+    free = free_memory()
     return None if free is None else int(SPARE * free / len(devices))
 
 
@@ -80,22 +80,6 @@ def peak() -> int:
     stats = [d.memory_stats() for d in jax.local_devices() if d.platform != "cpu"]
     found = [s["peak_bytes_in_use"] for s in stats if s and "peak_bytes_in_use" in s]
     return max(found) if found else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def _free_memory() -> int | None:
-    """Of this machine, or of the container that we are in."""
-    found = []
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found.append(next(int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable")))
-    except (OSError, StopIteration):
-        pass
-    try:
-        group = Path("/sys/fs/cgroup")
-        found.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):
-        pass
-    return min(found) if found else None
 
 
 def most(agent: Agent, problem: Problem, devices: Sequence[Any], limit: int | None = None) -> int | None:

@@ -68,7 +68,7 @@ def test_waves_are_those_that_were_begun_whatever_is_free(frees, tmp_path, monke
     monkeypatch.setattr(command, "run", stopped)
     argv = ["train", "sac", "--env", "rlx:pendulum", "--no-progress", "--no-video", "--seeds", "4", "--waves", "auto"]
     for fits in frees:
-        monkeypatch.setattr(memory, "_free_memory", lambda fits=fits: int(fits * one / memory.SPARE))
+        monkeypatch.setattr(memory, "free_memory", lambda fits=fits: int(fits * one / memory.SPARE))
         assert main([*argv, "--run-dir", str(tmp_path / "run")]) == 0, capsys.readouterr().err
     assert begun[0] == begun[1] == (("wave0", 2) if frees[0] < 4 else ("run", 4))
 

@@ -95,6 +95,6 @@ def test_only_shards_are_read_from_disk_and_what_does_not_fit_is_refused(tmp_pat
     datasets.write(tmp_path / "a.npz", episodes())
     with pytest.raises(ValueError, match="no folder of shards.*rlx data convert"):
         datasets.replay_of(tmp_path / "a.npz", "disk")
-    monkeypatch.setattr(datasets.placing, "_free", lambda: 100)
+    monkeypatch.setattr(datasets.placing, "free_memory", lambda: 100)
     with pytest.raises(ValueError, match="GiB in memory, where 0.0 are free.*--data-in disk"):
         datasets.replay_of(tmp_path / "a.npz")

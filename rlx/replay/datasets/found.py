@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -176,9 +175,3 @@ def need(data: Any, names: Any, where: str = "it") -> None:
 def first_episodes(borders: np.ndarray, reading: Reading) -> np.ndarray:
     """The borders of as many episodes as were asked for."""
     return borders if reading.episodes is None else borders[: reading.episodes + 1]
-
-
-def share(part: float, whole: float) -> str:
-    """``"12%"``; ``"under 1%"``"""
-    percent = 100 * part / max(whole, 1)
-    return "under 1%" if 0 < percent < 1 else f"{math.floor(percent)}%"

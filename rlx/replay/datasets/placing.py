@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
+from rlx.files import free_memory
 from rlx.replay.datasets import native
 from rlx.replay.datasets.found import Found, look, reading
 from rlx.replay.datasets.loading import Source, layout_of, load, paths
@@ -28,7 +28,7 @@ def replay_of(source: Source, where: Where = "device", **options: Any) -> Replay
                 f"`rlx data convert {source} NAME`."
             )
         return native.mapped(found[0].path, reading(**options)).replay(device=False)
-    needs, free = nbytes(source), _free()
+    needs, free = nbytes(source), free_memory()
     if free is not None and needs > free and "episodes" not in options:
         raise ValueError(
             f"{source} takes {needs / 2**30:.1f} GiB in memory, where {free / 2**30:.1f} are free: make a folder of shards of "
@@ -46,12 +46,3 @@ def _nbytes(found: Found) -> int:
     if found.kind == "folder":
         return sum(p.stat().st_size for p in found.path.rglob("*") if p.is_file())
     return found.nbytes or found.path.stat().st_size
-
-
-def _free() -> int | None:
-    """Bytes of memory that are free, where the system says it."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return None
