@@ -1,4 +1,5 @@
-"""Files: written whole or not at all, JSON read with words for people, and what an operating system means by an error."""
+"""Files: written whole or not at all, JSON read with words for people; and what the operating system says: its errors, its free
+memory."""
 
 from __future__ import annotations
 
