@@ -16,6 +16,7 @@ _MODULES = {
     "point-mass": "rlx.envs.control.point",
     "point-maze": "rlx.envs.control.maze",
     "pointmass-maze": "rlx.envs.control.pointmass_maze",
+    "push-toy": "rlx.envs.control.push_toy",
     "upright-pendulum": "rlx.envs.control.upright",
     "double-integrator": "rlx.envs.control.integrator",
     "cubic": "rlx.envs.control.cubic",

@@ -26,7 +26,7 @@ def plant(
     name: str,
     *,
     task: Task,
-    obs: Leaf,
+    obs: PyTree,
     actions: int,
     params: PyTree,
     start: Callable[[PyTree, Key], PyTree],
@@ -43,15 +43,17 @@ def plant(
     """The environment of a plant whose state ``x`` moves by ``advance(params, x, action)``.
 
     ``task`` has ``observe(xp, params, x)``, ``reward(xp, params, x, action, x')`` and optionally ``done(xp, params, x')`` and
-    ``drift(xp, params, x, action)``. ``repeat`` control steps are one decision, their rewards are summed. The episode is cut
-    (truncated) after ``time_limit`` decisions, by default ``horizon // repeat``. ``renew(params, x, key)`` begins each
-    decision: there what is random in it is drawn. ``tasks``: all that may be asked for, see `rlx.types.Spec`.
+    ``drift(xp, params, x, action)``. ``obs`` is one leaf, or a dict of them as ``observe`` gives it. ``repeat`` control steps
+    are one decision, their rewards are summed. The episode is cut (truncated) after ``time_limit`` decisions, by default
+    ``horizon // repeat``. ``renew(params, x, key)`` begins each decision: there what is random in it is drawn. ``tasks``: all
+    that may be asked for, see `rlx.types.Spec`.
     """
     limit = time_limit or -(-horizon // repeat)
     observe, reward, done = task.observe, task.reward, task.done
 
     def arrive(params: PyTree, state: Plant, reward: Array, over: Array, first: bool) -> Step:
-        seen = jnp.asarray(observe(jnp, params, state.x), jnp.float32)  # type: ignore[misc]
+        given = observe(jnp, params, state.x)  # type: ignore[misc]
+        seen = jax.tree.map(lambda leaf, x: jnp.asarray(x, leaf.dtype), obs, given, is_leaf=lambda x: isinstance(x, Leaf))
         truncated = (state.t >= limit) & ~over
         return Step(seen, jnp.float32(reward), over, truncated, jnp.bool_(first), tell(params, state.x))
 
