@@ -264,7 +264,8 @@ def sindy_rl(problem: Problem) -> Agent:
 
 
 def modem_v2(problem: Problem) -> Agent:
-    """Demonstrations mixed with online rows by a scheduled count, priorities flow back, optimisers are made at stage entry."""
+    """Demonstrations mixed with online rows by a scheduled count, priorities of both flow back, optimisers are made at stage
+    entry."""
     opt = optax.adam(1e-2)
 
     def imitate(state, clock, batch, key):
@@ -288,14 +289,12 @@ def modem_v2(problem: Problem) -> Agent:
         return jnp.clip(0.75 - 0.05 * clock.updates, 0.25, 0.75)
 
     online = replay.transitions(8, source="replay", priorities=True)
-    mixed = replay.mix((replay.transitions(8, source="data"), online), share)
+    mixed, both = replay.mix((replay.transitions(8, source="data", priorities=True), online), share), ("data", "replay")
     stages = (
         Stage("bc", 2, (Update(1, replay.transitions(8, source="data"), imitate),)),
         Stage("seed", 1, (Collect("train", 5, "replay", mode="eval"),)),
-        Stage(
-            "warm", 1, (Collect("train", 5, "replay"), Update(2, mixed, update, priorities_of="replay")), enter=with_optimiser
-        ),
-        Stage("learn", 2, (Collect("train", 5, "replay"), Update(3, mixed, update, priorities_of="replay"))),
+        Stage("warm", 1, (Collect("train", 5, "replay"), Update(2, mixed, update, priorities_of=both)), enter=with_optimiser),
+        Stage("learn", 2, (Collect("train", 5, "replay"), Update(3, mixed, update, priorities_of=both))),
     )
     hyper = {"lr": 0.05, "discount": 0.9, "priority_exponent": 0.6, "importance_exponent": 0.4}
     return Agent(

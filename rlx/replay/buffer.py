@@ -179,6 +179,12 @@ def update_priorities(state: ReplayState, index: PyTree, priority: Array) -> Rep
     return state._replace(index=state.index._replace(priority=cleared.at[t, index.w].max(priority, mode="drop")))
 
 
+def prioritise(state: ReplayState) -> ReplayState:
+    """``state`` with a priority of 1 for each row, as new rows of an empty ring have; as it is where it keeps some."""
+    index = state.index
+    return state if index.priority.size else state._replace(index=index._replace(priority=jnp.ones(index.flags.shape)))
+
+
 def grow(state: ReplayState, capacity: int) -> ReplayState:
     """The same rows (numpy), oldest first, in a ring of ``capacity`` rows, which is more than there was; members may lead."""
     if np.ndim(state.index.head):

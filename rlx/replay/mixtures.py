@@ -18,7 +18,8 @@ def mix(samplers: Sequence[Sampler], share: float | Sequence[float] | Callable[[
     rest from the second.
 
     For more than two samplers ``share`` is one number per sampler (the cumulative sum is rounded). It may be a function of
-    (hyper, clock), which makes it a schedule. The batch's ``index`` is a dict by source, with ``t = -1`` for entries that come
+    (hyper, clock), which makes it a schedule (``floor(p B) / B`` rounds down). Importance weights are scaled to a maximum of 1
+    among the entries from each source. The batch's ``index`` is a dict by source, with ``t = -1`` for entries that come
     from elsewhere: this is what `rlx.replay.update_priorities` takes.
     """
     names = [s.sources[0] for s in samplers]
@@ -67,9 +68,17 @@ def blend(batches: Sequence[Any], names: Sequence[str], upto: Array) -> Any:
             raise ValueError(f"mix: {field!r} has another structure in each of {', '.join(names)}.")
         return jax.tree.map(lambda *leaves: pick(axis, *leaves), *parts)
 
+    if hasattr(one, "weight"):
+        batches = [b._replace(weight=_scaled(xp, b.weight, which == i)) for i, b in enumerate(batches)]
     time_major = isinstance(one, Sequences | Segments)
     axes = {f: int(time_major and f not in ("weight", "returns")) for f in one._fields if f != "index"}
     index = {
         n: b.index._replace(t=xp.where(which == i, b.index.t, -1)) for i, (n, b) in enumerate(zip(names, batches, strict=True))
     }
     return type(one)(**{f: join(f, [getattr(b, f) for b in batches], axis) for f, axis in axes.items()}, index=index)
+
+
+def _scaled(xp: Any, weight: Array, mine: Array) -> Array:
+    """Importance weights [B] to a maximum of 1 among those that are taken (``mine``, bool [B])."""
+    most = xp.where(mine, weight, 0).max()
+    return weight / xp.where(most > 0, most, 1)

@@ -226,17 +226,21 @@ def sequences(
     source: str = "replay",
     priorities: bool = False,
     stack: int = 1,
+    spare: int = 0,
 ) -> Sampler:
     """`Sequences` of ``length`` neighbouring rows, uniform over all places where they fit (or by the ``priorities`` of their
     first rows, as in `transitions`).
 
     With ``cross`` windows go on into the next episode (look at ``first``); without, they stay in one. The last row may be a
-    stream's newest, whose action is not known yet: use actions up to the last but one.
+    stream's newest, whose action is not known yet: use actions up to the last but one. ``spare``: so many rows must follow a
+    window, in its episode unless ``cross``.
     """
     _check(batch, length=length, stack=stack)
+    if spare < 0:
+        raise ValueError(f"a sampler was given spare={spare}; it must be at least 0.")
 
     def draw(sources: Sources, hyper: dict[str, Array], clock: Clock, key: Key) -> Any:
-        index, weight = _draw(sources, source, key, batch, length, cross, hyper if priorities else None)
+        index, weight = _draw(sources, source, key, batch, length + spare, cross, hyper if priorities else None)
         ring = _ring(sources, source, length)
         window = _window(ring, index, jnp.arange(length)[:, None])
         return index, window, take(ring.flags, *window), steps_back(ring, window, stack - 1), weight

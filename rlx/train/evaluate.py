@@ -207,7 +207,7 @@ def evaluate(
     program = Program(agent, problem, stage, frozen_data(problem), placement)
     lead = () if placement is None else (placement.per_process,)
     reports = {"tally": None, "running": None}
-    run = RunState(key, stage, cycle, state, {}, data_sources(problem, placement), {}, {}, np.ones(lead, bool), reports)
+    run = RunState(key, stage, cycle, state, {}, data_sources(agent, problem, placement), {}, {}, np.ones(lead, bool), reports)
     evaluator = Evaluator(program, Eval("final", "train", episodes=episodes))
     try:
         return evaluator(run)

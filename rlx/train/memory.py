@@ -11,7 +11,7 @@ import numpy as np
 
 from rlx.envs.base import batch, begin
 from rlx.files import free_memory
-from rlx.train import processes
+from rlx.train import phases, processes
 from rlx.train.schedule import on_host, streams
 from rlx.train.state import outline
 from rlx.types import Agent, AgentState, Clock, Problem, PyTree, ReplayState, Update, VecEnv
@@ -46,7 +46,10 @@ def _rollout(agent: Agent, state: AgentState, env: VecEnv, count: int, context: 
 
 def _batch(agent: Agent, problem: Problem, hyper: dict[str, Any], rows: dict[str, Any]) -> int:
     """Of the largest batch that an update on the device sees."""
-    sources = {**problem.data, **{name: jax.eval_shape(agent.buffers[name].init, row) for name, row in rows.items()}}
+    sources = {
+        **phases.data_of(agent, problem),
+        **{name: jax.eval_shape(agent.buffers[name].init, row) for name, row in rows.items()},
+    }
     clock, key = Clock(np.int32(0), np.int32(0), np.int32(0)), jax.random.key(0)
     updates = [phase for stage in agent.stages for phase in stage.phases if isinstance(phase, Update)]
     draw = lambda phase: jax.eval_shape(lambda hyper, sources: phase.sample(hyper, clock, sources, key), hyper, sources)

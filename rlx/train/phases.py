@@ -14,6 +14,7 @@ import numpy as np
 
 from rlx.envs.base import begin, rollout
 from rlx.replay import Replay, update_priorities
+from rlx.replay.buffer import prioritise
 from rlx.train.schedule import streams
 from rlx.types import (
     Agent,
@@ -23,6 +24,7 @@ from rlx.types import (
     Collect,
     Key,
     Out,
+    Problem,
     PyTree,
     ReplayState,
     RolloutState,
@@ -152,6 +154,12 @@ def with_priorities(sources: Sources, priorities: dict[str, Array]) -> Sources:
 def prioritised(phase: Update) -> tuple[str, ...]:
     """Names of the buffers whose priorities the phase updates."""
     return (phase.priorities_of,) if isinstance(phase.priorities_of, str) else phase.priorities_of
+
+
+def data_of(agent: Agent, problem: Problem) -> dict[str, PyTree]:
+    """The problem's data; rows whose priorities some update changes have a priority each, 1 unless they came with others."""
+    changed = {name for stage in agent.stages for p in stage.phases if isinstance(p, Update) for name in prioritised(p)}
+    return {k: prioritise(v) if k in changed and isinstance(v, ReplayState) else v for k, v in problem.data.items()}
 
 
 def update(

@@ -13,6 +13,7 @@ import numpy as np
 from rlx import keys
 from rlx.envs.observations import same_rows
 from rlx.train import processes
+from rlx.train.phases import prioritised
 from rlx.train.schedule import budget, streams
 from rlx.train.state import check_initial
 from rlx.types import Agent, AgentState, Collect, Eval, Key, Members, Problem, ReplayState, Update
@@ -118,6 +119,7 @@ def validate(agent: Agent, problem: Problem, key: Key | Members, init_from: Agen
                     raise ValueError(f"{where}: an Update needs n >= 1, got {phase.n}.")
                 for source in phase.sample.sources:
                     _need(source, {*agent.buffers, *problem.data}, "source", where)
+                _check_priorities(agent, problem, phase, where)
     if init_from is not None:
         check_initial(agent, problem, init_from, key.keys.shape[0] if isinstance(key, Members) else None)
     total = np.sum([budget(agent, s) for s in agent.stages], 0)
@@ -155,6 +157,14 @@ def _check_collect(agent: Agent, problem: Problem, phase: Collect, where: str, f
             f"{where}: buffer {phase.into!r} is fed from both {other!r} and {phase.env!r}. An interaction that continues "
             "would be joined to rows of the other; use fresh=True or a buffer each."
         )
+
+
+def _check_priorities(agent: Agent, problem: Problem, phase: Update, where: str) -> None:
+    rows = {k for k, v in problem.data.items() if isinstance(v, ReplayState)}
+    for name in prioritised(phase):
+        _need(name, {*agent.buffers, *rows}, "source of priorities", where)
+        if name in agent.buffers and not agent.buffers[name].priorities:
+            raise ValueError(f"{where} gives priorities to buffer {name!r}, which keeps none: make it with priorities=True.")
 
 
 def plan(agent: Agent, problem: Problem, key: Any) -> list[tuple[str, str]]:

@@ -37,12 +37,12 @@ def frozen_data(problem: Problem) -> dict[str, PyTree]:
     return {k: v.data if isinstance(v, ReplayState) else v for k, v in problem.data.items()}
 
 
-def data_sources(problem: Problem, placement: Placement | None) -> dict[str, PyTree]:
+def data_sources(agent: Agent, problem: Problem, placement: Placement | None) -> dict[str, PyTree]:
     """The problem's data as a run begins with them: of shared rows each member has an index and an overlay of its own."""
     lead = () if placement is None else (placement.per_process,)
     wide = lambda tree: put(placement, own(jax.tree.map(lambda x: jnp.broadcast_to(x, (*lead, *x.shape)), tree)))
     rows = lambda data: ReplayState(wide(data.index), data.data, wide(data.overlay))
-    return {name: rows(data) if isinstance(data, ReplayState) else data for name, data in problem.data.items()}
+    return {name: rows(v) if isinstance(v, ReplayState) else v for name, v in phases.data_of(agent, problem).items()}
 
 
 def start(
@@ -64,7 +64,7 @@ def start(
     state = _mapped(lambda k, h: agent.init(keys.fold(k, "init"), h), placement)(root, hyper)
     if init_from is not None:
         state = state._replace(learned=put(placement, _initial(init_from.learned, state.learned, here)))
-    sources = data_sources(problem, placement)
+    sources = data_sources(agent, problem, placement)
     counts = {k: np.zeros(lead, np.int64) for k in (*COUNTS, "eval_steps")}
     each = () if total is None else (total,)
     reports = {"tally": None, "running": put(placement, jnp.ones(lead, bool)), "scores": np.full(each, -np.inf, np.float32)}
@@ -202,7 +202,7 @@ def outline(agent: Agent, problem: Problem, stage: int | None = None) -> tuple[A
     frozen = frozen_data(problem)
     hyper = {k: jnp.float32(v) for k, v in agent.hyper.items()}
     state = jax.eval_shape(lambda: agent.init(jax.random.key(0), hyper))
-    sources: dict[str, Any] = {k: abstract(v) for k, v in problem.data.items()}
+    sources: dict[str, Any] = {k: abstract(v) for k, v in phases.data_of(agent, problem).items()}
     rows: dict[str, Row] = {}
     for index in range(len(agent.stages) if stage is None else stage + 1):
         program = Program(agent, problem, index, frozen)
