@@ -365,8 +365,8 @@ class Collect:
 @dataclass(frozen=True)
 class Update:
     """``n`` updates per cycle, each on a batch of its own. The priorities [B] of `Out` go back to the sources that
-    ``priorities_of`` names (buffers, or rows of the problem's data), at the batch's ``index`` (a dict by source where the batch is
-    a mixture)."""
+    ``priorities_of`` names (buffers, or rows of the problem's data), at the batch's ``index`` (a dict by source where the batch
+    is a mixture)."""
 
     n: int
     sample: Sampler

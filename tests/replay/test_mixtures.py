@@ -81,7 +81,7 @@ def test_a_share_that_is_rounded_down_counts_as_the_schedule_says():
 
 
 def test_frozen_rows_keep_priorities_that_updates_change():
-    """Rows that come without priorities have 1 each; what updates say of them is in the run, not in the data that were given."""
+    """Rows that come without priorities have 1 each; what updates say of them is in the run, not in the data given."""
 
     def update(state, clock, batch, key):
         return state, Out({"weight": batch.weight.mean()}, jnp.full(4, 7.0))
