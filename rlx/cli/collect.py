@@ -290,7 +290,7 @@ def _say(flags: Flags, out: Path, env: Env | HostEnv, parts: list[Part], limit: 
     data = datasets.read(out) if out.suffix == ".npz" else datasets.mapped(out)
     found, physics = summary(data, env.spec.horizon), PHYSICS in data.rows.info
     modes, returns = ", ".join(dict.fromkeys(p.mode for p in parts)), found.pop("returns")
-    size = sum(p.stat().st_size for p in ([out] if out.is_file() else out.rglob("*")))
+    size = console.on_disk(out)
     rows: list[tuple[str, Any]] = [("environment", env.name), ("mode", modes), ("transitions", f"{found['transitions']:,}")]
     rows += [("episodes", found["episodes"]), ("physics", "stored" if physics else "not stored")]
     rows += [("file" if out.is_file() else "folder", f"{out}, {console.size(size)}")]

@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import jax
@@ -17,7 +18,7 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
-from rlx import files, plugins
+from rlx import config, files, plugins
 from rlx.train import Diverged, Interrupted, processes
 from rlx.train.checkpoint import CheckpointError
 from rlx.train.signals import sigterm_interrupts
@@ -115,6 +116,23 @@ def words(error: Exception) -> str:
     what, remedy = files.what_and_remedy(error, error.filename)
     where = f": {error.filename}" if error.filename else ""
     return f"cannot read or write{where}: {what}. {remedy}."
+
+
+def destination(out: str) -> Path:
+    """Where a new dataset goes, as ``--out`` says it; ends the command where it cannot go there."""
+    if not out:
+        config.stop("where to? Give --out, such as --out data (a folder of shards) or --out data.npz")
+    path = Path(out)
+    if not path.parent.is_dir():
+        config.stop(f"--out {path} is to lie in a folder that exists")
+    if path.exists() and path.suffix != ".npz":
+        config.stop(f"--out {path} is there already: give another name, or remove it first")
+    return path
+
+
+def on_disk(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return sum(f.stat().st_size for f in ([path] if path.is_file() else path.rglob("*")) if f.is_file())
 
 
 def table(title: str, rows: Iterable[tuple[str, Any]]) -> None:

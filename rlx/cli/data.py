@@ -1,4 +1,4 @@
-"""``rlx data info|convert|slice|score|reference``: datasets of any layout, looked at, rewritten and measured."""
+"""``rlx data info|convert|demos|slice|score|reference``: datasets of any layout, looked at, rewritten, measured and made."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from rlx import config, files
-from rlx.cli import console
+from rlx.cli import console, demos
 from rlx.envs import scores
 from rlx.replay import datasets
 from rlx.replay.dataset import Dataset
@@ -26,6 +26,7 @@ from rlx.train.pictures import literal
 ACTIONS = {
     "info": "what a file holds, what is odd about it, and a picture of returns and lengths",
     "convert": "any layout into rlx's own: a folder of shards, or a file where --out ends in .npz",
+    "demos": "episodes in which a scripted expert does the task (--env), for methods that begin with some",
     "slice": "some of the episodes: the first, the best, those of a length, at random",
     "score": "returns of its episodes on the scale from random actions (0) to experts (100)",
     "reference": "keep its mean return as that of random actions, or of an expert (--of), for scores from now on",
@@ -63,6 +64,8 @@ def body(argv: list[str]) -> None:
     action, rest = argv[0], argv[1:]
     if action not in ACTIONS:
         config.stop(f"unknown action {action!r}.{config.nearest(action, ACTIONS)}")
+    if action == "demos":
+        return demos.body(rest)
     first = next((i for i, word in enumerate(rest) if word.startswith("-")), len(rest))
     sources = rest[:first]
     about = f"rlx data {action}: {ACTIONS[action]}."
@@ -119,7 +122,7 @@ def draw(found: Description, path: Path) -> None:
 
 def _convert(sources: list[str], options: datasets.Reading, flags: Flags) -> None:
     data = datasets.load(sources, options)
-    _write(data, _out(flags), flags, {"converted_from": [Path(s).name for s in sources]})
+    _write(data, console.destination(flags.out), flags, {"converted_from": [Path(s).name for s in sources]})
 
 
 def _slice(sources: list[str], options: datasets.Reading, flags: Flags) -> None:
@@ -134,23 +137,7 @@ def _slice(sources: list[str], options: datasets.Reading, flags: Flags) -> None:
     chosen = chosen[: flags.episodes]
     if not len(chosen):
         config.stop(f"no episode is left of {len(data)}, whose lengths are {data.lengths.min()} to {data.lengths.max()}")
-    _write(data.select(chosen), _out(flags), flags, {"slice_of": [Path(s).name for s in sources]})
-
-
-def _out(flags: Flags) -> Path:
-    if not flags.out:
-        config.stop("where to? Give --out, such as --out data (a folder of shards) or --out data.npz")
-    out = Path(flags.out)
-    if not out.parent.is_dir():
-        config.stop(f"--out {out} is to lie in a folder that exists")
-    if out.exists() and out.suffix != ".npz":
-        config.stop(f"--out {out} is there already: give another name, or remove it first")
-    return out
-
-
-def on_disk(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    return sum(f.stat().st_size for f in ([path] if path.is_file() else path.rglob("*")) if f.is_file())
+    _write(data.select(chosen), console.destination(flags.out), flags, {"slice_of": [Path(s).name for s in sources]})
 
 
 def _write(data: Dataset, out: Path, flags: Flags, more: dict[str, Any]) -> None:
@@ -169,7 +156,7 @@ def _write(data: Dataset, out: Path, flags: Flags, more: dict[str, Any]) -> None
                 writer.append(data[i] for i in range(begin, min(begin + BLOCK, len(data))))
                 progress(min(begin + BLOCK, len(data)))
         part.rename(out)
-    size = sum(f.stat().st_size for f in ([out] if out.is_file() else out.rglob("*")) if f.is_file())
+    size = console.on_disk(out)
     rows = [
         ("episodes", f"{len(data):,}"),
         ("transitions", f"{data.transitions:,}"),

@@ -76,7 +76,7 @@ def time_limit(env: Env, limit: int) -> Env:
 
 def scale_reward(env: E, factor: float) -> E:
     """Rewards times ``factor``."""
-    return _map_steps(env, env.spec, lambda xp, params, step: step._replace(reward=step.reward * np.float32(factor)))
+    return map_steps(env, env.spec, lambda xp, params, step: step._replace(reward=step.reward * np.float32(factor)))
 
 
 def flatten_observation(env: E) -> E:
@@ -96,7 +96,7 @@ def flatten_observation(env: E) -> E:
         return step._replace(obs=flatten(xp, step.obs, step.reward.shape))
 
     native = env.spec.obs if env.spec.native_obs is None else env.spec.native_obs
-    return _map_steps(env, replace(env.spec, obs=vector_leaf(env.spec.obs), native_obs=native), flat)
+    return map_steps(env, replace(env.spec, obs=vector_leaf(env.spec.obs), native_obs=native), flat)
 
 
 def as_vector(env: E) -> E:
@@ -136,10 +136,10 @@ def normalize_observation(env: E, obs_stats: Normalizer, clip: float = 10.0) -> 
         return step._replace(obs=normalize.apply(now, step.obs, clip))
 
     spec = replace(env.spec, obs=Leaf(leaf.shape, low=-clip, high=clip), task=Task(), native_obs=None)
-    return _map_steps(env, spec, normal, {"env": env.params, "obs_stats": obs_stats}, lambda params: params["env"])
+    return map_steps(env, spec, normal, {"env": env.params, "obs_stats": obs_stats}, lambda params: params["env"])
 
 
-def _map_steps(
+def map_steps(
     env: E,
     spec: Spec,
     fn: Callable[[Any, PyTree, Step], Step],
@@ -167,7 +167,7 @@ def _map_steps(
 
 @dataclass(frozen=True)
 class _MappedVec(Forwarding):
-    """The host side of `_map_steps`."""
+    """The host side of `map_steps`."""
 
     made: VecEnv
     spec: Spec

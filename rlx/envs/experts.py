@@ -1,0 +1,112 @@
+"""Scripted experts: how a task is done, by hand, for a few demonstrations of it.
+
+An expert may look at more than a policy does: at the state of the physics, which `shown` puts beside the observation. So the
+same script demonstrates a task whatever is observed of it, numbers or pictures.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlx.envs import wrappers
+from rlx.envs.control import push_toy
+from rlx.envs.control.base import state_of
+from rlx.envs.observations import described
+from rlx.types import PHYSICS, Array, Env, HostEnv, Leaf, PyTree, Step
+
+E = TypeVar("E", bound=Env | HostEnv)
+Expert = Callable[[PyTree, Array], Array]  # (obs [W, ...], physics [W, P]) -> actions [W, A], to be traced
+Make = Callable[[Env | HostEnv, Mapping[str, Any]], Expert]  # of an environment and the options that it was made with
+
+
+def _push_toy(env: Env | HostEnv, options: Mapping[str, Any]) -> Expert:
+    if isinstance(env, HostEnv):
+        raise ValueError(f"the expert of {env.name} reads the state of the device environment: leave host=true out.")
+    states = jax.vmap(partial(state_of, env))
+
+    def act(obs: PyTree, physics: Array) -> Array:
+        x = states(physics)
+        return push_toy.expert(jnp, x.finger, x.puck)
+
+    return act
+
+
+def _meta_world(env: Env | HostEnv, options: Mapping[str, Any]) -> Expert:
+    """Meta-World's own scripts, on its observation of 39 numbers."""
+    from metaworld.policies import ENV_POLICY_MAP  # is there: the environment was made
+
+    task = str(options.get("env_name", ""))
+    if task not in ENV_POLICY_MAP:
+        raise ValueError(f"{env.name} with env_name={task!r} has no script; there are {', '.join(sorted(ENV_POLICY_MAP))}.")
+    leaf = env.spec.obs if isinstance(env.spec.obs, Leaf) else env.spec.obs.get("state")
+    if not isinstance(leaf, Leaf) or leaf.shape != (39,):
+        raise ValueError(
+            f"Meta-World's script looks at its 39 numbers, as the observation or as its 'state'; there are "
+            f"{described(env.spec.obs)}."
+        )
+    script: Any = ENV_POLICY_MAP[task]  # type: ignore[abstract]
+    script = script()
+
+    def on_host(state: np.ndarray) -> np.ndarray:
+        with warnings.catch_warnings():  # that its actions leave the box, in which they are clipped
+            warnings.simplefilter("ignore")
+            actions = [script.get_action(row) for row in np.asarray(state, np.float64)]
+        return np.clip(np.stack(actions), -1, 1).astype(np.float32)
+
+    def act(obs: PyTree, physics: Array) -> Array:
+        state = obs["state"] if isinstance(obs, dict) else obs
+        shape = jax.ShapeDtypeStruct((state.shape[0], *env.spec.action.shape), jnp.float32)
+        return jax.pure_callback(on_host, shape, state)
+
+    return act
+
+
+_EXPERTS: dict[str, Make] = {"rlx:push-toy": _push_toy, "gym:Meta-World/MT1": _meta_world}
+
+
+def register(name: str, make: Make) -> None:
+    """From now on ``make(env, options)`` is the expert of the environment ``name``, also for `rlx data demos`."""
+    _EXPERTS[name] = make
+
+
+def names() -> list[str]:
+    return sorted(_EXPERTS)
+
+
+def known(name: str) -> None:
+    """Raises ValueError where nobody has written an expert of the environment ``name``."""
+    if name not in _EXPERTS:
+        raise ValueError(
+            f"{name} has no scripted expert; there are those of {', '.join(names())}. Register one by "
+            "rlx.envs.experts.register in a module that --import names, or collect from a trained policy by rlx collect."
+        )
+
+
+def of(env: Env | HostEnv, options: Mapping[str, Any]) -> Expert:
+    """The expert of ``env``, which was made with ``options``.
+
+    Raises:
+        ValueError: there is none, or none for these options.
+    """
+    known(env.name)
+    return _EXPERTS[env.name](env, options)
+
+
+def shown(env: E) -> E:
+    """``env`` with observations ``{"obs": its own, "physics": [P]}``; P is 0 where it does not tell its physics."""
+    leaf = env.spec.info.get(PHYSICS, Leaf((0,)))
+    spec = replace(env.spec, obs={"obs": env.spec.obs, PHYSICS: leaf})
+
+    def show(xp: Any, params: PyTree, step: Step) -> Step:
+        physics = step.info[PHYSICS] if PHYSICS in step.info else xp.zeros((*step.reward.shape, 0), np.float32)
+        return step._replace(obs={"obs": step.obs, PHYSICS: physics})
+
+    return wrappers.map_steps(env, spec, show)

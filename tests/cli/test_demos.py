@@ -1,0 +1,99 @@
+"""`rlx data demos`: what scripted experts show, and what is said where they cannot."""
+
+from __future__ import annotations
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rlx.envs
+from rlx import replay
+from rlx.cli import data as command
+from rlx.envs import experts
+from rlx.train.demonstrations import demonstrate, successes
+
+PUSH = ["demos", "--env", "rlx:push-toy"]
+
+
+def ran(capsys, *words):
+    assert command.main([*PUSH, "--no-progress", *words]) == 0
+    return json.loads(capsys.readouterr().out.rsplit("RESULT ", 1)[1])
+
+
+def refused(capsys, *words):
+    assert command.main([*words, "--no-progress"]) == 2
+    return capsys.readouterr().err
+
+
+def test_ten_episodes_that_end_in_success(tmp_path, capsys):
+    out = tmp_path / "push.npz"
+    told = ran(capsys, "-o", str(out), "--noise", "0.1")
+    data = replay.load(out)
+    assert told["episodes"] == len(data) == 10 and told["transitions"] == 500
+    assert all(successes(e) >= 5 for e in data) and told["played"] >= 10
+    assert told["return_mean"] == pytest.approx(data.returns.mean())
+    np.testing.assert_array_equal(data.returns, [successes(e) for e in data])
+    assert data.meta["env"] == "rlx:push-toy" and data.meta["noise"] == 0.1 and data.meta["generator"] == "scripted expert"
+    assert data.rows.info["physics"].shape == (510, 8)
+    again = tmp_path / "again.npz"
+    ran(capsys, "-o", str(again), "--noise", "0.1", "--no-physics")
+    np.testing.assert_array_equal(replay.load(again).rows.action, data.rows.action)
+    assert "physics" not in replay.load(again).rows.info
+
+
+def test_the_expert_acts_on_the_state_whatever_is_observed(tmp_path, capsys):
+    out = tmp_path / "seen"
+    ran(capsys, "-o", str(out), "--episodes", "2", "--streams", "2", "--env-option", "pixels=discs", "--env-option", "size=8")
+    rows = replay.load(out).rows
+    assert rows.obs["pixels"].shape == (102, 8, 8, 3) and rows.obs["state"].shape == (102, 4)
+    p = rows.info["physics"]  # finger, puck, command, the rest
+    expected = np.array(experts.push_toy.expert(np, p[:, :2], p[:, 2:4]))
+    expected[rows.last] = 0
+    np.testing.assert_allclose(rows.action, expected, atol=1e-6)
+
+
+def test_noise_is_clipped_and_failures_are_kept_on_request():
+    env = rlx.envs.make("rlx:push-toy", physics=True)
+    still = lambda obs, physics: jnp.zeros((obs.shape[0], 2))
+    found, played = demonstrate(still, env, 3, noise=0.1, least=0, streams=4)
+    actions = np.concatenate([e.action[:-1] for e in found])
+    assert len(found) == 3 and played == 4 and np.abs(actions).max() <= 0.3 + 1e-6
+    assert actions.std() == pytest.approx(0.1, rel=0.1)
+    with pytest.raises(ValueError, match="none of 10 episodes"):
+        demonstrate(still, env, 1, streams=10)
+
+
+def test_what_cannot_be_demonstrated_is_one_message(tmp_path, capsys):
+    out = ["-o", str(tmp_path / "x.npz")]
+    assert "rlx:push-toy" in refused(capsys, "demos", *out)
+    assert "no scripted expert" in refused(capsys, "demos", "--env", "rlx:pendulum", *out)
+    assert "--out" in refused(capsys, *PUSH)
+    assert "host=true" in refused(capsys, *PUSH, *out, "--env-option", "host=true")
+    assert "of 20 episodes" in refused(capsys, *PUSH, *out, "--episodes", "2", "--streams", "2", "--noise", "1")
+    with pytest.raises(ValueError, match="does not say"):
+        demonstrate(lambda obs, physics: obs, rlx.envs.make("rlx:pendulum"), 1)
+
+
+def test_an_expert_from_outside(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(experts, "_EXPERTS", dict(experts._EXPERTS))
+    experts.register("rlx:point-maze", lambda env, options: lambda obs, physics: -obs[:, :2])
+    told = refused(
+        capsys, "demos", "--env", "rlx:point-maze", "--episodes", "1", "--time-limit", "4", "-o", str(tmp_path / "m.npz")
+    )
+    assert "of 10 episodes" in told
+    assert command.main(["demos", "--env", "rlx:point-maze", "--episodes", "3", "--time-limit", "4", "--keep-all",
+                         "-o", str(tmp_path / "m.npz")]) == 0  # fmt: skip
+    assert len(replay.load(tmp_path / "m.npz")) == 3
+
+
+@pytest.mark.slow
+def test_meta_worlds_scripts(tmp_path, capsys):
+    pytest.importorskip("metaworld")
+    out = tmp_path / "drawer.npz"
+    words = ["--env", "gym:Meta-World/MT1", "--repeat", "2", "--time-limit", "60", "--episodes", "2", "--streams", "2"]
+    assert "env name" in refused(capsys, "demos", *words, "-o", str(out), "--env-option", "env_name=reach-v2")
+    assert command.main(["demos", *words, "-o", str(out), "--env-option", "env_name=reach-v3"]) == 0
+    data = replay.load(out)
+    assert len(data) == 2 and data.rows.obs.shape == (122, 39) and all(successes(e) >= 5 for e in data)
