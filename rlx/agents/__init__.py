@@ -35,6 +35,7 @@ _MODULES = {
     "td_jepa": "rlx.agents.td_jepa",
     "pearl": "rlx.agents.pearl",
     "ipl": "rlx.agents.ipl",
+    "tdmpc": "rlx.agents.tdmpc",
 }
 ENTRY_POINTS = "rlx.agents"  # the group in which installed packages declare agents
 _registered: dict[str, ModuleType | str] = {}

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from rlx.nn.mlp import LayerNormMLP, orthogonal
 from rlx.types import Array, Key
 
+STRIDED = (7, 5, 3, 3, 3, 3)  # kernels of `StridedTrunk`
+
 
 class ConvTrunk(nn.Module):
     """Images [..., H, W, C] to features [..., ``features``]: convolutions of 3 x 3 without padding, each followed by ReLU, then
@@ -33,6 +35,49 @@ class ConvTrunk(nn.Module):
             x = jax.nn.relu(conv(x))
         x = x.reshape(*x.shape[:-3], -1)
         return x if self.features is None else LayerNormMLP((self.features,), activate_last=True)(x)
+
+    if TYPE_CHECKING:
+
+        def apply(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+class StridedTrunk(nn.Module):
+    """Images [..., H, W, C] in uint8 to features [..., ``features``]: ``convolutions`` of 7 x 7, 5 x 5, then 3 x 3, of stride 2
+    without padding, each followed by ReLU, and a linear layer (MoDem, Hansen et al. 2022, arXiv:2212.05698). Values are taken
+    to [0, 1]."""
+
+    features: int
+    convolutions: int
+    channels: int = 32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x = x.astype(jnp.float32) / 255.0
+        for kernel in STRIDED[: self.convolutions]:
+            init = orthogonal(math.sqrt(2.0))
+            conv = nn.Conv(self.channels, (kernel, kernel), (2, 2), "VALID", kernel_init=init, param_dtype=float)
+            x = jax.nn.relu(conv(x))
+        return nn.Dense(self.features, kernel_init=orthogonal(1.0), param_dtype=float)(x.reshape(*x.shape[:-3], -1))
+
+    @staticmethod
+    def convolutions_for(side: int, asked: int = 0) -> int:
+        """How many convolutions images of ``side`` pixels are given: ``asked``, or (0) six from 135 pixels on, four from 39 and
+        three from 23.
+
+        Raises:
+            ValueError: the image is too small for so many.
+        """
+        n = asked or (6 if side >= 135 else 4 if side >= 39 else 3)
+        left = side
+        for kernel in STRIDED[:n]:
+            left = (left - kernel) // 2 + 1 if left >= kernel else 0
+        if n > len(STRIDED) or left < 1:
+            least = {3: 23, 4: 39, 6: 135}.get(n)
+            need = f"these need {least} pixels a side" if least else f"there are {len(STRIDED)} at most"
+            raise ValueError(
+                f"images of {side} pixels are too small for {n} convolutions: {need}; give larger images, or fewer."
+            )
+        return n
 
     if TYPE_CHECKING:
 

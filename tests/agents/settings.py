@@ -12,6 +12,8 @@ import numpy as np
 import rlx.envs
 from rlx import preferences, replay
 from rlx.agents import offpolicy, ppo
+from rlx.dynamics.told import Told
+from rlx.nn.mlp import head
 from rlx.preferences.sampling import Comparisons
 from rlx.replay import Sequences
 from rlx.types import AgentState, Array, Env, HostEnv, Problem, ReplayState
@@ -36,6 +38,9 @@ OFF_POLICY_PROBES = {
     "tau": 0.05,
     "discount": DISCOUNT,
 }
+
+
+TDMPC: dict[str, Any] = {"latent": 4, "hidden": 4, "encoder_hidden": 4, "horizon": 2, "samples": 8, "proposals": 2, "elites": 4}
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,21 @@ def compared() -> tuple[Comparisons, Any]:
     ended = jnp.zeros((3, 2, 2), bool).at[2, 0, 1].set(True)
     mask = jnp.ones((3, 2, 2)).at[2, :, 0].set(0.0)
     return Comparisons(obs, action, ended, mask, jnp.float32([1, 0.3]), jnp.float32([1, 0.5])), transitions()
+
+
+def latent_windows() -> Sequences:
+    """Windows of three rows, not all of one weight, whose tasks may end on arrival at the last."""
+    rng = np.random.default_rng(7)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    no = jnp.zeros((3, 6), bool)
+    rows = draw(3, 6, 4), 9 * draw(3, 6), no.at[2, 0].set(True), no, no, {}, jnp.tanh(draw(3, 6, 2)), {}, ~no
+    return Sequences(*rows, jnp.linspace(0.2, 1, 6), transitions().index)
+
+
+def latent_value(state: AgentState, hidden: int, obs: Array, action: Array) -> Array:
+    net, params = Told.of(1, latent=8, hidden=hidden, encoder_hidden=hidden), state.learned["params"]
+    z = net.encode(params["encoder"], obs)
+    return net.values(head(params["critics"], 0), z, action).min(0)
 
 
 def well_paid() -> Any:
@@ -218,6 +238,31 @@ AGENTS = {
         batch=well_paid,
         felt=MODEL_BASED_FELT,
         data=True,
+    ),
+    "tdmpc": Settings(
+        update=TDMPC,
+        batch=latent_windows,
+        felt=frozenset({"lr", "tau", "rho", "std", "consistency_coef", "reward_coef", "value_coef"}),
+        probes={
+            **TDMPC,
+            "env_steps": 1_200,
+            "prefill": 400,
+            "collect": 20,
+            "n_envs": 4,
+            "batch": 64,
+            "latent": 8,
+            "hidden": 32,
+            "encoder_hidden": 32,
+            "horizon": 1,
+            "iterations": 2,
+            "samples": 24,
+            "eval_every": 10**6,
+            "eval_episodes": 4,
+            "lr": 3e-3,
+            "tau": 0.05,
+            "discount": DISCOUNT,
+        },
+        value=latent_value,
     ),
     "sindy_rl": Settings(env="rlx:ks22", preset_envs={"swimmer": "gym:Swimmer-v5"}, update=None),  # its updates are PPO's
 }

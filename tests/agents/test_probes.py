@@ -16,10 +16,11 @@ from rlx.agents import ppo
 from rlx.envs.probes import PROBES
 from rlx.envs.wrappers import on_host
 from rlx.train import Options, run
-from rlx.types import Agent, AgentState, Collect, Env, Members, Problem, Step
+from rlx.types import Agent, AgentState, Clock, Collect, Env, Members, Problem, Step
 
 from .settings import AGENTS, DISCOUNT
 
+CLOCK = Clock(*[jnp.int32(0)] * 3)
 PROBED = [name for name, settings in AGENTS.items() if settings.probes is not None]
 
 
@@ -80,7 +81,7 @@ def test_agent_solves_probe(name, probe, host):
     obs = jnp.stack([jnp.asarray(signs), jnp.zeros(len(signs))], -1)
     no = jnp.zeros(len(signs), bool)
     step = Step(obs, jnp.zeros(len(signs)), no, no, ~no, {})
-    action, _, _ = agent.act(state, None, (), step, jax.random.key(0), "eval")
+    action, _, _ = agent.act(state, CLOCK, agent.carry(state, len(signs)), step, jax.random.key(0), "eval")
     if truth.action is not None:
         np.testing.assert_allclose(action[:, 0], truth.action(signs), atol=0.2)
     expected = truth.value(signs, DISCOUNT)

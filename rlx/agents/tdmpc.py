@@ -1,0 +1,283 @@
+"""TD-MPC (Hansen, Wang and Su 2022, "Temporal Difference Learning for Model Predictive Control", arXiv:2203.04955).
+
+::
+
+    prefill: act at random for a few episodes, then learn as many times as there were decisions
+    repeat: act by planning in the latent model for an episode (`rlx.planning.mppi`); as many times, on prioritised windows:
+        model, critics  <- down the gradient of the loss of `rlx.dynamics.told_learning`
+        policy          <- towards actions that the critics value, along the imagined latents
+        targets         <- every second time a step of tau on;  priorities <- the sum of the critics' errors
+
+The horizon grows from 1, and the least deviation of the search falls, over the first decisions. Presets: "paper" is the
+default; "small" has networks and searches for a few cores.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rlx import replay
+from rlx.agents.offpolicy import at_random
+from rlx.config import hyper, size, traced
+from rlx.dynamics import told_learning as learning
+from rlx.dynamics.told import Told, noisy, seen
+from rlx.dynamics.told_learning import Coefs, Windows
+from rlx.envs import batch
+from rlx.nn.mlp import head
+from rlx.nn.optim import linear
+from rlx.planning import mppi
+from rlx.types import (
+    Agent,
+    AgentState,
+    Array,
+    Clock,
+    Collect,
+    Eval,
+    Key,
+    Out,
+    Problem,
+    PyTree,
+    Spec,
+    Stage,
+    Step,
+    Update,
+)
+
+OBSERVATIONS = "images"
+MODEL = ("encoder", "dynamics", "reward", "critics")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Temporal difference learning for model predictive control."""
+
+    env_steps: int = size(125_000, least=1, budget=True)  # decisions in all, the prefill included
+    n_envs: int = size(1, least=1)  # streams side by side
+    prefill: int = size(5_000, least=1)  # decisions at random before the first update
+    collect: int | None = size(None, least=1)  # decisions per stream between updates; None: an episode
+    utd: float = size(1.0, above=0)  # updates per decision
+    batch: int = size(512, least=1)
+    capacity: int = size(1_000_000, least=1)  # rows of replay
+    eval_every: int = size(5_000, least=1)  # decisions between evaluations
+    eval_episodes: int = size(10, least=1)
+    latent: int = size(50, least=1)
+    hidden: int = size(512, least=1)  # width of all networks but the encoder
+    encoder_hidden: int = size(256, least=1)
+    convolutions: int = size(0, least=0, most=6)  # of images; 0: as many as their size allows
+    horizon: int = size(5, least=1)
+    samples: int = size(512, least=1)  # candidates of the Gaussian
+    proposals: int = size(25, least=0)  # and of the policy
+    elites: int = size(64, least=1)
+    iterations: int = size(6, least=1)  # of the search
+    delay: int = size(2, least=1)  # updates per step of the targets
+
+    discount: float = traced(0.99, "Discount per decision.", least=0, most=1)
+    lr: float = traced(1e-3, "Adam's step size.", least=0)
+    tau: float = traced(0.01, "How far targets move per step.", least=0, most=1)
+    rho: float = traced(0.5, "Weight of a step in a loss, against the step before.", least=0, most=1)
+    consistency_coef: float = traced(2.0, "Weight of predicted latents.", least=0)
+    reward_coef: float = traced(0.5, "Weight of predicted rewards.", least=0)
+    value_coef: float = traced(0.1, "Weight of values.", least=0)
+    max_grad_norm: float = traced(10.0, "Norm that gradients are cut to.", above=0)
+    priority_exponent: float = traced(0.6, "Of priorities, when windows are drawn.", least=0)
+    importance_exponent: float = traced(0.4, "Of the weights that make up for it.", least=0)
+    std: float = traced(0.05, "Deviation of the policy's noise; least one of the search in the end.", least=0)
+    std_start: float = traced(0.5, "Least deviation of the search at first.", least=0)
+    std_steps: float = traced(25_000, "Decisions until it has fallen.", least=1)
+    horizon_steps: float = traced(25_000, "Decisions until the horizon has grown.", least=1)
+    temperature: float = traced(0.5, "Of the elites' weights.", least=0)
+    momentum: float = traced(0.1, "Share of a search's old mean.", least=0, most=1)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "debug": {
+        "env_steps": 600,
+        "prefill": 200,
+        "collect": 100,
+        "utd": 0.1,
+        "batch": 16,
+        "latent": 8,
+        "hidden": 16,
+        "encoder_hidden": 16,
+        "horizon": 2,
+        "samples": 16,
+        "proposals": 2,
+        "elites": 4,
+        "iterations": 2,
+        "eval_every": 200,
+        "eval_episodes": 2,
+    },
+    "small": {
+        "env_steps": 25_000,
+        "n_envs": 4,
+        "prefill": 1_000,
+        "hidden": 128,
+        "encoder_hidden": 128,
+        "batch": 256,
+        "samples": 128,
+        "proposals": 8,
+        "elites": 24,
+        "iterations": 4,
+    },
+    "paper": {},  # for tasks of DeepMind's suite from states
+}
+
+
+@dataclass(frozen=True)
+class Times:
+    """What happens when. An episode of L decisions is L + 1 rows, and rows are what is collected."""
+
+    streams: int
+    first: int  # rows per stream of the prefill
+    collect: int  # and per stream of each later cycle
+    cycles: int
+    updates: tuple[int, int]  # of the prefill, and of each later cycle
+    share: float  # of the rows, that are decisions
+
+    @staticmethod
+    def of(c: Config, spec: Spec) -> Times:
+        """Raises ValueError for settings that cannot be."""
+        if c.prefill >= c.env_steps:
+            raise ValueError(f"tdmpc: prefill={c.prefill} leaves nothing of env_steps={c.env_steps}; give fewer.")
+        share = 1.0 if spec.horizon is None else spec.horizon / (spec.horizon + 1)
+        collect = c.collect or (250 if spec.horizon is None else spec.horizon + 1)
+        first = -(-math.ceil(c.prefill / share / c.n_envs - 1e-6) // collect)
+        cycles = max(1, math.ceil(c.env_steps / (share * collect * c.n_envs) - 1e-6) - first)
+        count = lambda rows: max(1, math.ceil(rows * share * c.n_envs * c.utd - 1e-6))
+        return Times(c.n_envs, first * collect, collect, cycles, (count(first * collect), count(collect)), share)
+
+    def acting(self, clock: Clock) -> Array:
+        """Decisions before those of this cycle."""
+        return jnp.asarray(clock.env_steps) * self.share
+
+    def learning(self, clock: Clock) -> Array:
+        """At which decision of the run an update stands: those of a cycle are spread over its decisions."""
+        first, each = (rows * self.streams * self.share for rows in (self.first, self.collect))
+        early = clock.updates * (first / self.updates[0])
+        within = (clock.updates - self.updates[0]) * (each / self.updates[1])
+        return jnp.where(clock.updates < self.updates[0], early, first + within)
+
+    @property
+    def rows(self) -> int:
+        """Per stream, that a whole run stores."""
+        return self.first + self.cycles * self.collect
+
+
+def horizon_at(k: Array, h: dict[str, Array], most: int) -> Array:
+    """Steps that a search looks ahead at decision ``k``."""
+    return jnp.floor(linear(jnp.float32(1), jnp.float32(most), k / h["horizon_steps"])).astype(jnp.int32)
+
+
+def settings_at(k: Array, h: dict[str, Array]) -> mppi.Settings:
+    least = linear(h["std_start"], h["std"], k / h["std_steps"])
+    return mppi.Settings(h["discount"], h["temperature"], h["momentum"], least)
+
+
+def imagination(net: Told, params: PyTree, std: Array) -> mppi.Imagination:
+    """Plans in the latent model; a state is a latent [N, Z]."""
+    pi = head(params["policies"], 0)
+    critics = head(params["critics"], 0)
+
+    def step(z: Array, action: Array, key: Key) -> tuple[Array, Array]:
+        return net.move(params["dynamics"], z, action), net.rewards(params["reward"], z, action)
+
+    def policy(z: Array, key: Key) -> Array:
+        return noisy(net.act(pi, z), std, key)
+
+    return mppi.Imagination(step, lambda z, key: net.values(critics, z, policy(z, key)).min(0, keepdims=True), policy)
+
+
+class Carry(NamedTuple):
+    """What the search of each stream begins with."""
+
+    mean: Array  # [W, H, A]
+
+
+@dataclass(frozen=True)
+class Method:
+    """The functions of the agent."""
+
+    config: Config
+    net: Told
+    sizes: mppi.Search
+    spec: Spec
+    times: Times
+
+    @staticmethod
+    def of(c: Config, spec: Spec) -> Method:
+        """Raises ValueError for settings, observations or actions that cannot be."""
+        views, convolutions = seen(spec, "tdmpc", c.convolutions)
+        if spec.action.choices is not None or len(spec.action.shape) != 1:
+            raise ValueError(f"tdmpc takes actions that are vectors; this environment has {spec.action}.")
+        m = spec.action.shape[0]
+        net = Told.of(m, c.latent, c.hidden, c.encoder_hidden, views, convolutions)
+        sizes = mppi.Search(c.horizon, c.samples, c.proposals, c.elites, c.iterations)
+        return Method(c, net, sizes, spec, Times.of(c, spec))
+
+    def init(self, key: Key, h: dict[str, Array]) -> AgentState:
+        params = self.net.init(key, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self.spec.obs))
+        opts = learning.model_optimizers(params, MODEL)
+        target = jax.tree.map(jnp.copy, {k: params[k] for k in ("encoder", "critics")})
+        opt = {**opts, "policies": learning.policy_optimizers(params["policies"])}
+        return AgentState(h, {"params": params, "target": target, "opt": opt})
+
+    def carry(self, state: AgentState, n: int, context: PyTree = None) -> Carry:
+        return Carry(jnp.zeros((n, self.config.horizon, *self.spec.action.shape)))
+
+    def act(self, state: AgentState, clock: Clock, carry: Carry, step: Step, key: Key, mode: str) -> tuple[Array, Carry, dict]:
+        if mode == "random":
+            return at_random(key, step, *self.spec.action.shape), carry, {}
+        h, params, k = state.hyper, state.learned["params"], self.times.acting(clock)
+        imagine, settings = imagination(self.net, params, h["std"]), settings_at(k, h)
+        z = self.net.encode(params["encoder"], step.obs)
+        mean = jnp.where(jnp.asarray(step.first)[:, None, None], 0.0, carry.mean)
+        ahead, noise = horizon_at(k, h, self.config.horizon), jnp.float32(mode == "explore")
+        one = lambda z, mean, key: mppi.search(imagine, self.sizes, settings, z, mean, ahead, noise, key)
+        plan = jax.vmap(one)(z, mean, jax.random.split(key, z.shape[0]))
+        return plan.action, Carry(jax.vmap(mppi.shifted)(plan.mean)), {}
+
+    def update(self, state: AgentState, clock: Clock, drawn: replay.Sequences, key: Key) -> tuple[AgentState, Out]:
+        h, old, coefs = state.hyper, state.learned, Coefs.of(state.hyper)
+        k_model, k_policy = jax.random.split(key)
+        windows = Windows.of(drawn, self.config.horizon)
+        rates = h["lr"], h["max_grad_norm"]
+        params, opt, said = learning.learn_model(
+            self.net, old["params"], old["opt"], None, old["target"], windows, coefs, *rates, k_model
+        )
+        policies, policy_opt, each = learning.learn_policies(
+            self.net, params, opt["policies"], said.latents, coefs, *rates, k_policy
+        )
+        params = {**params, "policies": policies}
+        target = learning.move_target(old["target"], params, clock.updates % self.config.delay == 0, h["tau"])
+        learned = {"params": params, "target": target, "opt": {**opt, "policies": policy_opt}}
+        return state._replace(learned=learned), Out(said.metrics | {"actor/loss": each.mean()}, said.priority)
+
+
+def make(config: Config, problem: Problem) -> Agent:
+    env = problem.envs["train"]
+    method = Method.of(config, env.spec)
+    times = method.times
+    sampler = replay.sequences(config.batch, config.horizon + 1, priorities=True)
+    updates = [Update(n, sampler, method.update, priorities_of="replay") for n in times.updates]
+    first = Stage("prefill", 1, (Collect("train", times.first, "replay", mode="random"), updates[0]))
+    learn = Stage("learn", times.cycles, (Collect("train", times.collect, "replay"), updates[1]))
+    rows = min(-(-config.capacity // config.n_envs), times.rows)
+    every = max(1, round(config.eval_every / (times.collect * times.share * config.n_envs)))
+    return Agent(
+        "tdmpc",
+        config,
+        hyper(config),
+        method.init,
+        method.act,
+        (first, learn),
+        {"train": batch(env, config.n_envs)},
+        {"replay": replay.ring(rows + 1, config.n_envs, priorities=True)},
+        carry=method.carry,
+        evals=(Eval("main", "eval" if "eval" in problem.envs else "train", config.eval_episodes, every, stages=("learn",)),),
+        modes=("explore", "eval", "random"),
+    )

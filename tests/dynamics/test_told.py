@@ -1,0 +1,101 @@
+"""The latent model's networks: sizes, what they are at first, and the policies' noise."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlx.dynamics.told import Told, noisy, seen
+from rlx.nn.images import StridedTrunk
+from rlx.types import Leaf, Spec
+
+KEY = jax.random.key(0)
+SMALL = Told.of(2, latent=6, hidden=8, encoder_hidden=8, count=3, extra=1)
+
+
+def count(tree) -> int:
+    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(tree))
+
+
+def image(side: int, channels: int = 3) -> Leaf:
+    return Leaf((side, side, channels), np.uint8)
+
+
+def test_sizes_of_the_planar_push_model():
+    """One view of two RGB-D frames at 224 pixels, 23 numbers of proprioception, 5 actions, 5 actor-critics and a cloned pair:
+    6,124,297 parameters (MoDem-V2)."""
+    obs = {"pixels": image(224, 8), "state": Leaf((23,))}
+    views, convolutions = seen(Spec(obs, Leaf((5,))), "x")
+    assert (views, convolutions) == (("pixels",), 6)
+    net = Told.of(5, views=views, convolutions=convolutions, count=5, extra=1)
+    params = jax.eval_shape(net.init, KEY, jax.tree.map(lambda x: x.zeros(), obs))
+    assert count(params["encoder"]["params"]["view_pixels"]) == 81_650
+    assert params["critics"]["params"]["Dense_0"]["kernel"].shape == (6, 2, 55, 512)
+    cloned = count(params["encoder"]) + count(params["policies"]) // 5
+    assert count(params) + cloned == 6_124_297
+
+
+@pytest.mark.parametrize(
+    ("side", "n", "left"), [(224, 6, 128), (135, 6, 32), (64, 4, 128), (84, 4, 288), (55, 4, 128), (32, 3, 128)]
+)
+def test_as_many_convolutions_as_the_size_allows(side, n, left):
+    assert StridedTrunk.convolutions_for(side) == n
+    params = jax.eval_shape(StridedTrunk(50, n).init, KEY, image(side).zeros())
+    assert params["params"]["Dense_0"]["kernel"].shape == (left, 50)
+
+
+def test_images_that_are_too_small_are_refused():
+    with pytest.raises(ValueError, match="images of 100 pixels are too small for 6 convolutions: these need 135"):
+        StridedTrunk.convolutions_for(100, 6)
+    with pytest.raises(ValueError, match="16 pixels .* need 23"):
+        seen(Spec(image(16), Leaf((1,))), "x")
+    with pytest.raises(ValueError, match="x takes vectors, and images in uint8"):
+        seen(Spec({"a": Leaf((8, 8, 3))}, Leaf((1,))), "x")
+
+
+def test_views_and_vectors_are_added_up():
+    obs = {"left": image(40), "right": image(40), "a": Leaf((2,)), "b": Leaf((3,))}
+    views, n = seen(Spec(obs, Leaf((2,))), "x")
+    assert (views, n) == (("left", "right"), 4)
+    net = Told.of(2, 6, 8, 8, views, n)
+    rng = np.random.default_rng(0)
+    some = {
+        k: rng.integers(0, 255, x.shape).astype(np.uint8) if k in views else np.float32(rng.normal(size=x.shape))
+        for k, x in obs.items()
+    }
+    params = net.init(KEY, some)["encoder"]
+    p = params["params"]
+    elu = lambda x: np.where(x > 0, x, np.expm1(x))
+    dense = lambda layers, x: elu(x @ layers["Dense_0"]["kernel"] + layers["Dense_0"]["bias"]) @ layers["Dense_1"]["kernel"]
+    u = dense(p["MLP_0"], np.concatenate([some["a"], some["b"]]))
+    for view in views:
+        u = u + StridedTrunk(6, n).apply({"params": p[f"view_{view}"]}, some[view])
+    np.testing.assert_allclose(net.encode(params, some), dense(p["MLP_1"], u), rtol=1e-4, atol=1e-5)
+    assert net.encode(params, jax.tree.map(lambda x: np.stack([x] * 3), some)).shape == (3, 6)
+
+
+def test_at_first_rewards_and_values_are_0_and_critics_differ():
+    params = SMALL.init(KEY, jnp.zeros(3))
+    z, a = jax.random.normal(KEY, (4, 6)), jnp.ones((4, 2))
+    assert not SMALL.rewards(params["reward"], z, a).any()
+    each = SMALL.values_each(params["critics"], jnp.stack([z] * 4), jnp.stack([a] * 4))
+    assert each.shape == (4, 2, 4) and not each.any()
+    first = np.asarray(params["critics"]["params"]["Dense_0"]["kernel"]).reshape(8, -1)
+    assert len(np.unique(first[:, 0])) == 8
+    kernel = np.asarray(params["dynamics"]["params"]["Dense_1"]["kernel"])
+    np.testing.assert_allclose(kernel.T @ kernel, np.eye(8), atol=1e-5)
+    bias = [x for path, x in jax.tree_util.tree_leaves_with_path(params) if "bias" in jax.tree_util.keystr(path)]
+    assert not any(np.any(x) for x in bias)
+
+
+def test_noise_is_cut_and_gradients_are_not():
+    keys = jax.random.split(KEY, 10_000)
+    high = jax.vmap(lambda k: noisy(jnp.float32([0.95]), 0.1, k))(keys)
+    assert 0.65 - 1e-6 < float(high.min()) and float(high.max()) == np.float32(1 - 1e-6)
+    low = jax.vmap(lambda k: noisy(jnp.zeros(1), 0.5, k))(keys)
+    assert float(abs(low).max()) == np.float32(0.3)
+    slopes = jax.vmap(jax.grad(lambda mean, k: noisy(mean[None], 0.1, k)[0]), (None, 0))(jnp.float32(0.95), keys)
+    np.testing.assert_array_equal(slopes, np.ones(10_000))
+    np.testing.assert_array_equal(noisy(jnp.float32([0.4]), 0.0, KEY), np.float32([0.4]))
