@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx.envs import wrappers
-from rlx.envs.control import push_toy
+from rlx.envs.control import push_lite, push_toy
 from rlx.envs.control.base import state_of
 from rlx.envs.observations import described
 from rlx.types import PHYSICS, Array, Env, HostEnv, Leaf, PyTree, Step
@@ -37,6 +37,10 @@ def _push_toy(env: Env | HostEnv, options: Mapping[str, Any]) -> Expert:
         return push_toy.expert(jnp, x.finger, x.puck)
 
     return act
+
+
+def _push_lite(env: Env | HostEnv, options: Mapping[str, Any]) -> Expert:
+    return lambda obs, physics: push_lite.expert(jnp, physics[:, :3], physics[:, 3:5])  # qpos: finger, puck
 
 
 def _meta_world(env: Env | HostEnv, options: Mapping[str, Any]) -> Expert:
@@ -69,7 +73,7 @@ def _meta_world(env: Env | HostEnv, options: Mapping[str, Any]) -> Expert:
     return act
 
 
-_EXPERTS: dict[str, Make] = {"rlx:push-toy": _push_toy, "gym:Meta-World/MT1": _meta_world}
+_EXPERTS: dict[str, Make] = {"rlx:push-lite": _push_lite, "rlx:push-toy": _push_toy, "gym:Meta-World/MT1": _meta_world}
 
 
 def register(name: str, make: Make) -> None:

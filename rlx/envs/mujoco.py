@@ -59,13 +59,26 @@ def make(
         ValueError: unknown task, or dm_control is not installed.
     """
     positive(repeat=repeat, time_limit=time_limit, threads=threads)
+    given: dict[str, Any] = dict(repeat=repeat, time_limit=time_limit, threads=threads, action_bounds=action_bounds)
     if name not in tasks.names():
         if name in names():
-            given = {"repeat": repeat, "time_limit": time_limit, "threads": threads, "action_bounds": action_bounds}
             return dm_control_make(name, **given, physics=physics)
         dm_control_suite()  # raises where it is missing: then its tasks are unknown here for that reason
         raise unknown("dmc", name, names())
-    task = tasks.get(name)
+    return native(f"dmc:{name}", tasks.get(name), **given, physics=physics)
+
+
+def native(
+    name: str,
+    task: MujocoTask,
+    *,
+    repeat: int = 1,
+    time_limit: int | None = None,
+    threads: int | None = None,
+    action_bounds: Any = None,
+    physics: bool = False,
+) -> HostEnv:
+    """The environment ``name`` of a ``task``; the options are those of `make`."""
     model = task.model()
     limit = time_limit or -(-task.horizon(model) // repeat)
     control_steps = min(limit * repeat, task.horizon(model)) if time_limit is None else limit * repeat
@@ -73,11 +86,11 @@ def make(
     sim = _Sim(task, model, repeat, control_steps, physics)
     size = sim.observation_size
     low, high = model.actuator_ctrlrange.T
-    action, native = box(f"dmc:{name}", (model.nu,), np.float64, low, high, action_bounds)
-    info = {PHYSICS: Leaf((model.nq + model.nv + model.na + sum(task.goal or ()),))} if physics else {}
-    spec = Spec(Leaf((size,)), action, info, limit, repeat, task.contract, native)
+    action, units = box(name, (model.nu,), np.float64, low, high, action_bounds)
+    told = {PHYSICS: Leaf((model.nq + model.nv + model.na + sum(task.goal or ()),))} if physics else {}
+    spec = Spec(Leaf((size,)), action, {**task.info, **told}, limit, repeat, task.contract, units)
     workers = threads or sim.threads()
-    return HostEnv(f"dmc:{name}", spec, lambda n, ends: MujocoVec(f"dmc:{name}", spec, n, ends, sim, workers), light=True)
+    return HostEnv(name, spec, lambda n, ends: MujocoVec(name, spec, n, ends, sim, workers), light=True)
 
 
 @dataclass(frozen=True)
@@ -139,13 +152,24 @@ class _Sim:
         data = mujoco.MjData(self.model)
         self.begin(data, np.random.default_rng(0))
         begun = time.perf_counter()
+        still = data.ctrl.copy()
         for _ in range(20):
-            self.control_step(data)
+            self.move(data, still)
         return cores() if (time.perf_counter() - begun) / 20 > LIGHT else 1
 
     @cached_property
-    def control_step(self) -> Callable[[mujoco.MjData], None]:
-        return self.stepper(self.substeps)
+    def move(self) -> Callable[[mujoco.MjData, np.ndarray], tuple[float, ...]]:
+        """One control step under an action in the environment's units; gives the values of the task's info."""
+        model, own, advance = self.model, self.task.move, self.stepper(self.substeps)
+        if own is not None:
+            return lambda data, action: own(model, data, action)
+
+        def move(data: mujoco.MjData, action: np.ndarray) -> tuple[float, ...]:
+            data.ctrl[:] = action
+            advance(data)
+            return ()
+
+        return move
 
     def begin(self, data: mujoco.MjData, rng: np.random.Generator) -> np.ndarray | None:
         """A new episode in ``data``; returns its goal."""
@@ -166,6 +190,8 @@ class _Sim:
                 finally:
                     mujoco.set_mju_user_warning(warn)
             data.time = 0.0
+        if self.task.ready is not None:
+            self.task.ready(data)
         mujoco.mj_forward(self.model, data)
         return goal
 
@@ -178,11 +204,11 @@ class _State:
 
         self.data = [mujoco.MjData(sim.model) for _ in range(n)]
         self.views = [[getattr(d, f) for f in sim.task.fields] for d in self.data]
-        self.ctrl = [d.ctrl for d in self.data]
         self.fields = {f: np.zeros((n, *np.shape(getattr(self.data[0], f)))) for f in sim.task.fields}
         self.buffers = list(self.fields.values())
         self.goal = np.zeros((n, *(sim.task.goal or ())))
         self.t = np.zeros(n, np.int64)  # control steps in this episode
+        self.told = np.zeros((n, len(sim.task.info)))  # the values of the task's info
         self.obs = np.zeros((n, sim.observation_size), np.float32)
         self.reward = np.zeros(n, np.float32)
         self.first = np.ones(n, bool)
@@ -237,7 +263,7 @@ class MujocoVec:
                 goal = self.sim.begin(state.data[i], key.rng(i))
                 if goal is not None:
                     state.goal[i] = goal
-                state.t[i] = 0
+                state.t[i], state.told[i] = 0, 0
                 self._gather(state, i)
         self._look(which, state)
 
@@ -246,16 +272,17 @@ class MujocoVec:
 
     def _advance(self, which: slice, state: _State, action: np.ndarray, moving: np.ndarray, key: HostKey) -> None:
         """One decision of a slice of streams: those that have ended begin anew (or stay), the others move."""
-        sim, streams, advance = self.sim, range(which.start, which.stop), self.sim.control_step
+        sim, streams, move = self.sim, range(which.start, which.stop), self.sim.move
         data, views, buffers = state.data, state.views, state.buffers
         total = np.zeros(len(streams))
-        for i in streams:
-            state.ctrl[i][:] = action[i]
+        state.told[which][moving[which]] = 0
         for _ in range(sim.repeat):
             going = moving[which] & (state.t[which] < sim.limit)
             for i, go in zip(streams, going.tolist(), strict=True):
                 if go:
-                    advance(data[i])
+                    told = move(data[i], action[i])
+                    if told:
+                        state.told[i] = np.maximum(state.told[i], told)
                     for buffer, view in zip(buffers, views[i], strict=True):
                         buffer[i] = view
             state.t[which] += going
@@ -269,7 +296,8 @@ class MujocoVec:
     def _step_of(self, state: _State) -> Step:
         state.over = state.t >= self.sim.limit
         no = np.zeros(self.n, bool)
-        info = {}
+        leaves = self.sim.task.info.items()
+        info = {name: state.told[:, k].astype(leaf.dtype) for k, (name, leaf) in enumerate(leaves)}
         if self.sim.tells:
             parts = [state.fields[f] for f in STATE] + ([state.goal] if self.sim.task.goal else [])
             info[PHYSICS] = np.concatenate(parts, 1).astype(np.float32)
@@ -309,7 +337,7 @@ class MujocoVec:
         physics = np.zeros((self.n, mujoco.mj_stateSize(self.sim.model, kind)))
         for i, data in enumerate(state.data):
             mujoco.mj_getState(self.sim.model, data, physics[i], kind)
-        names = ("goal", "t", "obs", "reward", "first", "over")
+        names = ("goal", "t", "told", "obs", "reward", "first", "over")
         return {
             "physics": physics,
             **{k: getattr(state, k).copy() for k in names},
@@ -323,7 +351,7 @@ class MujocoVec:
         for i, data in enumerate(state.data):
             mujoco.mj_setState(self.sim.model, data, arrays["physics"][i], mujoco.mjtState.mjSTATE_INTEGRATION)
             mujoco.mj_step1(self.sim.model, data)
-        for k in ("goal", "t", "obs", "reward", "first", "over"):
+        for k in ("goal", "t", "told", "obs", "reward", "first", "over"):
             setattr(state, k, np.array(arrays[k]))
         for k, buffer in state.fields.items():
             buffer[:] = arrays[f"field/{k}"]

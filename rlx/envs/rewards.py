@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlx.envs import registry, tasks
+from rlx.envs import control, registry, tasks
 from rlx.envs.actions import Native
 from rlx.envs.control.base import state_of
 from rlx.envs.options import dm_control_suite
@@ -90,10 +90,10 @@ def reward_of(name: str, /, **options: Any) -> Reward:
         raise ValueError(f"{name}: rewards of stored physics are known of dmc: and rlx: tasks.")
     env = registry.make(name, **{**options, "physics": True})
     size = env.spec.info[PHYSICS].shape[0]
-    if prefix == "rlx":
+    own = control.mujoco_task(task) if prefix == "rlx" else tasks.get(task) if task in tasks.names() else None
+    if prefix == "rlx" and own is None:
         return Reward(name, size, env.spec, _of_plant(name, env))
-    if task in tasks.names():
-        own = tasks.get(task)
+    if own is not None:
         return Reward(name, size, env.spec, _of_fields(env.spec, own.model(), own.find, own.reward, own.fields))
     if task in tasks.PAID:
         paid = tasks.PAID[task]

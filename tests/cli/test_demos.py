@@ -12,6 +12,7 @@ import rlx.envs
 from rlx import replay
 from rlx.cli import data as command
 from rlx.envs import experts
+from rlx.envs.rewards import reward_of
 from rlx.train.demonstrations import demonstrate, successes
 
 PUSH = ["demos", "--env", "rlx:push-toy"]
@@ -37,6 +38,7 @@ def test_ten_episodes_that_end_in_success(tmp_path, capsys):
     np.testing.assert_array_equal(data.returns, [successes(e) for e in data])
     assert data.meta["env"] == "rlx:push-toy" and data.meta["noise"] == 0.1 and data.meta["generator"] == "scripted expert"
     assert data.rows.info["physics"].shape == (510, 8)
+    np.testing.assert_array_equal(reward_of("rlx:push-toy").of_episode(data[0]), data[0].reward)
     again = tmp_path / "again.npz"
     ran(capsys, "-o", str(again), "--noise", "0.1", "--no-physics")
     np.testing.assert_array_equal(replay.load(again).rows.action, data.rows.action)
@@ -45,13 +47,33 @@ def test_ten_episodes_that_end_in_success(tmp_path, capsys):
 
 def test_the_expert_acts_on_the_state_whatever_is_observed(tmp_path, capsys):
     out = tmp_path / "seen"
-    ran(capsys, "-o", str(out), "--episodes", "2", "--streams", "2", "--env-option", "pixels=discs", "--env-option", "size=8")
+    ran(
+        capsys,
+        "-o",
+        str(out),
+        "--episodes",
+        "2",
+        "--streams",
+        "2",
+        "--env-option",
+        "observe=proprio",
+        "--env-option",
+        "discs=8",
+    )
     rows = replay.load(out).rows
     assert rows.obs["pixels"].shape == (102, 8, 8, 3) and rows.obs["state"].shape == (102, 4)
     p = rows.info["physics"]  # finger, puck, command, the rest
     expected = np.array(experts.push_toy.expert(np, p[:, :2], p[:, 2:4]))
     expected[rows.last] = 0
     np.testing.assert_allclose(rows.action, expected, atol=1e-6)
+
+
+def test_the_expert_of_a_task_in_mujoco(tmp_path):
+    words = ["demos", "--env", "rlx:push-lite", "--episodes", "2", "--streams", "2", "-o", str(tmp_path / "lite.npz")]
+    assert command.main([*words, "--env-option", "observe=proprio"]) == 0
+    data = replay.load(tmp_path / "lite.npz")
+    assert data.rows.obs.shape == (102, 9) and all(successes(e) >= 5 for e in data)
+    np.testing.assert_array_equal(reward_of("rlx:push-lite").of_episode(data[0]), data[0].reward)
 
 
 def test_noise_is_clipped_and_failures_are_kept_on_request():

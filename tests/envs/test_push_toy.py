@@ -90,7 +90,7 @@ def test_script_solves_every_start_and_wide_actions_none():
 
 
 def test_pictures_show_finger_puck_and_goal():
-    env = rlx.envs.make("rlx:push-toy", pixels="discs")
+    env = rlx.envs.make("rlx:push-toy", observe="proprio", discs=32)
     assert env.spec.obs["pixels"].shape == (32, 32, 3) and env.spec.obs["state"].shape == (4,)
     step = env.reset(env.params, jax.random.key(0))[1]
     assert step.obs["pixels"].dtype == jnp.uint8
@@ -105,9 +105,9 @@ def test_pictures_show_finger_puck_and_goal():
 
 def test_options():
     assert rlx.envs.make("rlx:push-toy").spec.obs.shape == (6,)
-    both = rlx.envs.make("rlx:push-toy", pixels="discs", state="privileged", size=16).spec.obs
+    both = rlx.envs.make("rlx:push-toy", discs=16).spec.obs
     assert both["pixels"].shape == (16, 16, 3) and both["state"].shape == (6,)
-    for wrong in ({"state": "all"}, {"pixels": "photo"}, {"size": 0}):
+    for wrong in ({"observe": "all"}, {"discs": 0}, {"discs": 2.5}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             rlx.envs.make("rlx:push-toy", **wrong)
-    assert rlx.envs.check(rlx.envs.make("rlx:push-toy", pixels="discs", time_limit=15), steps=40).exact_resume
+    assert rlx.envs.check(rlx.envs.make("rlx:push-toy", discs=32, time_limit=15), steps=40).exact_resume

@@ -1,4 +1,4 @@
-"""Device environments written here: ``rlx:<name>``."""
+"""Environments written here: ``rlx:<name>``, on a device but for those of `_NATIVE`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from rlx.envs import probes, wrappers
 from rlx.envs.control.base import with_physics
 from rlx.envs.options import positive, unknown
+from rlx.envs.tasks.base import MujocoTask
 from rlx.types import Env, HostEnv
 
 _MODULES = {
@@ -29,10 +30,16 @@ _MODULES = {
     "burgers": "rlx.envs.control.burgers",
     "thermobox": "rlx.envs.control.thermobox",
 }
+_NATIVE = {"push-lite": "rlx.envs.control.push_lite"}  # on the host, by native MuJoCo
+
+
+def mujoco_task(name: str) -> MujocoTask | None:
+    """What native MuJoCo runs, where ``name`` is such an environment."""
+    return importlib.import_module(_NATIVE[name]).TASK if name in _NATIVE else None
 
 
 def names() -> list[str]:
-    return [*_MODULES, *probes.names()]
+    return [*_MODULES, *_NATIVE, *probes.names()]
 
 
 def make(
@@ -40,6 +47,9 @@ def make(
 ) -> Env | HostEnv:
     """``host=True`` runs the same equations as a host environment, stepped from Python."""
     positive(repeat=repeat, time_limit=time_limit)
+    if name in _NATIVE:
+        module = importlib.import_module(_NATIVE[name])
+        return module.make(repeat=repeat, time_limit=time_limit, physics=physics, **options)
     if name in _MODULES:
         env = importlib.import_module(_MODULES[name]).make(repeat=repeat, time_limit=time_limit, **options)
     elif name in probes.names():

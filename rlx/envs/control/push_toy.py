@@ -31,7 +31,6 @@ MOVES = 4  # along the finger's way in one decision
 ENOUGH = 5  # decisions with the puck in the goal, from which on the task counts as solved
 FINGER = 0.05  # radius of the finger in pictures: in the dynamics it is a point
 VIEW = 0.9  # half the side of what pictures show
-STATES = ("proprio", "privileged")
 
 
 class Table(NamedTuple):
@@ -103,6 +102,9 @@ def privileged(xp: Any, p: Any, x: Table) -> Any:
     return xp.concatenate([x.finger, x.command, x.puck], -1)
 
 
+STATES = {"proprio": (proprio, 4), "privileged": (privileged, 6)}
+
+
 def picture(p: Any, x: Table, size: int) -> Array:
     """Finger, puck and goal as soft discs, a channel each: uint8 [size, size, 3], the goal at the bottom."""
     at = VIEW * ((jnp.arange(size) + 0.5) * 2 / size - 1)
@@ -146,35 +148,32 @@ def draw(pen: Any, size: int, x: Table) -> None:
         disc(pen, *at(place), radius * scale, colour)
 
 
-def make(
-    repeat: int = 1, time_limit: int | None = None, state: str | None = None, pixels: str | None = None, size: int = 32
-) -> Env:
+def make(repeat: int = 1, time_limit: int | None = None, observe: str = "privileged", discs: int | None = None) -> Env:
     """Two actions (where the finger is to go), 50 decisions, reward 0 or 1.
 
-    ``state``: "proprio", finger and command [4], or "privileged", with the puck [6]; by default privileged, and proprio where
-    there are pictures. ``pixels="discs"``: observations are ``{"pixels": uint8 [size, size, 3], "state"}``.
+    ``observe``: "proprio", finger and command [4], or "privileged", with the puck [6]. ``discs``: the side d of pictures in
+    which finger, puck and goal are soft discs, a channel each; observations are then ``{"pixels": uint8 [d, d, 3], "state"}``.
 
     ``info``: ``success`` (the puck is in the goal now; an episode's: ever), ``solved`` (it has been so for at least five
     decisions), ``contact_force`` (the greatest), ``violation`` (of the limit of 50, per decision).
 
     Raises:
-        ValueError: unknown ``state`` or ``pixels``.
+        ValueError: unknown ``observe``, ``discs`` that are no size.
     """
-    state = state or ("proprio" if pixels else "privileged")
-    if state not in STATES or pixels not in (None, "discs"):
-        raise ValueError(f'push-toy: state={state!r} of {list(STATES)}, pixels={pixels!r} of "discs" or none.')
-    positive(size=size)
-    known = {"proprio": proprio, "privileged": privileged}[state]
-    bounds = np.array([EDGE, EDGE, 1, 1, EDGE, EDGE], np.float32)[: 4 if state == "proprio" else 6]
+    if observe not in STATES:
+        raise ValueError(f"push-toy: observe={observe!r} is unknown; give {' or '.join(map(repr, STATES))}.")
+    positive(discs=discs)
+    known, count = STATES[observe]
+    bounds = np.array([EDGE, EDGE, 1, 1, EDGE, EDGE], np.float32)[:count]
     vector = Leaf(bounds.shape, low=-bounds, high=bounds)
 
-    def observe(xp: Any, p: PyTree, x: Table) -> PyTree:
-        return {"pixels": picture(p, x, size), "state": known(xp, p, x)} if pixels else known(xp, p, x)
+    def seen(xp: Any, p: PyTree, x: Table) -> PyTree:
+        return {"pixels": picture(p, x, discs), "state": known(xp, p, x)} if discs else known(xp, p, x)
 
     return plant(
         "rlx:push-toy",
-        task=Task(observe, reward),
-        obs={"pixels": Leaf((size, size, 3), np.uint8, 0, 255), "state": vector} if pixels else vector,
+        task=Task(seen, reward),
+        obs={"pixels": Leaf((discs, discs, 3), np.uint8, 0, 255), "state": vector} if discs else vector,
         actions=2,
         params=dict(PARAMS),
         start=start,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from rlx.envs.options import dm_control_suite
-from rlx.types import Task
+from rlx.types import Leaf, Task
 
 XX, XZ, ZZ = 0, 2, 8  # entries of a rotation matrix in MuJoCo's row-major order
 
@@ -26,6 +26,10 @@ class MujocoTask:
 
     ``init(xp, c, u, z)`` -> (qpos, qvel, goal): from ``draws[0]`` uniform numbers in [0, 1) and ``draws[1]`` normal ones; a
     ``goal`` (or None) belongs to the episode and is read as ``physics.goal``. ``settle``: physics steps before it begins.
+
+    ``move(model, data, action)`` takes one control step by itself, for an action that is more than ``data.ctrl``, and gives
+    the values of ``info``; of several control steps in one decision the greatest counts. What it remembers is in
+    ``data.userdata``. Native threads alone have it.
     """
 
     domain: str
@@ -42,15 +46,21 @@ class MujocoTask:
     camera: str | int = 0
     show_goal: Callable[[Any, np.ndarray], None] | None = None  # puts the goal into a model, for pictures
     view: Mapping[str, Any] = field(default_factory=dict)  # what observations alone tell: score, project, box, names
+    xml: str | None = None  # MJCF; None: the domain's, of dm_control
+    ready: Callable[[Any], None] | None = None  # changes the MjData that an episode begins with
+    move: Callable[[Any, Any, np.ndarray], tuple[float, ...]] | None = None  # see below
+    info: Mapping[str, Leaf] = field(default_factory=dict)  # what ``move`` tells
 
     @property
     def contract(self) -> Task:
         return Task(observe=self.observe, reward=self.reward, **self.view)
 
     def model(self) -> Any:
-        """The task's MJCF model, from the installed dm_control. Raises ValueError where that is missing."""
+        """The task's MJCF model; that of dm_control from the installed one. Raises ValueError where that is missing."""
         import mujoco
 
+        if self.xml is not None:
+            return mujoco.MjModel.from_xml_string(self.xml)
         xml, assets = getattr(dm_control_suite(), self.domain).get_model_and_assets()
         return mujoco.MjModel.from_xml_string(xml if isinstance(xml, str) else xml.decode(), assets)
 
