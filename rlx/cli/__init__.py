@@ -17,7 +17,7 @@ COMMANDS = {
     "report": "curves and tables of run folders as one HTML page",
     "export": "a trained policy as a Python file, C source or StableHLO",
     "zero_shot": "ask a zero-shot agent for a reward that is written, or for a goal, and film it",
-    "pref": "preferences of one task carried over to another, without training",
+    "pref": "preferences of one task carried over to another, without training, or asked of a person",
 }
 USAGE = "usage: rlx COMMAND [OPTIONS]\n\n" + "".join(f"  {name:<10}{what}\n" for name, what in COMMANDS.items())
 

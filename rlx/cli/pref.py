@@ -1,4 +1,4 @@
-"""``rlx pref transfer``: labels for one dataset from those of another, without training."""
+"""``rlx pref transfer|label``: labels for one dataset from those of another, without training; or from a person."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from rlx import config, files, keys, replay
-from rlx.cli import console
+from rlx.cli import console, label
 from rlx.preferences import alignment, labels, pairs
 from rlx.preferences.alignment import Alignment, Settings
 from rlx.preferences.pairs import Episodes
 
-ACTIONS = {"transfer": "label pairs of episodes of --target by those of --source, by optimal transport; draws the coupling"}
+ACTIONS = {
+    "transfer": "label pairs of episodes of --target by those of --source, by optimal transport; draws the coupling",
+    "label": "show pairs of pieces of --data on a page of this machine, and keep each answer as it is given",
+}
 USAGE = "usage: rlx pref ACTION [OPTIONS]\n\n" + "".join(f"  {name:<10}{what}\n" for name, what in ACTIONS.items())
 
 
@@ -59,7 +62,10 @@ def body(argv: list[str]) -> None:
     if action not in ACTIONS:
         config.stop(f"unknown action {action!r}.{config.nearest(action, ACTIONS)}")
     about = f"rlx pref {action}: {ACTIONS[action]}."
-    flags: Flags = config.parse(Flags(), argv[1:], PRESETS, prog=f"rlx pref {action}", description=about)
+    if action == "label":
+        asked: label.Flags = config.parse(label.Flags(), argv[1:], label.PRESETS, prog="rlx pref label", description=about)
+        return label.run(asked)
+    flags: Flags = config.parse(Flags(), argv[1:], PRESETS, prog="rlx pref transfer", description=about)
     if not flags.source or not flags.target:
         config.stop("which data? Give both: rlx pref transfer --source a.npz --target b.npz --out labels.npz")
     if not flags.out.endswith(".npz"):

@@ -127,24 +127,28 @@ def episodes(state: ReplayState) -> Episodes:
     return Episodes(obs, action, reward, np.cumsum(counts) - counts, counts - 1, place)
 
 
-def rows_of(pairs: Preferences, found: Episodes) -> np.ndarray:
-    """int [2, P]: the row at which each piece begins.
+def inside(pairs: Preferences, lengths: np.ndarray) -> None:
+    """Holds pairs to data whose episodes have ``lengths`` [E] decisions.
 
     Raises:
         ValueError: a piece lies outside of the episodes.
     """
     episode, start = np.asarray(pairs.episode), np.asarray(pairs.start)
-    inside = (episode >= 0) & (episode < len(found.steps))
-    steps = found.steps[np.where(inside, episode, 0)]
-    fine = inside & (start >= 0) & (np.asarray(pairs.steps) >= 1) & (start + pairs.steps <= steps)
+    there = (episode >= 0) & (episode < len(lengths))
+    steps = lengths[np.where(there, episode, 0)]
+    fine = there & (start >= 0) & (np.asarray(pairs.steps) >= 1) & (start + pairs.steps <= steps)
     if not fine.all():
         which, at = np.argwhere(~fine)[0]
         raise ValueError(
             f"pair {at} points at steps {start[which, at]} to {start[which, at] + int(pairs.steps[at])} of episode "
-            f"{episode[which, at]}; the data have {len(found.steps)} episodes of {found.steps.min()} "
-            f"to {found.steps.max()} steps."
+            f"{episode[which, at]}; the data have {len(lengths)} episodes of {lengths.min()} to {lengths.max()} steps."
         )
-    return found.begin[episode] + start
+
+
+def rows_of(pairs: Preferences, found: Episodes) -> np.ndarray:
+    """int [2, P]: the row at which each piece begins. Raises ValueError as `inside`."""
+    inside(pairs, found.steps)
+    return found.begin[np.asarray(pairs.episode)] + np.asarray(pairs.start)
 
 
 def with_rewards(state: ReplayState, found: Episodes, reward: np.ndarray) -> ReplayState:

@@ -1,0 +1,91 @@
+"""Pictures of stored physics: what an environment looked like at rows that were collected with ``physics=True``.
+
+::
+
+    draw = still_of("dmc:walker-walk")
+    picture = draw(physics)               # [P] -> uint8 [256, 256, 3]
+
+What an episode places anew in the model itself (a target's place, an object's size) is not part of the physics, and is drawn as
+the model has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from rlx.envs import registry, tasks
+from rlx.envs.control.base import Plant, state_of
+from rlx.envs.options import dm_control_suite
+from rlx.types import PHYSICS, Env
+
+SIZE = 256
+Still = Callable[[np.ndarray], np.ndarray]  # physics [P] -> uint8 [SIZE, SIZE, 3]
+
+
+def still_of(name: str, /, **options: Any) -> Still:
+    """The picture of an environment ``make(name, **options)`` by its physics [P].
+
+    Raises:
+        ValueError: an unknown name, an environment without physics or pictures, or no OpenGL to draw with.
+    """
+    prefix, _, task = name.partition(":")
+    if prefix == "rlx":
+        return _of_plant(name, options)
+    if prefix == "dmc":
+        if task in tasks.names():
+            own = tasks.get(task)
+            return _of_mujoco(name, own.model(), own.camera, own.show_goal)
+        world, _, kind = (tasks.PAID[task].world if task in tasks.PAID else task).partition("-")
+        env = dm_control_suite().load(world, kind, task_kwargs={"random": 0})
+        return _of_mujoco(name, env.physics.model.ptr, 0 if env.physics.model.ncam else -1)
+    if prefix == "gym":
+        import gymnasium
+
+        model = getattr(gymnasium.make(task, **options).unwrapped, "model", None)
+        if model is not None:
+            return _of_mujoco(name, model, 0 if model.ncam else -1)
+    raise ValueError(f"{name} cannot be drawn from stored physics: it is no rlx:, dmc: or MuJoCo's gym: environment.")
+
+
+def _of_plant(name: str, options: dict[str, Any]) -> Still:
+    env = registry.make(name, **{**options, "physics": True})
+    render = env.render if isinstance(env, Env) else None
+    if render is None or not isinstance(env, Env):
+        raise ValueError(f"{name} draws no pictures of its physics.")
+    size = env.spec.info[PHYSICS].shape[0]
+
+    def draw(physics: np.ndarray) -> np.ndarray:
+        _fits(name, physics, size)
+        return render(env.params, Plant(state_of(env, jnp.asarray(physics)), jnp.int32(0)))
+
+    return draw
+
+
+def _of_mujoco(name: str, model: Any, camera: Any, show_goal: Any = None) -> Still:
+    import mujoco
+
+    data, ends = mujoco.MjData(model), np.cumsum([model.nq, model.nv, model.na])
+    try:
+        renderer = mujoco.Renderer(model, SIZE, SIZE)
+    except Exception as error:  # the GL back-ends raise errors of many kinds
+        raise ValueError(f"{name} cannot be drawn: {error}. Without a screen EGL or OSMesa is needed, see BUILD.md.") from error
+
+    def draw(physics: np.ndarray) -> np.ndarray:
+        _fits(name, physics, int(ends[-1]), more=show_goal is not None)
+        data.qpos[:], _, _, goal = np.split(np.asarray(physics, np.float64), ends)
+        if show_goal is not None:
+            show_goal(model, goal)
+        mujoco.mj_forward(model, data)
+        renderer.update_scene(data, camera=camera)
+        return renderer.render()
+
+    return draw
+
+
+def _fits(name: str, physics: np.ndarray, size: int, more: bool = False) -> None:
+    if np.ndim(physics) != 1 or not (len(physics) >= size if more else len(physics) == size):
+        raise ValueError(f"{name} has physics of {size} numbers, these have the shape {list(np.shape(physics))}: another's?")
