@@ -26,6 +26,7 @@ import numpy as np
 
 from rlx import replay
 from rlx.agents import offline, offpolicy, sac
+from rlx.agents.model_audit import Report
 from rlx.agents.model_based_config import ModelBasedConfig
 from rlx.agents.offpolicy import Networks, q_values
 from rlx.config import hyper
@@ -182,12 +183,21 @@ class Method:
         return {"model": params, "uncertainty_penalty": hyper["uncertainty_penalty"]} if self.mopo else params
 
     @cached_property
+    def model(self) -> Model:
+        """What predicts in imagined episodes, the filter with it."""
+        model: Model = EnsembleDynamics(self.config.dynamics.clip)
+        return model if self.score is None else filtered(model, self.score, self.config.selection, self.config.draws)
+
+    def predicts(self, state: AgentState) -> tuple[Model, Any]:
+        """`model` and its params, as learned."""
+        params = self.model_params(state.learned["model"], state.learned["scorer"], state.hyper)
+        return self.model, params["model"] if self.mopo else params
+
+    @cached_property
     def imagined(self) -> Env:
         """Before anything is learned."""
         c = self.config
-        model: Model = EnsembleDynamics(c.dynamics.clip)
-        model = model if self.score is None else filtered(model, self.score, c.selection, c.draws)
-        model = penalised(model) if self.mopo else model
+        model = penalised(self.model) if self.mopo else self.model
         hyper_ = {k: jnp.float32(v) for k, v in hyper(c).items()}
         shapes = jax.eval_shape(lambda k: (self.blank_model(k), self.blank_scorer(k)), jax.random.key(0))
         blank, unscored = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
@@ -295,6 +305,7 @@ def make(name: str, config: ModelBasedConfig, problem: Problem) -> Agent:
         buffers={"model": replay.ring(rows, config.starts)},
         reads=("data",),
         evals=(Eval("main", which, config.eval_episodes, every, stages=("learn",)),),
+        report=Report(method),
     )
 
 

@@ -28,7 +28,7 @@ ACTIONS = {
     "convert": "any layout into rlx's own: a folder of shards, or a file where --out ends in .npz",
     "demos": "episodes in which a scripted expert does the task (--env), for methods that begin with some",
     "slice": "some of the episodes: the first, the best, those of a length, at random",
-    "score": "returns of its episodes on the scale from random actions (0) to experts (100)",
+    "score": "returns of its episodes, from random actions (0) to experts (100); or what a model makes of it (--model)",
     "reference": "keep its mean return as that of random actions, or of an expert (--of), for scores from now on",
 }
 USAGE = "usage: rlx data ACTION FILES... [OPTIONS]\n\n" + "".join(f"  {name:<10}{what}\n" for name, what in ACTIONS.items())
@@ -37,10 +37,12 @@ BLOCK = 200  # episodes of a shard
 
 @dataclass(frozen=True)
 class Flags:
-    out: str = config.size("", "where to write: info's picture, or the new dataset")
+    out: str = config.size("", "where to write: the picture of info and of score --model, or the new dataset")
     data_options: console.DATA_OPTIONS = config.size((), console.DATA_OPTIONS_HELP)
     trust_arrays: bool = config.size(False, "read layouts that exist as pickles only; arrays, numbers and text, nothing is run")
     env: str = config.size("", "the environment, where the file does not say it: for scores")
+    model: str = config.size("", "score: a run of mopo, mobile or morec, whose model is run along the data")
+    horizon: int | None = config.size(None, "score --model: steps into the model, 50 at most where nothing is said", least=1)
     of: Literal["random", "expert"] | None = config.size(None, "reference: whose returns these are")
     episodes: int | None = config.size(None, "slice: so many", least=1)
     best: bool = config.size(False, "slice: those with the largest returns, instead of the first ones")
@@ -171,6 +173,8 @@ def _write(data: Dataset, out: Path, flags: Flags, more: dict[str, Any]) -> None
 
 def _score(sources: list[str], options: datasets.Reading, flags: Flags) -> None:
     data = datasets.load(sources, options)
+    if flags.model:
+        return _audit(data, flags)
     scored = _scored(data, flags)
     if scored["score"] is None:
         name = flags.env or data.meta.get("env")
@@ -180,6 +184,32 @@ def _score(sources: list[str], options: datasets.Reading, flags: Flags) -> None:
     lines += [(f"score ({scored['score_reference']})", console.number(scored["score"]))]
     console.table("Score", lines)
     console.result({"return_mean": data.returns.mean(), **scored, "episodes": len(data)})
+
+
+def _audit(data: Dataset, flags: Flags) -> None:
+    """What the model of a run makes of the data: errors in it, its disagreement, and the score of what it says."""
+    from rlx.agents import model_audit
+    from rlx.train import load
+
+    policy = load(flags.model, "last")
+    report, own = model_audit.of(policy.agent), policy.spec
+    mine, theirs = (own.obs.shape, own.action.shape), (data.rows.obs.shape[1:], data.rows.action.shape[1:])
+    if mine != theirs:
+        config.stop(f"the model is of observations {mine[0]} and actions {mine[1]}; the data have {theirs[0]} and {theirs[1]}")
+    episodes = list(data)
+    found = report.audit(policy.state, episodes, flags.horizon)
+    each = report.scores(policy.state, episodes)
+    picture = Path(flags.out or f"{Path(data.name).stem or 'data'}-model.png")
+    files.write_bytes(picture, model_audit.picture(found, float(policy.state.hyper["r_min"])))
+    told = model_audit.summary(found)
+    by = "score" if "score" in each[0] else "error"
+    mean = np.array([float(np.mean(e[by])) for e in each])
+    worst = np.argsort(mean if by == "score" else -mean, kind="stable")[:5].tolist()
+    lines = [(name.replace("_", ", "), console.number(value)) for name, value in told.items()]
+    lines += [(f"mean {by} of a transition", console.number(float(mean.mean())))]
+    lines += [("least like the model's data", "episodes " + ", ".join(f"{i} ({mean[i]:.3g})" for i in worst))]
+    console.table(f"The model of {flags.model}, {found.horizon} steps", [*lines, ("picture", picture)])
+    console.result({"horizon": found.horizon, **told, f"{by}_mean": float(mean.mean()), "worst": worst, "picture": picture})
 
 
 def _reference(sources: list[str], options: datasets.Reading, flags: Flags) -> None:
