@@ -194,7 +194,7 @@ class Clock(NamedTuple):
 class Env:
     """A device environment: two pure functions of one stream. `rlx.envs.batch` makes a `VecEnv` of it.
 
-    ``params`` are traced, never closed over: refits, domain parameters and reward weights change without recompiling. Both
+    ``params`` are traced, never closed over: refits, domain parameters and reward weights change without recompiling. Its
     functions are `rlx.precision.exact`.
     """
 
@@ -205,10 +205,13 @@ class Env:
     step: Callable[[PyTree, PyTree, Array, Key], tuple[PyTree, Step]]
     render: Callable[[PyTree, PyTree], np.ndarray] | None = None  # (params, state) -> uint8 [H, W, 3], on the host
     starts: Literal["exact", "pool", "lockstep"] = "exact"  # how batches start the next episode, see rlx.envs.autoreset
+    view: Callable[[PyTree, PyTree, PyTree, Step], tuple[PyTree, Step]] | None = None
+    # view(params, moved, state, step) -> (state, step): what goes on over the end of an episode, taken of where the stream had
+    # moved, and what is seen, computed anew. Batches call it once fresh starts are in, so that pictures are drawn just once
     host: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        for name in ("reset", "step"):
+        for name in ("reset", "step", *(("view",) if self.view else ())):
             object.__setattr__(self, name, exact(getattr(self, name)))
 
 

@@ -93,9 +93,11 @@ class DeviceVec(Named):
         moved = jax.vmap(self.env.step, (self.params_axes, 0, 0, 0))(params, state.env, action, _per_stream(key, self.n))
         new: Any
         if self.ends == "stop":
-            new = where(over, (state.env, state.step), moved)
+            new = moved = where(over, (state.env, state.step), moved)
         else:
             new = self._restart(params, state, over, moved, keys.fold(key, "reset"))
+        if self.env.view is not None:
+            new = jax.vmap(self.env.view, (self.params_axes, 0, 0, 0))(params, moved[0], *new)
         return _State(new[0], new[1], state.pool), new[1]
 
     def _restart(self, params: PyTree, state: _State, over: Array, moved: Any, key: Key) -> Any:

@@ -364,10 +364,10 @@ class MujocoVec:
             ValueError: no OpenGL to draw with, with what to install.
         """
         renderer, data = self._renderer, state.data[index]
-        if self.sim.task.show_goal:
+        if self.sim.task.goal_geom:
             import mujoco
 
-            self.sim.task.show_goal(self._picture_model, state.goal[index])
+            self._picture_model.geom(self.sim.task.goal_geom).pos[:2] = state.goal[index]
             shown = mujoco.MjData(self._picture_model)
             shown.qpos[:] = data.qpos
             mujoco.mj_forward(self._picture_model, shown)
@@ -377,7 +377,7 @@ class MujocoVec:
 
     @cached_property
     def _picture_model(self) -> mujoco.MjModel:
-        return self.sim.task.model() if self.sim.task.show_goal else self.sim.model
+        return self.sim.task.model() if self.sim.task.goal_geom else self.sim.model
 
     @cached_property
     def _renderer(self) -> mujoco.Renderer:

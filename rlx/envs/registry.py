@@ -13,9 +13,10 @@ from typing import Any
 import jax
 
 from rlx import plugins
-from rlx.envs import border
+from rlx.envs import border, camera
 from rlx.envs.options import OWN_FLAGS, NoPhysics, positive
 from rlx.envs.workers import in_processes
+from rlx.envs.wrappers import on_host
 from rlx.types import Env, HostEnv
 
 # prefix -> (module with make(name, **options) and names(), what it is)
@@ -71,7 +72,9 @@ def _import_entry(prefix: str) -> None:
         warnings.warn(str(error), stacklevel=3)
 
 
-def make(name: str, /, *, workers: int | None = None, physics: bool = False, **options: Any) -> Env | HostEnv:
+def make(
+    name: str, /, *, workers: int | None = None, physics: bool = False, pixels: str | None = None, **options: Any
+) -> Env | HostEnv:
     """The environment ``prefix:task``.
 
     Options common to all: ``repeat`` (sim steps per decision, rewards summed) and ``time_limit`` (decisions per episode);
@@ -82,6 +85,9 @@ def make(name: str, /, *, workers: int | None = None, physics: bool = False, **o
     ``physics``: ``info["physics"]`` is the state of the physics at each row, float32 [P], from which any reward can be computed
     later; all else keeps its bits. MuJoCo's is (qpos, qvel, act), as in ExoRL, and an episode's goal where a task has one; of
     ``rlx:`` it is the plant's state, its arrays one after another.
+
+    ``pixels``: "sdf" or "gl": the observation is {"pixels": uint8 [H, W, C], "state": what it was}; with it go the options of
+    `rlx.envs.camera.Pixels`, such as ``image=64`` and ``distractor="video"``.
 
     Raises:
         ValueError: unknown name (with the nearest one), unknown option, or a package that is not installed; `NoPhysics` where
@@ -95,12 +101,15 @@ def make(name: str, /, *, workers: int | None = None, physics: bool = False, **o
         options["physics"] = True
     if workers is not None:
         positive(workers=workers)
+        options |= {} if pixels is None else {"pixels": pixels}
         env = make(name, **options)
         home = _homes.get(name)
         if not isinstance(env, HostEnv) or home == "__main__":
             why = "what __main__ has registered, no other process can: register it in a module" if home else "it is none"
             raise ValueError(f"{name}: workers={workers} is for environments on the host, and {why}; or leave workers out.")
         return in_processes(env, name, options, workers, [*plugins.imported, *([home] if home else [])])
+    if pixels is not None:
+        return _seen(name, pixels, options)
     try:
         env = _made_outside(name, options) if name in _registered else _in_room(name, options)
         if isinstance(env, Env) and name.startswith("rlx:") and options.keys() - set(OWN_FLAGS):
@@ -114,6 +123,14 @@ def make(name: str, /, *, workers: int | None = None, physics: bool = False, **o
     if not isinstance(env, (Env, HostEnv)):
         raise ValueError(f"{name}: what was registered makes a {type(env).__name__}; it must make an rlx Env or HostEnv.")
     return replace(env, name=name)
+
+
+def _seen(name: str, pixels: str, options: dict[str, Any]) -> Env | HostEnv:
+    """The environment by a camera. What is stepped from Python though it is of JAX is seen before it is."""
+    how = camera.taken(name, pixels, options)
+    host = name.startswith("rlx:") and options.pop("host", False)
+    env = replace(camera.attach(make(name, **options), name, how), name=name)
+    return on_host(env) if host else env  # type: ignore[arg-type]
 
 
 def _move_once(env: Env) -> None:

@@ -38,7 +38,7 @@ def still_of(name: str, /, **options: Any) -> Still:
     if prefix == "dmc":
         if task in tasks.names():
             own = tasks.get(task)
-            return _of_mujoco(name, own.model(), own.camera, own.show_goal)
+            return _of_mujoco(name, own.model(), own.camera, own.goal_geom)
         world, _, kind = (tasks.PAID[task].world if task in tasks.PAID else task).partition("-")
         env = dm_control_suite().load(world, kind, task_kwargs={"random": 0})
         return _of_mujoco(name, env.physics.model.ptr, 0 if env.physics.model.ncam else -1)
@@ -65,7 +65,7 @@ def _of_plant(name: str, options: dict[str, Any]) -> Still:
     return draw
 
 
-def _of_mujoco(name: str, model: Any, camera: Any, show_goal: Any = None) -> Still:
+def _of_mujoco(name: str, model: Any, camera: Any, goal_geom: str | None = None) -> Still:
     import mujoco
 
     data, ends = mujoco.MjData(model), np.cumsum([model.nq, model.nv, model.na])
@@ -75,10 +75,10 @@ def _of_mujoco(name: str, model: Any, camera: Any, show_goal: Any = None) -> Sti
         raise ValueError(f"{name} cannot be drawn: {error}. Without a screen EGL or OSMesa is needed, see BUILD.md.") from error
 
     def draw(physics: np.ndarray) -> np.ndarray:
-        _fits(name, physics, int(ends[-1]), more=show_goal is not None)
+        _fits(name, physics, int(ends[-1]), more=goal_geom is not None)
         data.qpos[:], _, _, goal = np.split(np.asarray(physics, np.float64), ends)
-        if show_goal is not None:
-            show_goal(model, goal)
+        if goal_geom is not None:
+            model.geom(goal_geom).pos[:2] = goal
         mujoco.mj_forward(model, data)
         renderer.update_scene(data, camera=camera)
         return renderer.render()

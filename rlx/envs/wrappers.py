@@ -66,9 +66,14 @@ def time_limit(env: Env, limit: int) -> Env:
         cut = arrived.truncated | ((t >= limit) & ~arrived.terminated)
         return (inner, t), arrived._replace(truncated=cut)
 
+    def view(params: PyTree, moved: PyTree, state: PyTree, step: Step) -> tuple[PyTree, Step]:
+        inner, seen = env.view(params, moved[0], state[0], step)  # type: ignore[misc]
+        return (inner, state[1]), seen
+
     render = None if env.render is None else lambda params, state: env.render(params, state[0])  # type: ignore[misc]
     horizon = min(limit, env.spec.horizon or limit)
-    return replace(env, reset=reset, step=step, render=render, spec=replace(env.spec, horizon=horizon))
+    spec = replace(env.spec, horizon=horizon)
+    return replace(env, reset=reset, step=step, render=render, spec=spec, view=view if env.view else None)
 
 
 # --------------------------------------------------------------------------------------------- other observations and rewards
@@ -162,7 +167,8 @@ def map_steps(
         return state, fn(jnp, params, arrived)
 
     render = None if env.render is None else lambda params, state: env.render(inner(params), state)  # type: ignore[misc]
-    return replace(env, reset=reset, step=step, spec=spec, params=given, render=render)
+    view = None if env.view is None else lambda params, *rest: env.view(inner(params), *rest)  # type: ignore[misc]
+    return replace(env, reset=reset, step=step, spec=spec, params=given, render=render, view=view)
 
 
 @dataclass(frozen=True)

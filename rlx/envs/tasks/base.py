@@ -44,7 +44,7 @@ class MujocoTask:
     settle: int = 0
     goal: tuple[int, ...] | None = None
     camera: str | int = 0
-    show_goal: Callable[[Any, np.ndarray], None] | None = None  # puts the goal into a model, for pictures
+    goal_geom: str | None = None  # whose place in the plane is the goal, for pictures
     view: Mapping[str, Any] = field(default_factory=dict)  # what observations alone tell: score, project, box, names
     xml: str | None = None  # MJCF; None: the domain's, of dm_control
     ready: Callable[[Any], None] | None = None  # changes the MjData that an episode begins with

@@ -41,10 +41,6 @@ def _constants(radius: float) -> Any:
     return constants
 
 
-def _show(model: Any, goal: np.ndarray) -> None:
-    model.geom("target").pos[:2] = goal
-
-
 _easy = MujocoTask(
     "reacher",
     ("qpos", "qvel", "geom_xpos"),
@@ -54,6 +50,6 @@ _easy = MujocoTask(
     draws=lambda model: (model.nq + 2, 0),
     constants=_constants(BIG),
     goal=(2,),
-    show_goal=_show,
+    goal_geom="target",
 )
 TASKS = {"easy": _easy, "hard": replace(_easy, constants=_constants(SMALL))}

@@ -1,0 +1,12 @@
+"""Pixels: what cameras see of environments, with distractors behind.
+
+``rlx.envs.make(name, pixels="sdf", image=64)`` gives {"pixels": uint8 [H, W, C], "state"}: `Pixels` has the options.
+"""
+
+from rlx.envs.camera.attach import attach
+from rlx.envs.camera.distractors import Distractor
+from rlx.envs.camera.options import Pixels, taken
+from rlx.envs.camera.raster import Picture, draw
+from rlx.envs.camera.scene import Camera, Poses, Scene, Shape, Texture
+
+__all__ = ["Camera", "Distractor", "Picture", "Pixels", "Poses", "Scene", "Shape", "Texture", "attach", "draw", "taken"]

@@ -1,0 +1,122 @@
+"""Pixels of host environments: one more call per decision, for all streams together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlx.envs.base import Forwarding
+from rlx.envs.camera.device import behind
+from rlx.envs.camera.distractors import bank
+from rlx.envs.camera.options import Pixels
+from rlx.envs.camera.raster import draw
+from rlx.envs.camera.scene import Poses, Scene
+from rlx.keys import HostKey
+from rlx.types import HostEnv, PyTree, Spec, Step, Task, VecEnv
+
+Shots = Callable[
+    [Any, np.ndarray], tuple[np.ndarray, np.ndarray]
+]  # (state, frames [n]) -> images, and those without distractor
+
+
+class Seen(NamedTuple):
+    """The streams' state, how far each one's background has run, int64 [n], and which are at the end of an episode."""
+
+    env: Any
+    frame: np.ndarray
+    last: np.ndarray
+
+
+def with_pixels(env: HostEnv, pixels: Pixels, camera: Callable[[VecEnv], Shots]) -> HostEnv:
+    """``env`` seen by the ``camera`` that is made for its streams: the observation is {"pixels", "state"} (see `Pixels`). The
+    background goes on over the ends of episodes, by the action repeat with each decision."""
+    spec = replace(env.spec, obs=pixels.observation(env.spec.obs), task=Task(), tasks={}, native_obs=None)
+
+    def make(n: int, ends: str) -> PixelVec:
+        made = env.make(n, ends)
+        return PixelVec(made, spec, pixels, camera(made))
+
+    return replace(env, spec=spec, make=make)
+
+
+@dataclass(frozen=True)
+class PixelVec(Forwarding):
+    """`rlx.types.VecEnv` around another one."""
+
+    made: VecEnv
+    spec: Spec
+    pixels: Pixels
+    shots: Shots
+
+    @property
+    def name(self) -> str:
+        return self.made.name
+
+    @property
+    def n(self) -> int:
+        return self.made.n
+
+    @property
+    def ends(self) -> str:
+        return self.made.ends
+
+    @property
+    def params(self) -> PyTree:
+        return self.made.params
+
+    def _look(self, inner: Any, frame: np.ndarray, step: Step) -> tuple[Seen, Step]:
+        image, clean = self.shots(inner, frame)
+        return Seen(inner, frame, step.last.copy()), step._replace(obs=self.pixels.seen(image, clean, step.obs))
+
+    def reset(self, params: PyTree, key: HostKey) -> tuple[Seen, Step]:
+        inner, step = self.made.reset(params, key)
+        frame = np.array([np.random.default_rng([key.seed(i), 1]).integers(2**30) for i in range(self.n)])
+        return self._look(inner, frame, step)
+
+    def step(self, params: PyTree, state: Seen, action: PyTree, key: HostKey) -> tuple[Seen, Step]:
+        inner, step = self.made.step(params, state.env, action, key)
+        ahead = self.spec.repeat if self.pixels.distractor.moves else 0
+        stays = state.last if self.ends == "stop" else False
+        return self._look(inner, state.frame + np.where(stays, 0, ahead), step)
+
+    def refresh(self, params: PyTree, state: Seen, key: HostKey) -> Seen:
+        return state._replace(env=self.made.refresh(params, state.env, key))
+
+    def save(self, state: Seen) -> PyTree:
+        inner = self.made.save(state.env)
+        return None if inner is None else {**inner, "pixels/frame": state.frame.copy(), "pixels/last": state.last.copy()}
+
+    def load(self, arrays: PyTree) -> Seen:
+        own = {k: np.array(v) for k, v in arrays.items() if k.startswith("pixels/")}
+        inner = {k: v for k, v in arrays.items() if k not in own}
+        return Seen(self.made.load(inner), own["pixels/frame"], own["pixels/last"])
+
+    def render(self, params: PyTree, state: Seen, index: int = 0) -> np.ndarray:
+        return self.made.render(params, state.env, index)
+
+
+def rasteriser(pixels: Pixels, scene: Scene, poses: Callable[[Any], Poses], read: Callable[[Any], PyTree]) -> Shots:
+    """The camera whose ``poses`` of one stream follow of what ``read`` gives of all streams, arrays [n, ...]."""
+    made, size = pixels.distractor, pixels.size
+    frames = None if made.kind == "none" else bank(made, size)
+    backdrop = jnp.array([*(s.backdrop for s in scene.shapes), True])
+
+    def one(seen: PyTree, at: Any, frames: Any) -> tuple[Any, Any]:
+        picture = draw(scene, poses(seen), size, pixels.grey)
+        image = picture.image if frames is None else behind(picture, backdrop, frames, at, made.mask)
+        return image, picture.image if pixels.paired else ()
+
+    program = jax.jit(jax.vmap(one, (0, 0, None)))
+    kept: list[Any] = []  # the frames, on the device from the first picture on
+
+    def shots(state: Any, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if frames is not None and not kept:
+            kept.append(jnp.asarray(frames))
+        return jax.tree.map(np.asarray, program(read(state), (at % 2**30).astype(np.int32), kept[0] if kept else None))
+
+    return shots

@@ -1,0 +1,84 @@
+"""Backgrounds out of files: images, films and arrays as one bank of frames."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ARRAYS, IMAGES, FILMS = (".npz", ".npy"), (".png", ".jpg", ".jpeg"), (".mp4", ".avi", ".webm", ".mov", ".gif")
+GREY = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+
+
+def load_background(
+    pattern: str, size: tuple[int, int] = (64, 64), total_frames: int = 1000, grey: bool = True, seed: int = 0
+) -> np.ndarray:
+    """uint8 [F, H, W, 1 or 3]: at most ``total_frames`` frames of the files that a glob ``pattern`` finds (all of a folder's),
+    sorted by name, then shuffled by ``seed``; frames of one film stay in order. Films are read frame by frame; frames are
+    brought to ``size`` by the mean over areas. Arrays are uint8 [F, H, W], or with 3 channels, ``frames`` in an .npz.
+
+    Raises:
+        ValueError: no such files, one that cannot be read, or none that has a frame.
+    """
+    given = f"{pattern}/*" if Path(pattern).is_dir() else pattern
+    files = sorted(f for f in glob.glob(given, recursive=True) if Path(f).suffix.lower() in ARRAYS + IMAGES + FILMS)
+    if not files:
+        raise ValueError(
+            f"distractor path {pattern!r} finds no file; give a folder or a glob of {', '.join(ARRAYS + IMAGES + FILMS)}."
+        )
+    files = [files[i] for i in np.random.default_rng(seed).permutation(len(files))]
+    frames = itertools.chain.from_iterable(_frames(Path(f)) for f in files)
+    found = [_fitted(f, size, grey) for f in itertools.islice(frames, total_frames)]
+    if not found:
+        raise ValueError(f"distractor path {pattern!r} finds files without a single frame.")
+    return np.stack(found)
+
+
+def _frames(path: Path) -> Iterator[np.ndarray]:
+    """uint8 [H, W] or [H, W, 3], one after another."""
+    kind = path.suffix.lower()
+    try:
+        if kind in IMAGES:
+            with Image.open(path) as image:
+                yield np.asarray(image.convert("RGB"))
+        elif kind in ARRAYS:
+            found = np.load(path, allow_pickle=False)
+            yield from _checked(path, found if isinstance(found, np.ndarray) else found["frames"])
+        else:
+            import imageio.v3 as imageio
+
+            yield from imageio.imiter(path, plugin="pillow" if kind == ".gif" else "FFMPEG")
+    except _NoFrames:
+        raise
+    except Exception as error:  # decoders raise errors of many kinds
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        need = " Films need a decoder: pip install 'rlx[video]'." if isinstance(error, ImportError) else ""
+        raise ValueError(f"distractor: {path} cannot be read: {said}{need}") from error
+
+
+class _NoFrames(ValueError):
+    """An array that holds something else."""
+
+
+def _checked(path: Path, frames: np.ndarray) -> np.ndarray:
+    if frames.dtype != np.uint8 or frames.ndim not in (3, 4) or (frames.ndim == 4 and frames.shape[-1] not in (1, 3)):
+        raise _NoFrames(
+            f"distractor: {path} must hold uint8 frames [F, H, W], with or without 3 channels, in an .npz as 'frames'; "
+            f"it holds {frames.dtype} {list(frames.shape)}."
+        )
+    return frames
+
+
+def _fitted(frame: np.ndarray, size: tuple[int, int], grey: bool) -> np.ndarray:
+    """uint8 [H, W, 1 or 3]."""
+    flat = frame[..., 0] if frame.ndim == 3 and frame.shape[-1] == 1 else frame
+    if flat.shape[:2] != size:
+        flat = np.asarray(Image.fromarray(flat[..., :3] if flat.ndim == 3 else flat).resize(size[::-1], Image.Resampling.BOX))
+    if grey:
+        level = np.round(flat[..., :3] @ GREY).astype(np.uint8) if flat.ndim == 3 else flat
+        return level[..., None]
+    return flat[..., :3] if flat.ndim == 3 else np.repeat(flat[..., None], 3, -1)

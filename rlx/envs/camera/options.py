@@ -1,0 +1,79 @@
+"""The options that environments with pixels have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from rlx.envs.camera.distractors import Distractor
+from rlx.types import Leaf, PyTree
+
+WAYS = ("sdf", "gl")
+FLOORS = ("stock", "gray")
+LEAST, MOST = 8, 512  # pixels
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """``pixels``: "sdf", the rasteriser, or "gl", MuJoCo's OpenGL renderer. ``image``: the side, or [height, width].
+    ``grey``: one channel. ``camera``: a name or a number, None for the task's own. ``distractor``: see `Distractor`.
+    ``floor``: "stock", which distractors replace, or "gray", which stays, so that speed can be seen. ``state``: the vector that
+    was the observation stays beside the pixels; without it the picture alone is the observation. ``paired``: the picture
+    without the distractor too, as ``clean``.
+    """
+
+    pixels: str
+    image: Any = 64
+    grey: bool = False
+    camera: str | int | None = None
+    distractor: Any = None
+    floor: str = "stock"
+    state: bool = True
+    paired: bool = False
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return (self.image, self.image) if isinstance(self.image, int) else tuple(self.image)
+
+    def observation(self, inner: PyTree) -> PyTree:
+        """The spec of what is seen, where ``inner`` is the spec of the former observation."""
+        image = Leaf((*self.size, 1 if self.grey else 3), np.uint8, 0, 255)
+        if not self.state and not self.paired:
+            return image
+        return {"pixels": image} | ({"state": inner} if self.state else {}) | ({"clean": image} if self.paired else {})
+
+    def seen(self, image: Any, clean: Any, inner: PyTree) -> PyTree:
+        """An observation of that spec."""
+        if not self.state and not self.paired:
+            return image
+        return {"pixels": image} | ({"state": inner} if self.state else {}) | ({"clean": clean} if self.paired else {})
+
+
+def taken(name: str, pixels: Any, options: dict[str, Any]) -> Pixels:
+    """The options of pixels out of ``options``, which loses them.
+
+    Raises:
+        ValueError: what there is not, each in one message.
+    """
+    given = {f.name: options.pop(f.name) for f in fields(Pixels) if f.name in options}
+    made = Pixels(pixels, **given)
+    if made.pixels not in WAYS:
+        raise ValueError(f"{name}: pixels={made.pixels!r} is unknown; give 'sdf' (the rasteriser) or 'gl' (OpenGL).")
+    sides = made.image if isinstance(made.image, (list, tuple)) else [made.image] * 2
+    whole = [isinstance(n, (int, np.integer)) and not isinstance(n, bool) and LEAST <= n <= MOST for n in sides]
+    if len(whole) != 2 or not all(whole):
+        raise ValueError(f"{name}: image={made.image!r}; give a side of {LEAST} to {MOST} pixels, or two, [height, width].")
+    if made.floor not in FLOORS:
+        raise ValueError(f"{name}: floor={made.floor!r} is unknown; give {' or '.join(FLOORS)}.")
+    for flag in ("grey", "state", "paired"):
+        if not isinstance(getattr(made, flag), bool):
+            raise ValueError(f"{name}: {flag}={getattr(made, flag)!r}; give true or false.")
+    distractor = Distractor.of(name, made.distractor)
+    if made.grey and (distractor.mask == "colour" or distractor.colour):
+        raise ValueError(
+            f"{name}: grey pictures have no colour: leave mask='colour' and colour=true out of distractor, or grey."
+        )
+    image = tuple(int(n) for n in sides)
+    return replace(made, image=image, distractor=distractor)
