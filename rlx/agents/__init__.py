@@ -33,6 +33,7 @@ _MODULES = {
     "yann": "rlx.agents.yann",
     "sindy_rl": "rlx.agents.sindy_rl",
     "td_jepa": "rlx.agents.td_jepa",
+    "repo": "rlx.agents.repo",
     "pearl": "rlx.agents.pearl",
     "ipl": "rlx.agents.ipl",
     "tdmpc": "rlx.agents.tdmpc",

@@ -4,18 +4,21 @@
 environment of a `Model`, `penalised` pays for its uncertainty, `filtered` chooses among what it thinks may come next, by a
 dynamics reward (`scorer`, learned by `adversary`) or another score; `terminations` says where tasks are over.
 `SparseDynamics` is the `Model` of a sparse one, be it fitted here or by pysindy, `EnsembleDynamics` that of an ensemble of
-distributions.
+distributions; `RSSM` a recurrent model in latent space, `LatentDynamics` the `Model` of it.
 """
 
 from __future__ import annotations
 
 from rlx.dynamics.env import Model, Prediction, as_env, penalised
 from rlx.dynamics.filtered import EnsembleDynamics, filtered
+from rlx.dynamics.rssm import RSSM, LatentDynamics
 from rlx.dynamics.scorer import TransitionScorer
 from rlx.dynamics.sparse_dynamics import SparseDynamics
 
 __all__ = [
     "EnsembleDynamics",
+    "RSSM",
+    "LatentDynamics",
     "Model",
     "Prediction",
     "SparseDynamics",

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rlx.types import Array, Key
 
@@ -74,3 +75,12 @@ def tanh_normal_sample(key: Key, mean: Array, log_std: Array) -> tuple[Array, Ar
     x = mean + jnp.exp(log_std) * noise
     log_prob = (-0.5 * noise**2 - log_std - 0.5 * _LOG_2PI - tanh_log_det(x)).sum(-1)
     return jnp.tanh(x), log_prob
+
+
+def tanh_normal_entropy(mean: Array, log_std: Array, nodes: int) -> Array:
+    """The entropy [...] of tanh of a diagonal Gaussian [..., A]: that of the Gaussian, and the mean of log(1 - tanh(x)^2), for
+    each entry by a quadrature of so many ``nodes`` (Gauss-Hermite) instead of samples."""
+    at, weight = np.polynomial.hermite_e.hermegauss(nodes)
+    x = mean[..., None] + jnp.exp(log_std)[..., None] * at.astype(np.float32)
+    stretched = (tanh_log_det(x) * (weight / weight.sum()).astype(np.float32)).sum(-1)
+    return Normal(mean, log_std).entropy() + stretched.sum(-1)

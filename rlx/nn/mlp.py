@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import flax.linen as nn
 import jax
@@ -40,6 +40,11 @@ def orthogonal(scale: float) -> Initializer:
     return lambda key, shape, dtype: jax.custom_batching.sequential_vmap(lambda k: make(k, shape, dtype))(key)
 
 
+def within(bound: float) -> Initializer:
+    """Uniform in +-``bound``."""
+    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
 _fan_in = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # in +-1/sqrt(inputs)
 _half = jax.nn.initializers.variance_scaling(1 / 4, "fan_in", "truncated_normal")  # standard deviation 1/(2 sqrt(inputs))
 _glorot = jax.nn.initializers.glorot_uniform()  # in +-sqrt(6 / (inputs + outputs)), Glorot and Bengio 2010
@@ -55,7 +60,8 @@ INITIALIZERS: dict[str, tuple[Initializer, Initializer]] = {
 class MLP(nn.Module):
     """``x`` [..., n] to [..., widths[-1]]: dense layers, each but the last followed by its activation.
 
-    ``kernel_init`` is a name in `INITIALIZERS`, or an initialiser per layer; ``bias_init`` one for all, or one per layer.
+    ``kernel_init`` is a name in `INITIALIZERS`, or an initialiser per layer; ``bias_init`` one for all, or one per layer, or
+    "fan_in": in +-1/sqrt(inputs), as PyTorch draws them.
     The last layer's weights are multiplied by ``last_scale``. ``norm`` adds layer normalisation before each activation.
     """
 
@@ -63,7 +69,7 @@ class MLP(nn.Module):
     activation: str = "relu"
     norm: bool = False
     kernel_init: str | tuple[Initializer, ...] = "fan_in"
-    bias_init: Initializer | tuple[Initializer, ...] = jax.nn.initializers.zeros
+    bias_init: Literal["fan_in"] | Initializer | tuple[Initializer, ...] = jax.nn.initializers.zeros
     last_scale: float = 1.0
     last_bias: bool = True
 
@@ -71,7 +77,8 @@ class MLP(nn.Module):
     def __call__(self, x: Array) -> Array:
         last, activate = len(self.widths) - 1, ACTIVATIONS[self.activation]
         for i, width in enumerate(self.widths):
-            bias_init = self.bias_init[i] if isinstance(self.bias_init, tuple) else self.bias_init
+            bias_init: Any = self.bias_init[i] if isinstance(self.bias_init, tuple) else self.bias_init
+            bias_init = within(x.shape[-1] ** -0.5) if bias_init == "fan_in" else bias_init
             use_bias = self.last_bias or i < last
             # param_dtype float: float64 where JAX is told to have it
             x = nn.Dense(width, use_bias, kernel_init=self._kernel_init(i), bias_init=bias_init, param_dtype=float)(x)

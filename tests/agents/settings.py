@@ -10,13 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 import rlx.envs
+from rlx import config as configs
 from rlx import preferences, replay
-from rlx.agents import offpolicy, ppo
+from rlx.agents import offpolicy, ppo, repo
+from rlx.agents.repo.networks import Net
 from rlx.dynamics.told import Told
 from rlx.nn.mlp import head
 from rlx.preferences.sampling import Comparisons
 from rlx.replay import Sequences
-from rlx.types import AgentState, Array, Env, HostEnv, Problem, ReplayState
+from rlx.types import AgentState, Array, Env, HostEnv, Leaf, Problem, ReplayState, Spec
 
 from .td_jepa.worlds import PICTURES
 from .test_ppo import rows
@@ -55,7 +57,7 @@ class Settings:
     felt: frozenset[str] = frozenset()  # traced values that one update must feel
     fixed: frozenset[str] = frozenset()  # traced values of the agent that are no traced fields of its config
     probes: dict[str, Any] | None = None
-    value: Callable[[AgentState, tuple[int, ...], Array, Array], Array] | None = None  # (state, hidden, obs, action) -> value
+    value: Callable[[AgentState, Any, Array, Array], Array] | None = None  # (state, hidden, obs, action) -> value
     off_policy: bool = False
     data: bool = False  # it learns from a dataset
     more: Callable[[ReplayState], dict[str, Any]] = lambda data: {}  # data beside that, made of it
@@ -69,6 +71,65 @@ def least_q(state: AgentState, hidden: tuple[int, ...], obs: Array, action: Arra
 def ppo_value(state: AgentState, hidden: tuple[int, ...], obs: Array, action: Array) -> Array:
     net = ppo.actor_critic(ppo.Config(hidden=hidden), 1, categorical=False)
     return net.value(state.learned, net.normalized(state.learned, obs), jnp.inf)
+
+
+REPO_PROBES: dict[str, Any] = {
+    "env_steps": 3_000,
+    "n_envs": 4,
+    "prefill": 400,
+    "collect": 20,
+    "updates": 20,
+    "batch": 16,
+    "chunk": 6,
+    "embedding": 16,
+    "belief": 16,
+    "state": 4,
+    "hidden": 32,
+    "actor_layers": 2,
+    "head_layers": 2,
+    "horizon": 4,
+    "continues": True,
+    "greedy": "tanh_mean",
+    "probe.enabled": False,
+    "init_beta": 1e-2,
+    "beta_lr": 1e-2,
+    "target_kl": 3.0,
+    "model_lr": 3e-3,
+    "actor_lr": 3e-3,
+    "value_lr": 3e-3,
+    "discount": DISCOUNT,
+    "eval_every": 10**6,
+    "eval_episodes": 4,
+}
+
+
+def repo_value(state: AgentState, hidden: int, obs: Array, action: Array) -> Array:
+    """Of where the model thinks that the action leads: its values count the reward of a state with the state."""
+    net = Net.of(configs.replace(repo.Config(), REPO_PROBES), Spec(Leaf((2,)), Leaf((1,), low=-1, high=1)))
+    params, rssm, n = state.learned["params"], net.rssm, len(obs)
+    noise = jnp.zeros((n, rssm.state))
+    latent = rssm.observe(params["rssm"], rssm.blank(n), jnp.zeros((n, 1)), net.embed(params, obs), noise)
+    return net.head(params, "value", rssm.imagine(params["rssm"], latent, action, noise).features)
+
+
+def windows() -> Sequences:
+    """Of three rows; in one an episode begins."""
+    pair, more = neighbours(), transitions(2)
+    one = lambda x, y: jnp.concatenate([x, y[None]])
+    no = jnp.zeros((1, 6), bool)
+    first = jnp.zeros((3, 6), bool).at[2, 0].set(True)
+    return Sequences(
+        one(pair.obs, more.obs),
+        jnp.where(first, 0.0, one(pair.reward, more.reward)),
+        *(jnp.concatenate([x, no]) for x in (pair.terminated, pair.truncated)),
+        first,
+        {},
+        one(pair.action, more.action),
+        {},
+        jnp.ones((3, 6), bool),
+        jnp.ones(6),
+        pair.index,
+    )
 
 
 def two_states_one_input() -> Any:
@@ -179,6 +240,16 @@ AGENTS = {
             "value_coef": 1.0,
         },
         value=ppo_value,
+    ),
+    "repo": Settings(
+        update={"embedding": 8, "belief": 6, "state": 3, "hidden": 6, "horizon": 4, "batch": 6, "chunk": 3},
+        batch=windows,
+        felt=frozenset(
+            {"model_lr", "probe_lr", "actor_lr", "value_lr", "beta_lr", "prior_train_steps"}
+            | {"discount", "return_lambda", "entropy_coef"}
+        ),
+        probes=REPO_PROBES,
+        value=repo_value,
     ),
     "yann": Settings(
         env="rlx:double-integrator",  # it needs what a controller needs

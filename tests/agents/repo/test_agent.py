@@ -1,0 +1,301 @@
+"""The agent as a whole: what feels which loss, what windows say, updates that compile once, acting, runs that resume."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rlx.envs
+from rlx import agents, replay
+from rlx.agents.repo import behaviour, world
+from rlx.agents.repo.method import Method, Plan
+from rlx.agents.repo.networks import BEHAVIOUR, Net, seen_leaf
+from rlx.replay import Sequences
+from rlx.train import Options, run
+from rlx.types import Clock, Leaf, Problem, Row, Spec
+
+from .worlds import DOT, SHORT
+
+pytestmark = pytest.mark.usefixtures("all_bits")
+CLOCK = Clock(*map(jnp.int32, (0, 0, 0)))
+QUIET = Options(progress=False, log_every=1)
+
+
+@functools.cache
+def problem() -> Problem:
+    return Problem({"train": rlx.envs.make(DOT)})
+
+
+@functools.cache
+def made(**settings):
+    return agents.make("repo", None, problem(), **{**SHORT, **settings})
+
+
+def method_of(**settings) -> Method:
+    config = made(**settings).config
+    return Method(config, Net.of(config, problem().envs["train"].spec))
+
+
+def started(agent, **hyper):
+    return agent.init(jax.random.key(0), {k: jnp.float32(v) for k, v in {**agent.hyper, **hyper}.items()})
+
+
+def rows(t: int = 5, b: int = 3, seed: int = 0) -> Sequences:
+    """A batch of windows; in one of them an episode ends."""
+    rng = np.random.default_rng(seed)
+    first = np.zeros((t, b), bool)
+    first[2, 1] = True
+    obs = {"pixels": rng.integers(0, 256, (t, b, 16, 16, 1)).astype(np.uint8), "state": np.zeros((t, b, 2), np.float32)}
+    action = np.tanh(rng.normal(size=(t, b, 2))).astype(np.float32)
+    action[1, 1] = 0
+    reward = np.where(first, 0, rng.normal(size=(t, b))).astype(np.float32)
+    ends = np.zeros((t, b), bool), np.roll(first, -1, 0)
+    index = replay.Index(jnp.zeros(b, jnp.int32), jnp.arange(b))
+    return Sequences(obs, reward, *ends, first, {}, action, {}, np.ones((t, b), bool), jnp.ones(b), index)
+
+
+def felt(grads) -> set[str]:
+    return {k for k, g in grads.items() if any(np.any(x) for x in jax.tree.leaves(g))}
+
+
+# ---------------------------------------------------------------------------------------------------- who feels what
+
+
+def slopes(method, part=None, beta=0.3, given=None):
+    """Gradients of the model's loss, or of a part of it, at its start."""
+    state = started(made(**{k: getattr(method.config, k) for k in ("objective", "bottleneck", "continues")}))
+    model = {k: state.learned["params"][k] for k in method.net.world}
+    w = world.window(method.net, rows() if given is None else given)
+    noise = jax.random.normal(jax.random.key(1), (*w.reward.shape, method.config.state))
+
+    def loss(p):
+        total, found = world.loss(p, method.net, w, noise, jnp.float32(beta), state.hyper)
+        return found.metrics[part] if part else total
+
+    return jax.jit(jax.grad(loss))(model)
+
+
+def test_nothing_but_the_probe_feels_the_probe():
+    method = method_of()
+    assert felt(slopes(method, "probe/loss")) == {"decoder"}
+    assert felt(slopes(method, "model/reward_loss")) == {"encoder", "rssm", "reward"}
+    weak, strong = (slopes(method, beta=b) for b in (1e-3, 10.0))
+    for a, b in zip(jax.tree.leaves(weak["decoder"]), jax.tree.leaves(strong["decoder"]), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert any(not np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (weak["rssm"], strong["rssm"])), strict=True))
+
+
+@pytest.mark.parametrize("objective", ["recon", "barlow"])
+def test_what_other_objectives_teach_the_encoder(objective):
+    method = method_of(objective=objective)
+    name = {"recon": "decoder", "barlow": "projection"}[objective]
+    assert felt(slopes(method, f"model/{objective}_loss")) == {"encoder", "rssm", name}
+
+
+def test_actor_and_value_learn_by_their_own_losses_and_the_model_by_neither():
+    method = method_of(continues=True)
+    net, state = method.net, started(made(continues=True))
+    params = state.learned["params"]
+    own, model = {k: params[k] for k in BEHAVIOUR}, {k: params[k] for k in net.world}
+    start = jax.tree.map(lambda x: x + 0.3, net.rssm.blank(6))
+    noise = behaviour.noise(net, jax.random.key(2), 6)
+
+    def part(own, model, name):
+        total, said = behaviour.loss(own, net, model, start, jnp.ones(6, bool), noise, state.hyper)
+        return said["critic/loss"] if name == "value" else total - said["critic/loss"]
+
+    for name in BEHAVIOUR:
+        mine = jax.jit(jax.grad(part), static_argnums=2)(own, model, name)
+        assert felt(mine) == {name}
+
+
+@pytest.mark.slow
+def test_an_update_moves_the_model_by_its_own_loss_alone():
+    """Behaviour changes nothing of the model, the probe's clip nothing but the probe's own step."""
+    data, key = rows(), jax.random.key(3)
+    learned = {}
+    for name, settings in {"plain": {}, "no probe": {"probe.enabled": False}, "joint": {"probe.joint_clip": True}}.items():
+        agent = made(**settings)
+        state = started(agent, max_grad_norm=1e-2)
+        new, out = jax.jit(agent.stages[-1].phases[1].update)(state, CLOCK, data, key)
+        learned[name] = new.learned
+        assert all(np.isfinite(v) for v in out.metrics.values())
+        assert ("probe/grad_norm" in out.metrics) == (name == "plain")
+    same = lambda a, b: all(np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+    assert set(learned["plain"]["opt"]) == {"model", "probe", "actor", "value", "dual"}
+    assert "decoder" not in learned["no probe"]["params"] and "decoder" in learned["joint"]["opt"]["model"][1].mu
+    moments = {k: v["opt"]["model"][1].mu["rssm"] for k, v in learned.items()}
+    assert not same(moments["plain"], moments["joint"])
+
+
+# --------------------------------------------------------------------------------------------------- what windows say
+
+
+def coded(t: int, w: int = 1) -> Row:
+    """Rows whose picture, action and reward say their number; episodes of four rows."""
+    number = np.arange(t)[:, None] * np.ones((1, w))
+    first, last = number % 4 == 0, number % 4 == 3
+    obs = {"pixels": (number[..., None, None, None] * np.ones((16, 16, 1))).astype(np.uint8), "state": np.zeros((t, w, 2))}
+    obs["state"] = obs["state"].astype(np.float32)
+    action = np.where(last[..., None], 0, number[..., None] / 100 * np.ones(2)).astype(np.float32)
+    reward = np.where(first, 0, number).astype(np.float32)
+    return Row(obs, reward, np.zeros_like(last), last, first, {}, action, {}, np.ones((t, w), bool))
+
+
+@pytest.fixture(scope="module")
+def stored():
+    """More rows than there is room for."""
+    ring = replay.ring(21, 1)
+    blank = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), coded(1))
+    state, data = ring.init(blank), coded(30)
+    for i in range(0, 30, 10):
+        state = ring.add(state, jax.tree.map(lambda x, i=i: jnp.asarray(x[i : i + 10]), data))
+    return state
+
+
+def test_windows_are_of_rows_that_followed_each_other(stored):
+    sampler = replay.sequences(400, 5, cross=True)
+    batch = sampler({}, CLOCK, {"replay": stored}, jax.random.key(0))
+    number = np.asarray(batch.obs["pixels"][..., 0, 0, 0], int)
+    assert (np.diff(number, axis=0) == 1).all()
+    assert set(number[0]) == set(range(10, 26))  # 20 of 30 rows are kept; 16 windows fit
+    w = world.window(method_of().net, batch)
+    np.testing.assert_array_equal(w.seen[..., 0, 0, 0], number[1:])
+    np.testing.assert_array_equal(w.joined, number[1:] % 4 != 0)
+    on = np.asarray(w.joined)
+    np.testing.assert_allclose(np.asarray(w.action)[on, 0] * 100, number[:-1][on], rtol=1e-5)  # led to what is seen
+    np.testing.assert_array_equal(np.asarray(w.reward)[on], number[1:][on])
+    assert not np.asarray(w.action)[~on].any() and not np.asarray(w.reward)[~on].any()
+
+
+def test_windows_longer_than_what_is_stored_are_refused(stored):
+    with pytest.raises(ValueError, match="windows of 30 rows were asked of 'replay', which has room for 21"):
+        replay.sequences(2, 30, cross=True)({}, CLOCK, {"replay": stored}, jax.random.key(0))
+
+
+def test_the_first_picture_of_a_window_is_not_looked_at():
+    data, method = rows(), method_of()
+    other = data._replace(obs={**data.obs, "pixels": data.obs["pixels"].copy()})
+    other.obs["pixels"][0] = 255 - other.obs["pixels"][0]
+    for a, b in zip(*(jax.tree.leaves(slopes(method, given=x)) for x in (data, other)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    again = data._replace(reward=data.reward + np.where(data.first, 7.0, 0.0).astype(np.float32))
+    for a, b in zip(*(jax.tree.leaves(slopes(method, given=x)) for x in (data, again)), strict=True):
+        np.testing.assert_array_equal(a, b)  # no reward belongs to the arrival at a first row
+
+
+# ------------------------------------------------------------------------------------------------------------ updates
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("presets", [("paper",), ("dreamer",), ("fixed_beta", "unbalanced"), ("barlow",)])
+def test_updates_are_finite_and_compile_once(presets):
+    own = {k: v for name in presets for k, v in agents.presets("repo")[name].items()}
+    agent = made(**own, continues="dreamer" in presets)
+    update, traces = agent.stages[-1].phases[1].update, []
+
+    @jax.jit
+    def step(state, data, key):
+        traces.append(1)
+        return update(state, CLOCK, data, key)
+
+    state = started(agent)
+    for i, beta in enumerate([1e-5, 10.0, 10.0]):
+        hyper = {**state.hyper, "init_beta": jnp.float32(beta)}
+        learned = {**state.learned, "log_beta": jnp.log(jnp.float32(beta))}
+        state, out = step(state._replace(hyper=hyper, learned=learned), rows(seed=i), jax.random.key(i))
+        assert all(np.isfinite(v) for v in out.metrics.values())
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.learned))
+    assert len(traces) == 1
+    dual = agent.config.bottleneck == "dual"
+    assert dual == (not np.isclose(state.learned["log_beta"], np.log(10.0)))
+
+
+# -------------------------------------------------------------------------------------------------------------- acting
+
+
+def test_acting_begins_each_episode_with_nothing_known():
+    agent = made()
+    state = started(agent)
+    env = rlx.envs.batch(problem().envs["train"], 2)
+    _, step = env.reset(env.params, jax.random.key(0))
+    carry = agent.carry(state, 2)
+    old = jax.tree.map(lambda x: x + 1.0, carry)
+    act = jax.jit(agent.act, static_argnums=5)
+    for mode in ("explore", "eval", "random"):
+        fresh, kept = (act(state, CLOCK, c, step, jax.random.key(1), mode) for c in (carry, old))
+        np.testing.assert_array_equal(fresh[0], kept[0])
+        assert fresh[0].shape == (2, 2) and (np.abs(fresh[0]) <= 1).all()
+        np.testing.assert_array_equal(fresh[1].action, fresh[0])
+    on = step._replace(first=jnp.zeros(2, bool))
+    first, second = (act(state, CLOCK, c, on, jax.random.key(1), "eval")[0] for c in (carry, old))
+    assert np.abs(first - second).max() > 1e-6
+
+
+def test_evaluation_takes_the_likeliest_of_a_hundred():
+    policy = rlx.nn.distributions.Normal(jnp.float32([[0.0], [3.0]]), jnp.float32([[-1.0], [-1.0]]))
+    x = policy.mean + jnp.exp(policy.log_std) * jax.random.normal(jax.random.key(0), (100, 2, 1))
+    action = np.tanh(np.float64(x))
+    density = -0.5 * ((x - policy.mean) * np.exp(1.0)) ** 2 - np.log(1 - action**2)
+    wanted = np.take_along_axis(action, np.argmax(np.asarray(density), 0)[None], 0)[0]
+    np.testing.assert_allclose(behaviour.likeliest(policy, jax.random.key(0)), wanted, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_interrupted_goes_on_bit_for_bit(tmp_path):
+    agent = made()
+    whole = run(agent, problem(), jax.random.key(2), tmp_path / "whole", options=QUIET)
+
+    class Stop(Exception):
+        pass
+
+    def stop(line, state):
+        if line["kind"] == "eval" and line["cycle"] == 1:
+            raise Stop
+
+    options = Options(progress=False, log_every=1, checkpoint_cycles=1)
+    with pytest.raises(Stop):
+        run(agent, problem(), jax.random.key(2), tmp_path / "cut", options=options, callback=stop)
+    resumed = run(agent, problem(), jax.random.key(2), tmp_path / "cut", options=options)
+    assert int(whole.agent.learned["told"]["updates"]) == int(whole.counts["updates"]) > 0
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(whole.agent.learned), jax.tree.leaves(resumed.agent.learned), strict=True
+    ):
+        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
+
+
+# ---------------------------------------------------------------------------------------------- what can be, and what not
+
+
+def test_what_is_looked_at():
+    picture, vector = Leaf((16, 16, 1), np.uint8, 0, 255), Leaf((3,))
+    spec = lambda obs: Spec(obs, Leaf((1,), low=-1, high=1))
+    assert seen_leaf(spec({"pixels": picture, "state": vector})) == picture and seen_leaf(spec(picture)) == picture
+    assert seen_leaf(spec({"a": vector, "b": Leaf((2,))})).shape == (5,) and seen_leaf(spec(vector)) == vector
+    with pytest.raises(ValueError, match="looks at the picture 'pixels' of a dict; this environment has camera uint8"):
+        seen_leaf(spec({"camera": picture}))
+    with pytest.raises(ValueError, match="vectors, or pictures in uint8"):
+        seen_leaf(spec(Leaf((16, 16, 1))))
+    net = lambda obs: Net.of(made().config, spec(obs))
+    with pytest.raises(ValueError, match="square, and at least 10 wide for channels=\\(4, 4\\); these are 16 x 8"):
+        net(Leaf((16, 8, 1), np.uint8, 0, 255))
+    with pytest.raises(ValueError, match="actions that are vectors"):
+        Net.of(made().config, Spec(vector, Leaf((), np.int32, 0, 2)))
+
+
+def test_the_plan_is_of_whole_episodes():
+    spec = problem().envs["train"].spec  # of six decisions
+    assert Plan.of(made().config, spec) == Plan(7, 3)  # 12 / 2 decisions: one episode of seven rows; 50 / 20 cycles
+    assert made(prefill=13).stages[0].phases[0].steps == 14
+    with pytest.raises(ValueError, match="prefill=40, in whole episodes 56 in 2 streams, leaves nothing of env_steps=50"):
+        made(env_steps=50, prefill=40)
+    with pytest.raises(ValueError, match="chunk=8 rows are more than the prefill gives each stream, 7"):
+        made(chunk=8)
+    with pytest.raises(ValueError, match="init_beta=0 stays 0"):
+        made(init_beta=0.0)
+    with pytest.raises(ValueError, match="capacity=10 does not hold"):
+        made(capacity=10)
