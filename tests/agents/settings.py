@@ -74,12 +74,12 @@ def ppo_value(state: AgentState, hidden: tuple[int, ...], obs: Array, action: Ar
 
 
 REPO_PROBES: dict[str, Any] = {
-    "env_steps": 3_000,
+    "env_steps": 4_000,
     "n_envs": 4,
     "prefill": 400,
     "collect": 20,
     "updates": 20,
-    "batch": 16,
+    "batch": 32,
     "chunk": 6,
     "embedding": 16,
     "belief": 16,
@@ -95,7 +95,7 @@ REPO_PROBES: dict[str, Any] = {
     "beta_lr": 1e-2,
     "target_kl": 3.0,
     "model_lr": 3e-3,
-    "actor_lr": 3e-3,
+    "actor_lr": 2e-3,
     "value_lr": 3e-3,
     "discount": DISCOUNT,
     "eval_every": 10**6,
@@ -248,8 +248,6 @@ AGENTS = {
             {"model_lr", "probe_lr", "actor_lr", "value_lr", "beta_lr", "prior_train_steps"}
             | {"discount", "return_lambda", "entropy_coef"}
         ),
-        probes=REPO_PROBES,
-        value=repo_value,
     ),
     "yann": Settings(
         env="rlx:double-integrator",  # it needs what a controller needs
