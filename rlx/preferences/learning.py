@@ -1,7 +1,8 @@
 """Learning a reward from preferences, and giving it to the rows of a dataset.
 
-The probability that the second of two segments is preferred is sigmoid(g_2 - g_1), with g a segment's score (Bradley-Terry),
-and labels y in [0, 1] are soft. Robust reward learning (PEARL, arXiv:2306.03615) has a Gaussian for each step's reward::
+The probability that the second of two segments is preferred is sigmoid(g_2 - g_1), with g a segment's score (Bradley-Terry;
+`rlx.preferences.tastes` has others), and labels y in [0, 1] are soft. Robust reward learning (PEARL, arXiv:2306.03615) has a
+Gaussian for each step's reward::
 
     CE(y, d) = (1 - y) softplus(-d) + y softplus(d),    d = g_1 - g_2
     L_m = mean w CE(y, d(m))                                          of the means m
@@ -25,8 +26,9 @@ import numpy as np
 
 from rlx import keys
 from rlx.nn.optim import apply_gradients, optimizer
-from rlx.preferences.models import Judged, RewardMLP, RewardModel
+from rlx.preferences.models import Judged, Opinion, PreferenceModel
 from rlx.preferences.pairs import Episodes, Preferences, rows_of
+from rlx.preferences.tastes import MOST_OPPONENTS, GeneralPreference, win_rate
 from rlx.types import Array, Key, PyTree
 
 HALF_LOG_2PIE = 0.5 * math.log(2 * math.pi * math.e)  # the entropy of N(0, 1)
@@ -74,11 +76,16 @@ def cross_entropy(label: Array, gap: Array) -> Array:
     return (1 - label) * jax.nn.softplus(-gap) + label * jax.nn.softplus(gap)
 
 
-def loss(first: Judged, second: Judged, label: Array, weight: Array, key: Key, coef: Coefs, how: Training) -> Array:
+def surprise(first: Opinion, second: Opinion, label: Array) -> Array:
+    """CE of labels [B] under what a model says of both segments: minus the expected log of the probability."""
+    this, that = first.against(second)
+    return -(1 - label) * this - label * that
+
+
+def loss(first: Opinion, second: Opinion, label: Array, weight: Array, key: Key, coef: Coefs, how: Training) -> Array:
     """L of a batch [B]."""
-    gap = first.score(first.mean) - second.score(second.mean)
-    total = coef.mean * (weight * cross_entropy(label, gap)).mean()
-    if first.std is None or second.std is None:
+    total = coef.mean * (weight * surprise(first, second, label)).mean()
+    if not isinstance(first, Judged) or not isinstance(second, Judged) or first.std is None or second.std is None:
         return total
     pair = jax.random.normal(key, (2, how.samples, *label.shape, 1 if how.noise == "per_segment" else first.mean.shape[-1]))
     scores = [j.score(j.mean + j.std * xi) for j, xi in zip((first, second), pair, strict=True)]
@@ -107,6 +114,7 @@ class Windows(NamedTuple):
     count: Array  # int32 [P]: decisions of a piece
     label: Array  # [P]
     weight: Array  # [P]
+    annotator: Array  # int32 [P]
 
     def room(self, pair: Array, steps: int) -> Array:
         """[B]: a window of ``steps`` may begin at this many later rows; of shorter pieces it is all there is."""
@@ -127,12 +135,12 @@ def windows(pairs: Preferences, found: Episodes, segment: int) -> tuple[Windows,
         ValueError: a pair points outside of the episodes.
     """
     row, steps = rows_of(pairs, found), min(segment, int(np.max(pairs.steps)))
-    parts = (found.obs, found.action, row, pairs.steps, pairs.label, pairs.weight)
-    kinds = (np.float32, np.float32, np.int32, np.int32, np.float32, np.float32)
+    parts = (found.obs, found.action, row, pairs.steps, pairs.label, pairs.weight, pairs.annotator)
+    kinds = (np.float32, np.float32, np.int32, np.int32, np.float32, np.float32, np.int32)
     return Windows(*(jnp.asarray(x, kind) for x, kind in zip(parts, kinds, strict=True))), steps
 
 
-def init(model: RewardModel, key: Key, n: int, m: int) -> PyTree:
+def init(model: PreferenceModel, key: Key, n: int, m: int) -> PyTree:
     return model.init(key, jnp.zeros((1, 1, n)), jnp.zeros((1, 1, m)), jnp.ones((1, 1)))
 
 
@@ -144,7 +152,7 @@ def split(count: int, share: float, key: Key) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fit(
-    model: RewardModel,
+    model: PreferenceModel,
     params: PyTree,
     pairs: Preferences,
     found: Episodes,
@@ -166,6 +174,12 @@ def fit(
     return run(params, data, jnp.asarray(learn), jnp.asarray(held), key, coefs or Coefs())
 
 
+def parted(both: Any, half: int) -> tuple[Any, Any]:
+    """The first and the second segments of an `Opinion` on [2 B]; what is one number for all stays."""
+    cut = lambda part: jax.tree.map(lambda x: x[part] if jnp.ndim(x) else x, both)
+    return cut(slice(half)), cut(slice(half, None))
+
+
 def step_share(done: Array) -> Array:
     """Of the largest step size, when a share ``done`` of all steps is."""
     return jnp.where(done < 0.1, 0.1 + 9 * done, 0.55 + 0.45 * jnp.cos(jnp.pi * (done - 0.1) / 0.9))
@@ -180,18 +194,19 @@ def _fit(
     key: Key,
     coef: Coefs,
     *,
-    model: RewardModel,
+    model: PreferenceModel,
     steps: int,
     how: Training,
 ) -> Fit:
     block = max(how.steps // how.checks, 1)
     chain = lambda lr: optimizer(lr, weight_decay=coef.weight_decay)
 
-    def judge(params: PyTree, pair: Array, offset: Array, dropout: Key | None) -> tuple[Judged, Judged]:
+    def judge(params: PyTree, pair: Array, offset: Array, dropout: Key | None) -> tuple[Any, Any]:
         rngs = {} if dropout is None else {"rngs": {"dropout": dropout}}
-        both = model.apply(params, *data.read(pair, offset, steps), dropout is not None, **rngs)
+        who = jnp.tile(data.annotator[pair], 2)
+        both = model.apply(params, *data.read(pair, offset, steps), dropout is not None, who, **rngs)
         half = len(pair)
-        return jax.tree.map(lambda x: x[:half], both), jax.tree.map(lambda x: x[half:], both)
+        return parted(both, half)
 
     def value(params: PyTree, key: Key) -> Array:
         draw, shift, noise, dropout = jax.random.split(key, 4)
@@ -209,7 +224,7 @@ def _fit(
         if not len(held):
             return jnp.float32(jnp.nan)
         first, second = judge(params, held, data.room(held, steps) // 2, None)
-        each = cross_entropy(data.label[held], first.score(first.mean) - second.score(second.mean))
+        each = surprise(first, second, data.label[held])
         return (data.weight[held] * each).sum() / jnp.maximum(data.weight[held].sum(), 1e-6)
 
     def check(carry: tuple, i: Array) -> tuple[tuple, tuple[Array, Array]]:
@@ -238,28 +253,32 @@ def window(row: Array, first: Array, steps: int) -> tuple[Array, Array]:
 
 @functools.partial(jax.jit, static_argnames=("model", "steps", "chunk"))
 def _rewards(
-    params: PyTree, obs: Array, action: Array, first: Array, kappa: Array, *, model: RewardModel, steps: int, chunk: int
+    params: PyTree, obs: Array, action: Array, first: Array, kappa: Array, *, model: PreferenceModel, steps: int, chunk: int
 ) -> Array:
     def some(row: Array) -> Array:
         at, mask = window(row, first[row], steps)
-        judged = model.apply(params, obs[at] * mask[..., None], action[at] * mask[..., None], mask.astype(jnp.float32))
-        mean = judged.mean[:, -1]
-        return mean if judged.std is None else mean - kappa * judged.std[:, -1]
+        said = model.apply(params, obs[at] * mask[..., None], action[at] * mask[..., None], mask.astype(jnp.float32))
+        return said.last(kappa)
 
     rows = jnp.arange(-(-len(obs) // chunk) * chunk) % len(obs)
-    return jax.lax.map(some, rows.reshape(-1, chunk)).reshape(-1)[: len(obs)]
+    each = jax.lax.map(some, rows.reshape(-1, chunk))
+    return each.reshape(-1, *each.shape[2:])[: len(obs)]
 
 
 def rewards(
-    model: RewardModel, params: PyTree, found: Episodes, segment: int, kappa: float = 0.0, chunk: int = 256
+    model: PreferenceModel, params: PyTree, found: Episodes, segment: int, kappa: float = 0.0, chunk: int = 256
 ) -> np.ndarray:
     """float64 [N]: what the decision at each row is worth, by the last step of the ``segment`` steps that lead up to it (the
-    step's own reward, not the weighted score), less ``kappa`` standard deviations. At last rows nothing was done: NaN."""
-    steps = 1 if isinstance(model, RewardMLP) else segment  # an MLP sees one step
+    step's own reward, not the weighted score), less ``kappa`` standard deviations. At last rows nothing was done: NaN. Of a
+    `GeneralPreference`: how often it is preferred to other steps of the data."""
+    steps = 1 if model.one_step else segment
     arrays = (jnp.asarray(found.obs, jnp.float32), jnp.asarray(found.action, jnp.float32), jnp.asarray(found.first, jnp.int32))
     each = _rewards(params, *arrays, jnp.float32(kappa), model=model, steps=steps, chunk=min(chunk, len(found.obs)))
-    out = np.asarray(each, np.float64)
-    out[found.begin + found.steps] = np.nan
+    out, over = np.asarray(each, np.float64), found.begin + found.steps
+    if isinstance(model, GeneralPreference):
+        others = np.delete(out, over, axis=0)
+        out = win_rate(out, others[:: -(-len(others) // MOST_OPPONENTS)], model.tau)
+    out[over] = np.nan
     return out
 
 
@@ -278,10 +297,10 @@ def agreement(label: np.ndarray, said: np.ndarray) -> float:
     return float(((said > 0.5) == (label > 0.5))[told].mean()) if told.any() else float("nan")
 
 
-def predictions(model: RewardModel, params: PyTree, pairs: Preferences, found: Episodes, segment: int) -> np.ndarray:
+def predictions(model: PreferenceModel, params: PyTree, pairs: Preferences, found: Episodes, segment: int) -> np.ndarray:
     """float64 [P]: the probability that the second is preferred, from the windows in the middle of the pieces."""
     data, steps = windows(pairs, found, segment)
     every: Any = jnp.arange(len(pairs.label))
-    judged = model.apply(params, *data.read(every, data.room(every, steps) // 2, steps))
-    first, second = np.split(np.asarray(judged.score(judged.mean), np.float64), 2)
-    return 1 / (1 + np.exp(np.clip(first - second, -500, 500)))
+    said = model.apply(params, *data.read(every, data.room(every, steps) // 2, steps), False, jnp.tile(data.annotator, 2))
+    first, second = parted(said, len(every))
+    return np.exp(np.asarray(first.against(second)[1], np.float64))

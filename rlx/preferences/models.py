@@ -1,10 +1,12 @@
 """Reward models: what each step of a segment is worth, how sure that is, and what the segment is worth as a whole.
 
-Both are called as ``model.apply(params, obs [B, H, n], action [B, H, m], mask [B, H], train)`` and give `Judged`. A segment's
-score is linear in its rewards, ``sum_t share_t r_t``: so rewards may be replaced by samples of them, as robust learning does.
+All are called as ``model.apply(params, obs [B, H, n], action [B, H, m], mask [B, H], train, who [B])`` (`PreferenceModel`; who
+answers matters to mixtures alone) and give an `Opinion`. Those here give `Judged`: a segment's score is linear in its rewards,
+``sum_t share_t r_t``, so rewards may be replaced by samples of them, as robust learning does.
 
 - `RewardMLP` sees one step at a time.
 - `PreferenceTransformer` (Kim et al. 2023, arXiv:2303.00957) sees all steps up to one, and weighs them against each other.
+- Those of `rlx.preferences.tastes` are for tastes that go in circles, or of several people.
 
 With ``gaussian`` a layer more says how sure each reward is (PEARL, arXiv:2306.03615). It is a layer of its own, so all other
 parameters begin as those of the model without.
@@ -12,7 +14,7 @@ parameters begin as those of the model without.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
@@ -22,6 +24,29 @@ from rlx.types import Array
 
 LEAST_STD = 1e-3
 MASKED = -1e9
+
+
+class Opinion(Protocol):
+    """What a model says of segments."""
+
+    def against(self, other: Any) -> tuple[Array, Array]:
+        """Of as many others: log P(these are preferred), log P(the others are), [B] each."""
+
+    def last(self, kappa: Array) -> Array:
+        """[B]: what the last step is worth, less ``kappa`` standard deviations."""
+
+
+class PreferenceModel(Protocol):
+    """See the top of this file; all are `flax.linen` modules."""
+
+    one_step: ClassVar[bool]  # it sees each step alone
+
+    @property
+    def gaussian(self) -> bool:
+        """It says how sure it is."""
+
+    def init(self, *args: Any, **kwargs: Any) -> Any: ...
+    def apply(self, *args: Any, **kwargs: Any) -> Any: ...
 
 
 class Judged(NamedTuple):
@@ -35,8 +60,16 @@ class Judged(NamedTuple):
         """Of segments with these rewards [..., B, H]: [..., B]."""
         return (self.share * reward).sum(-1)
 
+    def against(self, other: Judged) -> tuple[Array, Array]:
+        """Bradley and Terry: log sigmoid of the gap of scores, and of minus that."""
+        gap = self.score(self.mean) - other.score(other.mean)
+        return jax.nn.log_sigmoid(gap), jax.nn.log_sigmoid(-gap)
 
-def _dense(width: int, name: str | None = None, **how: Any) -> nn.Dense:
+    def last(self, kappa: Array) -> Array:
+        return self.mean[:, -1] if self.std is None else self.mean[:, -1] - kappa * self.std[:, -1]
+
+
+def dense(width: int, name: str | None = None, **how: Any) -> nn.Dense:
     return nn.Dense(width, param_dtype=float, name=name, **how)
 
 
@@ -52,14 +85,16 @@ class RewardMLP(nn.Module):
     gaussian: bool = False
     agg: Literal["sum", "mean"] = "sum"
 
+    one_step: ClassVar[bool] = True
+
     @nn.compact
-    def __call__(self, obs: Array, action: Array, mask: Array, train: bool = False) -> Judged:
+    def __call__(self, obs: Array, action: Array, mask: Array, train: bool = False, who: Array | None = None) -> Judged:
         x = jnp.concatenate([obs, action], -1)
         for i, width in enumerate(self.hidden):
-            x = jax.nn.relu(_dense(width, f"hidden_{i}")(x))
+            x = jax.nn.relu(dense(width, f"hidden_{i}")(x))
         small = nn.initializers.variance_scaling(1e-2, "fan_in", "uniform")
-        mean = _dense(1, "mean", kernel_init=small)(x)[..., 0]
-        std = _std(_dense(1, "rho", kernel_init=small)(x)) if self.gaussian else None
+        mean = dense(1, "mean", kernel_init=small)(x)[..., 0]
+        std = _std(dense(1, "rho", kernel_init=small)(x)) if self.gaussian else None
         count = mask.sum(-1, keepdims=True) if self.agg == "mean" else 1.0
         return Judged(mean, std, mask / jnp.maximum(count, 1.0))
 
@@ -83,12 +118,14 @@ class PreferenceTransformer(nn.Module):
     gaussian: bool = False
     dropout: float = 0.1
 
+    one_step: ClassVar[bool] = False
+
     @nn.compact
-    def __call__(self, obs: Array, action: Array, mask: Array, train: bool = False) -> Judged:
+    def __call__(self, obs: Array, action: Array, mask: Array, train: bool = False, who: Array | None = None) -> Judged:
         mask = mask.astype(bool)
         time = jnp.cumsum(mask, -1) * mask
         e_t = nn.Embed(self.max_steps + 1, self.width, param_dtype=float, name="time")(time)
-        tokens = jnp.stack([_dense(self.width, "action")(action) + e_t, _dense(self.width, "state")(obs) + e_t], -2)
+        tokens = jnp.stack([dense(self.width, "action")(action) + e_t, dense(self.width, "state")(obs) + e_t], -2)
         x = tokens.reshape(*tokens.shape[:-3], -1, self.width)  # a_1 s_1 a_2 s_2 ...
         x = self._drop(self._norm("norm_in")(x), train)
         there = jnp.repeat(mask, 2, -1)
@@ -98,14 +135,14 @@ class PreferenceTransformer(nn.Module):
         x = self._norm("norm_out")(x)[..., 1::2, :]
         count = jnp.maximum(mask.sum(-1, keepdims=True), 1)
         if not self.weighted:
-            h = jax.nn.relu(_dense(self.width // 2, "head")(x))
-            mean, share = _dense(1, "mean")(h)[..., 0], mask / count
+            h = jax.nn.relu(dense(self.width // 2, "head")(x))
+            mean, share = dense(1, "mean")(h)[..., 0], mask / count
         else:
-            q, k, value = jnp.split(_dense(2 * self.width + 1, "preference")(x), [self.width, 2 * self.width], -1)
+            q, k, value = jnp.split(dense(2 * self.width + 1, "preference")(x), [self.width, 2 * self.width], -1)
             seen = jnp.where(mask[..., None, :], q @ jnp.swapaxes(k, -1, -2) / self.width**0.5, MASKED)
             mean, weights = value[..., 0], jax.nn.softmax(seen, -1) * mask[..., None]
             share = weights.sum(-2) / count * mask
-        std = _std(_dense(1, "rho")(x)) if self.gaussian else None
+        std = _std(dense(1, "rho")(x)) if self.gaussian else None
         return Judged(mean, std, share)
 
     def _norm(self, name: str) -> nn.LayerNorm:
@@ -119,16 +156,13 @@ class PreferenceTransformer(nn.Module):
             return jnp.swapaxes(x.reshape(*x.shape[:-1], self.heads, -1), -2, -3)
 
         y = self._norm(f"{name}_norm_1")(x)
-        q, k, v = map(split, jnp.split(_dense(3 * self.width, f"{name}_qkv")(y), 3, -1))
+        q, k, v = map(split, jnp.split(dense(3 * self.width, f"{name}_qkv")(y), 3, -1))
         seen = jnp.where(allowed[..., None, :, :], q @ jnp.swapaxes(k, -1, -2) / q.shape[-1] ** 0.5, MASKED)
         y = jnp.swapaxes(self._drop(jax.nn.softmax(seen, -1), train) @ v, -2, -3)
-        x = x + self._drop(_dense(self.width, f"{name}_out")(y.reshape(x.shape)), train)
-        y = jax.nn.relu(_dense(4 * self.width, f"{name}_up")(self._norm(f"{name}_norm_2")(x)))
-        return x + self._drop(_dense(self.width, f"{name}_down")(y), train)
+        x = x + self._drop(dense(self.width, f"{name}_out")(y.reshape(x.shape)), train)
+        y = jax.nn.relu(dense(4 * self.width, f"{name}_up")(self._norm(f"{name}_norm_2")(x)))
+        return x + self._drop(dense(self.width, f"{name}_down")(y), train)
 
     if TYPE_CHECKING:
 
         def apply(self, *args: Any, **kwargs: Any) -> Any: ...
-
-
-RewardModel = RewardMLP | PreferenceTransformer

@@ -24,7 +24,7 @@ from rlx.replay.datasets import Pairs
 from rlx.replay.returns import pieces
 from rlx.types import Array, ReplayState
 
-SOURCES = ("human", "script", "random", "cpa", "sim", "dis")  # who labelled
+SOURCES = ("human", "script", "random", "cpa", "sim", "dis", "heron")  # who labelled
 Pairing = Literal["all", "random", "cross_cluster"]
 
 

@@ -29,9 +29,14 @@ class Align:
 class Model:
     """The reward model, and sizes of its training."""
 
-    kind: Literal["mlp", "transformer"] = "transformer"
-    hidden: tuple[int, ...] = size((256, 256), least=1)  # of the MLP
-    agg: Literal["sum", "mean"] = "sum"  # of the MLP: what a segment is worth
+    kind: Literal["mlp", "transformer", "general", "mixture"] = "transformer"
+    hidden: tuple[int, ...] = size((256, 256), least=1)  # of all but the transformer
+    agg: Literal["sum", "mean"] = "sum"  # of mlp and mixture: what a segment is worth
+    blocks: int = size(2, least=1)  # general: planes in which tastes may go in circles
+    tau: float = size(0.1, above=0)  # general: temperature of its scores
+    tastes: int = size(2, least=1)  # mixture: rewards that are mixed
+    annotators: int = size(2, least=1)  # mixture: who answered is a number below this one
+    annotator: int = size(0, least=0)  # mixture: whose reward is learned from
     width: int = size(256, least=1)  # of the transformer
     layers: int = size(1, least=1)
     heads: int = size(4, least=1)
@@ -51,13 +56,15 @@ class Model:
 class Config(iql.Config):
     """Preferences by transport, a Gaussian reward, implicit Q-learning."""
 
-    labels: str = "cpa"  # oracle, random, cpa, cpa+fewshot, sim, dis; or a file of pairs, such as labels.npz
+    labels: str = "cpa"  # oracle, random, cpa, cpa+fewshot, sim, dis, heron; or a file of pairs, such as labels.npz
     source: str = ""  # a file of the source's episodes, labelled by their returns, where Problem.data has no "source"
     head: Literal["gaussian", "deterministic"] = "gaussian"
     pairs: int = size(500, least=1)
     trajectories: int = size(64, least=2)  # of source and target, at most
     pairing: Literal["all", "random", "cross_cluster"] = "all"
     least_confidence: float = size(0.0, least=0, most=1)  # of a label, |2 L - 1|; others do not count
+    factors: tuple[str, ...] = ()  # heron: what decides, the most important first, such as info/speed, -info/energy
+    margins: tuple[float, ...] = size((), "heron: from how many standard deviations on each does; none: 1", least=0)
     fewshot: float = size(0.1, least=0, most=1)  # cpa+fewshot: share of true labels
     align: Align = field(default_factory=Align)
     model: Model = field(default_factory=Model)
@@ -75,6 +82,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     | {"pairs": 20, "model.width": 16, "model.heads": 2, "model.steps": 20, "model.batch": 8}
     | {"model.segment": 8, "model.checks": 2, "align.outer": 5, "align.inner": 20},
     "mlp": {"model.kind": "mlp", "model.batch": 16, "model.segment": 25, "reward_lr": 3e-4, "weight_decay": 0.0},
+    "general": {"model.kind": "general", "head": "deterministic", "model.batch": 64, "model.segment": 25, "weight_decay": 0.0},
+    "mixture": {"model.kind": "mixture", "head": "deterministic", "model.batch": 64, "model.segment": 25, "weight_decay": 0.0},
     "metaworld": iql.PRESETS["metaworld"] | {"align.entries": 18, "model.segment": 25},
     "robomimic": iql.PRESETS["robomimic"] | {"model.segment": 50},
 }

@@ -29,21 +29,33 @@ from rlx import files, keys, replay
 from rlx.agents import iql, offline
 from rlx.agents.pearl.config import Config
 from rlx.config import hyper
-from rlx.preferences import labels, learning, pairs
+from rlx.preferences import hierarchy, labels, learning, pairs
 from rlx.preferences.alignment import Settings
 from rlx.preferences.labels import Source
-from rlx.preferences.models import PreferenceTransformer, RewardMLP, RewardModel
+from rlx.preferences.models import PreferenceModel, PreferenceTransformer, RewardMLP
 from rlx.preferences.pairs import Episodes, Preferences
+from rlx.preferences.tastes import GeneralPreference, MixtureOfTastes
 from rlx.types import Agent, AgentState, Array, Clock, Host, Key, Problem, Stage, Step
 
 # What the stages found out, in learned["told"]; NaN where it does not apply.
 TOLD = ("flipped", "cost", "row_error", "asymmetry", "held_loss", "factor")
 
 
-def model_of(config: Config) -> RewardModel:
+def model_of(config: Config) -> PreferenceModel:
+    """Raises ValueError where parts of it do not go together."""
     gaussian, own = config.head == "gaussian", config.model
+    if own.kind == "transformer" and own.width % own.heads:
+        raise ValueError(f"pearl: model.width={own.width} is no multiple of model.heads={own.heads}.")
+    if own.kind in ("general", "mixture") and gaussian:
+        raise ValueError(f"pearl: model.kind={own.kind!r} does not say how sure it is: give head='deterministic' with it.")
+    if own.annotator >= own.annotators:
+        raise ValueError(f"pearl: model.annotator={own.annotator} is none of the {own.annotators} of model.annotators.")
     if own.kind == "mlp":
         return RewardMLP(own.hidden, gaussian, own.agg)
+    if own.kind == "general":
+        return GeneralPreference(own.hidden, own.blocks, own.tau)
+    if own.kind == "mixture":
+        return MixtureOfTastes(own.hidden, own.tastes, own.annotators, own.agg, own.annotator)
     return PreferenceTransformer(
         own.width, own.layers, own.heads, own.segment, weighted=own.weighted, gaussian=gaussian, dropout=own.dropout
     )
@@ -89,9 +101,14 @@ def pairs_of(config: Config, found: Episodes) -> tuple[int, Preferences | None]:
     if config.labels.endswith(".npz"):
         given = pairs.read(config.labels)
         pairs.rows_of(given, found)
+        many = int(np.max(given.annotator)) + 1
+        if config.model.kind == "mixture" and many > config.model.annotators:
+            raise ValueError(f"pearl: {config.labels} has answers of annotator {many - 1}: give model.annotators={many}.")
         return len(given.label), given
+    if config.labels == "heron":
+        return config.pairs, None
     if config.labels not in labels.KINDS:
-        raise ValueError(f"pearl: labels={config.labels!r} is unknown: one of {', '.join(labels.KINDS)}, or a file.npz.")
+        raise ValueError(f"pearl: labels={config.labels!r} is unknown: one of {', '.join(labels.KINDS)}, heron, or a file.npz.")
     n = min(len(found.steps), config.trajectories)
     if n < 2:
         raise ValueError("pearl: preferences are between two episodes; the data hold one.")
@@ -111,11 +128,11 @@ def make(config: Config, problem: Problem) -> Agent:
     data, n, m = offline.dataset(problem, "pearl")
     if config.normalize_returns:
         raise ValueError("pearl: normalize_returns looks at true rewards; learned ones are scaled by their own range anyway.")
-    if config.model.kind == "transformer" and config.model.width % config.model.heads:
-        raise ValueError(f"pearl: model.width={config.model.width} is no multiple of model.heads={config.model.heads}.")
     nets, scales, model = iql.networks(config.hidden, m), offline.scales(data, config), model_of(config)
     source, found = source_of(config, problem), pairs.episodes(data)
     count, given = pairs_of(config, found)
+    if config.labels == "heron":  # its words come before training
+        hierarchy.by_factors(data, config.factors, 1, np.random.default_rng(0), margins=config.margins)
     horizon = problem.envs["train"].spec.horizon or int(found.steps.max())
     settings = Settings(**asdict(config.align))
 
@@ -134,10 +151,14 @@ def make(config: Config, problem: Problem) -> Agent:
     def label(state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
         if given is not None:
             return tell(state, {}, pairs=given), sources
+        rng = keys.HostKey.of(key, 1).rng(0)
+        if config.labels == "heron":
+            ranked, _ = hierarchy.by_factors(sources["data"], config.factors, count, rng, margins=config.margins)
+            return tell(state, {}, pairs=ranked), sources
         got = labels.label(
             config.labels,
             pairs.episodes(sources["data"]),
-            keys.HostKey.of(key, 1).rng(0),
+            rng,
             source=source,
             settings=settings,
             most=config.trajectories,
