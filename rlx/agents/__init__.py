@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
+import jax
+
 from rlx import config as configs
 from rlx import plugins
 from rlx.envs.wrappers import as_vector
@@ -37,6 +39,7 @@ _MODULES = {
     "pearl": "rlx.agents.pearl",
     "ipl": "rlx.agents.ipl",
     "tdmpc": "rlx.agents.tdmpc",
+    "modem_v2": "rlx.agents.modem_v2",
 }
 ENTRY_POINTS = "rlx.agents"  # the group in which installed packages declare agents
 _registered: dict[str, ModuleType | str] = {}
@@ -109,13 +112,15 @@ def presets(name: str) -> Mapping[str, Mapping[str, Any]]:
 
 def seen_by(name: str, env: Env | HostEnv) -> Env | HostEnv:
     """``env`` as the agent ``name`` takes it: dicts of floats become one vector. A module that takes images too says
-    ``OBSERVATIONS = "images"``; one that takes dicts says "any", and is given what the environment emits.
+    ``OBSERVATIONS = "images"``, or "views" where it takes several, and vectors beside them; one that takes dicts says "any",
+    and is given what the environment emits.
 
     Raises:
         ValueError: unknown agent, or observations that are no vector and do not become one.
     """
     takes, obs = getattr(_module(name), "OBSERVATIONS", "vector"), env.spec.obs
-    if takes == "any" or (takes == "images" and isinstance(obs, Leaf) and len(obs.shape) == 3):
+    images = [x for x in jax.tree.leaves(obs, is_leaf=lambda x: isinstance(x, Leaf)) if len(x.shape) == 3]
+    if takes == "any" or (takes == "images" and isinstance(obs, Leaf) and images) or (takes == "views" and images):
         return env
     try:
         return as_vector(env)

@@ -48,7 +48,7 @@ from rlx.types import (
     Update,
 )
 
-OBSERVATIONS = "images"
+OBSERVATIONS = "views"
 MODEL = ("encoder", "dynamics", "reward", "critics")
 
 

@@ -333,5 +333,6 @@ AGENTS = {
         },
         value=latent_value,
     ),
+    "modem_v2": Settings(env="rlx:push-toy", update=None, data=True),  # what an update needs is made at the entry of its stage
     "sindy_rl": Settings(env="rlx:ks22", preset_envs={"swimmer": "gym:Swimmer-v5"}, update=None),  # its updates are PPO's
 }

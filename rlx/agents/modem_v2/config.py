@@ -1,0 +1,150 @@
+"""Settings of MoDem-V2, of MoDem, and of what lies between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from rlx.config import size, traced
+
+
+@dataclass(frozen=True)
+class Handover:
+    """How control goes from the cloned policy to the planner: at once after seeding (off), with a probability that grows with
+    the decisions (schedule), or grows while evaluations do not get worse (gated)."""
+
+    kind: Literal["off", "schedule", "gated"] = "schedule"
+    steps: float = traced(100_000, "Decisions after seeding until the planner has all.", least=1)
+    raised: float = traced(0.05, "gated: what an evaluation that is as good as the best adds.", above=0, most=1)
+
+
+@dataclass(frozen=True)
+class Config:
+    """MoDem-V2: a cloned policy, a latent model, and a planner that keeps near policies and to what critics agree on."""
+
+    env_steps: int = size(200_000, least=0, budget=True)  # decisions in all, seeding included; 0: the clone alone
+    n_envs: int = size(1, least=1)  # streams side by side
+    seed_steps: int = size(5_000, least=1)  # decisions of the clone before the model learns; whole episodes of all streams
+    bc_updates: int | None = size(None, least=1)  # None: two for each decision of the demonstrations
+    utd: float = size(1.0, above=0)  # updates per decision
+    batch: int = size(256, least=1)
+    capacity: int = size(1_000_000, least=1)  # rows of replay
+    eval_every: int = size(2_500, least=1)  # decisions between evaluations
+    eval_episodes: int = size(30, least=1)
+
+    clone: bool = True  # a frozen copy of the cloned policy acts, and is valued, beside what learns; without, it learns on
+    centering: bool = True  # candidates are what policies do; without, they are a Gaussian's, and some of policies
+    handover: Handover = field(default_factory=Handover)
+    members: int = size(5, least=1)  # actor-critics that learn; with several none values what it proposed itself
+    pick: Literal["elite", "mean"] = "elite"  # what is done
+    samples: int = size(510, least=1)  # candidates
+    policy_share: float = size(0.05, least=0, most=1)  # without centering: so many more are policies'
+    elites: int = size(64, least=1)
+    iterations: int = size(1, least=1)  # of the search
+    warm_start: bool = False  # a search begins with the last plan
+    horizon: int = size(5, least=1)
+    delay: int = size(2, least=1)  # updates per step of the targets
+    bc_use_tail: bool = False  # the last ``horizon`` decisions of a demonstration are cloned too
+    fix_tail_mask: bool = False  # the last decision of an episode may end a window
+    success: str = "solved"  # info that says whether an episode did the task, for a gated handover
+    penalty: str = ""  # info, such as a torque, that costs ``penalty_coef``
+
+    latent: int = size(50, least=1)
+    hidden: int = size(512, least=1)  # width of all networks but the encoder
+    encoder_hidden: int = size(256, least=1)
+    convolutions: int = size(0, least=0, most=6)  # of images; 0: as many as their size allows
+    frames: int = size(2, least=1)  # images: stacked
+    pad: int | None = size(None, least=0)  # images: random shifts, by so many pixels at most; None: a 21st of a side
+
+    discount: float = traced(0.95, "Discount per decision.", least=0, most=1)
+    lr: float = traced(3e-4, "Adam's step size.", least=0)
+    tau: float = traced(0.01, "How far targets move per step.", least=0, most=1)
+    rho: float = traced(0.5, "Weight of a step in a loss, against the step before.", least=0, most=1)
+    consistency_coef: float = traced(2.0, "Weight of predicted latents.", least=0)
+    reward_coef: float = traced(0.5, "Weight of predicted rewards.", least=0)
+    value_coef: float = traced(0.1, "Weight of values.", least=0)
+    max_grad_norm: float = traced(10.0, "Norm that gradients are cut to.", above=0)
+    priority_exponent: float = traced(0.6, "Of priorities, when windows are drawn.", least=0)
+    importance_exponent: float = traced(0.4, "Of the weights that make up for it.", least=0)
+    value_min: float = traced(0.0, "Weight of the least estimate of a candidate.")
+    value_mean: float = traced(1.0, "Weight of the mean of its estimates.")
+    value_std: float = traced(-10.0, "Weight of their standard deviation.")
+    std: float = traced(0.1, "Deviation of policies' noise; least one of the search in the end.", least=0)
+    std_start: float = traced(0.1, "Least deviation of the search at first.", least=0)
+    std_steps: float = traced(12_500, "Decisions until it has changed.", least=1)
+    horizon_steps: float = traced(25_000, "Decisions until the horizon has grown.", least=1)
+    temperature: float = traced(0.5, "Of the elites' weights.", least=0)
+    momentum: float = traced(0.1, "Share of a search's old mean.", least=0, most=1)
+    demo_share: float = traced(0.75, "Share of demonstrations in a batch at first.", least=0, most=1)
+    demo_share_end: float = traced(0.25, "And in the end.", least=0, most=1)
+    demo_steps: float = traced(50_000, "Decisions until then.", least=1)
+    reward_shift: float = traced(0.0, "Added to rewards: -1 makes them 0 at success, else -1.")
+    penalty_coef: float = traced(0.0, "Price of ``penalty``.", least=0)
+
+
+ONE = {"members": 1, "value_min": 1.0, "value_mean": 0.0, "value_std": 0.0}  # one pair of critics, the lesser of the two
+OFF = {"handover.kind": "off"}
+V1: dict[str, Any] = {
+    **ONE,
+    **OFF,
+    "clone": False,
+    "centering": False,
+    "pick": "mean",
+    "warm_start": True,
+    "samples": 512,
+    "iterations": 6,
+    "discount": 0.99,
+    "std": 0.05,
+    "reward_shift": -1.0,
+}
+TINY: dict[str, Any] = {
+    "env_steps": 10_400,
+    "n_envs": 16,
+    "seed_steps": 1_600,
+    "utd": 0.25,
+    "batch": 64,
+    "latent": 24,
+    "hidden": 96,
+    "encoder_hidden": 96,
+    "horizon": 3,
+    "samples": 66,
+    "elites": 16,
+    "members": 3,
+    "eval_every": 1_600,
+    "eval_episodes": 50,
+    "handover.steps": 6_400,
+    "demo_steps": 6_400,
+    "horizon_steps": 2_400,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "debug": {
+        **{k: v for k, v in TINY.items() if "." not in k},
+        "env_steps": 400,
+        "n_envs": 2,
+        "seed_steps": 100,
+        "bc_updates": 20,
+        "utd": 0.1,
+        "batch": 16,
+        "latent": 8,
+        "hidden": 16,
+        "encoder_hidden": 16,
+        "horizon": 2,
+        "samples": 12,
+        "elites": 4,
+        "eval_every": 100,
+        "eval_episodes": 2,
+    },
+    "tiny": TINY,  # for pushing on a small table, in minutes on two cores
+    "modem_v2": {},
+    "bc_only": {"env_steps": 0},
+    "v1": V1,  # MoDem
+    "v1_as_in_v2": {**ONE, **OFF, "centering": False, "samples": 484, "policy_share": 26 / 484},  # MoDem as in V2's code
+    "centering": {**ONE, **OFF},
+    "transition": ONE,  # centering and the scheduled handover
+    "ensemble": OFF,  # centering and several critics
+    "gated": {"handover.kind": "gated"},
+    "no_centering": {"centering": False, "samples": 484, "policy_share": 26 / 484},
+    "no_oversampling": {"demo_share": 0.0, "demo_share_end": 0.0},
+    "tiny_v1": {**TINY, **{k: v for k, v in V1.items() if k != "samples"}},
+    "metaworld": {"seed_steps": 5_000, "demo_share": 0.5},  # MoDem's share there
+}

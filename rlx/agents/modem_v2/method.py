@@ -1,0 +1,338 @@
+"""MoDem-V2 (Lancaster, Hansen, Rajeswaran and Kumar 2024, "MoDem-V2: Visuo-Motor World Models for Real-World Robot
+Manipulation", arXiv:2309.14236), and MoDem (Hansen et al. 2022, arXiv:2212.05698) as settings of it.
+
+::
+
+    bc      e0, pi0 <- down the gradient of (pi0(e0(o)) - a)^2 on demonstrations; then frozen, and copied to e and pi_1..M
+    seed    act by the clone, with noise, for a few episodes
+    warm    an episode of the planner's; model, rewards and critics learn as often as there were decisions; e and pi_i do not
+    learn   repeat: act for an episode; as many times, on windows of which a scheduled share are demonstrations:
+                e, d, R, Q_0..M  <- down the gradient of the loss of `rlx.dynamics.told_learning`;  pi_i <- up min Q_i
+
+    act     with a probability that grows from 0 to 1 by a plan, else by the clone (one step, valued by Q_0);
+            plans are what pi_1..M do in the model, valued by mean - 10 std of what critics say of each other's proposals;
+            one of the best is done, drawn by its value
+
+Nothing learns with a gradient of 0: what is frozen has no optimiser, and gets one at the entry of the stage in which it learns,
+so that Adam begins to count then. Rows of the method's table of ablations are presets, see `config`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rlx import replay
+from rlx.agents.modem_v2.config import Config
+from rlx.agents.modem_v2.demonstrations import NAME, demonstrations
+from rlx.agents.modem_v2.planning import cloned_actions, latent_plans
+from rlx.agents.modem_v2.times import BLOCK, Times, handed_over, horizon_at, share_at
+from rlx.config import hyper
+from rlx.dynamics import told_learning as learning
+from rlx.dynamics.told import Told, noisy, parted, seen
+from rlx.dynamics.told_learning import Coefs, Windows
+from rlx.envs import batch
+from rlx.nn.images import push_frame, random_shift
+from rlx.nn.mlp import head
+from rlx.nn.optim import apply_gradients, linear, optimizer
+from rlx.planning import mppi
+from rlx.types import (
+    Agent,
+    AgentState,
+    Array,
+    Clock,
+    Collect,
+    Eval,
+    Key,
+    Out,
+    Problem,
+    PyTree,
+    Sampler,
+    Sources,
+    Spec,
+    Stage,
+    Step,
+    Update,
+)
+
+BC, SEED, WARM, LEARN = "bc", "seed", "warm", "learn"  # stages
+
+
+def make(config: Config, problem: Problem) -> Agent:
+    env = problem.envs["train"]
+    _, count = demonstrations(problem, config.horizon)
+    method = Method.of(config, env.spec, config.bc_updates or 2 * count)
+    times = method.times
+    return Agent(
+        NAME,
+        config,
+        hyper(config),
+        method.init,
+        method.act,
+        stages(method),
+        {"train": batch(env, config.n_envs)} if times.cycles else {},
+        {"replay": replay.ring(min(-(-config.capacity // config.n_envs), times.rows) + 1, config.n_envs, priorities=True)}
+        if times.cycles
+        else {},
+        reads=("data",),
+        carry=method.carry,
+        evals=evaluations(config, times, "eval" if "eval" in problem.envs else "train"),
+        modes=("explore", "eval", "planner", "bc", "bc_noisy"),
+        on_eval=method.on_eval,
+    )
+
+
+def stages(method: Method) -> tuple[Stage, ...]:
+    c, times = method.config, method.times
+    cloning = replay.sequences(c.batch, 2, source="data", stack=method.frames, spare=0 if c.bc_use_tail else c.horizon)
+    found = [Stage(BC, times.bc_cycles, (Update(BLOCK, cloning, method.imitate),))]
+    if not times.cycles:
+        return tuple(found)
+    both = ("replay", "data")
+    episode = Collect("train", times.episode, "replay")
+    seeding = Collect("train", times.first, "replay", mode="bc_noisy")
+    learn = lambda n, stage: Update(n, method.sampler(stage), method.update, priorities_of=both)
+    return (
+        *found,
+        Stage(SEED, 1, (seeding,), enter=method.copied),
+        Stage(WARM, 1, (episode, learn(times.updates[0], WARM)), enter=method.begins(WARM)),
+        Stage(LEARN, times.cycles, (episode, learn(times.updates[1], LEARN)), enter=method.begins(LEARN)),
+    )
+
+
+def evaluations(c: Config, times: Times, env: str) -> tuple[Eval, ...]:
+    """The clone with and without its noise once; then what acts, and while control is handed over the planner alone too."""
+    cloned = [Eval(mode, env, c.eval_episodes, times.bc_cycles, mode, stages=(BC,)) for mode in ("bc", "bc_noisy")]
+    if not times.cycles:
+        return tuple(cloned)
+    every = max(1, round(c.eval_every / times.decisions))
+    acting = ["eval", "planner"] if c.handover.kind != "off" else ["eval"]
+    names = {"eval": "main"}
+    return (
+        *(Eval(names.get(m, m), env, c.eval_episodes, every, m, stages=(LEARN,)) for m in acting),
+        *cloned,
+    )
+
+
+class Carry(NamedTuple):
+    mean: Array  # [W, H, A], where searches begin
+    frames: dict[str, Array]  # images, stacked
+
+
+@dataclass(frozen=True)
+class Method:
+    """The functions of the agent. ``learned`` holds "params" of the `Told` model, the "target", the "clone" {"encoder",
+    "policy"}, optimisers "opt" of what learns in this stage, and how far control is handed over, "cap" and "best"."""
+
+    config: Config
+    net: Told
+    spec: Spec
+    times: Times
+    plans: mppi.Search
+    steps: mppi.Search  # of the clone
+
+    @staticmethod
+    def of(c: Config, spec: Spec, bc_updates: int) -> Method:
+        """Raises ValueError for settings, observations or actions that cannot be."""
+        views, convolutions = seen(spec, NAME, c.convolutions)
+        if spec.action.choices is not None or len(spec.action.shape) != 1:
+            raise ValueError(f"{NAME} takes actions that are vectors; this environment has {spec.action}.")
+        if c.samples % c.members:
+            raise ValueError(f"{NAME}: samples={c.samples} candidates are no equal shares for members={c.members}.")
+        if c.handover.kind != "off" and not c.clone:
+            raise ValueError(f"{NAME}: handover.kind={c.handover.kind!r} is from a clone, and clone=False keeps none.")
+        among = int(c.policy_share * c.samples) // c.members * c.members
+        drawn, policies = (0, c.samples) if c.centering else (c.samples, among)
+        plans = mppi.Search(c.horizon, drawn, policies, c.elites, c.iterations, c.centering, c.pick)
+        steps = mppi.Search(1, 0, c.samples, c.elites, c.iterations, True, "elite")
+        m = spec.action.shape[0]
+        net = Told.of(m, c.latent, c.hidden, c.encoder_hidden, views, convolutions, c.members, int(c.clone))
+        return Method(c, net, spec, Times.of(c, spec, bc_updates), plans, steps)
+
+    @property
+    def frames(self) -> int:
+        """Of images, that networks see."""
+        return self.config.frames if self.net.encoder.views else 1
+
+    # ------------------------------------------------------------------------------------------------------ parameters
+
+    def init(self, key: Key, h: dict[str, Array]) -> AgentState:
+        shape = lambda leaf: (*leaf.shape[:-1], leaf.shape[-1] * (self.frames if len(leaf.shape) == 3 else 1))
+        one = jax.tree.map(lambda leaf: jnp.zeros(shape(leaf), leaf.dtype), self.spec.obs)
+        params = self.net.init(key, one)
+        clone = {"encoder": params["encoder"], "policy": head(params["policies"], 0)}
+        target = jax.tree.map(jnp.copy, {k: params[k] for k in ("encoder", "critics")})
+        opt = {"clone": cloning(h).init(clone)}
+        at_first = {"cap": jnp.float32(0), "best": jnp.float32(0), "alpha": jnp.float32(0)}
+        return AgentState(h, {"params": params, "target": target, "clone": clone, "opt": opt, **at_first})
+
+    def copied(self, state: AgentState, sources: Sources, key: Key) -> AgentState:
+        """What learns begins as the clone. Critics keep the starts that were drawn for them."""
+        old, clone = state.learned, state.learned["clone"]
+        policies = jax.tree.map(lambda x: jnp.stack([x] * self.config.members), clone["policy"])
+        params = {**old["params"], "encoder": clone["encoder"], "policies": policies}
+        target = {**old["target"], "encoder": clone["encoder"]}
+        return state._replace(learned={**old, "params": params, "target": target, "opt": {}})
+
+    def begins(self, stage: str) -> Callable[[AgentState, Sources, Key], AgentState]:
+        """Optimisers for what begins to learn in a stage."""
+        late = self.config.clone  # without a clone all learn from the first update on
+
+        def enter(state: AgentState, sources: Sources, key: Key) -> AgentState:
+            params, opt = state.learned["params"], dict(state.learned["opt"])
+            if stage == WARM:
+                opt |= learning.model_optimizers(params, ("dynamics", "reward", "critics"))
+            if late == (stage == LEARN):
+                opt |= learning.model_optimizers(params, ("encoder",))
+                opt["policies"] = learning.policy_optimizers(params["policies"])
+            return state._replace(learned={**state.learned, "opt": opt})
+
+        return enter
+
+    # ---------------------------------------------------------------------------------------------------------- acting
+
+    def carry(self, state: AgentState, n: int, context: PyTree = None) -> Carry:
+        leaves = self.spec.obs if isinstance(self.spec.obs, dict) else {"": self.spec.obs}
+        k = self.frames
+        wide = lambda leaf: jnp.zeros((n, *leaf.shape[:-1], k * leaf.shape[-1]), leaf.dtype)
+        frames = {name: wide(leaves[name]) for name in self.net.encoder.views if k > 1}
+        return Carry(jnp.zeros((n, self.config.horizon, *self.spec.action.shape)), frames)
+
+    def act(self, state: AgentState, clock: Clock, carry: Carry, step: Step, key: Key, mode: str) -> tuple[Array, Carry, dict]:
+        h, learned, first = state.hyper, state.learned, jnp.asarray(step.first)
+        obs, carry = self.stacked(carry, step)
+        zb = self.net.encode(learned["clone"]["encoder"], obs)
+        k_coin, k_plan, k_clone = jax.random.split(key, 3)
+        if mode in ("bc", "bc_noisy"):
+            mean = self.net.act(learned["clone"]["policy"], zb)
+            return noisy(mean, h["std"] if mode == "bc_noisy" else 0.0, k_clone), carry, {}
+        k, n = self.times.acting(clock), first.shape[0]
+        settings, explore = self.settings(k, h), jnp.float32(mode == "explore")
+        begin = jnp.where(first[:, None, None] | (not self.config.warm_start), 0.0, carry.mean)
+
+        def plan() -> tuple[Array, Array]:
+            z = self.net.encode(learned["params"]["encoder"], obs)
+            imagine, ahead = latent_plans(self.net, learned["params"], h["std"]), horizon_at(k, h, self.config.horizon)
+            one = lambda z, mean, key: mppi.search(imagine, self.plans, settings, z, mean, ahead, explore, key)
+            found = jax.vmap(one)(z, begin, jax.random.split(k_plan, n))
+            return found.action, jax.vmap(mppi.shifted)(found.mean)
+
+        if mode == "planner" or self.config.handover.kind == "off":
+            action, mean = plan()
+            return action, carry._replace(mean=mean), {}
+        alpha = handed_over(k, h, self.times, learned["cap"] if self.config.handover.kind == "gated" else None)
+        planned = jax.random.uniform(k_coin, (n,)) < alpha
+        action, mean = jax.lax.cond(planned.any(), plan, lambda: (jnp.zeros((n, *self.spec.action.shape)), begin))
+        cautious = self.cloned(learned, zb, settings, h, explore, k_clone)
+        return jnp.where(planned[:, None], action, cautious), carry._replace(mean=mean), {}
+
+    def settings(self, k: Array, h: dict[str, Array]) -> mppi.Settings:
+        least = linear(h["std_start"], h["std"], k / h["std_steps"])
+        weights = (h["value_min"], h["value_mean"], h["value_std"])
+        worst = -float(self.spec.horizon or 0)
+        return mppi.Settings(h["discount"], h["temperature"], h["momentum"], least, weights=weights, worst=worst)
+
+    def cloned(self, learned: Any, z: Array, settings: mppi.Settings, h: dict[str, Array], explore: Array, key: Key) -> Array:
+        """Actions [W, A] of the cloned policy, of several that which its own critics prefer."""
+        imagine = cloned_actions(self.net, learned["clone"], learned["params"]["critics"], h["std"])
+        own, none = settings._replace(discount=1.0, weights=(1.0, 0.0, 0.0)), jnp.zeros((1, *self.spec.action.shape))
+        one = lambda z, key: mppi.search(imagine, self.steps, own, (z, none[0]), none, 1, explore, key).action
+        return jax.vmap(one)(z, jax.random.split(key, z.shape[0]))
+
+    def stacked(self, carry: Carry, step: Step) -> tuple[PyTree, Carry]:
+        """The observation with the last frames of its images, and the carry that holds them."""
+        if not carry.frames:
+            return step.obs, carry
+        images = parted(step.obs, self.net.encoder.views)[0]
+        frames = {k: push_frame(jnp.asarray(x), images[k], step.first) for k, x in carry.frames.items()}
+        return ({**step.obs, **frames} if isinstance(step.obs, dict) else frames[""]), carry._replace(frames=frames)
+
+    def on_eval(self, state: AgentState, report: dict[str, Any], key: Key) -> AgentState:
+        """gated: an evaluation that is as good as the best raises what may be handed over, where that is what holds it up."""
+        old, found = state.learned, report.get("main")
+        if self.config.handover.kind != "gated" or found is None:
+            return state
+        success = found.get(f"info/{self.config.success}", found["returns"]).mean()
+        better = success >= old["best"]
+        raised = jnp.where(better & (old["cap"] < old["alpha"]), old["cap"] + state.hyper["handover.raised"], old["cap"])
+        return state._replace(learned={**old, "cap": raised, "best": jnp.maximum(old["best"], success)})
+
+    # -------------------------------------------------------------------------------------------------------- learning
+
+    def sampler(self, stage: str) -> Sampler:
+        """Windows of both sources, a scheduled share of demonstrations."""
+        c = self.config
+        one = lambda source: replay.sequences(
+            c.batch, c.horizon + 1, source=source, priorities=True, stack=self.frames, spare=0 if c.fix_tail_mask else 1
+        )
+        share = lambda h, clock: share_at(self.times.learning(clock, stage), h, c.batch)
+        return replay.mix([one("data"), one("replay")], share)
+
+    def looked(self, obs: PyTree, key: Key) -> PyTree:
+        """Observations of rows [T, B, ...] as networks take them: of vectors the newest alone, images shifted, each by a draw
+        of its own."""
+        views = self.net.encoder.views
+
+        def image(x: Array, key: Key) -> Array:
+            pad = min(x.shape[-3:-1]) // 21 if self.config.pad is None else self.config.pad
+            return random_shift(key, x.reshape(-1, *x.shape[-3:]), pad).reshape(x.shape)
+
+        newest = lambda x: x[..., -(x.shape[-1] // self.frames) :]
+        if not isinstance(obs, dict):
+            return image(obs, key) if views else newest(obs)
+        keys = dict(zip(views, jax.random.split(key, max(len(views), 1)), strict=False))
+        return {k: image(x, keys[k]) if k in views else newest(x) for k, x in obs.items()}
+
+    def imitate(self, state: AgentState, clock: Clock, drawn: replay.Sequences, key: Key) -> tuple[AgentState, Out]:
+        old, h = state.learned, state.hyper
+        first = jax.tree.map(lambda x: x[:1], drawn.obs)
+        obs, action = jax.tree.map(lambda x: x[0], self.looked(first, key)), drawn.action[0]
+        loss, grads = jax.value_and_grad(imitation)(old["clone"], self.net, obs, action)
+        clone, opt = apply_gradients(cloning(h), old["clone"], grads, old["opt"]["clone"])
+        return state._replace(learned={**old, "clone": clone, "opt": {"clone": opt}}), Out({"bc/loss": loss})
+
+    def update(self, state: AgentState, clock: Clock, drawn: replay.Sequences, key: Key) -> tuple[AgentState, Out]:
+        h, old, coefs, c = state.hyper, state.learned, Coefs.of(state.hyper), self.config
+        k_look, k_model, k_policy = jax.random.split(key, 3)
+        rates = h["lr"], h["max_grad_norm"]
+        windows = Windows.of(drawn._replace(obs=self.looked(drawn.obs, k_look)), c.horizon)
+        windows = windows._replace(reward=self.paid(drawn, h))
+        frozen = old["clone"] if c.clone else None
+        policies = {k: v for k, v in old["opt"].items() if k == "policies"}
+        params, opt, said = learning.learn_model(
+            self.net, old["params"], old["opt"], frozen, old["target"], windows, coefs, *rates, k_model
+        )
+        metrics = said.metrics
+        if policies:
+            moved, opt["policies"], each = learning.learn_policies(
+                self.net, params, opt["policies"], said.latents, coefs, *rates, k_policy
+            )
+            params, metrics = {**params, "policies": moved}, {**metrics, "actor/loss": each.mean()}
+        target = learning.move_target(old["target"], params, clock.updates % c.delay == 0, h["tau"])
+        alpha = handed_over(self.times.acting(clock), h, self.times, None)
+        learned = {**old, "params": params, "target": target, "opt": opt, "alpha": alpha}
+        return state._replace(learned=learned), Out(metrics, said.priority)
+
+    def paid(self, drawn: replay.Sequences, h: dict[str, Array]) -> Array:
+        """Rewards [H, B], shifted, less the price of what is penalised. Raises ValueError where that is not in the rows."""
+        after = slice(1, self.config.horizon + 1)
+        reward, name = drawn.reward[after] + h["reward_shift"], self.config.penalty
+        if not name:
+            return reward
+        if name not in drawn.info:
+            raise ValueError(f"{NAME}: penalty={name!r} is no info of both environment and data: {', '.join(drawn.info)}.")
+        price = drawn.info[name][after].astype(jnp.float32)
+        return reward - h["penalty_coef"] * price.reshape(*price.shape[:2], -1).sum(-1)
+
+
+def imitation(clone: PyTree, net: Told, obs: PyTree, action: Array) -> Array:
+    """The mean square of what the policy does less what was done."""
+    return ((net.act(clone["policy"], net.encode(clone["encoder"], obs)) - action) ** 2).mean()
+
+
+def cloning(h: dict[str, Array]) -> Any:
+    return optimizer(h["lr"], max_grad_norm=h["max_grad_norm"])

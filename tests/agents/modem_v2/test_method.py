@@ -1,0 +1,258 @@
+"""Acting, and what learns when."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlx.agents.modem_v2 import planning
+from rlx.agents.modem_v2.method import cloning, imitation
+from rlx.dynamics.told import Told
+from tests.agents.modem_v2.worlds import at, begun, clock, method, windows
+
+pytestmark = pytest.mark.usefixtures("all_bits")
+close = np.testing.assert_allclose
+KEY = jax.random.key(0)
+OBS = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4)), jnp.float32)
+
+
+def leaves(tree) -> list[np.ndarray]:
+    return [np.asarray(x) for x in jax.tree.leaves(tree)]
+
+
+def same(a, b) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(leaves(a), leaves(b), strict=True))
+
+
+# ------------------------------------------------------------------------------------------------------------- planning
+
+
+class Stub:
+    """Actors say their own number; critic i says 10 of actor i's proposals and i of all others."""
+
+    count, extra = 3, 1
+
+    def act_each(self, policies, z):
+        return jnp.broadcast_to(policies[:, None, None], (*z.shape[:2], 1)) / 10
+
+    def values_each(self, critics, z, action):
+        own = jnp.abs(action[..., 0] * 10 - critics[:, None, None]) < 0.1
+        return jnp.broadcast_to(jnp.where(own, 10.0, critics[:, None, None])[:, None], (3, 2, *action.shape[1:3]))
+
+
+def test_no_critic_values_its_own_actor():
+    numbers = jnp.float32([1, 2, 3])
+    params = {"policies": numbers, "critics": jnp.float32([0, 1, 2, 3]), "dynamics": (), "reward": ()}
+    value = planning.latent_plans(Stub(), params, jnp.float32(0)).value(jnp.zeros((4, 2)), KEY)
+    close(value, np.repeat([1, 2, 3], 2)[:, None] * np.ones(4))
+    alone = Stub()
+    alone.count = 1
+    params = {**params, "policies": numbers[:1], "critics": jnp.float32([0, 1])}
+    one = planning.latent_plans(alone, params, jnp.float32(0))
+    alone.values_each = lambda critics, z, action: Stub.values_each(alone, critics, z, action)[:1]
+    close(one.value(jnp.zeros((4, 2)), KEY), np.full((2, 4), 10.0))
+
+
+def test_proposals_are_shared_out_among_policies():
+    net = Told.of(1, latent=2, hidden=4, encoder_hidden=4, count=3)
+    params = net.init(KEY, jnp.zeros(2))
+    z = jax.random.normal(KEY, (6, 2))
+    found = planning.latent_plans(net, params, jnp.float32(0)).propose(z, KEY)
+    for i in range(6):
+        policy = jax.tree.map(lambda x, i=i: x[i // 2], params["policies"])
+        close(found[i], net.act(policy, z[i]), rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_of_the_clone_is_valued_by_its_critics():
+    own = method()
+    learned = begun(own, values=True).learned
+    imagine = planning.cloned_actions(own.net, learned["clone"], learned["params"]["critics"], jnp.float32(0.1))
+    z = jnp.tile(jnp.arange(5.0), (7, 1))
+    action = imagine.propose((z, jnp.zeros((7, 2))), KEY)
+    state, reward = imagine.step((z, jnp.zeros((7, 2))), action, KEY)
+    first = jax.tree.map(lambda x: x[0], learned["params"]["critics"])
+    close(imagine.value(state, KEY)[0], own.net.values(first, z, action).min(0), rtol=1e-6)
+    assert (
+        not np.any(reward) and np.abs(np.asarray(action) - np.asarray(own.net.act(learned["clone"]["policy"], z))).max() <= 0.3
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------- acting
+
+
+def acting(own, state, k=0, mode="eval", obs=OBS, key=KEY):
+    rows = k // own.times.length * own.times.episode  # of a run whose streams have done k decisions
+    act = jax.jit(own.act, static_argnums=5)
+    return act(state, clock(env_steps=rows), own.carry(state, obs.shape[0]), at(obs), key, mode)[0]
+
+
+def test_at_first_a_policy_s_own_actions_are_done():
+    """All values are 0 then: whichever candidate is drawn lies within the policies' noise, and training adds its own."""
+    own = method(**{"handover.kind": "off"})
+    state = own.copied(begun(own), {}, KEY)
+    z = own.net.encode(state.learned["params"]["encoder"], OBS)
+    means = own.net.act_each(state.learned["params"]["policies"], jnp.broadcast_to(z, (3, *z.shape)))
+    still = acting(own, state)
+    assert (np.abs(np.asarray(still) - np.asarray(means)).max(-1).min(0) <= 0.3 + 1e-6).all()
+    imagine = planning.latent_plans(own.net, state.learned["params"], jnp.float32(0.1))
+    close(imagine.value(z, KEY), np.zeros((6, 3)))
+    moved = acting(own, state, mode="explore")
+    assert (np.asarray(moved) != np.asarray(still)).any() and np.abs(np.asarray(moved)).max() <= 1
+
+
+def test_before_control_is_handed_over_the_clone_acts_and_then_the_planner_does():
+    own = method()
+    state = begun(own, values=True)
+    other = begun(own, 9, values=True)
+    planner = state._replace(
+        learned={**state.learned, "params": {**other.learned["params"], "critics": state.learned["params"]["critics"]}}
+    )
+    np.testing.assert_array_equal(acting(own, state, 100), acting(own, planner, 100))  # k = seed_steps
+    cautious = own.net.act(state.learned["clone"]["policy"], own.net.encode(state.learned["clone"]["encoder"], OBS))
+    assert np.abs(np.asarray(acting(own, state, 100)) - np.asarray(cautious)).max() <= 0.3 + 1e-6
+    far = 100 + 100_000
+    assert (np.asarray(acting(own, state, far)) != np.asarray(acting(own, planner, far))).any()
+    np.testing.assert_array_equal(acting(own, state, far), acting(own, state, far, "planner"))
+    np.testing.assert_array_equal(acting(own, state, 100, "bc"), cautious)
+    noisy = np.asarray(acting(own, state, 100, "bc_noisy"))
+    assert 0 < np.abs(noisy - np.asarray(cautious)).max() <= 0.3 + 1e-6
+
+
+def test_the_planner_has_its_share_of_decisions():
+    """At alpha = 0.2 the clone's actions are those of a planner that is far away but in a fifth of the cases."""
+    own = method(**{"n_envs": 1, "hidden": 4, "encoder_hidden": 4, "members": 1, "samples": 4, "elites": 1})
+    state = begun(own, values=True)
+    params = dict(state.learned["params"])
+    params["policies"] = jax.tree.map(jnp.zeros_like, params["policies"])
+    params["policies"]["params"]["Dense_2"]["bias"] += 9.0  # the planner's actions are near 1
+    clone = {**state.learned["clone"], "policy": jax.tree.map(jnp.zeros_like, state.learned["clone"]["policy"])}
+    state = state._replace(learned={**state.learned, "params": params, "clone": clone})
+    actions = acting(own, state, 100 + 20_000, obs=jnp.zeros((10_000, 4)))
+    assert abs(float((np.asarray(actions)[:, 0] > 0.5).mean()) - 0.2) < 0.012
+
+
+def test_a_gated_handover_waits_for_success():
+    own = method(**{"handover.kind": "gated"})
+    state = begun(own)
+    state = state._replace(learned={**state.learned, "alpha": jnp.float32(1)})
+    caps = []
+    for success in (0.1, 0.2, 0.1, 0.3):
+        report = {"main": {"info/solved": jnp.full(4, success), "returns": jnp.zeros(4)}}
+        state = own.on_eval(state, report, KEY)
+        caps.append(float(state.learned["cap"]))
+    close(caps, [0.05, 0.10, 0.10, 0.15], rtol=1e-6)
+    held = own.on_eval(state._replace(learned={**state.learned, "alpha": jnp.float32(0.1)}), report, KEY)
+    close(held.learned["cap"], 0.15, rtol=1e-6)
+    assert own.on_eval(state, {"bc": {}}, KEY) is state
+
+
+# ------------------------------------------------------------------------------------------------------------- learning
+
+
+def steps(own, state, n, updates=200, seed=1):
+    update = jax.jit(own.update)
+    for i in range(n):
+        state, out = update(state, clock(updates=updates + i), windows(own, seed + i), jax.random.fold_in(KEY, i))
+    return state, out
+
+
+def test_stages_train_what_is_theirs():
+    own = method()
+    drawn = windows(own)
+    imitate = jax.jit(own.imitate)
+    state = begun(own)
+    before = imitation(state.learned["clone"], own.net, drawn.obs[0], drawn.action[0])
+    for i in range(50):
+        state, out = imitate(state, clock(), drawn, jax.random.fold_in(KEY, i))
+    assert float(out.metrics["bc/loss"]) < float(before)
+    critics = state.learned["params"]["critics"]
+    state = own.copied(state, {}, KEY)
+    clone, params = state.learned["clone"], state.learned["params"]
+    assert same(params["encoder"], clone["encoder"]) and same(state.learned["target"]["encoder"], clone["encoder"])
+    assert all(same(jax.tree.map(lambda x, i=i: x[i], params["policies"]), clone["policy"]) for i in range(3))
+    assert same(params["critics"], critics)
+
+    state = own.begins("warm")(state, {}, KEY)
+    warm, out = steps(own, state, 2)
+    new = warm.learned["params"]
+    assert same(new["encoder"], params["encoder"]) and same(new["policies"], params["policies"])
+    assert not any(same(new[k], params[k]) for k in ("dynamics", "reward", "critics"))
+    assert same(warm.learned["clone"], clone) and out.priority.shape == (6,)
+
+    state = own.begins("learn")(warm, {}, KEY)
+    after, out = steps(own, state, 1, updates=210, seed=5)
+    learned = after.learned["params"]
+    assert same(after.learned["clone"], clone) and "actor/loss" in out.metrics
+    assert all(not same(learned[k], new[k]) for k in ("encoder", "dynamics", "reward", "critics", "policies"))
+    # its optimiser has counted no frozen step: wherever there is a gradient the first step is one of lr
+    lr = float(state.hyper["lr"])
+    gradient = jax.tree.map(lambda m: np.asarray(m) / 0.1, after.learned["opt"]["encoder"][0].mu)
+    moved = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - np.asarray(b)), learned["encoder"], new["encoder"])
+    for g, m in zip(leaves(gradient), leaves(moved), strict=True):
+        close(m[np.abs(g) > 1e-6], lr, rtol=0.01)
+    assert int(after.learned["opt"]["encoder"][0].count) == 1 and int(after.learned["opt"]["dynamics"][0].count) == 3
+
+
+def test_without_a_clone_all_learn_from_the_first_update_on():
+    own = method(clone=False, centering=False, members=1, warm_start=True, **{"handover.kind": "off"})
+    state = own.begins("warm")(own.copied(begun(own, values=True), {}, KEY), {}, KEY)
+    assert set(state.learned["opt"]) == {"encoder", "dynamics", "reward", "critics", "policies"}
+    assert set(own.begins("learn")(state, {}, KEY).learned["opt"]) == set(state.learned["opt"])
+    after, _ = steps(own, state, 1)
+    assert all(not same(after.learned["params"][k], state.learned["params"][k]) for k in after.learned["params"])
+    assert jax.tree.leaves(after.learned["params"]["critics"])[0].shape[0] == 1
+
+
+def test_rewards_are_shifted_and_what_is_penalised_costs():
+    own = method(penalty="torque")
+    drawn, h = windows(own), {"reward_shift": jnp.float32(-1), "penalty_coef": jnp.float32(2)}
+    close(own.paid(drawn, h), drawn.reward[1:] - 1 - 2 * drawn.info["torque"][1:], rtol=1e-5, atol=1e-6)
+    close(method().paid(drawn, h), drawn.reward[1:] - 1, rtol=1e-6)
+    with pytest.raises(ValueError, match="penalty='power' is no info of both environment and data: torque"):
+        method(penalty="power").paid(drawn, h)
+
+
+def test_imitation_is_the_mean_square():
+    own = method()
+    state, drawn = begun(own, values=True), windows(own)
+    clone = state.learned["clone"]
+    mean = np.tanh(
+        np.asarray(own.net.policy.apply(clone["policy"], own.net.encode(clone["encoder"], drawn.obs[0])), np.float64)
+    )
+    expected = ((mean - np.asarray(drawn.action[0], np.float64)) ** 2).mean()
+    close(imitation(clone, own.net, drawn.obs[0], drawn.action[0]), expected, rtol=1e-5)
+    assert len(cloning(state.hyper).init(clone)) == 3
+
+
+# --------------------------------------------------------------------------------------------------------------- images
+
+
+def test_images_are_stacked_while_acting_and_shifted_while_learning():
+    own = method("pictures")
+    state = begun(own)
+    rng = np.random.default_rng(0)
+    draw = lambda: {"pixels": rng.integers(0, 255, (2, 32, 32, 3)).astype(np.uint8), "state": np.zeros((2, 4), np.float32)}
+    a, b = draw(), draw()
+    seen, carry = own.stacked(own.carry(state, 2), at(a))
+    np.testing.assert_array_equal(seen["pixels"], np.concatenate([a["pixels"]] * 2, -1))
+    seen, carry = own.stacked(carry, at(b, first=False))
+    np.testing.assert_array_equal(seen["pixels"], np.concatenate([a["pixels"], b["pixels"]], -1))
+    drawn = windows(own)
+    looked = jax.jit(own.looked)(drawn.obs, KEY)
+    np.testing.assert_array_equal(looked["state"], drawn.obs["state"][..., 4:])
+    assert looked["pixels"].shape == drawn.obs["pixels"].shape and (looked["pixels"] != drawn.obs["pixels"]).any()
+    still = dataclasses.replace(own, config=dataclasses.replace(own.config, pad=0)).looked(drawn.obs, KEY)
+    np.testing.assert_array_equal(still["pixels"], drawn.obs["pixels"])
+
+
+@pytest.mark.slow
+def test_it_learns_from_images():
+    own = method("pictures")
+    state = own.begins("learn")(own.begins("warm")(own.copied(begun(own), {}, KEY), {}, KEY), {}, KEY)
+    after, out = steps(own, state, 1)
+    trunk = lambda s: s.learned["params"]["encoder"]["params"]["view_pixels"]
+    assert not same(trunk(after), trunk(state)) and np.isfinite(out.priority).all()

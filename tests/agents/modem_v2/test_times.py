@@ -1,0 +1,141 @@
+"""Schedules, stages, and words for what cannot be."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rlx.envs
+from rlx import agents
+from rlx.agents.modem_v2 import times
+from rlx.agents.modem_v2.config import Config
+from rlx.agents.modem_v2.times import Times
+from rlx.config import hyper, replace
+from rlx.types import Clock, Collect, Leaf, Problem, Spec, Update
+from tests.agents.modem_v2.worlds import SIZES, VECTOR, clock, config, demonstrations, problem
+
+close = np.testing.assert_allclose
+H = {k: jnp.float32(v) for k, v in hyper(Config()).items()}
+PAPER = Times.of(Config(), VECTOR, 1_000)
+
+
+@pytest.mark.parametrize(("k", "h"), [(6249, 1), (6250, 2), (12500, 3), (18750, 4), (24999, 4), (25000, 5)])
+def test_the_horizon_grows(k, h):
+    assert int(times.horizon_at(jnp.float32(k), H, 5)) == h
+
+
+@pytest.mark.parametrize(("k", "n"), [(5000, 179), (25000, 128), (50000, 64), (10**6, 64)])
+def test_the_share_of_demonstrations_falls(k, n):
+    share = times.share_at(jnp.float32(k), H, 256)
+    assert round(float(share) * 256) == n
+
+
+@pytest.mark.parametrize(("k", "alpha"), [(0, 0), (5000, 0), (25000, 0.2), (55000, 0.5), (105000, 1), (10**6, 1)])
+def test_control_is_handed_over(k, alpha):
+    close(times.handed_over(jnp.float32(k), H, PAPER, None), alpha, atol=1e-6)
+    close(times.handed_over(jnp.float32(k), H, PAPER, jnp.float32(0.1)), min(alpha, 0.1), atol=1e-6)
+
+
+def test_decisions_are_counted_by_whole_episodes():
+    """L = 50: 100 episodes of seeding, then one that is planned, then updates from K0 on."""
+    assert (PAPER.first, PAPER.episode, PAPER.cycles, PAPER.updates) == (5_100, 51, 3_899, (5_000, 50))
+    assert [int(PAPER.acting(clock(env_steps=r))) for r in (0, 5_100, 5_151)] == [0, 5_000, 5_050]
+    assert int(PAPER.acting(clock(env_steps=51 * 125))) == 6_250 and PAPER.bc_cycles == 10
+    at = lambda u, stage: float(PAPER.learning(clock(updates=u), stage))
+    assert [at(1_000, "warm"), at(5_999, "warm")] == [5_000, 9_999]
+    assert [at(6_000, "learn"), at(6_049, "learn"), at(6_050, "learn")] == [5_050, 5_099, 5_100]
+    wide = Times.of(config(), VECTOR, 101)
+    assert (wide.first, wide.rows, wide.updates, wide.bc_cycles) == (51, 51 * 10, (10, 10), 2)
+    assert int(wide.acting(clock(env_steps=2 * 51 * 3))) == 300
+    close([float(wide.learning(clock(updates=200 + u), "learn")) for u in (10, 15, 20)], [200, 250, 300])
+
+
+def test_stages_are_the_method_s():
+    agent = agents.make("modem_v2", None, problem(), **SIZES)
+    bc, seed, warm, learn = agent.stages
+    assert [s.name for s in agent.stages] == ["bc", "seed", "warm", "learn"] and learn.cycles == 8
+    assert bc.cycles == 3  # two updates for each of the 3 x 49 decisions, whole hundreds
+    assert seed.phases == (Collect("train", 51, "replay", mode="bc_noisy"),)
+    for stage in (warm, learn):
+        collect, update = stage.phases
+        assert collect == Collect("train", 51, "replay")
+        assert isinstance(update, Update) and (update.n, update.priorities_of) == (10, ("replay", "data"))
+    assert agent.reads == ("data",) and agent.buffers["replay"].capacity == 511
+    assert [(e.name, e.mode, e.stages) for e in agent.evals] == [
+        ("main", "eval", ("learn",)),
+        ("planner", "planner", ("learn",)),
+        ("bc", "bc", ("bc",)),
+        ("bc_noisy", "bc_noisy", ("bc",)),
+    ]
+    alone = agents.make("modem_v2", None, problem(), **{**SIZES, "env_steps": 0})
+    assert [s.name for s in alone.stages] == ["bc"] and [e.name for e in alone.evals] == ["bc", "bc_noisy"]
+    off = agents.make("modem_v2", None, problem(), **{**SIZES, "handover.kind": "off"})
+    assert [e.name for e in off.evals] == ["main", "bc", "bc_noisy"]
+
+
+def test_windows_keep_off_the_last_decisions_unless_told():
+    """Episodes of 49 decisions: windows of two begin at 0 to 46, or 47; the clone learns from 0 to 46, or 48."""
+    given = problem()
+    state = given.data["data"]
+    starts = lambda sampler, sources: np.unique(
+        np.asarray(jax.jit(lambda k: sampler(HYPER, clock(updates=210), sources, k).index[0])(KEY))
+    )
+    HYPER = {k: jnp.float32(v) for k, v in hyper(Config()).items()}
+    KEY = jax.random.key(0)
+    for flag, last in ((False, 46), (True, 48)):
+        agent = agents.make("modem_v2", None, given, **{**SIZES, "batch": 3_000, "bc_use_tail": flag})
+        found = starts(agent.stages[0].phases[0].sample, {"data": state})
+        assert set(found % 50) == set(range(last + 1))
+
+
+@pytest.mark.parametrize(
+    ("settings", "data", "words"),
+    [
+        ({"seed_steps": 120}, {}, "seed_steps=120 are no whole episodes of 50 decisions in 2 streams; give 200"),
+        ({"env_steps": 150}, {}, "env_steps=150 leave nothing after seed_steps=100: give 300"),
+        ({"samples": 13}, {}, "samples=13 candidates are no equal shares for members=3"),
+        ({"elites": 40}, {}, "12 candidates has no 40 elites"),
+        ({"clone": False}, {}, "'schedule' is from a clone"),
+        ({}, {"length": 3}, "a demonstration has 2 decisions; windows of horizon=2 need 3"),
+        ({}, {"length": 80}, "a demonstration has 79 decisions, episodes of rlx:push-toy have 50"),
+        ({}, {"paid": 0.0}, "none of the 3 demonstrations does the task: no reward is above 0"),
+        ({}, {"obs": 4}, r"obs of the data 'data' is float32\[4\]; that of rlx:push-toy is float32\[6\]"),
+    ],
+)
+def test_what_cannot_be_is_named_before_anything_is_compiled(settings, data, words):
+    with pytest.raises(ValueError, match=words):
+        agents.make("modem_v2", None, problem(**data), **{**SIZES, **settings})
+
+
+def test_problems_that_cannot_be():
+    env = rlx.envs.make("rlx:push-toy")
+    with pytest.raises(ValueError, match="modem_v2 learns from data, and there are none"):
+        agents.make("modem_v2", None, Problem({"train": env}))
+    with pytest.raises(ValueError, match="these have no end: give a time limit"):
+        Times.of(Config(), Spec(Leaf((3,)), Leaf((1,))), 10)
+    small = rlx.envs.make("rlx:push-toy", discs=16)
+    data = demonstrations()
+    images = np.zeros((*data.data.obs.shape[:2], 16, 16, 3), np.uint8)
+    rows = data.data._replace(obs={"pixels": images, "state": np.zeros((*images.shape[:2], 4), np.float32)})
+    with pytest.raises(ValueError, match="images of 16 pixels are too small"):
+        agents.make("modem_v2", None, Problem({"train": small}, {"data": data._replace(data=rows)}))
+
+
+def test_rows_of_the_table_are_presets():
+    rows = {
+        "bc_only": (0, True, True, "schedule", 5),
+        "v1": (200_000, False, False, "off", 1),
+        "v1_as_in_v2": (200_000, True, False, "off", 1),
+        "centering": (200_000, True, True, "off", 1),
+        "transition": (200_000, True, True, "schedule", 1),
+        "ensemble": (200_000, True, True, "off", 5),
+        "modem_v2": (200_000, True, True, "schedule", 5),
+    }
+    for name, expected in rows.items():
+        c = replace(Config(), agents.presets("modem_v2")[name])
+        assert (c.env_steps, c.clone, c.centering, c.handover.kind, c.members) == expected
+        weights = (1, 0, 0) if c.members == 1 else (0, 1, -10)
+        assert (c.value_min, c.value_mean, c.value_std) == weights
+    assert isinstance(clock(), Clock)
