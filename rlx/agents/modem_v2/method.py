@@ -141,7 +141,7 @@ class Method:
         views, convolutions = seen(spec, NAME, c.convolutions)
         if spec.action.choices is not None or len(spec.action.shape) != 1:
             raise ValueError(f"{NAME} takes actions that are vectors; this environment has {spec.action}.")
-        if c.samples % c.members:
+        if c.centering and c.samples % c.members:
             raise ValueError(f"{NAME}: samples={c.samples} candidates are no equal shares for members={c.members}.")
         if c.handover.kind != "off" and not c.clone:
             raise ValueError(f"{NAME}: handover.kind={c.handover.kind!r} is from a clone, and clone=False keeps none.")

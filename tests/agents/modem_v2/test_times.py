@@ -115,7 +115,7 @@ def test_problems_that_cannot_be():
         agents.make("modem_v2", None, Problem({"train": env}))
     with pytest.raises(ValueError, match="these have no end: give a time limit"):
         Times.of(Config(), Spec(Leaf((3,)), Leaf((1,))), 10)
-    small = rlx.envs.make("rlx:push-toy", discs=16)
+    small = rlx.envs.make("rlx:push-toy", discs=16, observe="proprio")
     data = demonstrations()
     images = np.zeros((*data.data.obs.shape[:2], 16, 16, 3), np.uint8)
     rows = data.data._replace(obs={"pixels": images, "state": np.zeros((*images.shape[:2], 4), np.float32)})
