@@ -76,14 +76,20 @@ Reduce = Literal["any", "sum", "max", "mean", "last"]
 class Leaf:
     """One array of an observation, action or info.
 
-    ``reduce`` says how an info leaf becomes one number per episode: this is how success and violations are counted.
+    ``reduce`` says how an info leaf becomes one number per episode: this is how success and violations are counted. Several
+    ways make several numbers: of ``contact_force`` by ``("max", "mean")`` there are ``contact_force_max`` and ``_mean``.
     """
 
     shape: tuple[int, ...] = ()
     dtype: Any = np.float32
     low: float | np.ndarray = -np.inf
     high: float | np.ndarray = np.inf
-    reduce: Reduce = "last"
+    reduce: Reduce | tuple[Reduce, ...] = "last"
+
+    @property
+    def reduces(self) -> dict[str, Reduce]:
+        """The ways of ``reduce``, by what is put behind the leaf's name: nothing where there is one."""
+        return {"": self.reduce} if isinstance(self.reduce, str) else {f"_{way}": way for way in self.reduce}
 
     @property
     def choices(self) -> int | None:

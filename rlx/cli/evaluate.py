@@ -14,7 +14,7 @@ from rlx.cli import console, outputs
 from rlx.cli.console import MOST_STREAMS
 from rlx.envs.options import parsed
 from rlx.envs.scores import Reference, of_run
-from rlx.train import Policy, load, sweeps
+from rlx.train import Policy, load, stats, sweeps
 from rlx.train.policy import evaluate_all, load_members
 
 
@@ -88,17 +88,17 @@ def _summary(
     values = outputs.return_of([{"setting": setting} for _, setting in _who(policies)], returns)
     shown, what = (returns.mean(1), "mean return of a member") if many else (returns[0], "return")
     values |= outputs.score_of(values, reference)
-    info = {k.removeprefix("info/"): float(v.mean()) for k, v in found.items() if k.startswith("info/")}
+    info = {k.removeprefix("info/"): stats.estimate(v) for k, v in found.items() if k.startswith("info/")}
     rows = [
         ("return, mean", outputs.told(values)),
         *outputs.score_rows(values),
         (f"{what}, median", console.number(np.median(shown))),
         (f"{what}, min to max", f"{console.number(shown.min())} to {console.number(shown.max())}"),
         ("episode length, mean", console.number(found["lengths"].mean())),
-        *((f"{k}, mean", console.number(v)) for k, v in info.items()),
+        *((f"{k}, mean", console.estimate(v)) for k, v in info.items()),
     ]
     values |= {"return_std": shown.std(), "returns": returns if many else returns[0], "length_mean": found["lengths"].mean()}
-    return {**values, **{f"info_{k}": v for k, v in info.items()}}, rows
+    return {**values, **{f"info_{k}": v.value for k, v in info.items()}}, rows
 
 
 def _policies(flags: Flags) -> dict[int, Policy]:

@@ -141,6 +141,16 @@ def ranked(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
     return [(r["setting"], told + more) for r, told, more in zip(rows, found, lost, strict=True)]
 
 
+def outcome(row: dict[str, Any]) -> str:
+    """A row of `rlx.train.outcomes.table` for people: the last evaluation, and all of training."""
+    said = []
+    for what, at in (("last evaluation", "95% interval"), ("while training", "95% interval while training")):
+        if row[what] is not None:
+            bounds = "  [{}, {}]".format(*map(console.number, row[at])) if row[at] else ""
+            said.append(f"{what} {console.number(row[what])}{bounds}")
+    return "; ".join(said) + f"  over {row['interval over']}"
+
+
 def film(policy: Policy, env: Env | HostEnv, run_dir: Path, seed: int) -> Path | None:
     """One episode as a video in ``run_dir``. Without a renderer there is none, and a message says why."""
     key = keys.fold(keys.root(seed), "video")

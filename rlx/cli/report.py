@@ -35,6 +35,8 @@ def body(argv: list[str]) -> None:
     made = report.report(folders, Path(flags.out))
     for row in made["table"]:
         console.table(row["group"], [(k, v) for k, v in row.items() if k != "group" and v is not None])
+    if made["outcomes"]:
+        console.table(report.OUTCOMES, [(f"{r['group']}: {r['what']}", outputs.outcome(r)) for r in made["outcomes"]])
     if made["ranking"]:
         console.table("Ranking", outputs.ranked(made["ranking"]))
     if made["repeats"]:
@@ -42,5 +44,5 @@ def body(argv: list[str]) -> None:
         more = [("...", f"and {len(lines) - SHOWN} more, in the page")] if len(lines) > SHOWN else []
         console.table(report.COPIES, [*lines[:SHOWN], *more])
     console.table("Report", [("page", made["page"]), *(("picture", path) for path in made["pictures"])])
-    found = {k: made[k] for k in ("page", "pictures", "runs", "groups", "table")}
+    found = {k: made[k] for k in ("page", "pictures", "runs", "groups", "table", "outcomes")}
     console.result({"out": flags.out, **found, "repeats": len(made["repeats"])})

@@ -93,8 +93,8 @@ def merge_infos(leaves: Mapping[str, Leaf], infos: Sequence[Mapping[str, np.ndar
         return dict(infos[0])
     out = {}
     for key, leaf in leaves.items():
-        total = infos[0][key]
+        total, way = infos[0][key], next(iter(leaf.reduces.values()))
         for info in infos[1:]:
-            total = MERGES[leaf.reduce](total, info[key])
-        out[key] = np.asarray(total / len(infos) if leaf.reduce == "mean" else total, leaf.dtype)
+            total = MERGES[way](total, info[key])
+        out[key] = np.asarray(total / len(infos) if way == "mean" else total, leaf.dtype)
     return out

@@ -14,19 +14,18 @@ from rlx import keys
 from rlx.envs.base import HostVec, batch, begin
 from rlx.precision import in_float32
 from rlx.train.host import actor, device_state
+from rlx.train.phases import told
 from rlx.train.placement import Placement
 from rlx.train.plan import check_eval
 from rlx.train.program import Program
 from rlx.train.state import data_sources, frozen_data
 from rlx.types import (
-    PHYSICS,
     Agent,
     AgentState,
     Array,
     Eval,
     HostEnv,
     Key,
-    Leaf,
     Problem,
     PyTree,
     RunState,
@@ -38,26 +37,20 @@ from rlx.types import (
 Sums = dict[str, Any]
 
 
-def _told(spec: Spec) -> dict[str, Leaf]:
-    """The info leaves that say something of an episode: all but the state of the physics."""
-    return {k: leaf for k, leaf in spec.info.items() if k != PHYSICS}
-
-
 def _start(xp: Any, spec: Spec, n: int) -> Sums:
     neutral = {"any": 0.0, "sum": 0.0, "mean": 0.0, "last": 0.0, "max": -np.inf}
-    info = {k: xp.full(n, neutral[leaf.reduce], np.float32) for k, leaf in _told(spec).items()}
+    info = {name: xp.full(n, neutral[way], np.float32) for name, _, way in told(spec)}
     return {"return": xp.zeros(n, np.float32), "length": xp.zeros(n, np.int32), "info": info}
 
 
 def _add(xp: Any, spec: Spec, sums: Sums, step: Step, going: Array) -> Sums:
     """One arrival added to the episodes that are still ``going`` [W]. Info leaves with axes are averaged over them first."""
     info = {}
-    for k, leaf in _told(spec).items():
-        old, new = sums["info"][k], xp.asarray(step.info[k], np.float32)
+    for name, k, way in told(spec):
+        old, new = sums["info"][name], xp.asarray(step.info[k], np.float32)
         new = new.reshape(new.shape[0], -1).mean(1) if new.ndim > 1 else new
         merge = {"any": xp.maximum, "max": xp.maximum, "sum": xp.add, "mean": xp.add, "last": lambda old, new: new}
-        merged = merge[leaf.reduce](old, new)
-        info[k] = xp.where(going, merged, old)
+        info[name] = xp.where(going, merge[way](old, new), old)
     return {
         "return": sums["return"] + xp.where(going, step.reward, 0).astype(np.float32),
         "length": sums["length"] + going,
@@ -67,9 +60,9 @@ def _add(xp: Any, spec: Spec, sums: Sums, step: Step, going: Array) -> Sums:
 
 def _finish(spec: Spec, sums: Sums) -> dict[str, np.ndarray]:
     out = {"returns": np.asarray(sums["return"]), "lengths": np.asarray(sums["length"])}
-    for k, leaf in _told(spec).items():
-        value = np.asarray(sums["info"][k])
-        out[f"info/{k}"] = value / np.maximum(out["lengths"], 1) if leaf.reduce == "mean" else value
+    for name, _, way in told(spec):
+        value = np.asarray(sums["info"][name])
+        out[f"info/{name}"] = value / np.maximum(out["lengths"], 1) if way == "mean" else value
     return out
 
 

@@ -17,6 +17,7 @@ from rlx.replay import Replay, update_priorities
 from rlx.replay.buffer import prioritise
 from rlx.train.schedule import streams
 from rlx.types import (
+    PHYSICS,
     Agent,
     AgentState,
     Array,
@@ -26,10 +27,12 @@ from rlx.types import (
     Out,
     Problem,
     PyTree,
+    Reduce,
     ReplayState,
     RolloutState,
     Row,
     Sources,
+    Spec,
     Step,
     Update,
     VecEnv,
@@ -56,6 +59,7 @@ class Tally(NamedTuple):
     counts: dict[str, Array]  # int32, COUNTS
     sums: dict[str, Array]  # float32, metric sums
     n: dict[str, Array]  # float32, how many were summed
+    peaks: dict[str, Array]  # float32, the greatest values, -inf where there were none
     first_nan_update: Array  # int32: the update that first gave a non-finite metric, -1 if none
     first_nan_cycle: Array  # int32: the cycle that first brought a non-finite observation or reward, -1 if none
     episodes: Episodes  # of the training environments that ended
@@ -131,11 +135,35 @@ def count_rows(tally: Tally, phase: Collect, env: VecEnv, rows: Row, ended: Epis
     steps = jnp.sum(rows.valid & ~rows.last, dtype=jnp.int32)
     new = {"env_steps": steps, "sim_steps": steps * env.spec.repeat} if phase.counts == "real" else {"model_steps": steps}
     counts = {k: v + new[k] if k in new else v for k, v in tally.counts.items()}
+    sums, n, peaks = _info(tally, env.spec, rows) if phase.counts == "real" else (tally.sums, tally.n, tally.peaks)
     floats = [x for x in jax.tree.leaves((rows.obs, rows.reward)) if jnp.issubdtype(x.dtype, jnp.floating)]
     fine = jnp.stack([jnp.isfinite(x).all() for x in floats]).all()
     nan_cycle = jnp.where((tally.first_nan_cycle < 0) & ~fine, cycle, tally.first_nan_cycle).astype(jnp.int32)
     episodes = jax.tree.map(jnp.add, tally.episodes, ended) if phase.counts == "real" else tally.episodes
-    return tally._replace(counts=counts, first_nan_cycle=nan_cycle, episodes=episodes)
+    return tally._replace(counts=counts, sums=sums, n=n, peaks=peaks, first_nan_cycle=nan_cycle, episodes=episodes)
+
+
+def told(spec: Spec) -> list[tuple[str, str, Reduce]]:
+    """(name, leaf, way) of all that the info says of an episode; the state of the physics says nothing."""
+    return [(k + end, k, way) for k, leaf in spec.info.items() if k != PHYSICS for end, way in leaf.reduces.items()]
+
+
+def told_of_decisions(spec: Spec) -> tuple[dict[str, str], dict[str, str]]:
+    """What a training line says of its decisions, by name and leaf: means of flags and of what episodes are averaged over,
+    and peaks of what they have a greatest value of. Sums and last values belong to whole episodes."""
+    named = lambda ways: {f"decisions/{name}": k for name, k, way in told(spec) if way in ways}
+    return named(("any", "mean")), named(("max",))
+
+
+def _info(tally: Tally, spec: Spec, rows: Row) -> tuple[dict[str, Array], dict[str, Array], dict[str, Array]]:
+    """Sums, counts and peaks of the tally with what the info of ``rows`` says of the decisions that led to them."""
+    arrived = rows.valid & ~rows.first
+    of = lambda k: jnp.asarray(rows.info[k], jnp.float32).reshape(*arrived.shape, -1).mean(-1)
+    averaged, greatest = told_of_decisions(spec)
+    sums = {name: tally.sums[name] + jnp.where(arrived, of(k), 0).sum() for name, k in averaged.items()}
+    n = {name: tally.n[name] + arrived.sum() for name in averaged}
+    peaks = {name: jnp.maximum(tally.peaks[name], jnp.where(arrived, of(k), -jnp.inf).max()) for name, k in greatest.items()}
+    return {**tally.sums, **sums}, {**tally.n, **n}, {**tally.peaks, **peaks}
 
 
 # ----------------------------------------------------------------------------------------------------------------- update

@@ -231,12 +231,17 @@ class Program:
         """Zeros of the structure that this stage fills; ``on_device`` of one member, its tally ignored."""
         zero = {k: jnp.int32(0) for k in COUNTS}
         names: dict[str, None] = {}
+        peaks: dict[str, Any] = {}
         for j, phase in enumerate(self.stage.phases):
             if isinstance(phase, Update):
                 seen, clock = self.sources(on_device, frozen), self.clock(0, j)
                 names.update(dict.fromkeys(phases.metric_names(self.agent, phase, on_device.agent, seen, clock)))
+            elif isinstance(phase, Collect) and phase.counts == "real":
+                averaged, greatest = phases.told_of_decisions(self.agent.envs[phase.env].spec)
+                names.update(dict.fromkeys(averaged))
+                peaks |= {k: jnp.float32(-jnp.inf) for k in greatest}
         empty = {k: jnp.float32(0) for k in names}
-        return Tally(zero, empty, dict(empty), jnp.int32(-1), jnp.int32(-1), Episodes.none())
+        return Tally(zero, empty, dict(empty), peaks, jnp.int32(-1), jnp.int32(-1), Episodes.none())
 
 
 def program_of(

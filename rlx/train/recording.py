@@ -93,9 +93,11 @@ class Recorder:
 
 def means(tally: Tally) -> dict[str, np.ndarray]:
     """The metrics of a tally by name, of each member NaN where it has none; those that nobody has are left out. Of training
-    episodes that ended: their number, mean return and mean length."""
+    decisions what their info says, ``decisions/NAME``; of training episodes that ended their number, mean return and length."""
     n = {k: np.asarray(v) for k, v in tally.n.items() if np.any(v)}
     out = {k: _mean(tally.sums[k], n[k]) for k in n}
+    peaks = {k: np.asarray(v) for k, v in tally.peaks.items() if np.isfinite(v).any()}
+    out |= {k: np.where(np.isfinite(v), v, np.nan) for k, v in peaks.items()}
     count, returns, lengths = map(np.asarray, tally.episodes)
     if count.any():
         out |= {"episodes": count, "episode_return": _mean(returns, count), "episode_length": _mean(lengths, count)}

@@ -4,55 +4,18 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from rlx.envs import scores
-from rlx.train import logging, rankings, sweeps
-from rlx.train import run_config as run_configs
+from rlx.train import outcomes, rankings, sweeps
+from rlx.train.curves import Curve, draw, png, read_run
 from rlx.train.pictures import literal
 from rlx.train.stats import estimate, iqm, probability_of_improvement
-
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444")
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Evaluation returns of one seed: steps [K] and the mean return of each evaluation [K]."""
-
-    group: str
-    seed: int
-    unit: str
-    steps: np.ndarray
-    returns: np.ndarray
-    folder: Path
-
-
-def read_run(run_dir: Path) -> list[Curve]:
-    """One curve per member of the run in ``run_dir``.
-
-    Raises:
-        ValueError: the folder is no run folder, or holds no evaluation yet.
-    """
-    who = run_configs.identities(run_dir)
-    lines = [x for x in logging.read(run_dir) if x["kind"] == "eval"]
-    if not lines:
-        raise ValueError(f"{run_dir} holds no evaluation yet: its run stopped before the first one.")
-    lines = [x for x in lines if x["eval"] == lines[0]["eval"]]
-    unit = "env_steps" if np.any([np.any(x["env_steps"]) for x in lines]) else "updates"
-    steps = np.array([np.ravel(x[unit]) for x in lines], float)  # [K, M]
-    returns = np.array([np.ravel(np.asarray(x["return_mean"], float)) for x in lines], float)
-    curves = []
-    for i, (group, seed) in enumerate(who[: returns.shape[1]]):
-        fine = np.isfinite(returns[:, i]) & np.isfinite(steps[:, i])  # not of a member that diverged, from then on
-        if fine.any():
-            curves.append(Curve(group, seed, unit, steps[fine, i], returns[fine, i], run_dir))
-    return curves
 
 
 def labels(groups: list[str]) -> dict[str, str]:
@@ -64,13 +27,6 @@ def labels(groups: list[str]) -> dict[str, str]:
         k for k in sorted(names) if len({json.dumps(t.get(k)) for t in flat.values()}) > 1 and k not in ("agent", "env")
     ]
     return {g: " ".join([t["agent"], t["env"], *(f"{k}={t.get(k)}" for k in differing)]) for g, t in flat.items()}
-
-
-def on_grid(curves: list[Curve], points: int = 50) -> tuple[np.ndarray, np.ndarray]:
-    """Returns of several seeds at common steps: (steps [P], returns [runs, P])."""
-    low, high = max(c.steps[0] for c in curves), min(c.steps[-1] for c in curves)
-    grid = np.linspace(low, max(high, low), points if high > low else 1)
-    return grid, np.stack([np.interp(grid, c.steps, c.returns) for c in curves])
 
 
 def report(run_dirs: list[Path], out: Path) -> dict[str, Any]:
@@ -104,12 +60,17 @@ def report(run_dirs: list[Path], out: Path) -> dict[str, Any]:
         file = out / f"curves-{env.replace(':', '-').replace('/', '-')}.png"
         file.write_bytes(_draw(mine, env))
         pictures[env] = file
+        safety = outcomes.picture(mine, env)
+        if safety is not None:
+            pictures[f"{env}: success and safety"] = out / file.name.replace("curves-", "outcomes-")
+            pictures[f"{env}: success and safety"].write_bytes(safety)
     rows = [_row(names[g], cs) for g, cs in groups.items()]
     versus = _versus({names[g]: cs for g, cs in groups.items()}) if len(groups) <= 8 else []  # the ranking says it shorter
+    told = outcomes.table({names[g]: cs for g, cs in groups.items()})
     page = out / "report.html"
     swept = rankings.report(folders, out) if any((Path(d) / sweeps.FILE).is_file() for d in run_dirs) else None
     pictures |= swept.pictures if swept else {}
-    tables = swept.tables if swept else []
+    tables = [*(swept.tables if swept else []), *([(OUTCOMES, outcomes.HEAD, told)] if told else [])]
     left_out = (COPIES, ("run", "seed", "is a copy of"), repeats)
     references = {json.loads(g)["env"]: r for g in groups if (r := _reference(g))}
     page.write_text(_page(pictures, rows, versus, [*tables, left_out] if repeats else tables, references))
@@ -121,9 +82,11 @@ def report(run_dirs: list[Path], out: Path) -> dict[str, Any]:
         "groups": len(groups),
         "repeats": repeats,
         "table": [dict(zip(HEAD, r, strict=True)) for r in rows],
+        "outcomes": outcomes.dicts(told),
     }
 
 
+OUTCOMES = "Success and safety"
 COPIES = "Left out: a run is its configuration and its seed"
 HEAD = ("group", "runs", "steps", "final IQM", "95% interval", "interval over", "best IQM", "score")
 
@@ -153,36 +116,14 @@ def _versus(groups: dict[str, list[Curve]]) -> list[tuple[str, str, float]]:
 
 
 def _draw(groups: dict[str, list[Curve]], title: str) -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(7, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for i, (name, curves) in enumerate(groups.items()):
-        colour = COLOURS[i % len(COLOURS)]
-        grid, returns = on_grid(curves)
-        for c in curves:
-            axes.plot(c.steps, c.returns, color=colour, alpha=0.25, linewidth=0.8)
-        found = [estimate(column, iqm, resamples=500) for column in returns.T]
-        axes.plot(
-            grid,
-            [e.value for e in found],
-            color=colour,
-            linewidth=2,
-            label=f"{literal(name)} ({found[0].over})",
-        )
-        if found[0].interval:
-            axes.fill_between(grid, *np.array([e.interval for e in found]).T, color=colour, alpha=0.18, linewidth=0)
+    draw(axes, {name: [(c.steps, c.returns) for c in curves] for name, curves in groups.items()})
     what = "IQM and 95% interval over seeds" if any(len(curves) > 1 for curves in groups.values()) else "one seed each"
     unit = {"env_steps": "environment steps", "updates": "updates"}[next(iter(groups.values()))[0].unit]
     axes.set(xlabel=unit, ylabel="evaluation return", title=f"{literal(title)}: {what}")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
-    return picture.getvalue()
+    return png(figure)
 
 
 STYLE = (

@@ -131,9 +131,9 @@ def begin_tally(program: Program, run: RunState) -> None:
     tally = run.reports["tally"]
     for k, v in tally.counts.items():
         run.counts[k] = run.counts[k] + np.asarray(v)
-    begun = {k: getattr(tally, k) for k in ("counts", "sums", "n", "episodes")}
-    zero = program.jit("zero", lambda x: jax.tree.map(jnp.zeros_like, x), (0,))(begun)
-    run.reports["tally"] = tally._replace(**zero)
+    begun = {"counts": 0, "sums": 0, "n": 0, "episodes": 0, "peaks": -np.inf}
+    blank = lambda x: {k: jax.tree.map(lambda leaf, v=v: jnp.full_like(leaf, v), x[k]) for k, v in begun.items()}
+    run.reports["tally"] = tally._replace(**program.jit("zero", blank, (0,))({k: getattr(tally, k) for k in begun}))
 
 
 def own(tree: PyTree) -> PyTree:

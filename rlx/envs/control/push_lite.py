@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from rlx.envs.mujoco import native
+from rlx.envs.outcomes import leaves
 from rlx.envs.tasks.base import MujocoTask, columns
-from rlx.types import Array, HostEnv, Leaf
+from rlx.types import Array, HostEnv
 
 GOAL, RADIUS = np.array([0.0, -0.2]), 0.05  # m
 REACH, SMOOTH = 0.15, 0.25  # m from the finger; how far the command goes towards its target in a decision
@@ -94,14 +95,7 @@ def reward(xp: Any, c: Any, p: Any) -> Any:
     return xp.asarray(there(xp, p.qpos[..., 3:5]), np.float32)
 
 
-INFO = {
-    "success": Leaf((), bool, reduce="any"),
-    "solved": Leaf((), bool, reduce="any"),
-    "contact_force": Leaf((), low=0.0, reduce="max"),
-    "violation": Leaf((), bool, reduce="mean"),
-    "saturation": Leaf((), bool, reduce="mean"),
-    "jerk": Leaf((), low=0.0, reduce="mean"),
-}
+INFO = leaves("success", "solved", "contact_force", "violation", "saturation", "jerk")
 
 
 def move(model: Any, data: Any, target: np.ndarray) -> tuple[float, ...]:
@@ -177,9 +171,8 @@ def make(
     """Three actions (where the finger is to go), 50 decisions, reward 0 or 1.
 
     ``observe``: "proprio", the finger, its velocity and the command [9], or "privileged", with the puck and its velocity [15].
-    Cameras: ``top``, ``right``. ``info``: ``success`` (the puck is in the goal now; an episode's: ever), ``solved`` (it has
-    been so for at least five decisions), ``contact_force`` (N, the greatest), and per decision ``violation`` (of the limit of
-    100 N), ``saturation`` and ``jerk``.
+    Cameras: ``top``, ``right``. ``info``, as in `rlx.envs.outcomes`: ``success`` (the puck is in the goal), ``solved`` (it has
+    been so in five decisions), ``contact_force``, ``violation`` (of the limit of 100 N), ``saturation`` and ``jerk``.
 
     Raises:
         ValueError: unknown ``observe``.

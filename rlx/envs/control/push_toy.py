@@ -22,6 +22,7 @@ import numpy as np
 
 from rlx.envs.control.base import disc, plant
 from rlx.envs.options import positive
+from rlx.envs.outcomes import leaves
 from rlx.types import Array, Env, Leaf, PyTree, Task
 
 GOAL, RADIUS = np.array([0.0, -0.5], np.float32), 0.15  # of the puck, and of the goal for its middle
@@ -79,14 +80,6 @@ def reward(xp: Any, p: Any, x: Table, action: Any, new: Table) -> Any:
 def tell(p: Any, x: Table) -> dict[str, Array]:
     there = _there(jnp, p, x.puck)
     return {"success": there, "solved": x.successes >= ENOUGH, "contact_force": x.force, "violation": x.force > p["limit"]}
-
-
-INFO = {
-    "success": Leaf((), bool, reduce="any"),
-    "solved": Leaf((), bool, reduce="any"),
-    "contact_force": Leaf((), low=0.0, reduce="max"),
-    "violation": Leaf((), bool, reduce="mean"),
-}
 
 
 # ------------------------------------------------------------------------------------------------------------------ observing
@@ -154,8 +147,8 @@ def make(repeat: int = 1, time_limit: int | None = None, observe: str = "privile
     ``observe``: "proprio", finger and command [4], or "privileged", with the puck [6]. ``discs``: the side d of pictures in
     which finger, puck and goal are soft discs, a channel each; observations are then ``{"pixels": uint8 [d, d, 3], "state"}``.
 
-    ``info``: ``success`` (the puck is in the goal now; an episode's: ever), ``solved`` (it has been so for at least five
-    decisions), ``contact_force`` (the greatest), ``violation`` (of the limit of 50, per decision).
+    ``info``, as in `rlx.envs.outcomes`: ``success`` (the puck is in the goal), ``solved`` (it has been so in five decisions),
+    ``contact_force`` (in no unit), ``violation`` (of the limit of 50).
 
     Raises:
         ValueError: unknown ``observe``, ``discs`` that are no size.
@@ -183,6 +176,6 @@ def make(repeat: int = 1, time_limit: int | None = None, observe: str = "privile
         repeat=repeat,
         time_limit=time_limit,
         draw=draw,
-        info=INFO,
+        info=leaves("success", "solved", "contact_force", "violation"),
         tell=tell,
     )

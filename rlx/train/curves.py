@@ -1,0 +1,102 @@
+"""Curves of run folders over their steps, and how those of several seeds are drawn: IQM and bootstrap 95% interval."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlx.train import logging
+from rlx.train import run_config as run_configs
+from rlx.train.pictures import literal
+from rlx.train.stats import estimate, iqm
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Of one seed: ``steps`` [K] and the mean return of each evaluation [K]. ``evaluated`` and ``trained``: what the info of
+    environments said, in evaluations (means over episodes) and of training decisions since the line before: (steps [L],
+    values [L]) by name."""
+
+    group: str
+    seed: int
+    unit: str
+    steps: np.ndarray
+    returns: np.ndarray
+    folder: Path
+    evaluated: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    trained: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+
+
+def read_run(run_dir: Path) -> list[Curve]:
+    """One curve per member of the run in ``run_dir``.
+
+    Raises:
+        ValueError: the folder is no run folder, or holds no evaluation yet.
+    """
+    who, every = run_configs.identities(run_dir), logging.read(run_dir)
+    lines = [x for x in every if x["kind"] == "eval"]
+    if not lines:
+        raise ValueError(f"{run_dir} holds no evaluation yet: its run stopped before the first one.")
+    lines = [x for x in lines if x["eval"] == lines[0]["eval"]]
+    unit = "env_steps" if np.any([np.any(x["env_steps"]) for x in lines]) else "updates"
+    trained = [x for x in every if x["kind"] == "train" and unit in x]
+    curves = []
+    for i, (group, seed) in enumerate(who[: np.size(lines[0]["return_mean"])]):
+        steps, returns = _of_member(lines, unit, "return_mean", i)  # not of a member that diverged, from then on
+        if len(steps):
+            told = lambda lines, begin, end, i=i: {
+                name: found
+                for name in dict.fromkeys(k for x in lines for k in x if k.startswith(begin))
+                if len((found := _of_member(lines, unit, name, i))[0])
+                for name in [name.removeprefix(begin).removesuffix(end)]
+            }
+            more = told(lines, "info/", "_mean"), told(trained, "decisions/", "")
+            curves.append(Curve(group, seed, unit, steps, returns, run_dir, *more))
+    return curves
+
+
+def _of_member(lines: Sequence[Mapping[str, Any]], unit: str, name: str, i: int) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of member ``i`` in the lines that have ``name``, where both are finite."""
+    pairs = [(np.ravel(x[unit]), np.ravel(np.asarray(x[name], float))) for x in lines if name in x]
+    found = np.array([(s[i], v[i]) for s, v in pairs if i < min(len(s), len(v))], float).reshape(-1, 2)
+    found = found[np.isfinite(found).all(1)]
+    return found[:, 0], found[:, 1]
+
+
+def on_grid(curves: Sequence[tuple[np.ndarray, np.ndarray]], points: int = 50) -> tuple[np.ndarray, np.ndarray]:
+    """Values of several seeds at common steps: (steps [P], values [runs, P])."""
+    low, high = max(steps[0] for steps, _ in curves), min(steps[-1] for steps, _ in curves)
+    grid = np.linspace(low, max(high, low), points if high > low else 1)
+    return grid, np.stack([np.interp(grid, steps, values) for steps, values in curves])
+
+
+def draw(axes: Any, groups: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]) -> None:
+    """Each seed thin, each group's IQM with its interval."""
+    for i, (name, curves) in enumerate(groups.items()):
+        colour = COLOURS[i % len(COLOURS)]
+        grid, values = on_grid(curves)
+        for one in curves:
+            axes.plot(*one, color=colour, alpha=0.25, linewidth=0.8)
+        found = [estimate(column, iqm, resamples=500) for column in values.T]
+        label = f"{literal(name)} ({found[0].over})"
+        axes.plot(grid, [e.value for e in found], color=colour, linewidth=2, label=label)
+        if found[0].interval:
+            axes.fill_between(grid, *np.array([e.interval for e in found]).T, color=colour, alpha=0.18, linewidth=0)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def png(figure: Any) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    return picture.getvalue()
