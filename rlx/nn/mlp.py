@@ -30,6 +30,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "elu": jax.nn.elu,
     "silu": jax.nn.silu,
     "gelu": jax.nn.gelu,
+    "leaky_relu": jax.nn.leaky_relu,  # 0.01 below 0
 }
 
 
