@@ -38,6 +38,7 @@ _MODULES = {
     "repo": "rlx.agents.repo",
     "pearl": "rlx.agents.pearl",
     "ipl": "rlx.agents.ipl",
+    "oppo": "rlx.agents.oppo",
     "tdmpc": "rlx.agents.tdmpc",
     "modem_v2": "rlx.agents.modem_v2",
 }

@@ -30,7 +30,6 @@ from rlx.nn.mlp import MLP
 from rlx.nn.optim import apply_gradients, optimizer, polyak
 from rlx.preferences import labels, pairs
 from rlx.preferences.learning import cross_entropy
-from rlx.preferences.pairs import Episodes, Preferences
 from rlx.preferences.sampling import Comparisons, beside, comparisons
 from rlx.replay import Transitions
 from rlx.types import Agent, AgentState, Array, Clock, Key, Out, Problem, PyTree, Step
@@ -128,28 +127,13 @@ def updater(nets: iql.Networks, clamp: bool) -> Any:
     return update
 
 
-def pairs_of(config: Config, problem: Problem, found: Episodes) -> Preferences:
-    """What the problem holds, else a file's, else scripted ones.
-
-    Raises:
-        ValueError: ``labels`` is nothing that is known, or what is given are no pairs.
-    """
-    given = problem.data.get("pairs")
-    if given is not None:
-        if not isinstance(given, Preferences):
-            raise ValueError(f"ipl: Problem.data['pairs'] is a {type(given).__name__}; give rlx.preferences.preferences(...).")
-        return given
-    if config.labels.endswith(".npz"):
-        return pairs.read(config.labels)
-    if config.labels not in ("oracle", "random"):
-        raise ValueError(f"ipl: labels={config.labels!r} is unknown: oracle, random, or a file of pairs that ends in .npz.")
-    return labels.label(config.labels, found, np.random.default_rng(config.pairs_seed), count=config.pairs).pairs
-
-
 def make(config: Config, problem: Problem) -> Agent:
     data, n, m = offline.dataset(problem, "ipl")
     nets, scales, found = iql.networks(config.hidden, m), offline.scales(data, config), pairs.episodes(data)
-    compared = comparisons(pairs_of(config, problem, found), found, config.batch_pairs, config.segment)
+    rng = np.random.default_rng(config.pairs_seed)
+    scripted = lambda kind: labels.label(kind, found, rng, count=config.pairs).pairs
+    given = labels.of_problem("ipl", config.labels, problem.data.get("pairs"), scripted)
+    compared = comparisons(given, found, config.batch_pairs, config.segment)
 
     def init(key: Key, hyper: dict[str, Array]) -> AgentState:
         return AgentState(hyper, {**iql.begin(nets, key, n, m), "scales": scales})

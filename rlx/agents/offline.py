@@ -32,13 +32,12 @@ CHUNK = 2**16  # rows that are widened to float64 together
 
 
 @dataclass(frozen=True)
-class OfflineConfig:
-    """Settings that offline agents share."""
+class DataConfig:
+    """Settings that all agents share that learn from a dataset alone."""
 
     updates: int = size(1_000_000, least=1, budget=True)  # in all
     block: int = size(100, least=1)  # updates per cycle; evaluations and checkpoints come between cycles
     batch: int = size(256, least=1)
-    hidden: tuple[int, ...] = size((256, 256), least=1)  # widths of all networks
     eval_every: int = size(5_000, least=1)  # updates between evaluations
     eval_episodes: int = size(10, least=1)
     normalize_obs: bool = False  # to zero mean and unit variance over the data
@@ -48,6 +47,13 @@ class OfflineConfig:
     def cycles(self) -> int:
         """Blocks of updates, rounded up."""
         return -(-self.updates // self.block)
+
+
+@dataclass(frozen=True)
+class OfflineConfig(DataConfig):
+    """And that those share whose networks are MLPs."""
+
+    hidden: tuple[int, ...] = size((256, 256), least=1)  # widths of all networks
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,7 @@ def rows_of(problem: Problem, name: str) -> ReplayState:
     return data
 
 
-def scales(data: ReplayState, config: OfflineConfig) -> Scales:
+def scales(data: ReplayState, config: DataConfig) -> Scales:
     """The units that ``config`` asks for, computed in float64 on the host over all stored rows; else those of the data.
 
     Raises:
@@ -159,7 +165,7 @@ def gaussian(actor: MLP, params: PyTree, obs: Array) -> Normal:
     return Normal(mean, jnp.broadcast_to(jnp.clip(params["log_std"], *LOG_STD), mean.shape))
 
 
-def shared_parts(config: OfflineConfig, problem: Problem, update: Callable, sampler: Sampler | None = None) -> dict[str, Any]:
+def shared_parts(config: DataConfig, problem: Problem, update: Callable, sampler: Sampler | None = None) -> dict[str, Any]:
     """The stage "learn" and its evaluations of an `rlx.types.Agent`. ``sampler`` None: transitions."""
     sampler = sampler or replay.transitions(config.batch, source="data")
     which = "eval" if "eval" in problem.envs else "train"

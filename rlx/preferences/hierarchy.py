@@ -84,10 +84,7 @@ def by_factors(
     if margins and len(margins) != len(factors):
         raise ValueError(f"there are {len(factors)} factors and {len(margins)} margins; give one for each, or none.")
     found = pairs.episodes(state)
-    if found.steps.max() < steps:
-        raise ValueError(f"no episode has {steps} decisions; the longest has {found.steps.max()}.")
-    room = np.maximum(found.steps - steps + 1, 0)  # places of a piece in each episode
-    episode, start = np.repeat(np.arange(len(room)), room), np.concatenate([np.arange(n) for n in room])
+    episode, start = pairs.places(found.steps, steps)
     arrivals = found.place[(found.begin[episode] + start)[:, None] + 1 + np.arange(steps)]  # [N, steps, 2]
     each = np.stack([channel(state, f)[arrivals[..., 0], arrivals[..., 1]].mean(1) for f in factors])
     chosen = rng.integers(0, len(episode), (2, count))

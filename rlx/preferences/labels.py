@@ -12,6 +12,7 @@ compared with::
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -149,3 +150,23 @@ def label(
     made = pairs.preferences(at, y, weight=np.where(given, 1.0, weight), source=kind.split("+")[0], **each)
     marked = np.where(given, pairs.SOURCES.index("script"), made.source).astype(np.int32)
     return Labelled(made._replace(source=marked), chosen, told, flipped)
+
+
+def of_problem(who: str, kind: str, given: Any, scripted: Callable[[str], Preferences]) -> Preferences:
+    """Pairs for an agent that learns from them alone: what ``Problem.data["pairs"]`` holds (``given``), else those of a file,
+    else ``scripted("oracle")`` or ``scripted("random")``. ``who`` is named in messages.
+
+    Raises:
+        ValueError: what is given are no pairs, or ``kind`` is nothing that is known.
+    """
+    if given is not None:
+        if not isinstance(given, Preferences):
+            raise ValueError(
+                f"{who}: Problem.data['pairs'] is a {type(given).__name__}; give rlx.preferences.preferences(...)."
+            )
+        return given
+    if kind.endswith(".npz"):
+        return pairs.read(kind)
+    if kind not in ("oracle", "random"):
+        raise ValueError(f"{who}: labels={kind!r} is unknown: oracle, random, or a file of pairs that ends in .npz.")
+    return scripted(kind)

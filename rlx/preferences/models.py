@@ -20,10 +20,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rlx.nn.transformer import MASKED, Block, interleaved, layer_norm, visible
 from rlx.types import Array
 
 LEAST_STD = 1e-3
-MASKED = -1e9
 
 
 class Opinion(Protocol):
@@ -125,14 +125,12 @@ class PreferenceTransformer(nn.Module):
         mask = mask.astype(bool)
         time = jnp.cumsum(mask, -1) * mask
         e_t = nn.Embed(self.max_steps + 1, self.width, param_dtype=float, name="time")(time)
-        tokens = jnp.stack([dense(self.width, "action")(action) + e_t, dense(self.width, "state")(obs) + e_t], -2)
-        x = tokens.reshape(*tokens.shape[:-3], -1, self.width)  # a_1 s_1 a_2 s_2 ...
-        x = self._drop(self._norm("norm_in")(x), train)
-        there = jnp.repeat(mask, 2, -1)
-        causal = jnp.tril(jnp.ones((x.shape[-2],) * 2, bool)) & there[..., None, :]
+        x = interleaved(dense(self.width, "action")(action) + e_t, dense(self.width, "state")(obs) + e_t)
+        x = nn.Dropout(self.dropout, deterministic=not train)(layer_norm("norm_in")(x))
+        allowed = visible(mask, 2, causal=True)
         for i in range(self.layers):
-            x = self._block(x, causal, f"block_{i}", train)
-        x = self._norm("norm_out")(x)[..., 1::2, :]
+            x = Block(self.heads, self.dropout, name=f"block_{i}")(x, allowed, train)
+        x = layer_norm("norm_out")(x)[..., 1::2, :]
         count = jnp.maximum(mask.sum(-1, keepdims=True), 1)
         if not self.weighted:
             h = jax.nn.relu(dense(self.width // 2, "head")(x))
@@ -144,24 +142,6 @@ class PreferenceTransformer(nn.Module):
             share = weights.sum(-2) / count * mask
         std = _std(dense(1, "rho")(x)) if self.gaussian else None
         return Judged(mean, std, share)
-
-    def _norm(self, name: str) -> nn.LayerNorm:
-        return nn.LayerNorm(epsilon=1e-5, param_dtype=float, name=name)
-
-    def _drop(self, x: Array, train: bool) -> Array:
-        return nn.Dropout(self.dropout, deterministic=not train)(x)
-
-    def _block(self, x: Array, allowed: Array, name: str, train: bool) -> Array:
-        def split(x: Array) -> Array:  # [..., T, E] -> [..., heads, T, E / heads]
-            return jnp.swapaxes(x.reshape(*x.shape[:-1], self.heads, -1), -2, -3)
-
-        y = self._norm(f"{name}_norm_1")(x)
-        q, k, v = map(split, jnp.split(dense(3 * self.width, f"{name}_qkv")(y), 3, -1))
-        seen = jnp.where(allowed[..., None, :, :], q @ jnp.swapaxes(k, -1, -2) / q.shape[-1] ** 0.5, MASKED)
-        y = jnp.swapaxes(self._drop(jax.nn.softmax(seen, -1), train) @ v, -2, -3)
-        x = x + self._drop(dense(self.width, f"{name}_out")(y.reshape(x.shape)), train)
-        y = jax.nn.relu(dense(4 * self.width, f"{name}_up")(self._norm(f"{name}_norm_2")(x)))
-        return x + self._drop(dense(self.width, f"{name}_down")(y), train)
 
     if TYPE_CHECKING:
 

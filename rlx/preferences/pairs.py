@@ -151,6 +151,19 @@ def rows_of(pairs: Preferences, found: Episodes) -> np.ndarray:
     return found.begin[np.asarray(pairs.episode)] + np.asarray(pairs.start)
 
 
+def places(lengths: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Episode and start, int [N] each, of every piece of ``steps`` decisions in episodes of ``lengths`` [E].
+
+    Raises:
+        ValueError: no episode is as long.
+    """
+    if lengths.max() < steps:
+        raise ValueError(f"no episode has {steps} decisions; the longest has {lengths.max()}.")
+    room = np.maximum(lengths - steps + 1, 0)
+    episode = np.repeat(np.arange(len(room)), room)
+    return episode, np.arange(len(episode)) - np.repeat(np.cumsum(room) - room, room)
+
+
 def with_rewards(state: ReplayState, found: Episodes, reward: np.ndarray) -> ReplayState:
     """``state`` with an overlay of rewards: ``reward`` [N] of the decision at each row goes to the row of its arrival."""
     arrival = np.concatenate([[0.0], reward[:-1]])

@@ -289,6 +289,12 @@ AGENTS = {
         felt=frozenset({"actor_lr", "critic_lr", "value_lr", "tau", "expectile", "temperature", "reward_coef", "discount"}),
         data=True,
     ),
+    "oppo": Settings(
+        update={"segment": 3, "width": 4, "layers": 1, "pairs": 5, "warmup": 2.0},
+        batch=lambda: compared()[0],
+        felt=frozenset({"actor_lr", "warmup", "context_lr", "context_decay", "preference_coef", "norm_coef"}),
+        data=True,
+    ),
     "rebrac": Settings(
         update={"hidden": (4,), "policy_delay": 1},
         batch=neighbours,
