@@ -36,6 +36,7 @@ _MODULES = {
     "sindy_rl": "rlx.agents.sindy_rl",
     "td_jepa": "rlx.agents.td_jepa",
     "repo": "rlx.agents.repo",
+    "repo_adapt": "rlx.agents.repo.adapting",
     "pearl": "rlx.agents.pearl",
     "ipl": "rlx.agents.ipl",
     "oppo": "rlx.agents.oppo",

@@ -18,7 +18,7 @@ from rlx.replay.buffer import Replay, export, relabel, update_priorities
 from rlx.replay.datasets import Dataset, load
 from rlx.replay.describe import describe
 from rlx.replay.episodes import from_episodes
-from rlx.replay.mixtures import mix
+from rlx.replay.mixtures import beside, mix
 from rlx.replay.newest import newest
 from rlx.replay.returns import best_episodes, episode_returns
 from rlx.replay.samplers import (
@@ -58,6 +58,7 @@ __all__ = [
     "Segments",
     "Sequences",
     "Transitions",
+    "beside",
     "best_episodes",
     "datasets",
     "describe",

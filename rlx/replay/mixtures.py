@@ -42,6 +42,20 @@ def mix(samplers: Sequence[Sampler], share: float | Sequence[float] | Callable[[
     return Sampler(draw, read, tuple(names), any(s.prioritised for s in samplers))
 
 
+def beside(**samplers: Sampler) -> Sampler:
+    """A batch of each, as a dict by these names, for updates that compare what several sources hold."""
+
+    def draw(sources: Sources, hyper: dict[str, Array], clock: Clock, key: Key) -> Any:
+        keys = jax.random.split(key, len(samplers))
+        return {name: s.draw(sources, hyper, clock, k) for (name, s), k in zip(samplers.items(), keys, strict=True)}
+
+    def read(sources: Sources, drawn: Any) -> Any:
+        return {name: s.read(sources, drawn[name]) for name, s in samplers.items()}
+
+    names = tuple(dict.fromkeys(name for s in samplers.values() for name in s.sources))
+    return Sampler(draw, read, names, any(s.prioritised for s in samplers.values()))
+
+
 def blend(batches: Sequence[Any], names: Sequence[str], upto: Array) -> Any:
     """Batches of one kind entry by entry: those below ``round(upto[0] * B)`` from the first, and so on."""
     one = batches[0]

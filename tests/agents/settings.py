@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -20,6 +21,7 @@ from rlx.preferences.sampling import Comparisons
 from rlx.replay import Sequences
 from rlx.types import AgentState, Array, Env, HostEnv, Leaf, Problem, ReplayState, Spec
 
+from .repo.worlds import PAIRED
 from .td_jepa.worlds import PICTURES
 from .test_ppo import rows
 from .test_sac import transitions
@@ -180,8 +182,9 @@ def well_paid() -> Any:
 def dataset(env: Env | HostEnv, episodes: int = 5, length: int = 8, seed: int = 0) -> ReplayState:
     """Random episodes of the shapes of ``env``, every second one cut."""
     rng = np.random.default_rng(seed)
+    seen = lambda leaf: abs(rng.normal(2.0, 3.0, (length, *leaf.shape))).astype(leaf.dtype)
     one = lambda cut: {
-        "obs": abs(rng.normal(2.0, 3.0, (length, *env.spec.obs.shape))).astype(env.spec.obs.dtype),
+        "obs": jax.tree.map(seen, env.spec.obs, is_leaf=lambda x: isinstance(x, Leaf)),
         "action": rng.uniform(-1, 1, (length, *env.spec.action.shape)).astype(np.float32),
         "reward": rng.normal(size=length).astype(np.float32),
         "terminated": (np.arange(length) == length - 1) & (not cut),
@@ -249,6 +252,7 @@ AGENTS = {
             | {"discount", "return_lambda", "entropy_coef"}
         ),
     ),
+    "repo_adapt": Settings(env=PAIRED, update=None, data=True),  # it begins with what repo has learned
     "yann": Settings(
         env="rlx:double-integrator",  # it needs what a controller needs
         batch=two_states_one_input,

@@ -167,12 +167,12 @@ class Alignment:
         key: Key,
     ) -> tuple[State, dict[str, Array]]:
         """The critic, then the encoder, then the weights of the source and their multiplier. ``source``: parameters of its
-        encoder, which stay. ``calibrate``: what else an encoder's parameters cost."""
+        encoder, which stay. ``calibrate``: what else an encoder's parameters cost. Without a kind frames are not looked at."""
         k = jax.random.split(key, 4)
         draw = lambda k, x: jax.random.normal(k, (x.shape[0], self.latent))
-        e_source = jax.lax.stop_gradient(self.embed(source, frames.source))
         said: dict[str, Array] = {}
         if self.kind:
+            e_source = jax.lax.stop_gradient(self.embed(source, frames.source))
             e_target = jax.lax.stop_gradient(self.embed(state.encoder, frames.target))
             noise = draw(k[0], e_source), draw(k[1], e_target)
             tau = self.tau(state.weight, e_source) if self.kind == "support" else jnp.ones(len(e_source))
