@@ -246,6 +246,62 @@ def test_reachers_target_is_where_the_goal_is():
     vec.close()
 
 
+def test_cameras_of_a_model_lie_one_behind_another():
+    both, top, right = (
+        envs.make("rlx:push-lite", pixels="sdf", image=24, camera=c) for c in (["top", "right"], "top", "right")
+    )
+    assert both.spec.obs["pixels"].shape == (24, 24, 6)
+    found = [begun(env, 1)[2].obs["pixels"] for env in (both, top, right)]
+    np.testing.assert_array_equal(found[0], np.concatenate(found[1:], -1))
+
+
+# ------------------------------------------------------------------------------------------------------------------ OpenGL
+
+
+@pytest.fixture
+def opengl():
+    try:
+        mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 8, 8).close()
+    except Exception as error:
+        pytest.skip(f"no OpenGL: {error}")
+
+
+@pytest.mark.parametrize("name", ["dmc:reacher-easy", "dmc:finger-turn_hard", "gym:HalfCheetah-v5"])
+def test_opengl_sees_what_the_rasteriser_sees(name, opengl):
+    """Not the light, but where bodies are, and targets too, which an episode places anew."""
+    options = {"image": 48, "paired": True, "floor": "stock", "distractor": {"kind": "noise", "frames": 4}}
+    masks = []
+    for way in ("gl", "sdf"):
+        vec, _, step = begun(envs.make(name, pixels=way, **options), seed=2)
+        masks.append((np.asarray(step.obs["pixels"]) == np.asarray(step.obs["clean"])).all(-1))
+        vec.close()
+    assert (masks[0] & masks[1]).sum() / (masks[0] | masks[1]).sum() > 0.9
+
+
+def test_streams_of_opengl_keep_the_contract(opengl):
+    noise = {"kind": "noise", "frames": 8, "mask": "colour"}
+    report = envs.check(envs.make("dmc:pendulum-swingup", pixels="gl", image=16, distractor=noise, time_limit=6), steps=8)
+    assert report.exact_resume
+
+
+def test_gray_floors_of_opengl_are_gray_and_stay(opengl):
+    options = {"image": 32, "floor": "gray", "paired": True, "distractor": {"kind": "noise", "frames": 4}}
+    vec, _, step = begun(envs.make("dmc:walker-walk", pixels="gl", **options), 1)
+    floor = step.obs["clean"][0, -3:]
+    assert np.ptp(floor.astype(int), -1).max() <= 3
+    np.testing.assert_array_equal(floor, step.obs["pixels"][0, -3:])
+    vec.close()
+
+
+def test_without_opengl_a_message_says_what_to_install(monkeypatch):
+    def missing(*args, **kwargs):
+        raise ImportError("Cannot initialize a EGL device display.")
+
+    monkeypatch.setattr(mujoco, "Renderer", missing)
+    with pytest.raises(ValueError, match="install EGL.*pixels='sdf' needs none"):
+        envs.make("dmc:walker-walk", pixels="gl")
+
+
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
@@ -261,7 +317,9 @@ def test_reachers_target_is_where_the_goal_is():
         ("rlx:pendulum", {"pixels": "sdf", "distractor": "films"}, "one of none, video"),
         ("rlx:pendulum", {"pixels": "sdf", "distractor": {"kind": "video", "speed": 2}}, "a dict of kind"),
         ("rlx:pendulum", {"pixels": "sdf", "grey": True, "distractor": {"mask": "colour"}}, "grey pictures have no colour"),
-        ("brax:fast", {"pixels": "sdf"}, "rlx:, dmc: and mjx:"),
+        ("brax:fast", {"pixels": "sdf"}, "has no pixels"),
+        ("rlx:pendulum", {"pixels": "gl"}, "give pixels='sdf'"),
+        ("gym:CartPole-v1", {"pixels": "sdf"}, "no environment on MuJoCo"),
     ],
 )
 def test_what_is_not_there_is_said_in_one_message(name, options, said):

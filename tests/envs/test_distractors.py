@@ -120,10 +120,10 @@ def test_a_background_runs_by_the_action_repeat_and_over_the_ends_of_episodes(na
 def test_bodies_are_not_touched_and_gray_floors_stay():
     """The mask of the segmentation leaves out all of the body; of a walker on a gray floor the floor too."""
     from rlx.envs import tasks
-    from rlx.envs.camera.attach import on_floor
-    from rlx.envs.camera.device import behind
     from rlx.envs.camera.mujoco import MujocoView
+    from rlx.envs.camera.picture import behind
     from rlx.envs.camera.raster import draw
+    from rlx.envs.camera.scene import on_floor
 
     view = MujocoView("walker", tasks.get("walker-walk").model())
     qpos = view.model.qpos0[None]
@@ -135,7 +135,7 @@ def test_bodies_are_not_touched_and_gray_floors_stay():
         picture = draw(scene, poses, (48, 48))
         backdrop = jnp.array([*(s.backdrop for s in scene.shapes), True])
         for mask in ("segmentation", "colour"):
-            image = np.asarray(behind(picture, backdrop, frames, jnp.int32(7), mask))
+            image = np.asarray(behind(jnp, picture.image, backdrop[picture.front], frames, jnp.int32(7), mask))
             replaced = (image == 255).all(-1)
             body = np.array([*(s.kind != "plane" for s in view.scene.shapes), False])[np.asarray(picture.front)]
             assert not (replaced & body).any()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import copy
+from collections.abc import Callable
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
 from rlx.envs import tasks
-from rlx.envs.camera import device, host, plants
+from rlx.envs.camera import device, gl, host, plants
+from rlx.envs.camera.distractors import bank
 from rlx.envs.camera.mujoco import MujocoView
 from rlx.envs.camera.options import Pixels
-from rlx.envs.camera.scene import Scene, Texture
+from rlx.envs.camera.picture import Look
+from rlx.envs.camera.scene import on_floor
+from rlx.envs.control import mujoco_task
 from rlx.types import Env, HostEnv, VecEnv
 
 
@@ -22,53 +27,101 @@ def attach(env: Env | HostEnv, name: str, pixels: Pixels) -> Env | HostEnv:
     Raises:
         ValueError: there is no such picture of it.
     """
-    prefix, _, task = name.partition(":")
-    if pixels.pixels == "gl":
-        raise ValueError(f"{name} has no pixels='gl': give pixels='sdf'.")
-    if prefix == "rlx":
-        scene, poses = plants.view(env)
-        _default_camera(name, pixels)
-        return device.with_pixels(env, pixels, on_floor(scene, pixels.floor), poses)  # type: ignore[arg-type]
-    if prefix in ("dmc", "mjx") and task in tasks.names():
-        return _of_task(env, name, tasks.get(task), pixels)
-    if prefix == "dmc":
-        return host.with_pixels(env, pixels, partial(_of_streams, name, pixels))  # type: ignore[arg-type]
-    raise ValueError(f"{name} has no pixels='{pixels.pixels}': that is for rlx:, dmc: and mjx: environments.")
-
-
-def _default_camera(name: str, pixels: Pixels) -> None:
-    if pixels.camera not in (None, 0):
-        raise ValueError(f"{name} has no camera {pixels.camera!r}: it has one, which is camera 0; leave camera out.")
-
-
-def on_floor(scene: Scene, floor: str) -> Scene:
-    """``floor`` "gray": planes are gray checks, and stay before a distractor."""
-    if floor == "stock":
-        return scene
-    dark, light = (0.1, 0.1, 0.1), (0.2, 0.2, 0.2)
-
-    def gray(shape: Any) -> Any:
-        if shape.kind != "plane":
-            return shape
-        texture = replace(shape.texture or Texture("checks", light), colour=light)
-        return replace(shape, colour=dark, texture=texture, backdrop=False)
-
-    return replace(scene, shapes=tuple(gray(s) for s in scene.shapes))
-
-
-def _of_task(env: Env | HostEnv, name: str, task: Any, pixels: Pixels) -> Env | HostEnv:
-    """Native or MJX: what is seen follows of the positions and the goal alone."""
-    view = MujocoView(name, task.model(), pixels.camera, task.camera)
-    scene, poses = on_floor(view.scene, pixels.floor), partial(view.pose, goal_geom=task.goal_geom)
+    prefix, _, short = name.partition(":")
+    task = mujoco_task(short) if prefix == "rlx" else None
+    if prefix in ("dmc", "mjx") and short in tasks.names():
+        task = tasks.get(short)
     if isinstance(env, Env):
-        return device.with_pixels(env, pixels, scene, poses)
-    read = lambda state: {"qpos": state.fields["qpos"].astype(np.float32), "goal": state.goal.astype(np.float32)}
-    shots = host.rasteriser(pixels, scene, poses, read)
-    return host.with_pixels(env, pixels, lambda made: shots)
+        return device.with_pixels(env, pixels, _looks(env, name, task, pixels))
+    if task is not None:
+        return host.with_pixels(env, pixels, _native(name, task, pixels))
+    if prefix not in ("dmc", "gym"):
+        raise ValueError(
+            f"{name} has no pixels: dmc:, mjx: and gym: environments on MuJoCo have, and those of rlx: with a picture."
+        )
+    camera = partial(_of_streams, name, pixels, _dm_control if prefix == "dmc" else _gymnasium)
+    one = env.make(1, "reset")
+    try:
+        camera(one)  # what is wrong shows now
+    finally:
+        one.close()
+    return host.with_pixels(env, pixels, camera)
 
 
-def _of_streams(name: str, pixels: Pixels, made: VecEnv) -> host.Shots:
-    """dm_control's own environments may move parts of the model at a reset, so places are read of their data."""
-    view = MujocoView(name, made._envs[0].physics.model.ptr, pixels.camera)  # type: ignore[attr-defined]
-    read = lambda state: view.poses_of([s.env.physics.data for s in state])
-    return host.rasteriser(pixels, on_floor(view.scene, pixels.floor), lambda seen: seen, read)
+def _looks(env: Env, name: str, task: Any, pixels: Pixels) -> list[Look]:
+    """Of a device environment."""
+    if pixels.pixels == "gl":
+        raise ValueError(f"{name} runs on a device, where OpenGL does not: give pixels='sdf', or take dmc: or gym:.")
+    if task is not None:
+        return _task_looks(name, task, pixels)
+    if not name.startswith("rlx:"):
+        raise ValueError(f"{name} has no pixels: of device environments tasks of mjx: have, and those of rlx: with a picture.")
+    scene, poses = plants.view(env)
+    if set(pixels.cameras) - {0}:
+        raise ValueError(f"{name} has no camera {pixels.camera!r}: it has one, which is camera 0; leave camera out.")
+    return [(on_floor(scene, pixels.floor), poses)] * max(len(pixels.cameras), 1)
+
+
+def _task_looks(name: str, task: Any, pixels: Pixels) -> list[Look]:
+    """Native or MJX: what is seen follows of the positions and the goal alone."""
+    model = task.model()
+    views = [MujocoView(name, model, c) for c in pixels.cameras or (task.camera,)]
+    return [(on_floor(v.scene, pixels.floor), partial(v.pose, goal_geom=task.goal_geom)) for v in views]
+
+
+def _frames(pixels: Pixels) -> np.ndarray | None:
+    return None if pixels.distractor.kind == "none" else bank(pixels.distractor, pixels.size)
+
+
+# ------------------------------------------------------------------------------------------------------- on native physics
+
+Camera = Callable[[VecEnv], host.Shots]
+
+
+def _native(name: str, task: Any, pixels: Pixels) -> Camera:
+    """For the streams of `rlx.envs.mujoco`."""
+    single = lambda x: np.asarray(x, np.float32)
+
+    def positions(state: Any) -> dict[str, np.ndarray]:
+        return {"qpos": single(state.fields["qpos"]), "goal": single(state.goal)}
+
+    def data_of(state: Any) -> list[tuple[Any, Any]]:
+        if task.goal_geom is not None:  # it belongs to no moving body, and the next step derives its place anew
+            for data, goal in zip(state.data, state.goal, strict=True):
+                data.geom(task.goal_geom).xpos[:2] = goal
+        return [(data, None) for data in state.data]
+
+    if pixels.pixels == "sdf":
+        shots = host.rasteriser(pixels, _task_looks(name, task, pixels), positions, _frames(pixels))
+        return lambda made: shots
+    open_camera = lambda: gl.GlCamera(name, task.model(), pixels, task.camera)
+    gl.shots_of(pixels, open_camera, data_of, None)  # what is wrong shows now
+    return lambda made: gl.shots_of(pixels, open_camera, data_of, _frames(pixels))
+
+
+def _of_streams(name: str, pixels: Pixels, read: Callable[[VecEnv, Any], list[tuple[Any, Any]]], made: VecEnv) -> host.Shots:
+    """For environments that hold a model and data each, as their makers leave them: what an episode moves is seen."""
+    model = read(made, None)[0][1]
+    at = lambda state: read(made, state)
+    if pixels.pixels == "gl":
+        return gl.shots_of(pixels, lambda: gl.GlCamera(name, copy.deepcopy(model), pixels), at, _frames(pixels))
+    views = [MujocoView(name, model, c) for c in pixels.cameras or (0,)]
+    looks: list[Look] = [(on_floor(v.scene, pixels.floor), itemgetter(k)) for k, v in enumerate(views)]
+    poses = lambda state: [v.poses_of([data for data, _ in at(state)]) for v in views]
+    return host.rasteriser(pixels, looks, poses, _frames(pixels))
+
+
+def _dm_control(made: Any, state: Any) -> list[tuple[Any, Any]]:
+    if state is None:
+        made._envs[0].reset()  # some tasks give parts of the model their size only then
+    envs = made._envs if state is None else [s.env for s in state]
+    return [(env.physics.data.ptr, env.physics.model.ptr) for env in envs]
+
+
+def _gymnasium(made: Any, state: Any) -> list[tuple[Any, Any]]:
+    envs = [env.unwrapped for env in getattr(made, "_envs", [])]
+    if not envs or not all(hasattr(env, "data") and hasattr(env, "model") for env in envs):
+        raise ValueError(
+            f"{made.name} has no pixels: it is no environment on MuJoCo whose streams rlx holds (leave vectorize out)."
+        )
+    return [(env.data, env.model) for env in envs]

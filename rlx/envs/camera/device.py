@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from rlx import keys
 from rlx.envs.camera.distractors import bank
 from rlx.envs.camera.options import Pixels
-from rlx.envs.camera.raster import Picture, draw
-from rlx.envs.camera.scene import Poses, Scene
+from rlx.envs.camera.picture import Look, pictures_of
 from rlx.types import Array, Env, Key, PyTree, Step, Task
 
 
@@ -24,21 +21,17 @@ class Seen(NamedTuple):
     frame: Array  # int32
 
 
-def with_pixels(env: Env, pixels: Pixels, scene: Scene, poses: Callable[[PyTree], Poses]) -> Env:
-    """``env`` seen by a camera: the observation is {"pixels", "state"} (see `Pixels`), the parameters are {"env": those of
+def with_pixels(env: Env, pixels: Pixels, looks: list[Look]) -> Env:
+    """``env`` seen by cameras: the observation is {"pixels", "state"} (see `Pixels`), the parameters are {"env": those of
     ``env``, "bank": uint8 [F, H, W, C]}, so another bank needs no compilation. The background goes on over the ends of
     episodes, by the action repeat with each decision.
     """
-    made, size = pixels.distractor, pixels.size
-    frames = () if made.kind == "none" else bank(made, size)
-    backdrop = jnp.array([*(s.backdrop for s in scene.shapes), True])
+    made, pictures = pixels.distractor, pictures_of(pixels, looks)
+    frames = () if made.kind == "none" else bank(made, pixels.size)
 
     def look(params: PyTree, state: Seen, step: Step) -> Step:
         """Of one stream, ``step`` with the former observation."""
-        picture = draw(scene, poses(state.env), size, pixels.grey)
-        clean = image = picture.image
-        if made.kind != "none":
-            image = behind(picture, backdrop, params["bank"], state.frame, made.mask)
+        image, clean = pictures(state.env, state.frame, params["bank"])
         return step._replace(obs=pixels.seen(image, clean, step.obs))
 
     def reset(params: PyTree, key: Key) -> tuple[Seen, Step]:
@@ -69,17 +62,3 @@ def with_pixels(env: Env, pixels: Pixels, scene: Scene, poses: Callable[[PyTree]
         view=view,
         render=render if env.render else None,
     )
-
-
-def behind(picture: Picture, backdrop: Array, frames: Array, at: Array, mask: str) -> Array:
-    """uint8 [H, W, C]: frame ``at`` (modulo their number) of ``frames`` where nothing but the backdrop is: ``backdrop`` [G + 1]
-    of the shapes, and True for none."""
-    frame = jnp.asarray(frames)[at % frames.shape[0]]
-    return jnp.where(free(jnp, picture.image, backdrop[picture.front], mask)[..., None], frame, picture.image)
-
-
-def free(xp: Any, image: Any, backdrop: Any, mask: str) -> Any:
-    """bool [..., H, W]: what a distractor replaces."""
-    if mask == "segmentation":
-        return backdrop
-    return (image[..., 2] > image[..., 1]) & (image[..., 2] > image[..., 0])

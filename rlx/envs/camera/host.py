@@ -11,17 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx.envs.base import Forwarding
-from rlx.envs.camera.device import behind
-from rlx.envs.camera.distractors import bank
 from rlx.envs.camera.options import Pixels
-from rlx.envs.camera.raster import draw
-from rlx.envs.camera.scene import Poses, Scene
+from rlx.envs.camera.picture import Look, pictures_of
 from rlx.keys import HostKey
 from rlx.types import HostEnv, PyTree, Spec, Step, Task, VecEnv
 
-Shots = Callable[
-    [Any, np.ndarray], tuple[np.ndarray, np.ndarray]
-]  # (state, frames [n]) -> images, and those without distractor
+MOST = 2**30  # frames that a background runs before it begins again
+
+
+class Shots(NamedTuple):
+    """``take(state, frame [n])`` gives the images of all streams, uint8 [n, H, W, C], and those without the distractor."""
+
+    take: Callable[[Any, np.ndarray], tuple[np.ndarray, np.ndarray]]
+    close: Callable[[], None] = lambda: None
 
 
 class Seen(NamedTuple):
@@ -70,12 +72,12 @@ class PixelVec(Forwarding):
         return self.made.params
 
     def _look(self, inner: Any, frame: np.ndarray, step: Step) -> tuple[Seen, Step]:
-        image, clean = self.shots(inner, frame)
+        image, clean = self.shots.take(inner, frame)
         return Seen(inner, frame, step.last.copy()), step._replace(obs=self.pixels.seen(image, clean, step.obs))
 
     def reset(self, params: PyTree, key: HostKey) -> tuple[Seen, Step]:
         inner, step = self.made.reset(params, key)
-        frame = np.array([np.random.default_rng([key.seed(i), 1]).integers(2**30) for i in range(self.n)])
+        frame = np.array([np.random.default_rng([key.seed(i), 1]).integers(MOST) for i in range(self.n)])
         return self._look(inner, frame, step)
 
     def step(self, params: PyTree, state: Seen, action: PyTree, key: HostKey) -> tuple[Seen, Step]:
@@ -99,17 +101,18 @@ class PixelVec(Forwarding):
     def render(self, params: PyTree, state: Seen, index: int = 0) -> np.ndarray:
         return self.made.render(params, state.env, index)
 
+    def close(self) -> None:
+        self.shots.close()
+        self.made.close()
 
-def rasteriser(pixels: Pixels, scene: Scene, poses: Callable[[Any], Poses], read: Callable[[Any], PyTree]) -> Shots:
-    """The camera whose ``poses`` of one stream follow of what ``read`` gives of all streams, arrays [n, ...]."""
-    made, size = pixels.distractor, pixels.size
-    frames = None if made.kind == "none" else bank(made, size)
-    backdrop = jnp.array([*(s.backdrop for s in scene.shapes), True])
+
+def rasteriser(pixels: Pixels, looks: list[Look], read: Callable[[Any], PyTree], frames: np.ndarray | None) -> Shots:
+    """Pictures of what ``read`` gives of all streams, arrays [n, ...], by the poses of ``looks``."""
+    pictures = pictures_of(pixels, looks)
 
     def one(seen: PyTree, at: Any, frames: Any) -> tuple[Any, Any]:
-        picture = draw(scene, poses(seen), size, pixels.grey)
-        image = picture.image if frames is None else behind(picture, backdrop, frames, at, made.mask)
-        return image, picture.image if pixels.paired else ()
+        image, clean = pictures(seen, at, frames)
+        return image, clean if pixels.paired else ()
 
     program = jax.jit(jax.vmap(one, (0, 0, None)))
     kept: list[Any] = []  # the frames, on the device from the first picture on
@@ -117,6 +120,6 @@ def rasteriser(pixels: Pixels, scene: Scene, poses: Callable[[Any], Poses], read
     def shots(state: Any, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if frames is not None and not kept:
             kept.append(jnp.asarray(frames))
-        return jax.tree.map(np.asarray, program(read(state), (at % 2**30).astype(np.int32), kept[0] if kept else None))
+        return jax.tree.map(np.asarray, program(read(state), (at % MOST).astype(np.int32), kept[0] if kept else None))
 
-    return shots
+    return Shots(shots)

@@ -34,14 +34,14 @@ class _Object:
 
 
 class MujocoView:
-    """The camera ``camera`` (name or number; None: ``default``) of ``model``; what is shown is what MuJoCo shows by default.
+    """The camera ``camera`` (name or number) of ``model``; what is shown is what MuJoCo shows by default.
 
     Raises:
         ValueError: no such camera, or geoms of a form that has no signed distance here.
     """
 
-    def __init__(self, name: str, model: mujoco.MjModel, camera: str | int | None = None, default: str | int = 0):
-        self.model, self.camera = model, camera_number(name, model, default if camera is None else camera)
+    def __init__(self, name: str, model: mujoco.MjModel, camera: str | int = 0):
+        self.model, self.camera = model, camera_number(name, model, camera)
         found = list(_objects(model))
         forms = sorted({_form(model, o) for o in found} - {"plane", "sphere", "capsule", "ellipsoid", "cylinder", "box"})
         if forms:
@@ -172,6 +172,7 @@ def _checks(model: mujoco.MjModel, material: int, rgb: tuple, size: tuple) -> tu
     start = int(model.tex_adr[t])
     pixels = model.tex_data[start : start + height * width * channels].reshape(height, width, channels) / 255.0
     one, other = (pixels[height // 4, k, :3] * rgb for k in (width // 4, 3 * width // 4))
-    repeat = float(model.mat_texrepeat[material, 0])
+    repeat = max(float(model.mat_texrepeat[material, 0]), 1e-6)
+    across = 1.0 if model.mat_texuniform[material] or not size[0] else size[0]  # of a metre, or of half the plane
     other = (float(other[0]), float(other[1]), float(other[2]))
-    return tuple(one.tolist()), Texture("checks", other, 1.0 / max(repeat, 1e-6), (-size[0], -size[1]))
+    return tuple(one.tolist()), Texture("checks", other, across / repeat, (-size[0], -size[1]))

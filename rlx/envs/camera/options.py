@@ -18,7 +18,8 @@ LEAST, MOST = 8, 512  # pixels
 @dataclass(frozen=True)
 class Pixels:
     """``pixels``: "sdf", the rasteriser, or "gl", MuJoCo's OpenGL renderer. ``image``: the side, or [height, width].
-    ``grey``: one channel. ``camera``: a name or a number, None for the task's own. ``distractor``: see `Distractor`.
+    ``grey``: one channel. ``camera``: a name or a number, or a list, whose
+    pictures lie one behind another along the channels; None: the task's own. ``distractor``: see `Distractor`.
     ``floor``: "stock", which distractors replace, or "gray", which stays, so that speed can be seen. ``state``: the vector that
     was the observation stays beside the pixels; without it the picture alone is the observation. ``paired``: the picture
     without the distractor too, as ``clean``.
@@ -27,7 +28,7 @@ class Pixels:
     pixels: str
     image: Any = 64
     grey: bool = False
-    camera: str | int | None = None
+    camera: Any = None
     distractor: Any = None
     floor: str = "stock"
     state: bool = True
@@ -37,9 +38,16 @@ class Pixels:
     def size(self) -> tuple[int, int]:
         return (self.image, self.image) if isinstance(self.image, int) else tuple(self.image)
 
+    @property
+    def cameras(self) -> tuple[str | int, ...]:
+        """Those that were asked for; of none the task's own is meant."""
+        if self.camera is None:
+            return ()
+        return tuple(self.camera) if isinstance(self.camera, (list, tuple)) else (self.camera,)
+
     def observation(self, inner: PyTree) -> PyTree:
         """The spec of what is seen, where ``inner`` is the spec of the former observation."""
-        image = Leaf((*self.size, 1 if self.grey else 3), np.uint8, 0, 255)
+        image = Leaf((*self.size, (1 if self.grey else 3) * max(len(self.cameras), 1)), np.uint8, 0, 255)
         if not self.state and not self.paired:
             return image
         return {"pixels": image} | ({"state": inner} if self.state else {}) | ({"clean": image} if self.paired else {})

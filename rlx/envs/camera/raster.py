@@ -22,21 +22,24 @@ AMBIENT, DIRECT = 0.55, 0.7  # light from everywhere, and from the camera on wha
 FAR, TINY = 1e9, 1e-12
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float32)
-# edges of a box: the two corners, and the two faces (axis, side) that meet there
-EDGES = [
-    (a, b, tuple((k, int(CORNERS[a][k])) for k in range(3) if CORNERS[a][k] == CORNERS[b][k]))
-    for a in range(8)
-    for b in range(a + 1, 8)
-    if (CORNERS[a] != CORNERS[b]).sum() == 1
-]
+# edges of a box: the two corners, and (0 below or 1 above, axis) of the two faces that meet there
+EDGES = np.array(
+    [
+        [a, b, *(x for k in range(3) if CORNERS[a][k] == CORNERS[b][k] for x in (int(CORNERS[a][k] > 0), k))]
+        for a in range(8)
+        for b in range(a + 1, 8)
+        if (CORNERS[a] != CORNERS[b]).sum() == 1
+    ]
+)
 
 
 class Rays(NamedTuple):
-    """Of all pixels, [P]: the point of the image plane, 1 / |direction|^2, and the pitch of pixels there (a number)."""
+    """Of all pixels, [P]: the point of the image plane, 1 / |direction|^2 and its root, and the pitch of pixels (a number)."""
 
     x: Any
     y: Any
     inverse: Any
+    short: Any
     pitch: float
 
 
@@ -65,7 +68,7 @@ def draw(scene: Scene, poses: Poses, size: tuple[int, int], grey: bool = False) 
     words = [_mixed(low, top, _share(high)) for top, low in zip(*(_words(c, grey) for c in scene.sky), strict=True)]
     nearest, front = jnp.full_like(rays.x, FAR), jnp.zeros(rays.x.shape, jnp.int32)
     places = (poses.place - poses.eye) @ poses.gaze  # in the camera's axes
-    axes = jnp.swapaxes(poses.gaze, -1, -2) @ poses.turned
+    axes = poses.gaze.T @ poses.turned
     for i, shape in enumerate(scene.shapes):
         hit = SHAPES[shape.kind](shape, places[i], axes[i], rays, scene.camera.planar)
         cover = jnp.where(hit.depth <= nearest, hit.cover, 0.0)
@@ -121,15 +124,21 @@ def rays_of(camera: Camera, size: tuple[int, int]) -> Rays:
     rows, columns = np.mgrid[:height, :width].reshape(2, -1).astype(np.float32)
     x, y = (columns + 0.5 - width / 2) * pitch, (height / 2 - rows - 0.5) * pitch
     inverse = np.ones_like(x) if camera.planar else 1 / (x**2 + y**2 + 1)
-    return Rays(jnp.asarray(x), jnp.asarray(y), jnp.asarray(inverse, jnp.float32), pitch)
+    arrays = [jnp.asarray(v, jnp.float32) for v in (x, y, inverse, np.sqrt(inverse))]
+    return Rays(arrays[0], arrays[1], arrays[2], arrays[3], pitch)
 
 
 def _above(camera: Camera, rays: Rays, gaze: Array) -> Array:
     """How high a ray looks, 0 to 1 from -45 to 45 degrees."""
     if camera.planar:
         return 0.5 + 0.5 * rays.y / camera.half
-    rise = (gaze[2, 0] * rays.x + gaze[2, 1] * rays.y - gaze[2, 2]) * jnp.sqrt(rays.inverse)
+    rise = (gaze[2, 0] * rays.x + gaze[2, 1] * rays.y - gaze[2, 2]) * rays.short
     return jnp.clip(0.5 + rise / np.sqrt(2), 0.0, 1.0)
+
+
+def _once(*small: Array) -> Any:
+    """What is computed once a frame and not, fused into the loop over pixels, for each of them."""
+    return lax.optimization_barrier(small)
 
 
 def _along(rays: Rays, v: Array) -> Array:
@@ -158,34 +167,35 @@ def _round(shape: Shape, place: Array, axes: Array, rays: Rays, planar: bool) ->
     width: Any
     u = 2 * half * axes[:, 2]
     a = place - half * axes[:, 2]
+    a, u, aa, au, uu = _once(a, u, a @ a, a @ u, u @ u)
     within = (lambda s: s) if shape.kind == "cylinder" else (lambda s: jnp.clip(s, 0.0, 1.0))
     if planar:
-        (dx, dy), length = (rays.x - a[0], rays.y - a[1]), u[0] ** 2 + u[1] ** 2
-        s = (dx * u[0] + dy * u[1]) / jnp.maximum(length, TINY)
-        free, s = s, within(s)
+        dx, dy, length = rays.x - a[0], rays.y - a[1], jnp.maximum(u[0] ** 2 + u[1] ** 2, TINY)
+        free = (dx * u[0] + dy * u[1]) / length
+        s = within(free)
         away = (dx - s * u[0]) ** 2 + (dy - s * u[1]) ** 2
-        depth, width, lean = -a[2] - s * u[2], rays.pitch, (length + u[2] ** 2) / jnp.maximum(length, TINY)
+        depth, width, lean = -a[2] - s * u[2], rays.pitch, uu / length
     elif shape.kind == "sphere":
         ahead = _along(rays, a)
         depth = ahead * rays.inverse
-        away, width, free = a @ a - ahead * depth, depth * rays.pitch, None
+        away, width, free = aa - ahead * depth, jnp.maximum(depth, TINY) * rays.pitch, None
     else:
         ahead, slope = _along(rays, a), _along(rays, u)
         q = slope * rays.inverse
-        over = 1 / jnp.maximum(u @ u - slope * q, TINY)
-        free = (ahead * q - a @ u) * over
+        over = 1 / jnp.maximum(uu - slope * q, TINY)
+        free = (ahead * q - au) * over
         s = within(free)
         ahead = ahead + s * slope
         depth = ahead * rays.inverse
-        away = a @ a + s * (2 * (a @ u) + s * (u @ u)) - ahead * depth
-        width, lean = jnp.maximum(depth, 0.0) * rays.pitch + TINY, (u @ u) * over
+        away = aa + s * (2 * au + s * uu) - ahead * depth
+        width, lean = jnp.maximum(depth, TINY) * rays.pitch, uu * over
     away = jnp.maximum(away, 0.0)
     cover = _slab(jnp.sqrt(away), radius, width)
     bulge = jnp.sqrt(jnp.maximum(radius**2 - away, 0.0))
     light = AMBIENT + DIRECT / radius * bulge
     if shape.kind != "sphere":  # an axis that leans towards the camera is hit earlier
         bulge = bulge * jnp.sqrt(jnp.where(s == free, jnp.minimum(lean, 1e4), 1.0))
-    front = depth - bulge * (1.0 if planar else jnp.sqrt(rays.inverse))
+    front = depth - bulge * (1.0 if planar else rays.short)
     if not planar:
         cover = jnp.where(depth > 0, cover, 0.0)
     if shape.kind != "cylinder":
@@ -209,106 +219,126 @@ def _with_ends(side: Hit, radius: float, place: Array, arm: Array, rays: Rays, p
     return Hit(whole, pick(front[1], side.depth), pick(front[2], side.light))
 
 
+def _level(c: Array, n: Array, planar: bool) -> Array:
+    """[..., 3]: of planes through ``c`` with the normals ``n``, what multiplied by (x, y, -1) gives the depth where the camera
+    is planar, and 1 / depth where it is not."""
+    offset = (n * c).sum(-1, keepdims=True)
+    if not planar:
+        return n / jnp.where(jnp.abs(offset) < TINY, TINY, offset)
+    n = n / jnp.where(jnp.abs(n[..., 2:]) < 1e-6, 1e-6, n[..., 2:])
+    return jnp.concatenate([n[..., :2], (n * c).sum(-1, keepdims=True)], -1)
+
+
 def _meet(c: Array, n: Array, rays: Rays, planar: bool) -> tuple[Array, Array, tuple[Array, Array, Array]]:
     """Where rays meet the plane through ``c`` with the normal ``n``: depth, cosine of the angle, and place [3] from ``c`` on.
     Depths behind the camera are negative."""
+    level, c, n, offset = _once(_level(c, n, planar), c, n, n @ c)
+    met = _along(rays, level)
     if planar:
-        slope = jnp.where(jnp.abs(n[2]) < 1e-6, 1e-6, n[2])
-        depth = (n[0] * (rays.x - c[0]) + n[1] * (rays.y - c[1])) / slope - c[2]
-        return depth, jnp.broadcast_to(jnp.abs(n[2]), depth.shape), (rays.x - c[0], rays.y - c[1], -depth - c[2])
-    down = _along(rays, n)
-    depth = (n @ c) / jnp.where(jnp.abs(down) < TINY, TINY, down)
-    cosine = jnp.abs(down) * jnp.sqrt(rays.inverse)
-    return depth, cosine, (depth * rays.x - c[0], depth * rays.y - c[1], -depth - c[2])
+        return met, jnp.abs(n[2]) + 0 * met, (rays.x - c[0], rays.y - c[1], -met - c[2])
+    depth = 1 / jnp.where(jnp.abs(met) < TINY, TINY, met)
+    return depth, jnp.abs(offset * met) * rays.short, (depth * rays.x - c[0], depth * rays.y - c[1], -depth - c[2])
 
 
 def _ellipsoid(shape: Shape, place: Array, axes: Array, rays: Rays, planar: bool) -> Hit:
     """Its outline is the conic whose dual is the projection of the dual quadric (Hartley & Zisserman 2004, section 8.3)."""
-    half = jnp.asarray(shape.size, jnp.float32)
-    spread = (axes * half**2) @ axes.T  # p lies inside where (p - place)' spread^-1 (p - place) < 1
+    spread = (axes * jnp.asarray(shape.size, jnp.float32) ** 2) @ axes.T  # p is inside: (p - place)' spread^-1 (p - place) < 1
     if planar:
-        flat = jnp.array([[1.0, 0, 0], [0, 1.0, 0]]) @ spread @ jnp.array([[1.0, 0], [0, 1.0], [0, 0]])
+        place, flat, lean, reach = _once(place, jnp.linalg.inv(spread[:2, :2]), spread[2], _inverse_root(spread))
         dx, dy = rays.x - place[0], rays.y - place[1]
-        det = flat[0, 0] * flat[1, 1] - flat[0, 1] ** 2
-        gx, gy = (flat[1, 1] * dx - flat[0, 1] * dy) / det, (flat[0, 0] * dy - flat[0, 1] * dx) / det
+        gx, gy = flat[0, 0] * dx + flat[0, 1] * dy, flat[1, 0] * dx + flat[1, 1] * dy
         level = 1 - (gx * dx + gy * dy)
-        inside, centre, one = 0.5 * level / jnp.sqrt(gx**2 + gy**2 + TINY), -place[2], level
-        depth = centre - gx * spread[0, 2] - gy * spread[1, 2]
-        reach = jnp.sqrt(jnp.maximum(1 / jnp.linalg.inv(spread)[2, 2], 0.0))
+        inside, inner = 0.5 * level / jnp.sqrt(gx**2 + gy**2 + TINY), level
+        depth = -place[2] - gx * lean[0] - gy * lean[1]
     else:
-        dual = spread - jnp.outer(place, place)
-        conic = jnp.linalg.inv(dual)
-        conic = conic * jnp.sign(place @ conic @ place)  # positive inside
+        conic = jnp.linalg.inv(spread - jnp.outer(place, place))
+        middle = place @ conic @ place
+        conic, middle = conic * jnp.sign(middle), jnp.abs(middle)  # positive inside
+        scale = place @ place / jnp.maximum(middle, TINY)
+        place, conic, scale, reach = _once(place, conic, scale, jnp.sqrt(spread[2, 2]))
         kx, ky, kz = (_along(rays, conic[i]) for i in range(3))
         level = kx * rays.x + ky * rays.y - kz
         inside = 0.5 * level / jnp.sqrt(kx**2 + ky**2 + TINY)
-        one = level * rays.inverse / jnp.maximum(place @ conic @ place / (place @ place), TINY)
-        depth, reach = _along(rays, place) * rays.inverse, jnp.sqrt(spread[2, 2])
-    bulge = jnp.sqrt(jnp.clip(one, 0.0, 1.0))
-    cover = jnp.where(depth > 0, _side(inside, rays.pitch), 0.0) if not planar else _side(inside, rays.pitch)
+        inner, depth = level * rays.inverse * scale, _along(rays, place) * rays.inverse
+    bulge = jnp.sqrt(jnp.clip(inner, 0.0, 1.0))
+    cover = jnp.where(depth > 0, _side(inside, rays.pitch), 0.0)
     return Hit(cover, depth - reach * bulge, AMBIENT + DIRECT * bulge)
+
+
+def _inverse_root(spread: Array) -> Array:
+    """How far an ellipsoid reaches to a planar camera from where it is cut in half: the root of its Schur complement."""
+    return 1 / jnp.sqrt(jnp.linalg.inv(spread)[2, 2])
 
 
 # -------------------------------------------------------------------------------------------------------------- flat shapes
 
 
-def _line(a: Array, b: Array, within: Array, planar: bool) -> Array:
-    """The line [3] of the image through the points ``a`` and ``b``, positive on the side of ``within``: its product with
-    (x, y, -1) is a distance in the image plane."""
+def _lines(a: Array, b: Array, within: Array, planar: bool) -> Array:
+    """The lines [n, 3] of the image through the points ``a`` and ``b`` [n, 3], positive on the side of ``within`` [3]: their
+    products with (x, y, -1) are distances in the image plane."""
     if planar:
-        a, b, within = (p.at[2].set(-1.0) for p in (a, b, within))
-    line = jnp.cross(a, b)
-    return line * jnp.sign(line @ within) / jnp.sqrt(line[0] ** 2 + line[1] ** 2 + TINY)
+        a, b, within = (jnp.concatenate([p[..., :2], -jnp.ones_like(p[..., :1])], -1) for p in (a, b, within))
+    lines = jnp.cross(a, b)
+    return lines * jnp.sign(lines @ within)[:, None] / jnp.sqrt((lines[:, :2] ** 2).sum(-1, keepdims=True) + TINY)
+
+
+def _least(rays: Rays, lines: Array) -> Array:
+    """The least product of ``lines`` [n, 3] with (x, y, -1), [P]."""
+    least = _along(rays, lines[0])
+    for line in lines[1:]:
+        least = jnp.minimum(least, _along(rays, line))
+    return least
 
 
 def _box(shape: Shape, place: Array, axes: Array, rays: Rays, planar: bool) -> Hit:
-    """A convex body: its outline is made of the edges between a face that the camera sees and one that it does not."""
+    """A convex body: its outline is made of the edges between a face that the camera sees and one that it does not, and the
+    face in front is the last one that a ray enters by."""
     half = jnp.asarray(shape.size, jnp.float32)
     corners = place + (CORNERS * half) @ axes.T
     toward, beyond = (axes[2], jnp.zeros(3)) if planar else (-(place @ axes), half)  # the camera in the box's own axes
-    seen = {(k, side): side * toward[k] > beyond[k] for k in range(3) for side in (-1, 1)}
-    inside = None
-    for a, b, (one, two) in EDGES:
-        line = _line(corners[a], corners[b], place, planar)
-        line = jnp.where(seen[one] != seen[two], line, jnp.array([0.0, 0.0, -FAR]))
-        edge = _along(rays, line)
-        inside = edge if inside is None else jnp.minimum(inside, edge)
-    depth, light = jnp.full_like(rays.x, -FAR), jnp.full_like(rays.x, AMBIENT)
-    for k in range(3):
-        side = jnp.where(toward[k] > 0, 1.0, -1.0)
-        faces = seen[k, -1] | seen[k, 1]
-        t, cosine, _ = _meet(place + side * half[k] * axes[:, k], side * axes[:, k], rays, planar)
-        later = faces & (t > depth)
-        depth, light = jnp.where(later, t, depth), jnp.where(later, AMBIENT + DIRECT * cosine, light)
-    ahead = True if planar else place[2] < 0
-    return Hit(jnp.where(ahead, _side(inside, rays.pitch), 0.0), depth, light)
+    seen = jnp.stack([-toward > beyond, toward > beyond])  # [below, above; axis]
+    one, two = (seen[EDGES[:, k], EDGES[:, k + 1]] for k in (2, 4))
+    far = jnp.array([0.0, 0.0, -FAR])
+    lines = jnp.where((one != two)[:, None], _lines(corners[EDGES[:, 0]], corners[EDGES[:, 1]], place, planar), far)
+    n = (jnp.where(toward > 0, 1.0, -1.0) * axes).T
+    levels = jnp.where(seen.any(0)[:, None], _level(place + half[:, None] * n, n, planar), -far if planar else far)
+    bright = (n[:, 2], None) if planar else ((n * (place + half[:, None] * n)).sum(-1), rays.short)
+    lines, levels, facing = _once(lines, levels, jnp.abs(bright[0]))
+    met = [_along(rays, level) for level in levels]
+    entry, cosine = met[0], facing[0] if planar else facing[0] * met[0]
+    for k in (1, 2):
+        later = met[k] > entry if planar else met[k] < entry
+        entry = jnp.where(later, met[k], entry)
+        cosine = jnp.where(later, facing[k] if planar else facing[k] * met[k], cosine)
+    if planar:
+        return Hit(_side(_least(rays, lines), rays.pitch), entry, AMBIENT + DIRECT * cosine)
+    cover = jnp.where(entry > 0, _side(_least(rays, lines), rays.pitch), 0.0)
+    return Hit(cover, 1 / jnp.maximum(entry, TINY), AMBIENT + DIRECT * jnp.minimum(cosine * rays.short, 1.0))
 
 
 def _plane(shape: Shape, place: Array, axes: Array, rays: Rays, planar: bool) -> Hit:
     """A rectangle, or a plane up to its horizon."""
     n = axes[:, 2]
     depth, cosine, rest = _meet(place, n, rays, planar)
-    faces = n[2] > 1e-6 if planar else n @ place < 0
-    inside = jnp.full_like(rays.x, FAR) if planar else _along(rays, -n / jnp.sqrt(n[0] ** 2 + n[1] ** 2 + TINY))
+    lines = [] if planar else [-n[None] / jnp.sqrt(n[0] ** 2 + n[1] ** 2 + TINY)]
     for k, half in enumerate(shape.size[:2]):
-        for side in (-1, 1) if half else ():
-            middle, along = place + side * half * axes[:, k], axes[:, 1 - k]
-            edge = _line(middle - along, middle + along, place, planar)
-            inside = jnp.minimum(inside, _along(rays, edge))
-    cover = jnp.where(faces & (depth > 0 if not planar else True), _side(inside, rays.pitch), 0.0)
+        if half:
+            middle = place + jnp.array([[-half], [half]]) * axes[:, k]
+            lines.append(_lines(middle - axes[:, 1 - k], middle + axes[:, 1 - k], place, planar))
+    lines.append(jnp.array([[0.0, 0.0, -FAR]]))  # within all that has no end
+    faces, edges, across, shift = _once(n[2] > 1e-6 if planar else n @ place < 0, jnp.concatenate(lines), axes, place @ axes)
+    cover = jnp.where(faces & (depth > 0), _side(_least(rays, edges), rays.pitch), 0.0)
     light = AMBIENT + DIRECT * cosine
-    blend = None
-    if shape.texture is not None:
-        width = rays.pitch * (1.0 if planar else jnp.maximum(depth, 0.0))
-        u, v = ((axes[0, k] * rest[0] + axes[1, k] * rest[1] + axes[2, k] * rest[2]) for k in (0, 1))
-        if planar:
-            wide = (width, width)
-        else:  # how fast the place on the plane moves with the pixel, both ways of the image together
-            c = n @ place
-            moves = lambda k, at: sum(jnp.abs(axes[j, k] - (at + axes[:, k] @ place) * n[j] / c) for j in (0, 1))
-            wide = (width * moves(0, u), width * moves(1, v))
-        blend = _pattern(shape.texture, (u, v), wide)
-    return Hit(cover, depth, light, blend)
+    if shape.texture is None:
+        return Hit(cover, depth, light)
+    width = rays.pitch * (1.0 if planar else jnp.maximum(depth, 0.0))
+    u, v = (across[0, k] * rest[0] + across[1, k] * rest[1] + across[2, k] * rest[2] for k in (0, 1))
+    if planar:
+        return Hit(cover, depth, light, _pattern(shape.texture, (u, v), (width, width)))
+    # how fast the place on the plane moves with the pixel, both ways of the image together
+    (slant,) = _once(n / (n @ place))
+    moves = lambda k, at: sum(jnp.abs(across[j, k] - (at + shift[k]) * slant[j]) for j in (0, 1))
+    return Hit(cover, depth, light, _pattern(shape.texture, (u, v), (width * moves(0, u), width * moves(1, v))))
 
 
 def _pattern(texture: Texture, at: tuple, wide: tuple) -> Array:

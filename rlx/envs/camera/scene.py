@@ -6,7 +6,7 @@ camera looks along its -z, its x points right and its y up.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from rlx.types import Array
@@ -57,6 +57,22 @@ class Scene:
     shapes: tuple[Shape, ...]
     camera: Camera
     sky: tuple[Colour, Colour] = ((0.98, 0.98, 0.97), (0.98, 0.98, 0.97))
+
+
+GRAY_FLOOR: tuple[Colour, Colour] = ((0.1, 0.1, 0.1), (0.2, 0.2, 0.2))
+
+
+def on_floor(scene: Scene, floor: str) -> Scene:
+    """``floor`` "gray": planes are gray checks, and stay before a distractor; "stock": ``scene`` as it is."""
+    if floor == "stock":
+        return scene
+    dark, light = GRAY_FLOOR
+
+    def gray(shape: Shape) -> Shape:
+        texture = replace(shape.texture or Texture("checks", light), colour=light)
+        return replace(shape, colour=dark, texture=texture, backdrop=False) if shape.kind == "plane" else shape
+
+    return replace(scene, shapes=tuple(gray(s) for s in scene.shapes))
 
 
 class Poses(NamedTuple):

@@ -1,0 +1,134 @@
+"""MuJoCo's OpenGL renderer with all left out that costs time and no body needs: shadows, reflections, several samples a pixel.
+
+On CPUs, where OpenGL runs in software, that is the difference between some 30 frames a second and some hundreds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from rlx.envs.camera.host import Shots
+from rlx.envs.camera.mujoco import camera_number
+from rlx.envs.camera.options import Pixels
+from rlx.envs.camera.picture import behind
+from rlx.envs.camera.scene import GRAY_FLOOR
+
+GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+CHANGED = ("geom_size", "geom_rgba", "site_size", "site_rgba", "mat_rgba")  # of a model, what an episode may begin with
+
+
+class GlCamera:
+    """Pictures of a model that this one owns: its visual settings change.
+
+    Raises:
+        ValueError: no such camera, or no OpenGL.
+    """
+
+    def __init__(self, name: str, model: Any, pixels: Pixels, default: str | int = 0):
+        import mujoco
+
+        self.model, self.pixels = model, pixels
+        height, width = pixels.size
+        given = pixels.cameras or (default,)
+        self.cameras = [-1] if given == (0,) and not model.ncam else [camera_number(name, model, c) for c in given]
+        model.vis.quality.shadowsize = model.vis.quality.offsamples = 0
+        model.vis.global_.offheight, model.vis.global_.offwidth = height, width
+        model.light_castshadow[:] = 0
+        model.mat_reflectance[:] = 0
+        if pixels.floor == "gray":
+            _gray(model)
+        try:
+            self.renderer = mujoco.Renderer(model, height, width)
+        except Exception as error:  # the GL back-ends raise errors of many kinds
+            raise ValueError(
+                f"{name} cannot be drawn by pixels='gl': {error}. Without a screen, install EGL (Debian: apt-get install "
+                "libegl1 libgl1) and set MUJOCO_GL=egl, or OSMesa (libosmesa6) and MUJOCO_GL=osmesa; pixels='sdf' needs none."
+            ) from error
+        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+            self.renderer.scene.flags[flag] = 0
+        plane = int(mujoco.mjtGeom.mjGEOM_PLANE)
+        self.still = np.append(model.geom_type == plane, True)  # of a geom's number: whether it is backdrop; and of none
+        if pixels.floor == "gray":
+            self.still[:-1] = False
+        self.geom = int(mujoco.mjtObj.mjOBJ_GEOM)
+
+    def shoot(self, data: Any, like: Any = None) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Of each camera the image uint8 [H, W, C], and bool [H, W]: where no body is, False where nobody asks. ``like``: the
+        model of ``data``, where episodes change it."""
+        if like is not None:
+            for field in CHANGED:
+                getattr(self.model, field)[:] = getattr(like, field)
+        images, free, made = [], [], self.pixels.distractor
+        for camera in self.cameras:
+            self.renderer.update_scene(data, camera=camera)
+            image = self.renderer.render()
+            images.append(np.round(image @ GREY)[..., None].astype(np.uint8) if self.pixels.grey else image.copy())
+            if made.kind != "none" and made.mask == "segmentation":
+                free.append(self._free())
+            else:
+                free.append(np.zeros(image.shape[:2], bool))
+        return images, free
+
+    def _free(self) -> np.ndarray:
+        self.renderer.enable_segmentation_rendering()
+        seen = self.renderer.render()
+        self.renderer.disable_segmentation_rendering()
+        number, kind = seen[..., 0], seen[..., 1]
+        return np.where((kind == self.geom) | (number < 0), self.still[np.where(kind == self.geom, number, -1)], False)
+
+    def close(self) -> None:
+        self.renderer.close()
+
+
+def _gray(model: Any) -> None:
+    """Planes become gray checks: their texture in its darkness and lightness."""
+    import mujoco
+
+    dark, light = (np.array(c) * 255 for c in GRAY_FLOOR)
+    for i in range(model.ngeom):
+        material = int(model.geom_matid[i])
+        if model.geom_type[i] != mujoco.mjtGeom.mjGEOM_PLANE:
+            continue
+        texture = int(model.mat_texid[material, mujoco.mjtTextureRole.mjTEXROLE_RGB]) if material >= 0 else -1
+        if texture < 0:
+            model.geom_matid[i], model.geom_rgba[i, :3] = -1, dark / 255
+            continue
+        size = int(model.tex_height[texture]) * int(model.tex_width[texture]) * int(model.tex_nchannel[texture])
+        start = int(model.tex_adr[texture])
+        level = model.tex_data[start : start + size].reshape(-1, int(model.tex_nchannel[texture]))
+        bright = level.astype(float).mean(-1, keepdims=True)
+        share = (bright - bright.min()) / max(np.ptp(bright), 1)
+        level[:] = dark[: level.shape[1]] + share * (light - dark)[: level.shape[1]]
+        model.mat_rgba[material, :3] = 1.0
+
+
+def shots_of(
+    pixels: Pixels, open_camera: Callable[[], GlCamera], read: Callable[[Any], list[tuple[Any, Any]]], frames: np.ndarray | None
+) -> Shots:
+    """The pictures of all streams, one after another: ``read(state)`` gives of each its data and, or None, its model."""
+    open_camera().close()  # in the thread that renders another one is opened, with the first picture
+    opened: list[GlCamera] = []
+
+    def take(state: Any, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if not opened:
+            opened.append(open_camera())
+        images, cleans = [], []
+        for (data, model), now in zip(read(state), at, strict=True):
+            clean, free = opened[0].shoot(data, model)
+            if frames is None:
+                images.append(np.concatenate(clean, -1))
+            else:
+                mask = pixels.distractor.mask
+                seen = [behind(np, c, f, frames, now, mask) for c, f in zip(clean, free, strict=True)]
+                images.append(np.concatenate(seen, -1))
+            cleans.append(np.concatenate(clean, -1))
+        return np.stack(images), np.stack(cleans)
+
+    def close() -> None:
+        while opened:
+            opened.pop().close()
+
+    return Shots(take, close)
