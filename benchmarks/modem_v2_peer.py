@@ -1,0 +1,157 @@
+"""The side of plain PyTorch in `benchmarks/modem_v2.py`, in an interpreter of its own, which needs neither rlx nor JAX: its
+planner and update, written as the equations are, batched over streams, an actor and a pair of critics at a time.
+
+    PYTHON benchmarks/modem_v2_peer.py THREADS
+
+Commands come as lines of JSON on the standard input, answers go as lines to the standard output::
+
+    {"make": {"state": 23, "actions": 5, "latent": 50, ...}}   networks of these sizes, and a batch
+    {"plan": 16}                                               a decision of so many streams; the answer: seconds
+    {"update": 10}                                             so many updates; the answer: seconds
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+import time
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def mlp(n: int, hidden: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(n, hidden), nn.ELU(), nn.Linear(hidden, hidden), nn.ELU(), nn.Linear(hidden, out))
+
+
+def critic(n: int, hidden: int) -> nn.Sequential:
+    first = nn.Linear(n, hidden), nn.LayerNorm(hidden), nn.Tanh()
+    return nn.Sequential(*first, nn.Linear(hidden, hidden), nn.ELU(), nn.Linear(hidden, 1))
+
+
+def encoder(s: dict[str, Any]) -> nn.Sequential:
+    width, z = s["encoder_hidden"], s["latent"]
+    half = lambda n: (nn.Linear(n, width), nn.ELU(), nn.Linear(width, z))
+    return nn.Sequential(*half(s["state"]), *half(z))
+
+
+def noisy(mean: Any, std: float) -> Any:
+    x = mean + (std * torch.randn_like(mean)).clamp(-0.3, 0.3)
+    return x + (x.clamp(-1 + 1e-6, 1 - 1e-6) - x).detach()
+
+
+class Agent:
+    def __init__(self, s: dict[str, Any]):
+        self.s = s
+        pair = s["latent"] + s["actions"]
+        self.cloned, self.encoder = encoder(s), encoder(s)
+        self.dynamics, self.reward = mlp(pair, s["hidden"], s["latent"]), mlp(pair, s["hidden"], 1)
+        self.policies = nn.ModuleList(mlp(s["latent"], s["hidden"], s["actions"]) for _ in range(s["members"] + 1))
+        self.critics = nn.ModuleList(
+            nn.ModuleList(critic(pair, s["hidden"]) for _ in range(2)) for _ in range(s["members"] + 1)
+        )
+        self.old_encoder, self.old_critics = copy.deepcopy(self.encoder), copy.deepcopy(self.critics)
+        self.learned = [*self.encoder.parameters(), *self.dynamics.parameters(), *self.reward.parameters()]
+        self.learned += list(self.critics.parameters())
+        self.adam = torch.optim.Adam(self.learned, lr=3e-4)
+        self.adams = [torch.optim.Adam(p.parameters(), lr=3e-4) for p in self.policies[1:]]
+        h, b = s["horizon"], s["batch"]
+        self.obs, self.rewards = torch.randn(h + 1, b, s["state"]), torch.randn(h, b)
+        self.actions = torch.rand(h, b, s["actions"]) * 2 - 1
+        self.count = 0
+
+    def act(self, i: int, z: Any) -> Any:
+        return noisy(torch.tanh(self.policies[i](z)), 0.1)
+
+    @torch.no_grad()
+    def plan(self, streams: int) -> Any:
+        s, m = self.s, self.s["members"]
+        z = self.encoder(torch.randn(streams, s["state"]))
+        z = z[:, None, None].expand(streams, m, s["samples"] // m, s["latent"])
+        total, power, first = 0.0, 1.0, None
+        for _ in range(s["horizon"]):
+            action = torch.stack([self.act(i + 1, z[:, i]) for i in range(m)], 1)
+            first = action if first is None else first
+            x = torch.cat([z, action], -1)
+            total, z, power = total + power * self.reward(x)[..., 0], self.dynamics(x), power * 0.95
+        proposed = [self.act(j + 1, z) for j in range(m)]
+        estimates = []
+        for i in range(m):
+            x = torch.stack([torch.cat([z, proposed[j]], -1) for j in range(m) if j != i])
+            estimates += [total + power * q(x)[..., 0].max(0).values for q in self.critics[i + 1]]
+        value = torch.stack(estimates).flatten(2)
+        value = value.mean(0) - 10 * value.std(0)
+        best = value.topk(s["elites"], -1)
+        weight = torch.softmax(0.5 * best.values, -1)
+        chosen = first.flatten(1, 2).gather(1, best.indices[..., None].expand(-1, -1, s["actions"]))
+        mean = (weight[..., None] * chosen).sum(1)
+        std = ((weight[..., None] * (chosen - mean[:, None]) ** 2).sum(1)).sqrt().clamp(0.1, 2)
+        picked = chosen[torch.arange(streams), torch.multinomial(weight, 1)[:, 0]]
+        return (picked + std * torch.randn_like(std)).clamp(-1, 1)
+
+    def update(self) -> None:
+        h, m = self.s["horizon"], self.s["members"]
+        z, loss, seen = self.encoder(self.obs[0]), 0.0, []
+        with torch.no_grad():
+            cloned = self.cloned(self.obs)
+            target, online = self.old_encoder(self.obs[1:]), self.encoder(self.obs[1:])
+        for t in range(h):
+            seen.append(z.detach())
+            x = torch.cat([z, self.actions[t]], -1)
+            x0 = torch.cat([cloned[t], self.actions[t]], -1)
+            value = 0.0
+            for i in range(m + 1):
+                with torch.no_grad():
+                    after = cloned[t + 1] if i == 0 else online[t]
+                    pair = torch.cat([after, self.act(i, after)], -1)
+                    y = self.rewards[t] + 0.95 * torch.minimum(*[q(pair)[..., 0] for q in self.old_critics[i]])
+                value = value + sum((q(x0 if i == 0 else x)[..., 0] - y) ** 2 for q in self.critics[i])
+            reward = (self.reward(x)[..., 0] - self.rewards[t]) ** 2
+            z = self.dynamics(x)
+            loss = loss + 0.5**t * (2 * ((z - target[t]) ** 2).mean(-1) + 0.5 * reward + 0.1 * value)
+        seen.append(z.detach())
+        self.adam.zero_grad(set_to_none=True)
+        (loss.mean() / h).backward()
+        torch.nn.utils.clip_grad_norm_(self.learned, 10.0)
+        self.adam.step()
+        self.improve(torch.stack(seen))
+        self.count += 1
+        if self.count % 2 == 0:
+            with torch.no_grad():
+                for old, new in ((self.old_encoder, self.encoder), (self.old_critics, self.critics)):
+                    for a, b in zip(old.parameters(), new.parameters(), strict=True):
+                        a.lerp_(b, 0.01)
+
+    def improve(self, z: Any) -> None:
+        rho = 0.5 ** torch.arange(len(z))
+        for i, adam in enumerate(self.adams, 1):
+            adam.zero_grad(set_to_none=True)
+            self.critics[i].requires_grad_(False)
+            pair = torch.cat([z, self.act(i, z)], -1)
+            (-(rho * torch.minimum(*[q(pair)[..., 0] for q in self.critics[i]]).mean(1)).sum()).backward()
+            torch.nn.utils.clip_grad_norm_(self.policies[i].parameters(), 10.0)
+            adam.step()
+            self.critics[i].requires_grad_(True)
+
+
+def main() -> None:
+    torch.set_num_threads(int(sys.argv[1]))
+    torch.manual_seed(0)
+    agent: Any = None
+    for line in sys.stdin:
+        asked = json.loads(line)
+        begun = time.perf_counter()
+        if "make" in asked:
+            agent = Agent(asked["make"])
+        elif "plan" in asked:
+            agent.plan(asked["plan"])
+        else:
+            for _ in range(asked["update"]):
+                agent.update()
+        print(json.dumps(time.perf_counter() - begun), flush=True)
+
+
+if __name__ == "__main__":
+    main()
