@@ -120,3 +120,19 @@ def test_the_two_observations_and_the_physics():
     assert (np.abs(step.info["physics"][:, 3]) <= 0.08).all() and not step.info["contact_force"].any()
     with pytest.raises(ValueError, match="observe='pixels'"):
         rlx.envs.make("rlx:push-lite", observe="pixels")
+
+
+def test_two_cameras_see_the_puck_where_it_is():
+    """From 1.3 m above with 45 degrees, the puck's top at 0.061 m is seen at x / (1.239 tan 22.5) of half the picture."""
+    env = rlx.envs.make("rlx:push-lite", pixels="sdf", camera=["top", "right"], observe="proprio", image=64)
+    assert env.spec.obs["pixels"].shape == (64, 64, 6) and env.spec.obs["state"].shape == (9,)
+    vec = env.make(2, "stop")
+    state, step = vec.reset(None, HostKey.of(jax.random.key(0), 2))
+    puck = np.stack([d.qpos[3:5] for d in state.env.data])
+    for image, place in zip(np.float64(step.obs["pixels"]), puck, strict=True):
+        for k in (3, 0):
+            red, green, blue = (image[..., k + i] for i in range(3))
+            rows, columns = np.nonzero((blue > 100) & (green < 0.65 * blue) & (red < 0.6 * blue))
+            assert 8 < len(rows) < 200
+        seen = np.array([columns.mean(), -rows.mean()]) * 2 / 63 + [-1, 1]
+        np.testing.assert_allclose(seen, place / (1.239 * np.tan(np.pi / 8)), atol=0.04)

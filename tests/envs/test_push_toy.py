@@ -103,6 +103,22 @@ def test_pictures_show_finger_puck_and_goal():
     np.testing.assert_allclose(columns, 0, atol=0.01)
 
 
+def test_the_rasteriser_shows_the_same():
+    """Where the discs are: the puck is the darkest, and in front of the goal."""
+    env = rlx.envs.make("rlx:push-toy", pixels="sdf", image=64)
+    step = env.reset(env.params, jax.random.key(2))[1]
+    image = np.asarray(step.obs["pixels"], float)
+    at = toy.VIEW * ((np.arange(64) + 0.5) / 32 - 1)
+    for mask, place, radius in (
+        ((image.max(-1) < 160) & (image[..., 2] > 1.1 * image[..., 1]), step.obs["state"][4:], toy.RADIUS),
+        ((image[..., 1] > 1.25 * image[..., 0]) & (image[..., 1] > 1.25 * image[..., 2]), toy.GOAL, toy.RADIUS),
+        (image[..., 0] > 1.4 * image[..., 1], step.obs["state"][:2], toy.FINGER),
+    ):
+        rows, columns = np.nonzero(mask)
+        np.testing.assert_allclose([at[columns].mean(), -at[rows].mean()], place, atol=0.03)
+        assert mask.mean() == pytest.approx(np.pi * radius**2 / (2 * toy.VIEW) ** 2, rel=0.25)
+
+
 def test_options():
     assert rlx.envs.make("rlx:push-toy").spec.obs.shape == (6,)
     both = rlx.envs.make("rlx:push-toy", discs=16).spec.obs

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx.envs.camera.scene import Camera, Poses, Scene, Shape, Texture
-from rlx.envs.control import maze, pointmass_maze
+from rlx.envs.control import maze, pointmass_maze, push_toy
 from rlx.envs.control.cartpole import RAIL
 from rlx.envs.control.point import PARAMS as POINT
 from rlx.types import Array
@@ -97,6 +97,16 @@ def _maze(env: Any) -> tuple[Scene, Where]:
     return Scene(shapes, Camera(half, planar=True)), where
 
 
+def _push(env: Any) -> tuple[Scene, Where]:
+    """The puck in front of the goal, the finger in front of both."""
+    m = push_toy
+    table = Shape("plane", (m.EDGE, m.EDGE, 0.0), FLOOR, Texture("checks", FLOOR_TOO, 0.4, (-m.EDGE, -m.EDGE)), backdrop=True)
+    shapes = (table, Shape("sphere", (m.RADIUS,), GREEN), Shape("sphere", (m.RADIUS,), BLUE), Shape("sphere", (m.FINGER,), RED))
+    goal = (*m.GOAL.tolist(), 0.2, 0)
+    where = lambda x: [(0, 0, 0, 0), goal, (x.puck[0], x.puck[1], 0.6, 0), (x.finger[0], x.finger[1], 1.0, 0)]
+    return Scene(shapes, Camera(m.VIEW, planar=True)), where
+
+
 def _runs(row: str) -> list[tuple[int, int]]:
     """Where walls of a row begin and end."""
     marks = np.diff([0, *(c == "#" for c in row), 0])
@@ -110,6 +120,7 @@ VIEWS = {
     "point-mass": _point,
     "point-maze": _maze,
     "pointmass-maze": _cross,
+    "push-toy": _push,
 }
 
 
