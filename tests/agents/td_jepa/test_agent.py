@@ -43,7 +43,8 @@ def made(features: str = "td_jepa", **settings):
 
 
 def started(agent, seed=0):
-    return jax.jit(agent.init)(jax.random.key(seed), {k: jnp.float32(v) for k, v in agent.hyper.items()})
+    """Operation by operation: those of one shape are compiled once for all agents."""
+    return agent.init(jax.random.key(seed), {k: jnp.float32(v) for k, v in agent.hyper.items()})
 
 
 def sampled(agent, given, hyper):
@@ -73,7 +74,6 @@ def test_the_loss_of_each_method_trains_its_networks_and_no_others(features):
     agent, data = made(features)
     method, state = agent.report.method, started(agent)
 
-    @jax.jit
     def slopes(state):
         batch = method.features.view(sampled(agent, data, state.hyper), state.hyper)
         given, _ = method.given(state.learned, batch, state.hyper, jax.random.key(1), jax.random.key(2))
