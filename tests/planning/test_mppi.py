@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlx.dynamics import SparseDynamics
+from rlx.dynamics import RSSM, EnsembleDynamics, LatentDynamics, SparseDynamics, ensemble, filtered
 from rlx.dynamics.dictionary import Dictionary
+from rlx.dynamics.filtered import by_likelihood
 from rlx.dynamics.sparse_model import SparseModel
 from rlx.planning import mppi
 from rlx.planning.mppi import Imagination, Search, Settings
@@ -196,6 +197,43 @@ def test_the_same_search_in_sparse_equations():
     wide = mppi.imagined(model, params)
     plan = jax.jit(lambda s: mppi.search(wide, SEARCH, SHARP, s, jnp.zeros((3, 1)), 3, 0.0, KEY))(state)
     close(plan.mean[:, 0], [0.8, 0, 0], atol=0.15)
+
+
+def linear_members(rows: np.ndarray) -> ensemble.Ensemble:
+    """Members [E] that predict (change, reward) = u times ``rows`` [E, 2], with next to no noise."""
+    blank = ensemble.init(KEY, len(rows), (2, 2), gaussian=True, elites=len(rows))
+    kernel = jnp.zeros((len(rows), 2, 4)).at[:, 1, :2].set(rows)
+    params = {"params": {"Dense_0": {"kernel": kernel, "bias": jnp.full((len(rows), 4), -9.0).at[:, :2].set(0.0)}}}
+    return dataclasses.replace(blank, params=params)
+
+
+@pytest.mark.parametrize("kind", ["ensemble", "filtered"])
+def test_the_same_search_in_an_ensemble_and_in_what_filters_it(kind):
+    """Each member pays for going down; behind the horizon it is worth to be low."""
+    model, params = EnsembleDynamics(), linear_members(np.float32([[0.5, -1.0], [0.4, -0.8]]))
+    if kind == "filtered":
+        model = filtered(model, by_likelihood, draws=1)
+        params = {"model": params, "scorer": params, "r_min": -jnp.inf, "filter_temperature": 1.0}
+    imagine = mppi.imagined(model, params, lambda obs, key: -obs[None, :, 0])
+    state = mppi.imagined_state(model, params, jnp.zeros(1), KEY)
+    plan = jax.jit(lambda s: mppi.search(imagine, SEARCH, SHARP, s, jnp.zeros((3, 1)), 3, 0.0, KEY))(state)
+    close(plan.mean[:, 0], [-1, -1, -1], atol=0.25)
+    assert 2.7 < float(plan.value) < 4.8  # a decision is worth 0.8 + 0.4 to 1 + 0.5
+
+
+def test_the_same_search_in_a_recurrent_latent_model():
+    """What it finds is worth more, imagined again, than the opposite. What is paid is an entry of the belief."""
+
+    class Paid:
+        apply = staticmethod(lambda params, features: 10 * features[..., :1])
+
+    rssm = RSSM(actions=1, embedding=3, belief=2, state=3, hidden=4)
+    model, params = LatentDynamics(rssm, Paid), {"rssm": rssm.init(KEY), "reward": ()}
+    imagine, state = mppi.imagined(model, params), mppi.imagined_state(model, params, jnp.zeros(5), KEY)
+    plan = jax.jit(lambda s: mppi.search(imagine, SEARCH, SHARP, s, jnp.zeros((3, 1)), 3, 0.0, KEY))(state)
+    wide = jax.tree.map(lambda x: jnp.broadcast_to(x, (64, *x.shape)), state)
+    again = jax.jit(lambda mean: mppi.returns(imagine, wide, jnp.tile(mean[:, None], (1, 64, 1)), 3, 1.0, KEY).mean())
+    assert float(again(plan.mean)) > float(again(-plan.mean)) and abs(float(plan.action[0])) > 0.5
 
 
 @pytest.mark.parametrize(
