@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import random
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -46,7 +46,7 @@ def make(
     time_limit: int | None = None,
     threads: int | None = None,
     vectorize: str | None = None,
-    info_keys: Mapping[str, Reduce] | None = None,
+    info_keys: Mapping[str, Reduce | Sequence[Reduce]] | None = None,
     action_bounds: Any = None,
     light: bool | None = None,
     physics: bool = False,
@@ -62,7 +62,8 @@ def make(
     (low, high), of numbers or lists, in place of the bounds of the action space, which may have none.
 
     ``info_keys``: keys of Gymnasium's info that become ``Spec.info``, each with the way in which it becomes one number per
-    episode: ``{"x_position": "last", "reward_ctrl": "sum"}`` (see `rlx.types.Leaf`). It is 0 where an info lacks the key.
+    episode, or several: ``{"x_position": "last", "contact_force": ("max", "mean")}`` (see `rlx.types.Leaf`; reports show the
+    names of `rlx.envs.outcomes`). It is 0 where an info lacks the key.
     ``success``, ``is_success`` and ``violation`` are kept unasked, by "any", where the episode has them that is looked at when
     the environment is made: at most 1,000 steps of it, fewer where it has shown all ``info_keys`` before. A key that is reduced
     by "any" may be one that this episode does not have.
@@ -109,7 +110,7 @@ def make(
 
 
 def _spec(
-    name: str, example: gymnasium.Env, repeat: int, keys: Mapping[str, Reduce] | None, bounds: Any, physics: bool = False
+    name: str, example: gymnasium.Env, repeat: int, keys: Mapping[str, Any] | None, bounds: Any, physics: bool = False
 ) -> Spec:
     """What ``example``, which is closed, promises: its spaces, and its infos as an episode shows them."""
     try:
@@ -124,7 +125,7 @@ def _spec(
     return replace(spec, info=info, horizon=horizon)
 
 
-def _look(reader: Border, example: gymnasium.Env, keys: Mapping[str, Reduce] | None) -> dict[str, Any]:
+def _look(reader: Border, example: gymnasium.Env, keys: Mapping[str, Any] | None) -> dict[str, Any]:
     """The infos of one episode together: its first step, and more where a key is still to come."""
     seen = dict(_reset(reader, example, 0)[1])
     native = reader.native(reader.spec.action.zeros())

@@ -175,9 +175,19 @@ def test_infos_of_several_steps_become_one_by_their_reduction():
     np.testing.assert_array_equal(both.info["place"], step.info["place"])
 
 
+def test_a_key_may_be_reduced_in_several_ways():
+    """Of two steps in one decision the first way counts: the greatest."""
+    env = rlx.envs.make(f"{MODULE}RlxArm-v0", info_keys={"effort": ["max", "mean"]}, repeat=2)
+    assert env.spec.info["effort"].reduces == {"_max": "max", "_mean": "mean"}
+    single = rlx.envs.make(f"{MODULE}RlxArm-v0", info_keys={"effort": "max"}, repeat=2)
+    a, b = (play(e.make(2, "reset")).info["effort"] for e in (env, single))
+    np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize(
     ("task", "keys", "message"),
     [
+        ("RlxArm-v0", {"effort": ["max", "median"]}, r"has \('max', 'median'\) for 'effort'"),
         ("RlxArm-v0", {"speed": "last"}, "asks for 'speed'; the infos of this environment have place, effort, word, success"),
         ("RlxArm-v0", {"effort": "median"}, "has 'median' for 'effort'.*any, sum, max, mean, last"),
         ("RlxArm-v0", {"word": "last"}, "'word', which holds 'arm': only numbers"),

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from rlx.nn.images import ConvTrunk, push_frame, random_shift
 from rlx.nn.mlp import LayerNormMLP, stack
@@ -106,6 +107,29 @@ def test_shifts_are_whole_pixels_up_to_the_pad_and_one_for_all_frames():
     assert set(shifts) == {(i, j) for i in range(-2, 3) for j in range(-2, 3)}
     other = np.asarray(random_shift(jax.random.key(2), jnp.asarray(images), 2))
     assert (out != other).any()
+
+
+def test_64_pixels_by_3_are_cut_out_of_the_padded_image():
+    """The shift is read off the picture's middle: each pixel says where it is. A shift of (3, 3) is the picture itself."""
+    row, column = np.meshgrid(np.arange(64), np.arange(64), indexing="ij")
+    image = np.stack([row, column, row, column], -1).astype(np.uint8)  # two frames
+    padded = np.pad(image, ((3, 3), (3, 3), (0, 0)), mode="edge")
+    out = np.asarray(random_shift(jax.random.key(4), jnp.asarray(np.stack([image] * 200)), 3))
+    corners = out[:, 32, 32, :2].astype(int) - 32 + 3
+    for shifted, (dy, dx) in zip(out, corners, strict=True):
+        np.testing.assert_array_equal(shifted, padded[dy : dy + 64, dx : dx + 64])
+    assert (corners == 3).all(1).any() and np.ptp(corners, 0).tolist() == [6, 6]
+
+
+def test_shifts_are_uniform_and_those_of_two_images_independent():
+    """The 49 shifts of two images that are shifted together: 20,000 draws of each, and of the pair of their rows."""
+    row, column = np.meshgrid(np.arange(8), np.arange(8), indexing="ij")
+    two = jnp.asarray(np.stack([np.stack([row, column], -1)] * 2).astype(np.uint8))
+    out = jax.jit(jax.vmap(lambda key: random_shift(key, two, 3)[:, 4, 4]))(jax.random.split(jax.random.key(6), 20_000))
+    shift = np.asarray(out).astype(int) - 1  # [draws, image, axis], 0 to 6
+    cells = [7 * shift[:, i, 0] + shift[:, i, 1] for i in (0, 1)] + [7 * shift[:, 0, k] + shift[:, 1, k] for k in (0, 1)]
+    for found in cells:
+        assert scipy.stats.chisquare(np.bincount(found, minlength=49)).pvalue > 1e-3
 
 
 def test_edges_go_on():
