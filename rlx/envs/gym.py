@@ -62,8 +62,7 @@ def make(
     (low, high), of numbers or lists, in place of the bounds of the action space, which may have none.
 
     ``info_keys``: keys of Gymnasium's info that become ``Spec.info``, each with the way in which it becomes one number per
-    episode, or several: ``{"x_position": "last", "contact_force": ("max", "mean")}`` (see `rlx.types.Leaf`; reports show the
-    names of `rlx.envs.outcomes`). It is 0 where an info lacks the key.
+    episode, or several: ``{"x_position": "last", "contact_force": ("max", "mean")}`` (`rlx.types.Leaf`); 0 where it is lacking.
     ``success``, ``is_success`` and ``violation`` are kept unasked, by "any", where the episode has them that is looked at when
     the environment is made: at most 1,000 steps of it, fewer where it has shown all ``info_keys`` before. A key that is reduced
     by "any" may be one that this episode does not have.
