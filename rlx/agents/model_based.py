@@ -30,7 +30,7 @@ from rlx.agents.model_audit import Report
 from rlx.agents.model_based_config import ModelBasedConfig
 from rlx.agents.offpolicy import Networks, q_values
 from rlx.config import hyper
-from rlx.dynamics import EnsembleDynamics, Model, as_env, bootstrap, ensemble, filtered, penalised, scorer
+from rlx.dynamics import EnsembleDynamics, Model, as_env, bootstrap, distilled, ensemble, filtered, penalised, scorer
 from rlx.dynamics.adversary import learn
 from rlx.dynamics.ensemble import Ensemble
 from rlx.dynamics.filtered import Score, by_likelihood, by_reward, by_truth
@@ -61,6 +61,7 @@ from rlx.types import (
 
 BANK = 100_000  # states that imagined episodes begin from, at most: of more data they are drawn once
 TOLD = ("model/error", "model/epochs", "scorer/gap", "scorer/share", "rollout/length", "rollout/stopped", "rollout/score")
+AGREEMENT = "scorer/agreement"  # of one network with all discriminators, where it is distilled
 
 
 # ----------------------------------------------------------------------------------------------------------------- the data
@@ -175,12 +176,28 @@ class Method:
         how = {"calibrated": c.calibrated, "common_range": c.common_range, "most": c.most}
         return scorer.blank(key, self.n, self.m, c.snapshots, c.hidden, c.delta, **how)
 
+    @property
+    def distils(self) -> bool:
+        return self.config.filter == "reward" and self.config.scorer.distilled
+
+    def blank_distilled(self, key: Key) -> Any:
+        return distilled.blank(key, self.blank_scorer(key), self.config.scorer.distilled_hidden) if self.distils else ()
+
+    @cached_property
+    def candidates(self) -> distilled.Candidates:
+        own, draws = EnsembleDynamics(self.config.dynamics.clip), self.config.draws
+        return lambda model, obs, action, key: own.candidates(model, (), obs, action, key, draws).obs
+
     def model_params(self, model: Ensemble, scorer: Any, hyper: dict[str, Array]) -> Any:
         params: Any = model
         if self.score is not None:
             own = model if self.config.filter == "likelihood" else scorer
             params = {"model": model, "scorer": own, **{k: hyper[k] for k in ("r_min", "filter_temperature")}}
         return {"model": params, "uncertainty_penalty": hyper["uncertainty_penalty"]} if self.mopo else params
+
+    def scorer_of(self, state: AgentState) -> Any:
+        """What scores candidates of imagined episodes."""
+        return state.learned["distilled" if self.distils else "scorer"]
 
     @cached_property
     def model(self) -> Model:
@@ -190,7 +207,7 @@ class Method:
 
     def predicts(self, state: AgentState) -> tuple[Model, Any]:
         """`model` and its params, as learned."""
-        params = self.model_params(state.learned["model"], state.learned["scorer"], state.hyper)
+        params = self.model_params(state.learned["model"], self.scorer_of(state), state.hyper)
         return self.model, params["model"] if self.mopo else params
 
     @cached_property
@@ -199,7 +216,8 @@ class Method:
         c = self.config
         model = penalised(self.model) if self.mopo else self.model
         hyper_ = {k: jnp.float32(v) for k, v in hyper(c).items()}
-        shapes = jax.eval_shape(lambda k: (self.blank_model(k), self.blank_scorer(k)), jax.random.key(0))
+        speaks = self.blank_distilled if self.distils else self.blank_scorer
+        shapes = jax.eval_shape(lambda k: (self.blank_model(k), speaks(k)), jax.random.key(0))
         blank, unscored = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
         params = self.model_params(blank, unscored, hyper_)
         how: dict[str, Any] = {"actions": self.m, "horizon": c.horizon, "ends": self.ends, "stop_after": c.stop_after}
@@ -207,7 +225,7 @@ class Method:
 
     def imagine(self, state: AgentState, sources: Sources) -> Any:
         learned = state.learned
-        model = self.model_params(learned["model"], learned["scorer"], state.hyper)
+        model = self.model_params(learned["model"], self.scorer_of(state), state.hyper)
         return {**self.imagined.params, "model": model, "starts": learned["starts"]}
 
     def watch(self, state: AgentState, rows: Row, key: Key) -> AgentState:
@@ -239,7 +257,15 @@ class Method:
         rows, game = rows_in(sources["data"]), self.config.scorer.game
         found = learn(state.learned["scorer"], rows.obs, rows.action, rows.new, key, game)
         told = {"scorer/gap": found.gap[-1], "scorer/share": (found.gap > game.gap_min).mean()}
-        return self._with(state, told, scorer=found.scorer), sources
+        own = state.learned["distilled"]
+        if self.distils:
+            k_act, k_fit = jax.random.split(jax.random.fold_in(key, 1))
+            anything = np.asarray(jax.random.uniform(k_act, rows.action.shape, minval=-1.0, maxval=1.0))  # as policies may
+            obs, action = np.concatenate([rows.obs, rows.obs]), np.concatenate([rows.action, anything])
+            given, c = (self.candidates, state.learned["model"], obs, action, k_fit), self.config.scorer
+            how: dict[str, Any] = {"steps": c.distilled_steps, "least": c.distilled_agreement}
+            own, told[AGREEMENT], _ = distilled.distil(own, found.scorer, *given, **how)
+        return self._with(state, told, scorer=found.scorer, distilled=own), sources
 
     def _with(self, state: AgentState, told: dict[str, Any], **new: Any) -> AgentState:
         numbers = {**state.learned["told"], **{k: np.float32(v) for k, v in told.items()}}
@@ -250,7 +276,9 @@ class Method:
     def init(self, key: Key, hyper: dict[str, Array]) -> AgentState:
         k = jax.random.split(key, 3)
         own = {"model": self.blank_model(k[0]), "scorer": self.blank_scorer(k[1]), "scales": self.scales}
-        own |= {"starts": jnp.zeros((self.bank, self.n)), "told": dict.fromkeys(TOLD, jnp.float32(0))}
+        told = (*TOLD, AGREEMENT) if self.distils else TOLD
+        own |= {"starts": jnp.zeros((self.bank, self.n)), "told": dict.fromkeys(told, jnp.float32(0))}
+        own |= {"distilled": self.blank_distilled(k[1])}
         return AgentState(hyper, {**sac.begin(self.nets, k[2], self.n, self.m, hyper["init_temperature"]), **own})
 
     def act(self, state: AgentState, clock: Clock, carry: Any, step: Step, key: Key, mode: str) -> tuple[Array, Any, dict]:

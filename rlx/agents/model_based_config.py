@@ -36,6 +36,10 @@ class Scorer:
     calibrated: bool = True  # logits in units of what is typical of each discriminator
     common_range: bool = False  # these units reach to the largest of all
     most: float = size(1.0, "largest probability of one", above=0, most=1)
+    distilled: bool = False  # one network says what all of them say together: imagined steps become cheaper by as many times
+    distilled_hidden: tuple[int, ...] = size((256, 256), least=1)
+    distilled_steps: int = size(20_000, least=1)
+    distilled_agreement: float = size(0.95, "least share of pairs of candidates that both order alike", least=0, most=1)
     game: Game = Game()
 
 

@@ -121,6 +121,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "last_snapshot": {"scorer.snapshots": 1},
     "uncalibrated": {"scorer.calibrated": False, "r_min": float("-inf")},
     "no_penalty": {"uncertainty_penalty": 0.0},
+    "distilled": {"scorer.distilled": True},
     "likelihood": {"filter": "likelihood", "r_min": float("-inf")},
 }
 

@@ -135,6 +135,16 @@ def test_what_is_imagined_under_each_setting(name, settings, scored):
         np.testing.assert_allclose(away, -np.asarray(step.info["score"]), rtol=1e-4)
 
 
+@pytest.mark.slow
+def test_a_run_filters_by_one_network_in_the_place_of_all():
+    own = {"distilled": True, "distilled_hidden": (16,), "distilled_steps": 300, "distilled_agreement": 0.0}
+    agent = made(**{f"scorer.{k}": v for k, v in own.items()}, stop="truncate", updates=10)
+    found = run(agent, problem(), jax.random.key(0), options=QUIET)
+    learned = found.agent.learned
+    assert 0.5 < learned["told"]["scorer/agreement"] <= 1 and learned["told"]["rollout/score"] > 0
+    assert agent.report.method.imagine(found.agent, {})["model"]["model"]["scorer"] is learned["distilled"]
+
+
 def test_the_tasks_of_the_paper_have_their_settings():
     tasks = [f"{robot}-{kind}" for robot in ("halfcheetah", "hopper", "walker2d") for kind in ("random", "medium")]
     assert len(morec.MOPO) == len(morec.MOBILE) == 21 and set(morec.MOPO) == set(morec.MOBILE) > set(tasks)
