@@ -246,6 +246,7 @@ def test_reachers_target_is_where_the_goal_is():
     vec.close()
 
 
+@pytest.mark.slow
 def test_cameras_of_a_model_lie_one_behind_another():
     both, top, right = (
         envs.make("rlx:push-lite", pixels="sdf", image=24, camera=c) for c in (["top", "right"], "top", "right")

@@ -121,7 +121,7 @@ def test_bodies_are_not_touched_and_gray_floors_stay():
     """The mask of the segmentation leaves out all of the body; of a walker on a gray floor the floor too."""
     from rlx.envs import tasks
     from rlx.envs.camera.mujoco import MujocoView
-    from rlx.envs.camera.picture import behind
+    from rlx.envs.camera.picture import behind, free
     from rlx.envs.camera.raster import draw
     from rlx.envs.camera.scene import on_floor
 
@@ -133,9 +133,8 @@ def test_bodies_are_not_touched_and_gray_floors_stay():
     for floor in ("stock", "gray"):
         scene = on_floor(view.scene, floor)
         picture = draw(scene, poses, (48, 48))
-        backdrop = jnp.array([*(s.backdrop for s in scene.shapes), True])
         for mask in ("segmentation", "colour"):
-            image = np.asarray(behind(jnp, picture.image, backdrop[picture.front], frames, jnp.int32(7), mask))
+            image = np.asarray(behind(jnp, picture.image, free(scene, picture.front), frames, jnp.int32(7), mask))
             replaced = (image == 255).all(-1)
             body = np.array([*(s.kind != "plane" for s in view.scene.shapes), False])[np.asarray(picture.front)]
             assert not (replaced & body).any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -20,17 +21,25 @@ Pictures = Callable[[PyTree, Array, Array], tuple[Array, Array]]
 def pictures_of(pixels: Pixels, looks: list[Look]) -> Pictures:
     """Of several cameras the channels one after another."""
     made = pixels.distractor
-    backdrops = [jnp.array([*(s.backdrop for s in scene.shapes), True]) for scene, _ in looks]
 
     def pictures(state: PyTree, at: Array, frames: Array) -> tuple[Array, Array]:
         images, cleans = [], []
-        for (scene, poses), backdrop in zip(looks, backdrops, strict=True):
-            image, front = draw(scene, poses(state), pixels.size, pixels.grey)
-            cleans.append(image)
-            images.append(image if made.kind == "none" else behind(jnp, image, backdrop[front], frames, at, made.mask))
+        for scene, poses in looks:
+            picture = draw(scene, poses(state), pixels.size, pixels.grey)
+            cleans.append(picture.image)
+            if made.kind == "none":
+                images.append(picture.image)
+            else:
+                images.append(behind(jnp, picture.image, free(scene, picture.front), frames, at, made.mask))
         return jnp.concatenate(images, -1), jnp.concatenate(cleans, -1)
 
     return pictures
+
+
+def free(scene: Scene, front: Array) -> Array:
+    """bool [H, W]: where nothing but the backdrop is."""
+    backdrops = (front == i for i, shape in enumerate(scene.shapes) if shape.backdrop)
+    return functools.reduce(jnp.logical_or, backdrops, front < 0)
 
 
 def behind(xp: Any, image: Array, backdrop: Array, frames: Array, at: Any, mask: str) -> Array:

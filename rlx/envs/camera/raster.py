@@ -20,6 +20,7 @@ from rlx.types import Array
 
 AMBIENT, DIRECT = 0.55, 0.7  # light from everywhere, and from the camera on what faces it
 FAR, TINY = 1e9, 1e-12
+STRIPS = 4
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float32)
 # edges of a box: the two corners, and (0 below or 1 above, axis) of the two faces that meet there
@@ -62,13 +63,30 @@ class Picture(NamedTuple):
 @exact
 def draw(scene: Scene, poses: Poses, size: tuple[int, int], grey: bool = False) -> Picture:
     """``scene`` at ``poses``, ``size`` = (height, width) pixels of RGB or, ``grey``, of one channel (BT.601). Pure; `jax.vmap`
-    makes batches of it."""
-    rays = rays_of(scene.camera, size)
-    high = _above(scene.camera, rays, poses.gaze)
-    words = [_mixed(low, top, _share(high)) for top, low in zip(*(_words(c, grey) for c in scene.sky), strict=True)]
-    nearest, front = jnp.full_like(rays.x, FAR), jnp.zeros(rays.x.shape, jnp.int32)
+    makes batches of it.
+
+    A few strips are drawn one after another: what a strip needs stays in the cache, and a loop's result is written before it is
+    read, where a compiler would else draw each pixel once for each of its channels.
+    """
     places = (poses.place - poses.eye) @ poses.gaze  # in the camera's axes
     axes = poses.gaze.T @ poses.turned
+    rays = rays_of(scene.camera, size)
+    strips = next(n for n in (STRIPS, 3, 2, 1) if rays.x.size % n == 0)
+    cut = [x.reshape(strips, -1) for x in (rays.x, rays.y, rays.inverse, rays.short)]
+
+    def strip(_: None, part: list) -> tuple[None, Array]:
+        return None, _drawn(scene, places, axes, poses.gaze, Rays(part[0], part[1], part[2], part[3], rays.pitch), grey)
+
+    words = lax.scan(strip, None, cut)[1].reshape(size)
+    parts = lax.bitcast_convert_type(words, jnp.uint8)
+    return Picture(parts[..., :1] if grey else parts[..., :3], parts[..., 3].astype(jnp.int32) - 1)
+
+
+def _drawn(scene: Scene, places: Array, axes: Array, gaze: Array, rays: Rays, grey: bool) -> Array:
+    """int32 [P]: red, green, blue, and the number of the shape in front, from 1 on."""
+    high = _above(scene.camera, rays, gaze)
+    words = [_mixed(low, top, _share(high)) for top, low in zip(*(_words(c, grey) for c in scene.sky), strict=True)]
+    nearest, front = jnp.full_like(rays.x, FAR), jnp.zeros(rays.x.shape, jnp.int32)
     for i, shape in enumerate(scene.shapes):
         hit = SHAPES[shape.kind](shape, places[i], axes[i], rays, scene.camera.planar)
         cover = jnp.where(hit.depth <= nearest, hit.cover, 0.0)
@@ -82,7 +100,7 @@ def draw(scene: Scene, poses: Poses, size: tuple[int, int], grey: bool = False) 
         words = [_lanes(old * rest + colour * paint) for old, colour in zip(words, colours, strict=True)]
         nearest = jnp.where(cover > 0.5, hit.depth, nearest)
         front = jnp.where(cover > 0.5, i + 1, front)
-    return _unpacked(words, front, size)
+    return words[0] | (0 if grey else words[1] << 8) | front << 24
 
 
 # Colours are integers with a channel in each half, red and blue in one and green in another, so that a pixel leaves the loop as
@@ -106,15 +124,6 @@ def _lanes(products: Array) -> Array:
 
 def _mixed(one: Array, two: Array, share: Array) -> Array:
     return _lanes(one * (256 - share) + two * share)
-
-
-def _unpacked(words: list[Array], front: Array, size: tuple[int, int]) -> Picture:
-    """One array of 32 bits leaves the loop: red, green, blue, and the number in front."""
-    word = words[0] | words[-1] << 8 | front << 24
-    if len(words) == 1:
-        word = words[0] | front << 24
-    parts = lax.bitcast_convert_type(lax.optimization_barrier(word), jnp.uint8).reshape(*size, 4)
-    return Picture(parts[..., :1] if len(words) == 1 else parts[..., :3], parts[..., 3].astype(jnp.int32) - 1)
 
 
 def rays_of(camera: Camera, size: tuple[int, int]) -> Rays:
@@ -146,10 +155,11 @@ def _along(rays: Rays, v: Array) -> Array:
     return v[0] * rays.x + v[1] * rays.y - v[2]
 
 
-def _slab(distance: Array, radius: float, width: Any) -> Array:
-    """What a strip of half width ``radius`` covers of a pixel ``distance`` from its middle: of thin ones less than all."""
-    low, high = jnp.maximum(distance - 0.5 * width, -radius), jnp.minimum(distance + 0.5 * width, radius)
-    return jnp.clip((high - low) / width, 0.0, 1.0)
+def _slab(distance: Array, radius: float, fine: Any) -> Array:
+    """What a strip of half width ``radius`` covers of a pixel ``distance`` from its middle, of thin ones less than all;
+    ``fine``: pixels per metre."""
+    at, edge = distance * fine, radius * fine
+    return jnp.clip(jnp.minimum(at + 0.5, edge) - jnp.maximum(at - 0.5, -edge), 0.0, 1.0)
 
 
 def _side(inside: Array, width: Any) -> Array:
@@ -162,42 +172,44 @@ def _side(inside: Array, width: Any) -> Array:
 
 def _round(shape: Shape, place: Array, axes: Array, rays: Rays, planar: bool) -> Hit:
     """Spheres, capsules and cylinders: where the ray comes nearest to the axis from ``a`` to ``a + u``, at the share ``s``. A
-    cylinder's side is part of one without ends."""
+    cylinder's side is part of one without ends. Roots and divisions are what costs time here."""
     radius, half = shape.size[0], 0.0 if shape.kind == "sphere" else shape.size[1]
-    width: Any
     u = 2 * half * axes[:, 2]
     a = place - half * axes[:, 2]
-    a, u, aa, au, uu = _once(a, u, a @ a, a @ u, u @ u)
+    fine, finer = (1 / rays.pitch if planar else 1 / (rays.pitch * jnp.maximum(-end[2], TINY)) for end in (a, a + u))
+    a, u, aa, au, uu, fine, more = _once(a, u, a @ a, a @ u, u @ u, jnp.asarray(fine), jnp.asarray(finer - fine))
     within = (lambda s: s) if shape.kind == "cylinder" else (lambda s: jnp.clip(s, 0.0, 1.0))
+    free: Any = None
+    s: Any = 0.0
+    lean = None
     if planar:
         dx, dy, length = rays.x - a[0], rays.y - a[1], jnp.maximum(u[0] ** 2 + u[1] ** 2, TINY)
-        free = (dx * u[0] + dy * u[1]) / length
-        s = within(free)
+        if half:
+            free = (dx * u[0] + dy * u[1]) * (1 / length)
+            s, lean = within(free), uu / length
         away = (dx - s * u[0]) ** 2 + (dy - s * u[1]) ** 2
-        depth, width, lean = -a[2] - s * u[2], rays.pitch, uu / length
-    elif shape.kind == "sphere":
-        ahead = _along(rays, a)
-        depth = ahead * rays.inverse
-        away, width, free = aa - ahead * depth, jnp.maximum(depth, TINY) * rays.pitch, None
+        depth = -a[2] - s * u[2]
     else:
-        ahead, slope = _along(rays, a), _along(rays, u)
-        q = slope * rays.inverse
-        over = 1 / jnp.maximum(uu - slope * q, TINY)
-        free = (ahead * q - au) * over
-        s = within(free)
-        ahead = ahead + s * slope
+        ahead = _along(rays, a)
+        if half:
+            slope = _along(rays, u)
+            q = slope * rays.inverse
+            over = 1 / jnp.maximum(uu - slope * q, TINY)
+            free = (ahead * q - au) * over
+            s, lean = within(free), uu * over
+            ahead = ahead + s * slope
         depth = ahead * rays.inverse
         away = aa + s * (2 * au + s * uu) - ahead * depth
-        width, lean = jnp.maximum(depth, TINY) * rays.pitch, uu * over
     away = jnp.maximum(away, 0.0)
-    cover = _slab(jnp.sqrt(away), radius, width)
-    bulge = jnp.sqrt(jnp.maximum(radius**2 - away, 0.0))
-    light = AMBIENT + DIRECT / radius * bulge
-    if shape.kind != "sphere":  # an axis that leans towards the camera is hit earlier
-        bulge = bulge * jnp.sqrt(jnp.where(s == free, jnp.minimum(lean, 1e4), 1.0))
-    front = depth - bulge * (1.0 if planar else rays.short)
+    cover = _slab(jnp.sqrt(away), radius, fine + (s * more if half and not planar else 0.0))
+    light = (AMBIENT + DIRECT) - (DIRECT / radius**4) * away**2  # about the cosine to the surface, without its root
+    bulge = jnp.maximum(radius**2 - away, 0.0)
+    if lean is not None:  # an axis that leans towards the camera is hit earlier
+        bulge = bulge * jnp.where(s == free, jnp.minimum(lean, 1e4), 1.0)
+    front = depth - jnp.sqrt(bulge) * (1.0 if planar else rays.short)
     if not planar:
         cover = jnp.where(depth > 0, cover, 0.0)
+    light = jnp.maximum(light, AMBIENT)
     if shape.kind != "cylinder":
         return Hit(cover, front, light)
     cover = jnp.where((free >= 0) & (free <= 1), cover, 0.0)
