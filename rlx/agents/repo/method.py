@@ -30,6 +30,7 @@ from rlx.agents import offpolicy
 from rlx.agents.repo import behaviour, world
 from rlx.agents.repo.config import Config
 from rlx.agents.repo.networks import BEHAVIOUR, Net
+from rlx.agents.repo.report import Report
 from rlx.config import hyper
 from rlx.dynamics.rssm import Latent, drawn
 from rlx.envs import batch as batch_of
@@ -188,6 +189,8 @@ def make(config: Config, problem: Problem) -> Agent:
     if rows < max(plan.prefill, config.collect):
         least = max(plan.prefill, config.collect) * config.n_envs
         raise ValueError(f"repo: capacity={config.capacity} does not hold what one Collect gives; give at least {least}.")
+    which = "eval" if "eval" in problem.envs else "train"
+    every = max(1, config.eval_every // (config.collect * config.n_envs))
     return Agent(
         "repo",
         config,
@@ -199,13 +202,6 @@ def make(config: Config, problem: Problem) -> Agent:
         buffers={"replay": replay.ring(rows + 1, config.n_envs)},
         carry=method.carry,
         modes=("explore", "eval", "random"),
-        evals=(
-            Eval(
-                "main",
-                "eval" if "eval" in problem.envs else "train",
-                config.eval_episodes,
-                max(1, config.eval_every // (config.collect * config.n_envs)),
-                stages=("learn",),
-            ),
-        ),
+        evals=(Eval("main", which, config.eval_episodes, every, stages=("learn",)),),
+        report=Report(method, train),
     )

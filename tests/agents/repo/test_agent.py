@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 import rlx.envs
 from rlx import agents, replay
-from rlx.agents.repo import behaviour, world
+from rlx.agents.repo import behaviour, report, world
 from rlx.agents.repo.method import Method, Plan
 from rlx.agents.repo.networks import BEHAVIOUR, Net, seen_leaf
 from rlx.replay import Sequences
@@ -245,10 +248,16 @@ def test_evaluation_takes_the_likeliest_of_a_hundred():
     np.testing.assert_allclose(behaviour.likeliest(policy, jax.random.key(0)), wanted, rtol=1e-4)
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """(folder, what it came to) of a whole run."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    return folder, run(made(), problem(), jax.random.key(2), folder, options=QUIET)
+
+
 @pytest.mark.slow
-def test_a_run_that_is_interrupted_goes_on_bit_for_bit(tmp_path):
-    agent = made()
-    whole = run(agent, problem(), jax.random.key(2), tmp_path / "whole", options=QUIET)
+def test_a_run_that_is_interrupted_goes_on_bit_for_bit(finished, tmp_path):
+    agent, whole = made(), finished[1]
 
     class Stop(Exception):
         pass
@@ -266,6 +275,54 @@ def test_a_run_that_is_interrupted_goes_on_bit_for_bit(tmp_path):
         jax.tree_util.tree_leaves_with_path(whole.agent.learned), jax.tree.leaves(resumed.agent.learned), strict=True
     ):
         np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
+
+
+# ---------------------------------------------------------------------------------------------------------- the report
+
+
+@pytest.mark.slow
+def test_a_run_says_what_its_latent_keeps(finished):
+    folder, state = finished
+    written = made().report(state.agent, folder)
+    assert [path.name for path in written] == ["repo.json", "probe.png", "constraint.png"]
+    page = json.loads((folder / "repo.json").read_text())
+    assert page["updates"] == int(state.counts["updates"]) and 0 <= page["active_share"] <= 1
+    assert set(page["r2"]) == {"state"} and set(page["r2"]["state"]) == {"posterior", "features"}
+    with Image.open(folder / "probe.png") as picture:  # four streams, three lines each, eight pictures with their borders
+        assert picture.size == (2 * 8 * 18, 2 * 4 * 3 * 18)
+
+
+def test_what_is_shown_and_what_is_imagined():
+    """The same while the model is shown something; from there on the prior's way with the same actions."""
+    method, state = method_of(), started(made())
+    data = rows(11, 2)
+    found = report.look(method, state, Row(*[getattr(data, k) for k in Row._fields]))
+    np.testing.assert_array_equal(found.decoded[: report.SEEN], found.imagined[: report.SEEN])
+    assert found.decoded.shape == (report.SHOWN, 2, 16, 16, 1)
+    assert not np.array_equal(found.decoded[report.SEEN :], found.imagined[report.SEEN :])
+
+
+def test_how_well_something_can_be_read_is_measured_on_other_streams():
+    rng = np.random.default_rng(0)
+    x = rng.normal(3.0, 5.0, (200, 6, 4))
+    y = x @ rng.normal(size=(4, 2)) + 1.0
+    assert report.readable(x, y) > 0.999
+    assert report.readable(x, rng.normal(size=(200, 6, 2))) < 0.02
+    half = y + y.std((0, 1)) * rng.normal(size=y.shape)
+    assert 0.4 < report.readable(x, half) < 0.6
+    assert np.isnan(report.readable(x, np.ones((200, 6, 1))))
+
+
+def test_which_frame_is_behind_is_found():
+    rng = np.random.default_rng(0)
+    bank = rng.integers(0, 256, (9, 8, 8, 1)).astype(np.uint8)
+    which = rng.integers(0, 9, (5, 2))
+    seen = bank[which].copy()
+    seen[:, :, 2:5, 2:5] = 255  # a body
+    env = dataclasses.replace(problem().envs["train"], params={"env": {}, "bank": bank})
+    wanted = bank[which].astype(float).reshape(5, 2, 4, 2, 4, 2).mean((3, 5)).reshape(5, 2, 16)
+    np.testing.assert_allclose(report.background(env, seen), wanted, rtol=1e-5)
+    assert report.background(problem().envs["train"], seen) is None
 
 
 # ---------------------------------------------------------------------------------------------- what can be, and what not
