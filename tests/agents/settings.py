@@ -76,9 +76,9 @@ def ppo_value(state: AgentState, hidden: tuple[int, ...], obs: Array, action: Ar
 
 
 REPO_PROBES: dict[str, Any] = {
-    "env_steps": 4_000,
+    "env_steps": 3_000,
     "n_envs": 4,
-    "prefill": 400,
+    "prefill": 1_000,
     "collect": 20,
     "updates": 20,
     "batch": 32,
@@ -92,13 +92,14 @@ REPO_PROBES: dict[str, Any] = {
     "horizon": 4,
     "continues": True,
     "greedy": "tanh_mean",
-    "probe.enabled": False,
+    "objective": "recon",  # from rewards alone either of two neighbours may carry what both show, the later one too
     "init_beta": 1e-2,
     "beta_lr": 1e-2,
     "target_kl": 3.0,
     "model_lr": 3e-3,
     "actor_lr": 2e-3,
     "value_lr": 3e-3,
+    "entropy_coef": 0.05,  # actions that make no difference stay random, and the model sees all of them
     "discount": DISCOUNT,
     "eval_every": 10**6,
     "eval_episodes": 4,
@@ -251,6 +252,8 @@ AGENTS = {
             {"model_lr", "probe_lr", "actor_lr", "value_lr", "beta_lr", "prior_train_steps"}
             | {"discount", "return_lambda", "entropy_coef"}
         ),
+        probes=REPO_PROBES,
+        value=repo_value,
     ),
     "repo_adapt": Settings(env=PAIRED, update=None, data=True),  # it begins with what repo has learned
     "yann": Settings(

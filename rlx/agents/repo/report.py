@@ -99,19 +99,26 @@ def readable(inputs: np.ndarray, targets: np.ndarray) -> float:
     return float((1 - left[varies] / there[varies]).mean()) if varies.any() else float("nan")
 
 
+def behind(bank: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Which of the frames ``bank`` uint8 [F, H, W, C] is behind each of the pictures uint8 [T, W, H, W, C]: the nearest one, as
+    bodies cover few pixels. int [T, W]."""
+    grey = lambda x: np.asarray(x, np.float32).mean(-1).reshape(*x.shape[:-3], -1)
+    frames, pictures = grey(bank), grey(seen)
+    nearest = [np.argmin(np.abs(frames - picture).mean(1)) for picture in pictures.reshape(-1, frames.shape[1])]
+    return np.array(nearest).reshape(seen.shape[:2])
+
+
 def background(env: Env | HostEnv, seen: np.ndarray, blocks: int = 4) -> np.ndarray | None:
-    """Of the frames of a distractor's bank behind pictures uint8 [T, W, H, W, C]: means of blocks, [T, W, blocks^2]; None where
-    there is no bank. Which frame it is is told by the pixels that no body covers."""
-    frames = env.params.get("bank") if isinstance(env.params, dict) else None
-    if frames is None or not np.size(frames):
+    """Of what a distractor's bank has behind pictures uint8 [T, W, H, W, C]: means of blocks, [T, W, blocks^2]; None where
+    there is no bank."""
+    bank = env.params.get("bank") if isinstance(env.params, dict) else None
+    if bank is None or not np.size(bank):
         return None
-    bank = np.asarray(frames, np.float32).mean(-1)
-    size, flat = bank.shape[1], bank.reshape(len(bank), -1)
-    grey = np.asarray(seen, np.float32).mean(-1).reshape(-1, flat.shape[1])
-    which = np.array([np.argmin(np.abs(flat - image).mean(1)) for image in grey])
-    whole = bank[:, : size - size % blocks, : size - size % blocks]
-    means = whole.reshape(len(bank), blocks, size // blocks, blocks, size // blocks).mean((2, 4)).reshape(len(bank), -1)
-    return means[which].reshape(*seen.shape[:2], -1)
+    grey = np.asarray(bank, np.float32).mean(-1)
+    edge = grey.shape[1] - grey.shape[1] % blocks
+    parts = grey[:, :edge, :edge].reshape(len(grey), blocks, edge // blocks, blocks, edge // blocks)
+    means = parts.mean((2, 4)).reshape(len(grey), -1)
+    return means[behind(np.asarray(bank), seen)]
 
 
 def kept(env: Env | HostEnv, found: Look) -> dict[str, dict[str, float]]:

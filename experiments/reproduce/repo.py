@@ -1,0 +1,223 @@
+"""What RePo's latent keeps under a distractor, whether its constraint holds, and what that does for control; beside Dreamer.
+
+    python experiments/reproduce/repo.py --part latent --run-dir runs/repo          # ridge probes of state and background
+    python experiments/reproduce/repo.py --part constraint --run-dir runs/repo      # the divergence against its bound
+    python experiments/reproduce/repo.py --part control --run-dir runs/repo         # returns without and with distractors
+    python experiments/reproduce/repo.py --part control --preset debug --run-dir runs/repo      # the same path at toy size
+
+``latent`` and ``constraint`` learn from 20 000 random decisions of the pendulum before a moving background. ``control`` trains
+on one bank of backgrounds and evaluates on another, all seeds as one program. Pictures are 32 x 32 in grey. What each part
+found is in ``results/repo-<part>.json`` and ``.png``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+from rlx import agents, envs, keys, replay
+from rlx.agents.repo import PRESETS
+from rlx.agents.repo.report import behind, look, readable
+from rlx.envs.camera.distractors import HELD_OUT, video
+from rlx.train import Options, logging, run, stats
+from rlx.types import Clock, Members, Problem, Row
+
+METHODS: dict[str, dict[str, Any]] = {"repo": {}, "dreamer": PRESETS["dreamer"]}
+KINDS = ("none", "video", "shuffled", "noise")
+SIZE = 32
+CLOCK = Clock(*map(jnp.int32, (0, 0, 0)))
+
+
+def world(name: str, kind: str, repeat: int, held_out: bool = False) -> Any:
+    block = {"kind": kind, "held_out": held_out}
+    return envs.make(name, repeat=repeat, pixels="sdf", image=SIZE, grey=True, distractor=block)
+
+
+def agent_of(env: Any, given: argparse.Namespace, **settings: Any) -> Any:
+    preset = PRESETS["debug" if given.preset == "debug" else "tiny"]
+    return agents.make("repo", None, Problem({"train": env}), **{**preset, **settings})
+
+
+# --------------------------------------------------------------------------------------------------------- from stored rows
+
+
+def random_rows(agent: Any, env: Any, steps: int, streams: int, seed: int) -> Row:
+    """Rows [steps, streams] of uniform actions."""
+    vec, key = envs.batch(env, streams), keys.root(seed)
+    blank = jax.jit(agent.init)(key, {k: jnp.float32(v) for k, v in agent.hyper.items()})
+    act = lambda carry, step, k: agent.act(blank, CLOCK, carry, step, k, "random")
+
+    @jax.jit
+    def play(key: Any) -> Row:
+        return envs.rollout(vec, env.params, act, envs.begin(vec, env.params, agent.carry(blank, streams), key), key, steps)[1]
+
+    return play(key)
+
+
+def stored(rows: Row) -> Any:
+    ring = replay.ring(len(rows.reward) + 1, rows.reward.shape[1])
+    blank = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), rows)
+    return ring.add(ring.init(blank), rows)
+
+
+def learned(agent: Any, data: Any, updates: int, hypers: dict[str, np.ndarray], seed: int = 0, every: int = 50) -> tuple:
+    """(states [M], metrics {name: [updates / every, M]}) after updates on ``data``, a member for each value of ``hypers``."""
+    [phase] = [p for p in agent.stages[-1].phases if hasattr(p, "update")]
+    count = max((len(v) for v in hypers.values()), default=1)
+    whole = {k: jnp.full(count, v, jnp.float32) for k, v in agent.hyper.items()}
+    whole |= {k: jnp.float32(v) for k, v in hypers.items()}
+    state = jax.jit(jax.vmap(agent.init, (None, 0)))(keys.root(seed), whole)
+
+    @jax.jit
+    def block(state: Any, data: Any, number: Any) -> Any:
+        def one(state: Any, i: Any) -> Any:
+            draw, learn = jax.random.split(keys.fold(keys.root(seed), number * every + i))
+            batch = phase.sample(agent.hyper, CLOCK, {"replay": data}, draw)
+            state, out = jax.vmap(lambda s: phase.update(s, CLOCK, batch, learn))(state)
+            return state, out.metrics
+
+        state, metrics = jax.lax.scan(one, state, jnp.arange(every))
+        return state, jax.tree.map(lambda x: x.astype(jnp.float32).mean(0), metrics)
+
+    lines = []
+    for number in range(max(1, updates // every)):
+        state, metrics = block(state, data, number)
+        lines.append(jax.tree.map(np.asarray, metrics))
+        print({k: np.round(lines[-1][k], 3).tolist() for k in ("model/kl", "dual/beta", "model/reward_loss")}, flush=True)
+    return state, {k: np.stack([line[k] for line in lines]) for k in lines[0]}
+
+
+def sizes(given: argparse.Namespace) -> tuple[int, int, int]:
+    """Rows of data, rows to look at, both per stream, and updates."""
+    return (30, 12, 50) if given.preset == "debug" else (given.rows // 20, 200, given.updates)
+
+
+def latent(given: argparse.Namespace) -> dict[str, Any]:
+    """R^2 of ridge regressions on the posterior's means: of the pendulum's state, and of where the background's blobs are."""
+    found: dict[str, Any] = {}
+    rows, asked, updates = sizes(given)
+    for kind in ("video", "none"):
+        env = world("rlx:pendulum", kind, 4)
+        for name, own in METHODS.items():
+            agent = agent_of(env, given, **{**own, "probe.enabled": False})
+            data = stored(random_rows(agent, env, rows, 20, 0))
+            states, metrics = learned(agent, data, updates, {})
+            state = jax.tree.map(lambda x: x[0], states)
+            fresh = jax.tree.map(np.asarray, random_rows(agent, env, asked, 20, 1))
+            seen = look(agent.report.method, state, fresh)
+            line = {
+                "kl": float(metrics["model/kl"][-5:].mean()),
+                "reward_loss": float(metrics["model/reward_loss"][-5:].mean()),
+            }
+            line["state"] = readable(seen.posterior, fresh.obs["state"][1:])
+            if kind == "video":
+                bank = np.asarray(env.params["bank"])
+                turn = 2 * np.pi * video(0, len(bank), (SIZE, SIZE)).blobs[behind(bank, fresh.obs["pixels"][1:])] / SIZE
+                places = np.concatenate([np.sin(turn), np.cos(turn)], -1)  # they go round the edges
+                line["blobs"] = readable(seen.posterior, places.reshape(*places.shape[:2], -1))
+            found[f"{name}, {kind}"] = line
+            print(name, kind, line, flush=True)
+    return {"env": "rlx:pendulum", "rows": 20 * rows, "updates": updates, "found": found}
+
+
+def constraint(given: argparse.Namespace) -> dict[str, Any]:
+    """The divergence over the last fifth of the updates, for several bounds, and without a bound."""
+    bounds = np.array([0.5, 1.5, 4.0, 100.0])
+    rows, _, updates = sizes(given)
+    env = world("rlx:pendulum", "video", 4)
+    agent = agent_of(env, given, **{"probe.enabled": False})
+    data = stored(random_rows(agent, env, rows, 20, 0))
+    _, metrics = learned(agent, data, updates, {"target_kl": bounds})
+    late = lambda name: metrics[name][-max(1, len(metrics[name]) // 5) :].mean(0).tolist()
+    found = {
+        "target_kl": bounds.tolist(),
+        **{k: late(k) for k in ("model/kl", "dual/beta", "dual/active", "model/reward_loss")},
+    }
+    return {"env": "rlx:pendulum, video", "rows": 20 * rows, "updates": updates, "found": found}
+
+
+# ------------------------------------------------------------------------------------------------------------------ control
+
+
+def control(given: argparse.Namespace) -> dict[str, Any]:
+    """Returns of the last evaluation, [seeds], of each method before each kind of background; banks there are other ones."""
+    found: dict[str, Any] = {}
+    for kind in given.kind or KINDS:
+        train, other = (world(given.env, kind, given.repeat, held_out) for held_out in (False, True))
+        for name, own in METHODS.items():
+            debug = given.preset == "debug"
+            steps = {} if debug else {"env_steps": given.env_steps, "eval_every": given.env_steps // 6}
+            size = PRESETS["debug" if debug else "tiny"]
+            problem = Problem({"train": train, "eval": other})
+            agent = agents.make("repo", None, problem, **{**size, **own, **steps, "probe.enabled": False})
+            folder = given.run_dir / f"{given.env.removeprefix('rlx:')}-{kind}-{name}-{given.seeds}"
+            seeds = jnp.stack([keys.root(seed) for seed in range(given.seeds)])
+            run(agent, problem, Members(seeds), folder, options=Options(progress=False))
+            curve = [line for line in logging.read(folder) if line["kind"] == "eval"]
+            last = np.atleast_1d(curve[-1]["return_mean"])
+            line = {"returns": last.tolist(), "mean": float(last.mean()), "interval": interval(last)}
+            line["curve"] = [[e["env_steps"], np.atleast_1d(e["return_mean"]).tolist()] for e in curve]
+            found[f"{name}, {kind}"] = line
+            print(name, kind, line, flush=True)
+    return {"env": given.env, "repeat": given.repeat, "seeds": given.seeds, "held_out_seed": HELD_OUT, "found": found}
+
+
+def interval(x: np.ndarray) -> list[float] | None:
+    return None if len(x) < 2 else [*(stats.interval(x[:, None]) or ())]
+
+
+# ----------------------------------------------------------------------------------------------------------------- pictures
+
+
+def picture(part: str, page: dict[str, Any], path: Path) -> None:
+    figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
+    found = page["found"]
+    if part == "constraint":
+        axes.loglog(found["target_kl"], found["model/kl"], "o-")
+        axes.plot(found["target_kl"], found["target_kl"], color="black", linewidth=0.8, linestyle="--")
+        axes.set(xlabel="bound, nats", ylabel="divergence, nats")
+    else:
+        bars = ("state", "blobs") if part == "latent" else ("mean",)
+        for i, bar in enumerate(bars):
+            at = np.arange(len(found)) + 0.8 * ((i + 0.5) / len(bars) - 0.5)
+            axes.bar(at, [line.get(bar, np.nan) for line in found.values()], 0.8 / len(bars), label=bar)
+        axes.set_xticks(np.arange(len(found)), found, rotation=20)
+        axes.set_ylabel("R^2 on unseen rows" if part == "latent" else "return")
+        axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+PARTS = {"latent": latent, "constraint": constraint, "control": control}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=PARTS, required=True)
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--rows", type=int, default=20_000, help="latent, constraint: decisions of data")
+    parser.add_argument("--updates", type=int, default=3_000, help="latent, constraint")
+    parser.add_argument("--env", default="rlx:point-mass", help="control")
+    parser.add_argument("--repeat", type=int, default=4, help="control: simulation steps of a decision")
+    parser.add_argument("--kind", choices=KINDS, action="append", help="control: only these backgrounds")
+    parser.add_argument("--env-steps", type=int, default=15_000, help="control")
+    parser.add_argument("--seeds", type=int, default=5, help="control")
+    parser.add_argument("--preset", choices=("debug",))
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    given = parser.parse_args()
+    page = PARTS[given.part](given)
+    given.out.mkdir(parents=True, exist_ok=True)
+    stem = given.out / f"repo-{given.part}"
+    stem.with_suffix(".json").write_text(json.dumps(page, indent=1) + "\n")
+    picture(given.part, page, stem.with_suffix(".png"))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
