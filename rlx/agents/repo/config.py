@@ -32,7 +32,8 @@ class Config:
     eval_every: int = size(5_000, least=1)  # decisions between evaluations
     eval_episodes: int = size(10, least=1)
 
-    objective: Literal["repo", "recon", "barlow"] = "repo"  # rewards; and observations; or features that agree with embeddings
+    # rewards; and observations; or features that agree with embeddings; or observations by two models, of task and distractors
+    objective: Literal["repo", "recon", "barlow", "tia"] = "repo"
     bottleneck: Literal["dual", "fixed", "free_nats"] = "dual"  # beta learned; beta is init_beta; Dreamer's, of weight 1
     balanced: bool = True  # the divergence's gradients are split; else both sides get all of them
     reset: Reset = "full"  # what a window forgets where an episode begins; "paper" the state alone
@@ -59,11 +60,14 @@ class Config:
     target_kl: float = traced(3.0, "Bound of the mean divergence of posterior from prior, nats.", least=0)
     init_beta: float = traced(1e-5, "The multiplier at the start; its logarithm is learned.", least=0)
     beta_lr: float = traced(1e-4, "Adam's step size for it.", least=0)
+    least_beta: float = traced(0.0, "The multiplier goes no lower.", least=0)
     prior_train_steps: float = traced(5.0, "So many times as far goes the prior to the posterior as that to it.", least=0)
     free_nats: float = traced(3.0, "bottleneck=free_nats: what costs nothing, per step.", least=0)
     recon_coef: float = traced(1.0, "objective=recon: weight of observations.", least=0)
     barlow_coef: float = traced(0.05, "objective=barlow: weight of the agreement.", least=0)
     barlow_redundancy: float = traced(5e-4, "objective=barlow: weight of correlations off the diagonal.", least=0)
+    tia_coef: float = traced(1.0, "objective=tia: weight of the distractors' own reconstruction.", least=0)
+    tia_adversary: float = traced(1.0, "objective=tia: weight of what distractors are not to know of rewards.", least=0)
     discount: float = traced(0.99, "Discount per decision.", least=0, most=1)
     return_lambda: float = traced(0.95, "How far imagined returns look before they ask the value.", least=0, most=1)
     entropy_coef: float = traced(3e-4, "Weight of the actor's entropy.", least=0)
@@ -91,8 +95,10 @@ TINY: dict[str, Any] = {
     "actor_lr": 3e-4,
     "value_lr": 3e-4,
     "target_kl": 1.6,
-    "init_beta": 1e-3,
-    "beta_lr": 1e-2,
+    # while nothing is in the latent the bound holds by itself; a multiplier that falls meanwhile leaves the prior untrained
+    "init_beta": 1e-2,
+    "least_beta": 1e-2,
+    "beta_lr": 3e-2,
 }
 PRESETS: dict[str, dict[str, Any]] = {
     "debug": {
@@ -122,4 +128,5 @@ PRESETS: dict[str, dict[str, Any]] = {
     "unbalanced": {"balanced": False},
     "recon_dual": {"objective": "recon"},
     "barlow": {"objective": "barlow"},
+    "tia": {"objective": "tia", "bottleneck": "free_nats"},
 }

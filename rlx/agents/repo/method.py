@@ -116,7 +116,7 @@ class Method:
         net, h, old = self.net, state.hyper, state.learned
         k_filter, k_imagine = jax.random.split(key)
         w = world.window(net, rows)
-        noise = jax.random.normal(k_filter, (*w.reward.shape, self.config.state))
+        noise = jax.random.normal(k_filter, (*w.reward.shape, net.noises))
 
         params, opt, beta = old["params"], old["opt"], self.beta(state)
         model = {k: params[k] for k in net.world}

@@ -55,6 +55,8 @@ class Net:
     def of(c: Config, spec: Spec) -> Net:
         """Raises ValueError for what the agent cannot take."""
         leaf = seen_leaf(spec)
+        if c.objective == "tia" and len(leaf.shape) != 3:
+            raise ValueError(f"repo: objective='tia' splits pictures; this environment has {described(leaf)}.")
         actions = obs_action_dims(Spec(Leaf((1,)), spec.action), "repo")[1]
         if len(leaf.shape) == 3:
             height, width = leaf.shape[:2]
@@ -88,9 +90,12 @@ class Net:
             modules["encoder"] = mlp(c.embedding, c.embedding, c.embedding, activation="relu")
         if c.continues:
             modules["continue"] = head
-        if c.objective == "recon" or c.probe.enabled:
-            size = self.leaf.shape
-            pictures = lambda: ConvDecoder(size[0], size[2], c.channels[0], c.embedding)
+        size = self.leaf.shape
+        pictures = lambda times=1: ConvDecoder(size[0], times * size[2], c.channels[0], c.embedding)
+        if c.objective == "tia":  # each decoder gives a picture, and what the mask that mixes both is made of
+            modules |= {"decoder": pictures(2), "other_decoder": pictures(2), "other_alone": pictures(), "mask": mlp(size[2])}
+            modules["other_reward"] = head
+        elif c.objective == "recon" or c.probe.enabled:
             modules["decoder"] = pictures() if self.images else mlp(c.embedding, c.embedding, size[0], activation="relu")
         if c.objective == "barlow":
             modules["projection"] = mlp(c.embedding)
@@ -99,14 +104,25 @@ class Net:
     @property
     def world(self) -> tuple[str, ...]:
         """Names of what the model's loss trains; the decoder among them, be it a probe or not."""
-        return ("rssm", *(k for k in self.modules if k not in BEHAVIOUR))
+        return (*self.models, *(k for k in self.modules if k not in BEHAVIOUR))
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the state-space models: that of the task, and with objective=tia that of distractors."""
+        return ("rssm", "other_rssm") if self.config.objective == "tia" else ("rssm",)
+
+    @property
+    def noises(self) -> int:
+        """Entries of noise that one step of filtering takes."""
+        return len(self.models) * self.config.state
 
     def init(self, key: Key) -> Params:
-        keys = dict(zip(sorted(["rssm", *self.modules]), jax.random.split(key, 1 + len(self.modules)), strict=True))
+        names = sorted([*self.models, *self.modules])
+        keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
         features = jnp.zeros(self.config.belief + self.config.state)
-        given = {"encoder": jnp.zeros(self.leaf.shape, self.leaf.dtype)}
+        given = {"encoder": jnp.zeros(self.leaf.shape, self.leaf.dtype), "mask": jnp.zeros(2 * self.leaf.shape[-1])}
         params = {k: m.init(keys[k], given.get(k, features)) for k, m in self.modules.items()}
-        return {**params, "rssm": self.rssm.init(keys["rssm"])}
+        return {**params, **{k: self.rssm.init(keys[k]) for k in self.models}}
 
     # ---------------------------------------------------------------------------------------------------------- seeing
 
@@ -123,6 +139,10 @@ class Net:
 
     def embed(self, p: Params, seen: Array) -> Array:
         return self.modules["encoder"].apply(p["encoder"], seen)
+
+    def decode(self, p: Params, features: Array) -> Array:
+        """What the decoder makes of features, like `target`."""
+        return self.modules["decoder"].apply(p["decoder"], features)[..., : self.leaf.shape[-1]]
 
     # ----------------------------------------------------------------------------------------------------------- heads
 

@@ -75,7 +75,7 @@ def look(method: Any, state: AgentState, rows: Row) -> Look:
 
         ahead = jax.lax.scan(on, at, (w.action[SEEN:SHOWN], noise[SEEN:SHOWN]))[1]
         thought = jax.tree.map(lambda a, b: jnp.concatenate([a[:SEEN], b]), found.latent, ahead)
-        decode = lambda latent: pixels(net.modules["decoder"].apply(params["decoder"], latent.features))
+        decode = lambda latent: pixels(net.decode(params, latent.features))
         return found, kl, decode(jax.tree.map(lambda x: x[:SHOWN], found.latent)), decode(thought)
 
     found, kl, decoded, imagined = jax.tree.map(np.asarray, whole(params, w, jax.random.key(1)))

@@ -51,9 +51,9 @@ def bottleneck(net: Net, filtered: Filtered, beta: Array, h: dict[str, Array]) -
 
 
 def loss(p: Params, net: Net, w: Window, noise: Array, beta: Array, h: dict[str, Array]) -> tuple[Array, Loss]:
-    """Of the parameters of `Net.world`. ``noise`` [T, B, S]."""
+    """Of the parameters of `Net.world`. ``noise`` [T, B, `Net.noises`]."""
     c, embedding = net.config, net.embed(p, w.seen)
-    filtered = net.rssm.filter(p["rssm"], embedding, w.action, w.joined, noise)
+    filtered = net.rssm.filter(p["rssm"], embedding, w.action, w.joined, noise[..., : c.state])
     features = filtered.latent.features
     reward = losses.masked_mean(losses.nll(net.head(p, "reward", features), w.reward), w.joined)
     cost, kl = bottleneck(net, filtered, beta, h)
@@ -66,29 +66,64 @@ def loss(p: Params, net: Net, w: Window, noise: Array, beta: Array, h: dict[str,
         projected = net.modules["projection"].apply(p["projection"], features)
         agreement = losses.barlow(flat(projected), flat(embedding), h["barlow_redundancy"])
         total, metrics = total + h["barlow_coef"] * agreement, {**metrics, "model/barlow_loss": agreement}
-    if "decoder" in net.modules:
+    if c.objective == "tia":
+        cost, said = disentangled(p, net, w, embedding, features, noise[..., c.state :], beta, h)
+        total, metrics = total + cost, {**metrics, **said}
+    elif "decoder" in net.modules:
         learns = c.objective == "recon"
-        shown = net.modules["decoder"].apply(p["decoder"], features if learns else jax.lax.stop_gradient(features))
-        each = losses.nll(shown, net.target(w.seen))
-        recon = each.reshape(*each.shape[:2], -1).sum(-1).mean()
+        recon = unlikely(net.decode(p, features if learns else jax.lax.stop_gradient(features)), net.target(w.seen))
         total = total + (h["recon_coef"] if learns else 1.0) * recon
         metrics |= {"model/recon_loss" if learns else "probe/loss": recon}
     return total, Loss(filtered, kl, metrics)
 
 
+def unlikely(shown: Array, target: Array) -> Array:
+    """Of observations [T, B, ...]: the sum over their entries, the mean over steps."""
+    each = losses.nll(shown, target)
+    return each.reshape(*each.shape[:2], -1).sum(-1).mean()
+
+
+def disentangled(
+    p: Params, net: Net, w: Window, embedding: Array, features: Array, noise: Array, beta: Array, h: dict[str, Array]
+) -> tuple[Array, dict[str, Array]]:
+    """What is added with objective=tia (Fu et al. 2021, "Learning Task Informed Abstractions", arXiv:2106.15612): a second
+    model, of distractors, shares the encoder. Both together reconstruct, mixed by a mask; the second does so alone too, and is
+    to know nothing of rewards: a head that reads them off it learns to, and the model learns to make it fail."""
+    other = net.rssm.filter(p["other_rssm"], embedding, w.action, w.joined, noise)
+    seen, target = other.latent.features, net.target(w.seen)
+    decoded = (net.modules[k].apply(p[k], x) for k, x in (("decoder", features), ("other_decoder", seen)))
+    (task, task_mask), (rest, rest_mask) = (jnp.split(x, 2, -1) for x in decoded)
+    mask = jax.nn.sigmoid(net.modules["mask"].apply(p["mask"], jnp.concatenate([task_mask, rest_mask], -1)))
+    recon = unlikely(mask * task + (1 - mask) * rest, target)
+    alone = unlikely(net.modules["other_alone"].apply(p["other_alone"], seen), target)
+    read = lambda head, x: losses.masked_mean(
+        losses.nll(net.head({"other_reward": head}, "other_reward", x), w.reward), w.joined
+    )
+    reads = read(p["other_reward"], jax.lax.stop_gradient(seen))
+    fooled = read(jax.lax.stop_gradient(p["other_reward"]), seen)
+    cost, kl = bottleneck(net, other, beta, h)
+    total = h["recon_coef"] * recon + h["tia_coef"] * alone + cost + reads - h["tia_adversary"] * fooled
+    return total, {"model/recon_loss": recon, "other/recon_loss": alone, "other/reward_loss": reads, "other/kl": kl}
+
+
 # ------------------------------------------------------------------------------------------------------------- optimisers
+
+RATES = {"adversary": "model_lr"}  # step sizes that have no name of their own
 
 
 def groups(net: Net) -> dict[str, tuple[str, ...]]:
     """Names of networks by optimiser. What is in one is clipped together."""
-    probe = net.config.objective != "recon" and "decoder" in net.modules and not net.config.probe.joint_clip
-    model = tuple(k for k in net.world if not (probe and k == "decoder"))
-    return {"model": model, **({"probe": ("decoder",)} if probe else {})}
+    c, apart = net.config, {}
+    if c.objective in ("repo", "barlow") and "decoder" in net.modules and not c.probe.joint_clip:
+        apart = {"probe": ("decoder",)}
+    if c.objective == "tia":
+        apart = {"adversary": ("other_reward",)}
+    return {"model": tuple(k for k in net.world if (k,) not in apart.values()), **apart}
 
 
 def chain(name: str, h: dict[str, Array]) -> Any:
     """The optimiser of a group, or of "actor" or "value"."""
-    return optimizer(h[f"{name}_lr"], max_grad_norm=h["max_grad_norm"])
+    return optimizer(h[RATES.get(name, f"{name}_lr")], max_grad_norm=h["max_grad_norm"])
 
 
 def step(
@@ -114,4 +149,5 @@ def dual_chain(h: dict[str, Array]) -> Any:
 
 def dual_step(log_beta: Array, opt: PyTree, violation: Array, h: dict[str, Array]) -> tuple[Array, PyTree]:
     """The logarithm of the multiplier after one step of ascent: up while the divergence is above its bound."""
-    return apply_gradients(dual_chain(h), log_beta, losses.dual_slope(violation), opt)
+    log_beta, opt = apply_gradients(dual_chain(h), log_beta, losses.dual_slope(violation), opt)
+    return jnp.maximum(log_beta, jnp.log(h["least_beta"])), opt

@@ -73,7 +73,7 @@ def slopes(method, part=None, beta=0.3, given=None):
     state = started(made(**{k: getattr(method.config, k) for k in ("objective", "bottleneck", "continues")}))
     model = {k: state.learned["params"][k] for k in method.net.world}
     w = world.window(method.net, rows() if given is None else given)
-    noise = jax.random.normal(jax.random.key(1), (*w.reward.shape, method.config.state))
+    noise = jax.random.normal(jax.random.key(1), (*w.reward.shape, method.net.noises))
 
     def loss(p):
         total, found = world.loss(p, method.net, w, noise, jnp.float32(beta), state.hyper)
@@ -97,6 +97,21 @@ def test_what_other_objectives_teach_the_encoder(objective):
     method = method_of(objective=objective)
     name = {"recon": "decoder", "barlow": "projection"}[objective]
     assert felt(slopes(method, f"model/{objective}_loss")) == {"encoder", "rssm", name}
+
+
+@pytest.mark.slow
+def test_of_distractors_a_second_model_learns_whatever_rewards_do_not_say():
+    method = method_of(objective="tia", bottleneck="free_nats")
+    assert world.groups(method.net)["adversary"] == ("other_reward",)
+    assert felt(slopes(method, "other/recon_loss")) == {"encoder", "other_rssm", "other_alone"}
+    assert felt(slopes(method, "other/reward_loss")) == {"other_reward"}
+    assert felt(slopes(method, "model/reward_loss")) == {"encoder", "rssm", "reward"}
+    both = {"encoder", "rssm", "other_rssm", "decoder", "other_decoder", "mask"}
+    assert felt(slopes(method, "model/recon_loss")) == both
+    whole, alone = slopes(method), slopes(method, "other/reward_loss")
+    assert felt(whole) == both | {"reward", "other_reward", "other_alone"}
+    for a, b in zip(*(jax.tree.leaves(g["other_reward"]) for g in (whole, alone)), strict=True):  # it goes down alone
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
 
 
 def test_actor_and_value_learn_by_their_own_losses_and_the_model_by_neither():
@@ -195,7 +210,7 @@ def test_the_first_picture_of_a_window_is_not_looked_at():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("presets", [("paper",), ("dreamer",), ("fixed_beta", "unbalanced"), ("barlow",)])
+@pytest.mark.parametrize("presets", [("paper",), ("dreamer",), ("fixed_beta", "unbalanced"), ("barlow",), ("tia",)])
 def test_updates_are_finite_and_compile_once(presets):
     own = {k: v for name in presets for k, v in agents.presets("repo")[name].items()}
     agent = made(**own, continues="dreamer" in presets)
