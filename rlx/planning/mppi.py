@@ -126,8 +126,9 @@ def search(
     else:
         nothing = jnp.zeros(sizes.elites)
         std = jnp.full_like(mean, settings.std_max)
-        found = again(0, Round(mean, std, jnp.zeros((sizes.elites, mean.shape[1])), nothing, nothing, nothing))
-    found = jax.lax.fori_loop(1, sizes.iterations, again, found)
+        found = Round(mean, std, jnp.zeros((sizes.elites, mean.shape[1])), nothing, nothing, nothing)
+    if sizes.iterations > sizes.centred:  # else there is no loop to compile
+        found = jax.lax.fori_loop(int(sizes.centred), sizes.iterations, again, found)
     action = drawn_elite(found.actions, found.weight, k_pick) if sizes.pick == "elite" else found.mean[0]
     action = jnp.clip(action + explore * found.std[0] * jax.random.normal(k_noise, action.shape), -1.0, 1.0)
     told = ((x * found.weight).sum() for x in (found.values, found.spreads))
