@@ -246,7 +246,6 @@ def planner(given: argparse.Namespace) -> None:
         "networks, filtered": filtered(EnsembleDynamics(clip=20.0), by_likelihood, draws=2),
     }
     first, streams, rounds = (2, 2, 1) if given.debug else (8, 5, 3)
-    found: dict[str, Any] = {}
     for kind in given.only or models:
         returns = []
         for seed in range(given.seeds):
@@ -264,9 +263,8 @@ def planner(given: argparse.Namespace) -> None:
             )
             returns.append(float(np.mean([e.reward.sum() for e in last])))
             print(kind, seed, values, round(returns[-1], 1), flush=True)
-        found[kind] = {"return": told(returns), "returns": [round(r, 1) for r in returns]}
-    steps = (first + rounds) * env.spec.horizon
-    write(given.out / "modem-planner.json", {"env": env.name, "steps": steps, "search": str(SEARCH), "variants": found})
+        row = {"return": told(returns), "returns": [round(r, 1) for r in returns], "steps": (first + rounds) * env.spec.horizon}
+        write(given.out / "modem-planner.json", {"env": env.name, "search": str(SEARCH), "variants": {kind: row}})
 
 
 PARTS = {"tdmpc": tdmpc, "push": push, "planner": planner}

@@ -30,7 +30,8 @@ from rlx import replay
 from rlx.agents.modem_v2.config import Config
 from rlx.agents.modem_v2.demonstrations import NAME, demonstrations
 from rlx.agents.modem_v2.planning import cloned_actions, latent_plans
-from rlx.agents.modem_v2.times import BLOCK, Times, handed_over, horizon_at, share_at
+from rlx.agents.modem_v2.times import BLOCK, Times, handed_over, share_at
+from rlx.agents.tdmpc import horizon_at
 from rlx.config import hyper
 from rlx.dynamics import told_learning as learning
 from rlx.dynamics.told import Told, noisy, parted, seen

@@ -81,11 +81,6 @@ class Times:
         return self.seed + self.decisions + done * (self.decisions / self.updates[1])
 
 
-def horizon_at(k: Array, h: dict[str, Array], most: int) -> Array:
-    """Steps that a search looks ahead at decision ``k``."""
-    return jnp.floor(linear(jnp.float32(1), jnp.float32(most), k / h["horizon_steps"])).astype(jnp.int32)
-
-
 def share_at(k: Array, h: dict[str, Array], batch: int) -> Array:
     """The share of demonstrations in a batch, whole windows of them rounded down."""
     share = linear(h["demo_share"], h["demo_share_end"], k / h["demo_steps"])

@@ -12,6 +12,7 @@ from rlx import agents
 from rlx.agents.modem_v2 import times
 from rlx.agents.modem_v2.config import Config
 from rlx.agents.modem_v2.times import Times
+from rlx.agents.tdmpc import horizon_at
 from rlx.config import hyper, replace
 from rlx.types import Clock, Collect, Leaf, Problem, Spec, Update
 from tests.agents.modem_v2.worlds import SIZES, VECTOR, clock, config, demonstrations, problem
@@ -23,7 +24,7 @@ PAPER = Times.of(Config(), VECTOR, 1_000)
 
 @pytest.mark.parametrize(("k", "h"), [(6249, 1), (6250, 2), (12500, 3), (18750, 4), (24999, 4), (25000, 5)])
 def test_the_horizon_grows(k, h):
-    assert int(times.horizon_at(jnp.float32(k), H, 5)) == h
+    assert int(horizon_at(jnp.float32(k), H, 5)) == h
 
 
 @pytest.mark.parametrize(("k", "n"), [(5000, 179), (25000, 128), (50000, 64), (10**6, 64)])
