@@ -1,4 +1,4 @@
-"""``rlx data info|convert|demos|slice|score|reference``: datasets of any layout, looked at, rewritten, measured and made."""
+"""``rlx data info|convert|demos|gen-pref|slice|score|reference``: datasets, looked at, rewritten, measured and made."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from rlx import config, files
-from rlx.cli import console, demos
+from rlx.cli import console, demos, gen_pref
 from rlx.envs import scores
 from rlx.replay import datasets
 from rlx.replay.dataset import Dataset
@@ -27,6 +27,7 @@ ACTIONS = {
     "info": "what a file holds, what is odd about it, and a picture of returns and lengths",
     "convert": "any layout into rlx's own: a folder of shards, or a file where --out ends in .npz",
     "demos": "episodes in which a scripted expert does the task (--env), for methods that begin with some",
+    "gen-pref": "two tasks to see preferences move from one to the other (--recipe), without a simulator",
     "slice": "some of the episodes: the first, the best, those of a length, at random",
     "score": "returns of its episodes, from random actions (0) to experts (100); or what a model makes of it (--model)",
     "reference": "keep its mean return as that of random actions, or of an expert (--of), for scores from now on",
@@ -66,8 +67,8 @@ def body(argv: list[str]) -> None:
     action, rest = argv[0], argv[1:]
     if action not in ACTIONS:
         config.stop(f"unknown action {action!r}.{config.nearest(action, ACTIONS)}")
-    if action == "demos":
-        return demos.body(rest)
+    if action in ("demos", "gen-pref"):
+        return (demos if action == "demos" else gen_pref).body(rest)
     first = next((i for i, word in enumerate(rest) if word.startswith("-")), len(rest))
     sources = rest[:first]
     about = f"rlx data {action}: {ACTIONS[action]}."

@@ -170,7 +170,7 @@ def fit(
     if not float(np.sum(pairs.weight)) > 0:
         raise ValueError("no pair of preferences counts: all weights are 0, so there is nothing to learn a reward from.")
     learn, held = split(len(pairs.label), how.held_out, keys.fold(key, "held out"))
-    run = functools.partial(_fit, model=model, steps=steps, how=how)
+    run = functools.partial(fitted, model=model, steps=steps, how=how)
     return run(params, data, jnp.asarray(learn), jnp.asarray(held), key, coefs or Coefs())
 
 
@@ -186,7 +186,7 @@ def step_share(done: Array) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames=("model", "steps", "how"))
-def _fit(
+def fitted(
     params: PyTree,
     data: Windows,
     learn: Array,
@@ -198,6 +198,7 @@ def _fit(
     steps: int,
     how: Training,
 ) -> Fit:
+    """`fit`, of parameters and windows as they are: pairs ``learn`` [L] and ``held`` [M]. It may be mapped over seeds."""
     block = max(how.steps // how.checks, 1)
     chain = lambda lr: optimizer(lr, weight_decay=coef.weight_decay)
 
@@ -266,12 +267,14 @@ def _rewards(
 
 
 def rewards(
-    model: PreferenceModel, params: PyTree, found: Episodes, segment: int, kappa: float = 0.0, chunk: int = 256
+    model: PreferenceModel, params: PyTree, found: Episodes, segment: int, kappa: float = 0.0, chunk: int | None = None
 ) -> np.ndarray:
     """float64 [N]: what the decision at each row is worth, by the last step of the ``segment`` steps that lead up to it (the
     step's own reward, not the weighted score), less ``kappa`` standard deviations. At last rows nothing was done: NaN. Of a
-    `GeneralPreference`: how often it is preferred to other steps of the data."""
+    `GeneralPreference`: how often it is preferred to other steps of the data. ``chunk`` windows go together; None: few on a
+    CPU, whose cache is to hold what is computed of them, many on other devices."""
     steps = 1 if model.one_step else segment
+    chunk = chunk or (16 if jax.default_backend() == "cpu" and not model.one_step else 256)
     arrays = (jnp.asarray(found.obs, jnp.float32), jnp.asarray(found.action, jnp.float32), jnp.asarray(found.first, jnp.int32))
     each = _rewards(params, *arrays, jnp.float32(kappa), model=model, steps=steps, chunk=min(chunk, len(found.obs)))
     out, over = np.asarray(each, np.float64), found.begin + found.steps
