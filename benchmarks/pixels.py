@@ -2,6 +2,7 @@
 
     python benchmarks/pixels.py                 # walker, cheetah and cart-pole at 64 x 64, then whole environment steps
     python benchmarks/pixels.py --preset debug
+    python benchmarks/pixels.py --picture docs/pixels.png    # no timing: both renderers and distractors side by side
 
 All draw the same states of the same models in RGB, in rounds that alternate between them. ``opengl`` is `mujoco.Renderer` with
 the settings of dm_control's models, ``stripped`` what ``pixels="gl"`` makes of it, ``rasteriser`` a compiled batch of 64. A
@@ -22,6 +23,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
 from rlx import envs, keys
 from rlx.envs import tasks
@@ -118,10 +120,42 @@ def rates(contestants: dict[str, Work], rounds: int) -> dict[str, tuple[float, f
     return {k: tuple(float(max(v)) for v in zip(*rows, strict=True)) for k, rows in found.items()}  # type: ignore[misc]
 
 
+def picture(path: str) -> None:
+    """Columns: environments. Rows: OpenGL with shadows, the rasteriser, and with two distractors behind."""
+    names = (
+        "walker-walk",
+        "cheetah-run",
+        "hopper-hop",
+        "cartpole-swingup",
+        "reacher-easy",
+        "finger-turn_hard",
+        "ball_in_cup-catch",
+    )
+    columns = []
+    for name in [*(f"dmc:{n}" for n in names), "rlx:cartpole-swingup", "rlx:point-maze"]:
+        column = []
+        for options in ({}, {"distractor": "video"}, {"distractor": {"kind": "video", "colour": True}, "floor": "gray"}):
+            vec = envs.batch(envs.make(name, pixels="sdf", image=96, **options), 1)
+            key = keys.root(4)
+            state, step = vec.reset(vec.params, keys.HostKey.of(key, 1) if vec.host else key)
+            if not column:
+                whole = Image.fromarray(vec.render(vec.params, state)).resize((96, 96), Image.Resampling.BOX)
+                column.append(np.asarray(whole))
+            column.append(np.asarray(step.obs["pixels"][0]))
+            vec.close()
+        columns.append(np.concatenate(column))
+    Image.fromarray(np.concatenate(columns, 1)).save(path, optimize=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=["debug", "full"], default="full")
-    debug = parser.parse_args().preset == "debug"
+    parser.add_argument("--picture", metavar="PATH", default="")
+    flags = parser.parse_args()
+    if flags.picture:
+        picture(flags.picture)
+        return
+    debug = flags.preset == "debug"
     rounds, frames, batches, count = (1, 4, 1, 2) if debug else (7, 40, 10, 50)
     result: dict[str, float] = {}
     for name in ("walker-walk",) if debug else ("walker-walk", "cheetah-run", "cartpole-swingup"):

@@ -176,6 +176,13 @@ def test_images_and_films_become_a_bank(tmp_path):
     assert env.params["bank"].shape == (6, 16, 16, 1)
 
 
+def test_a_film_is_read_in_order(tmp_path):
+    pytest.importorskip("imageio_ffmpeg")
+    imageio.mimsave(tmp_path / "film.mp4", [np.full((32, 32, 3), 60 * k, np.uint8) for k in range(4)], fps=4)
+    means = load_background(f"{tmp_path}/*.mp4", (16, 16)).reshape(4, -1).mean(1)
+    np.testing.assert_allclose(means, [0, 60, 120, 180], atol=6)
+
+
 def test_areas_are_averaged(tmp_path):
     board = np.indices((8, 8)).sum(0) % 2 * 200
     Image.fromarray(board.astype(np.uint8)).save(tmp_path / "b.png")

@@ -20,7 +20,6 @@ from rlx.types import Array
 
 AMBIENT, DIRECT = 0.55, 0.7  # light from everywhere, and from the camera on what faces it
 FAR, TINY = 1e9, 1e-12
-STRIPS = 4
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float32)
 # edges of a box: the two corners, and (0 below or 1 above, axis) of the two faces that meet there
@@ -65,21 +64,28 @@ def draw(scene: Scene, poses: Poses, size: tuple[int, int], grey: bool = False) 
     """``scene`` at ``poses``, ``size`` = (height, width) pixels of RGB or, ``grey``, of one channel (BT.601). Pure; `jax.vmap`
     makes batches of it.
 
-    A few strips are drawn one after another: what a strip needs stays in the cache, and a loop's result is written before it is
-    read, where a compiler would else draw each pixel once for each of its channels.
+    Two halves are drawn one after another: what a loop carries is written before it is read, where a compiler would else draw
+    each pixel once for each of its channels.
     """
     places = (poses.place - poses.eye) @ poses.gaze  # in the camera's axes
     axes = poses.gaze.T @ poses.turned
     rays = rays_of(scene.camera, size)
-    strips = next(n for n in (STRIPS, 3, 2, 1) if rays.x.size % n == 0)
-    cut = [x.reshape(strips, -1) for x in (rays.x, rays.y, rays.inverse, rays.short)]
+    halves = [_halves(x) for x in (rays.x, rays.y, rays.inverse, rays.short)]
 
-    def strip(_: None, part: list) -> tuple[None, Array]:
-        return None, _drawn(scene, places, axes, poses.gaze, Rays(part[0], part[1], part[2], part[3], rays.pitch), grey)
+    def half(carry: tuple, part: list) -> tuple[tuple, None]:
+        mine = Rays(part[0], part[1], part[2], part[3], rays.pitch)
+        return (_drawn(scene, places, axes, poses.gaze, mine, grey), carry[0]), None
 
-    words = lax.scan(strip, None, cut)[1].reshape(size)
+    blank = jnp.zeros_like(halves[0][0], jnp.int32)
+    lower, upper = lax.scan(half, (blank, blank), halves)[0]
+    words = jnp.concatenate([upper, lower])[: rays.x.size].reshape(size)
     parts = lax.bitcast_convert_type(words, jnp.uint8)
     return Picture(parts[..., :1] if grey else parts[..., :3], parts[..., 3].astype(jnp.int32) - 1)
+
+
+def _halves(x: Array) -> Array:
+    """[2, n] of [P]; of an odd number the last one is there twice."""
+    return jnp.pad(x, (0, x.size % 2), mode="edge").reshape(2, -1)
 
 
 def _drawn(scene: Scene, places: Array, axes: Array, gaze: Array, rays: Rays, grey: bool) -> Array:
