@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from rlx import envs, keys
+from rlx.envs import wrappers
 from rlx.envs.camera import Distractor, distractors
 from rlx.envs.camera.loader import load_background
 
@@ -115,6 +116,25 @@ def test_a_background_runs_by_the_action_repeat_and_over_the_ends_of_episodes(na
     changed = (pixels != clean).any(-1)
     assert 0.6 < changed.mean() < 1
     np.testing.assert_array_equal(pixels, np.where((pixels == behind).all(-1, keepdims=True), behind, clean))
+
+
+def test_wrappers_and_members_keep_what_outlives_episodes():
+    """Around the pixels: a shorter limit and scaled rewards, and two members of a population as one program."""
+    options = {"pixels": "sdf", "image": 8, "distractor": {"kind": "noise", "frames": 8}}
+    env = wrappers.scale_reward(wrappers.time_limit(envs.make("rlx:point-mass", **options), 2), 3.0)
+    vec = envs.batch(env, 2)
+    roots = keys.roots([0, 1])
+    state, step = jax.vmap(vec.reset, (None, 0))(vec.params, roots)
+    move = jax.jit(jax.vmap(vec.step, (None, 0, 0, 0)))
+    frames, firsts = [state.env[0].frame], []
+    for _ in range(5):
+        state, step = move(vec.params, state, jnp.zeros((2, 2, 2)), roots)
+        frames.append(state.env[0].frame)
+        firsts.append(bool(step.first.all()))
+    assert firsts == [False, False, True, False, False]
+    np.testing.assert_array_equal(np.diff(np.array(frames), axis=0), 1)
+    corner = np.asarray(vec.params["bank"])[np.asarray(frames[-1]) % 8][..., 0, 0, :]
+    np.testing.assert_array_equal(step.obs["pixels"][..., 0, 0, :], np.broadcast_to(corner, (2, 2, 3)))
 
 
 def test_bodies_are_not_touched_and_gray_floors_stay():
