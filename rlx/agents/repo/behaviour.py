@@ -52,15 +52,14 @@ def returns(reward: Array, goes_on: Array, value: Array, lambda_: Array | float)
 
 
 def loss(
-    own: Params, net: Net, world: Params, start: Latent, alive: Array, noise: Noise, h: dict[str, Array]
+    own: Params, net: Net, world: Params, slow: Params, start: Latent, alive: Array, noise: Noise, h: dict[str, Array]
 ) -> tuple[Array, dict[str, Array]]:
-    """Of actor and value (``own``); the model (``world``) is as it is. ``start`` [N, ...]; what was imagined from where the
-    task had ended (not ``alive`` [N]) counts for nothing."""
+    """Of actor and value (``own``); the model (``world``) is as it is, and so is the value in returns (``slow``). ``start``
+    [N, ...]; what was imagined from where the task had ended (not ``alive`` [N]) counts for nothing."""
     c = net.config
     latent = imagined(net, {**world, **own}, start, noise)
     features = latent.features
-    fixed = jax.lax.stop_gradient(own["value"])
-    reward, value = net.head(world, "reward", features), net.head({"value": fixed}, "value", features)
+    reward, value = net.head(world, "reward", features), net.head(slow, "value", features)
     goes_on, weight = jnp.full_like(reward, h["discount"]), jnp.ones_like(reward)
     if c.continues:
         go = jax.nn.sigmoid(net.head(world, "continue", features))

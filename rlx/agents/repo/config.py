@@ -70,6 +70,9 @@ class Config:
     tia_adversary: float = traced(1.0, "objective=tia: weight of what distractors are not to know of rewards.", least=0)
     discount: float = traced(0.99, "Discount per decision.", least=0, most=1)
     return_lambda: float = traced(0.95, "How far imagined returns look before they ask the value.", least=0, most=1)
+    slow_value: float = traced(
+        1.0, "How far the value in returns follows per update; 1: it is the learned one.", most=1, least=0
+    )
     entropy_coef: float = traced(3e-4, "Weight of the actor's entropy.", least=0)
 
 
@@ -95,10 +98,11 @@ TINY: dict[str, Any] = {
     "actor_lr": 3e-4,
     "value_lr": 3e-4,
     "target_kl": 1.6,
-    # while nothing is in the latent the bound holds by itself; a multiplier that falls meanwhile leaves the prior untrained
+    # while the latent is empty the bound holds by itself, and the multiplier would fall to where it needs long to come back
     "init_beta": 1e-2,
     "least_beta": 1e-2,
     "beta_lr": 3e-2,
+    "slow_value": 0.02,
 }
 PRESETS: dict[str, dict[str, Any]] = {
     "debug": {

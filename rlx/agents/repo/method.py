@@ -34,7 +34,7 @@ from rlx.agents.repo.report import Report
 from rlx.config import hyper
 from rlx.dynamics.rssm import Latent, drawn
 from rlx.envs import batch as batch_of
-from rlx.nn.optim import apply_gradients
+from rlx.nn.optim import apply_gradients, polyak
 from rlx.replay import Sequences
 from rlx.types import (
     Agent,
@@ -75,7 +75,8 @@ class Method:
         opt = {k: world.chain(k, h).init(part) for k, part in {**parts, **{k: params[k] for k in BEHAVIOUR}}.items()}
         opt["dual"] = world.dual_chain(h).init(log_beta)
         told = {"updates": jnp.int32(0), "active": jnp.int32(0), "kl": jnp.float32(0)}
-        return AgentState(h, {"params": params, "opt": opt, "log_beta": log_beta, "told": told})
+        slow_value = jax.tree.map(jnp.copy, params["value"])
+        return AgentState(h, {"params": params, "opt": opt, "log_beta": log_beta, "slow_value": slow_value, "told": told})
 
     def beta(self, state: AgentState) -> Array:
         """The multiplier; 1 where there are free nats."""
@@ -130,7 +131,14 @@ class Method:
 
         start = jax.tree.map(lambda x: jax.lax.stop_gradient(x.reshape(-1, x.shape[-1])), found.filtered.latent)
         own = {k: params[k] for k in BEHAVIOUR}
-        given = model, start, ~w.terminated.reshape(-1), behaviour.noise(net, k_imagine, start.belief.shape[0]), h
+        given = (
+            model,
+            {"value": old["slow_value"]},
+            start,
+            ~w.terminated.reshape(-1),
+            behaviour.noise(net, k_imagine, start.belief.shape[0]),
+            h,
+        )
         (_, acted), grads = jax.value_and_grad(behaviour.loss, has_aux=True)(own, net, *given)
         for name in BEHAVIOUR:
             new, kept = apply_gradients(world.chain(name, h), own[name], grads[name], opt[name])
@@ -143,9 +151,9 @@ class Method:
             "active": old["told"]["active"] + (violation > 0),
             "kl": jnp.where(old["told"]["updates"] == 0, found.kl, 0.99 * old["told"]["kl"] + 0.01 * found.kl),
         }
-        return state._replace(learned={"params": {**model, **own}, "opt": opt, "log_beta": log_beta, "told": told}), Out(
-            metrics
-        )
+        slow_value = polyak(old["slow_value"], own["value"], h["slow_value"])
+        learned = {"params": {**model, **own}, "opt": opt, "log_beta": log_beta, "slow_value": slow_value, "told": told}
+        return state._replace(learned=learned), Out(metrics)
 
 
 # ---------------------------------------------------------------------------------------------------------------- the plan

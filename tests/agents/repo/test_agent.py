@@ -123,7 +123,7 @@ def test_actor_and_value_learn_by_their_own_losses_and_the_model_by_neither():
     noise = behaviour.noise(net, jax.random.key(2), 6)
 
     def part(own, model, name):
-        total, said = behaviour.loss(own, net, model, start, jnp.ones(6, bool), noise, state.hyper)
+        total, said = behaviour.loss(own, net, model, {"value": params["value"]}, start, jnp.ones(6, bool), noise, state.hyper)
         return said["critic/loss"] if name == "value" else total - said["critic/loss"]
 
     for name in BEHAVIOUR:
@@ -143,6 +143,10 @@ def test_an_update_moves_the_model_by_its_own_loss_alone():
         learned[name] = new.learned
         assert all(np.isfinite(v) for v in out.metrics.values())
         assert ("probe/grad_norm" in out.metrics) == (name == "plain")
+    for slow, new in zip(
+        *(jax.tree.leaves(x) for x in (learned["plain"]["slow_value"], learned["plain"]["params"]["value"])), strict=True
+    ):
+        np.testing.assert_allclose(slow, new, atol=1e-7)  # follows all the way, unless told otherwise
     same = lambda a, b: all(np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
     assert set(learned["plain"]["opt"]) == {"model", "probe", "actor", "value", "dual"}
     assert "decoder" not in learned["no probe"]["params"] and "decoder" in learned["joint"]["opt"]["model"][1].mu
