@@ -85,14 +85,17 @@ def tdmpc(given: argparse.Namespace) -> None:
     for seed in range(given.seeds):
         run_dir = given.run_dir / f"tdmpc-{seed}"
         size = "debug" if given.debug else "small"
-        if not (run_dir / "result.json").exists():
+        if given.as_is and not run_dir.exists():
+            continue
+        if not given.as_is and not (run_dir / "result.json").exists():
             rlx("train", "tdmpc", "--env", "dmc:cartpole-swingup", "--repeat", 4, "--preset", size, "--seed", seed,
                 "--no-video", "--no-progress", "--run-dir", run_dir)  # fmt: skip
         curves[seed] = [(int(line["sim_steps"]), float(line["return_mean"])) for line in evaluated(run_dir, "main")]
     last = {seed: curve[-1] for seed, curve in curves.items()}
     for seed, (steps, value) in last.items():
         print(f"seed {seed}: {value:.1f} after {steps} simulation steps")
-    row = {"curves": curves, "final": told([v for _, v in last.values()]), "published": PUBLISHED["cartpole-swingup"]}
+    whole = [v for steps, v in last.values() if steps == max(s for s, _ in last.values())]
+    row = {"curves": curves, "final": told(whole), "finished": len(whole), "published": PUBLISHED["cartpole-swingup"]}
     write(given.out / "modem-tdmpc.json", {"cores": os.cpu_count(), "variants": {"cartpole-swingup": row}})
     figure = Figure(figsize=(5.5, 3.6), layout="constrained")
     axes = figure.subplots()
@@ -278,6 +281,7 @@ def main() -> int:
     parser.add_argument("--env", choices=SIZES, default="rlx:push-toy", help="of the part push")
     parser.add_argument("--more", default="", help="words for rlx train, of the part push")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--as-is", action="store_true", help="tdmpc: train nothing, read what the run folders hold")
     parser.add_argument("--preset", choices=("debug",))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     given = parser.parse_args()
