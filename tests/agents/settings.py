@@ -246,6 +246,7 @@ AGENTS = {
         value=ppo_value,
     ),
     "repo": Settings(
+        preset_envs={"tia": PICTURES},
         update={"embedding": 8, "belief": 6, "state": 3, "hidden": 6, "horizon": 4, "batch": 6, "chunk": 3},
         batch=windows,
         felt=frozenset(
