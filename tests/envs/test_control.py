@@ -94,7 +94,7 @@ def test_time_limits_truncate_and_never_terminate():
     assert np.array_equal(np.flatnonzero(rows.truncated[:, 0]), [200, 401]) and not rows.terminated.any()
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if "probe" not in n])
+@pytest.mark.parametrize("name", [n for n in NAMES if "probe" not in n and n != "rlx:push-lite"])  # which OpenGL draws
 def test_pictures(name):
     env = rlx.envs.make(name)
     state, _ = env.reset(env.params, jax.random.key(0))
