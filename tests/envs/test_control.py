@@ -94,6 +94,16 @@ def test_time_limits_truncate_and_never_terminate():
     assert np.array_equal(np.flatnonzero(rows.truncated[:, 0]), [200, 401]) and not rows.terminated.any()
 
 
+def test_how_far_rewards_of_the_point_mass_reach():
+    still = np.zeros(2)
+    for margin in (4.0, 20.0):
+        params = rlx.envs.make("rlx:point-mass", margin=margin).params
+        at = lambda d, p=params: float(point.reward(np, p, None, still, np.array([0.6 * d, -0.8 * d, 0, 0])))
+        assert at(0.05) == pytest.approx(1) and at(0.05 * (1 + margin)) == pytest.approx(0.1, rel=1e-4)
+    with pytest.raises(ValueError, match="margin=0 is how far rewards reach"):
+        rlx.envs.make("rlx:point-mass", margin=0)
+
+
 @pytest.mark.parametrize("name", [n for n in NAMES if "probe" not in n and n != "rlx:push-lite"])  # which OpenGL draws
 def test_pictures(name):
     env = rlx.envs.make(name)

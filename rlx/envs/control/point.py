@@ -12,7 +12,15 @@ from rlx.envs.control.base import disc, plant
 from rlx.envs.tasks.base import tolerance
 from rlx.types import Env, Leaf, Task
 
-PARAMS = {"force": 1.0, "mass": 0.3, "damping": 1.0, "size": 1.0, "target": 0.05, "dt": 0.02}  # N, kg, N s/m, m, m, s
+PARAMS = {
+    "force": 1.0,
+    "mass": 0.3,
+    "damping": 1.0,
+    "size": 1.0,
+    "target": 0.05,
+    "margin": 4.0,
+    "dt": 0.02,
+}  # N, kg, N s/m, m, m, -, s
 
 
 def drift(xp: Any, p: Any, x: Any, action: Any) -> Any:
@@ -37,7 +45,7 @@ def observe(xp: Any, p: Any, x: Any) -> Any:
 def reward(xp: Any, p: Any, x: Any, action: Any, new: Any) -> Any:
     """Near the middle, with little force: within [0, 1]."""
     away = xp.sqrt((new[..., :2] ** 2).sum(-1) + 1e-12)
-    near = tolerance(xp, away / p["target"], 0, 1, margin=4)
+    near = tolerance(xp, (away / p["target"] - 1) / p["margin"], -np.inf, 0, margin=1)
     return near * (4 + tolerance(xp, action, margin=1, shape="quadratic", at_margin=0).mean(-1)) / 5
 
 
@@ -54,14 +62,22 @@ def draw(pen: Any, size: int, x: np.ndarray) -> None:
     disc(pen, size / 2 + scale * x[0], size / 2 - scale * x[1], 0.035 * scale, (204, 77, 77))
 
 
-def make(repeat: int = 1, time_limit: int | None = None) -> Env:
-    """Observation [4], two actions (forces), 200 decisions, reward in [0, 1] per step."""
+def make(repeat: int = 1, time_limit: int | None = None, margin: float = 4.0) -> Env:
+    """Observation [4], two actions (forces), 200 decisions, reward in [0, 1] per step. Beyond the target, 0.05 around the
+    middle, it falls to a tenth within ``margin`` times that size: 4, as in DeepMind's suite, leaves most of the square without
+    any; with 20 there is some everywhere.
+
+    Raises:
+        ValueError: ``margin`` is not above 0.
+    """
+    if not margin > 0:
+        raise ValueError(f"rlx:point-mass: margin={margin} is how far rewards reach: give a number above 0.")
     return plant(
         "rlx:point-mass",
         task=Task(observe, reward, drift=drift),
         obs=Leaf((4,)),
         actions=2,
-        params=dict(PARAMS),
+        params={**PARAMS, "margin": float(margin)},
         start=start,
         advance=advance,
         horizon=200,
