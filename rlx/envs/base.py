@@ -151,6 +151,22 @@ class Forwarding:
         self.made.close()
 
 
+class Around(Forwarding):
+    """One with the streams of ``made``, under its name."""
+
+    @property
+    def name(self) -> str:
+        return self.made.name
+
+    @property
+    def n(self) -> int:
+        return self.made.n
+
+    @property
+    def ends(self) -> str:
+        return self.made.ends
+
+
 @dataclass(frozen=True)
 class HostVec(Named, Forwarding):
     """`VecEnv` over a host environment, built when it is first used. ``members`` runs of ``per`` streams each are one batch,

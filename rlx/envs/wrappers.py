@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlx.envs.base import Forwarding, Named, draw
+from rlx.envs.base import Around, Named, draw
 from rlx.envs.observations import described, flatten, named, vector_leaf
 from rlx.envs.options import positive
 from rlx.keys import HostKey
@@ -172,7 +172,7 @@ def map_steps(
 
 
 @dataclass(frozen=True)
-class _MappedVec(Forwarding):
+class _MappedVec(Around):
     """The host side of `map_steps`."""
 
     made: VecEnv
@@ -180,18 +180,6 @@ class _MappedVec(Forwarding):
     params: PyTree
     fn: Callable[[Any, PyTree, Step], Step]
     inner: Callable[[PyTree], PyTree]
-
-    @property
-    def name(self) -> str:
-        return self.made.name
-
-    @property
-    def n(self) -> int:
-        return self.made.n
-
-    @property
-    def ends(self) -> str:
-        return self.made.ends
 
     def reset(self, params: PyTree, key: HostKey) -> tuple[Any, Step]:
         state, step = super().reset(self.inner(params), key)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlx.envs.base import Forwarding
+from rlx.envs.base import Around
 from rlx.envs.camera.options import Pixels
 from rlx.envs.camera.picture import Look, pictures_of
 from rlx.keys import HostKey
@@ -47,25 +47,13 @@ def with_pixels(env: HostEnv, pixels: Pixels, camera: Callable[[VecEnv], Shots])
 
 
 @dataclass(frozen=True)
-class PixelVec(Forwarding):
+class PixelVec(Around):
     """`rlx.types.VecEnv` around another one."""
 
     made: VecEnv
     spec: Spec
     pixels: Pixels
     shots: Shots
-
-    @property
-    def name(self) -> str:
-        return self.made.name
-
-    @property
-    def n(self) -> int:
-        return self.made.n
-
-    @property
-    def ends(self) -> str:
-        return self.made.ends
 
     @property
     def params(self) -> PyTree:
