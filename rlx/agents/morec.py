@@ -122,6 +122,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "uncalibrated": {"scorer.calibrated": False, "r_min": float("-inf")},
     "no_penalty": {"uncertainty_penalty": 0.0},
     "distilled": {"scorer.distilled": True},
+    # another generator in the game: as it goes on by itself, or as an agent that discriminators pay
+    "multi_step": {"scorer.game.horizon": 5},
+    "rl_generator": {"scorer.game.generator_by": "rl", "scorer.game.horizon": 5},
     "likelihood": {"filter": "likelihood", "r_min": float("-inf")},
 }
 

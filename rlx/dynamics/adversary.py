@@ -5,7 +5,9 @@ taken as an agent that is in (s, a) and does s').
 ::
 
     repeat: D   <- down the gradient of softplus(-d(real)) + softplus(d(generated)) - c H(d)                          (eq. 2)
-            every ``ratio``-th time, G <- down the gradient of softplus(-d(s, a, s')),  s' ~ G(s, a)                  (eq. 3)
+            every ``ratio``-th time, a step of G (`rlx.dynamics.generators`): down the gradient of
+            softplus(-d(s, a, s')),  s' ~ G(s, a)                                                                     (eq. 3)
+            or by soft actor-critic
             every ``snap_every``-th time, remember D, and the logits that it gives to either kind
 
 The paper's code for this step was never published; the recipe is our own. The generator must be slow and begin from nothing:
@@ -20,21 +22,22 @@ import dataclasses
 import warnings
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rlx.config import size
-from rlx.dynamics.scorer import Ranges, TransitionScorer, inputs, ranges
-from rlx.nn.mlp import MLP
+from rlx.dynamics import generators
+from rlx.dynamics.generators import Critic, Data, Made, generate
+from rlx.dynamics.scorer import TransitionScorer, inputs, ranges
+from rlx.nn.mlp import MLP, stack
 from rlx.nn.optim import apply_gradients, optimizer
 from rlx.types import Array, Key, PyTree
 
 RECENT = 20  # steps over which the logits of a snapshot are averaged
 KEPT = 400  # snapshots, the newest
-LOG_VARIANCE = (-10.0, 0.5)  # of the generator
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,21 @@ class Game:
     b1: float = size(0.5, "Adam's first decay, of both", least=0, below=1)
     entropy_coef: float = size(1e-3, "c, of the entropy of what the discriminator says", least=0)
     gap_min: float = size(0.1, "least gap of the logits of a snapshot that counts", least=0)
-    horizon: int = size(1, "steps of the generator that are shown to the discriminator, on actions of the data", least=1)
     generator: tuple[int, ...] = size((200, 200), "its hidden layers", least=1)
+    generator_by: Literal["pathwise", "rl"] = "pathwise"  # its slope is the discriminator's, or it is an agent paid by it
+    generator_discount: float = size(0.99, "of that agent", least=0, most=1)
+    horizon: int = size(1, "steps in a row of the generator, as a clone of the data's policy acts", least=1)
+    clone_steps: int = size(2_000, "of learning that clone, where there is anything for it to do", least=1)
     scale_change: bool = True  # changes are read in units of the largest in the data
+
+
+class Nets(NamedTuple):
+    """Static: what is computed."""
+
+    discriminator: MLP
+    generator: MLP
+    clone: MLP
+    critics: Any  # two, of a generator that is an agent
 
 
 class Player(NamedTuple):
@@ -65,19 +80,10 @@ class Board(NamedTuple):
 
     discriminator: Player
     generator: Player
+    critic: Critic | tuple[()]
+    clone: PyTree
     recent: Array  # [RECENT, 2], the latest mean logits on real and on generated transitions
     step: Array  # int32
-
-
-class Data(NamedTuple):
-    """Real transitions."""
-
-    obs: Array  # [N, n]
-    action: Array  # [N, m]
-    new: Array  # [N, n]
-    mean: Array  # [n + m], which the generator takes away from what it reads
-    std: Array  # [n + m], and divides by
-    ranges: Ranges
 
 
 class Snapshots(NamedTuple):
@@ -108,14 +114,6 @@ def discriminator_loss(real: Array, generated: Array, entropy_coef: Array | floa
     return jax.nn.softplus(-real).mean() + jax.nn.softplus(generated).mean() - entropy_coef * entropy
 
 
-def generate(net: MLP, params: PyTree, data: Data, obs: Array, action: Array, key: Key) -> Array:
-    """s' [B, n] ~ G(s, a), differentiable in the parameters."""
-    out = net.apply(params, (jnp.concatenate([obs, action], -1) - data.mean) / data.std)
-    change, log_variance = jnp.split(out, 2, -1)
-    std = jnp.exp(0.5 * jnp.clip(log_variance, *LOG_VARIANCE))
-    return obs + change + std * jax.random.normal(key, change.shape)
-
-
 def learn(scorer: TransitionScorer, obs: np.ndarray, action: np.ndarray, new: np.ndarray, key: Key, game: Game) -> Learned:
     """``scorer`` (`rlx.dynamics.scorer.blank`) after the game on real transitions ``obs`` [N, n], ``action`` [N, m], ``new``
     [N, n], on the host; the discriminator has the scorer's network. The steps between two snapshots are one compiled program.
@@ -131,12 +129,12 @@ def learn(scorer: TransitionScorer, obs: np.ndarray, action: np.ndarray, new: np
     own = ranges(obs, action, new, game.scale_change and scorer.delta)
     f32 = lambda x: jnp.asarray(x, jnp.float32)
     data = Data(f32(obs), f32(action), f32(new), f32(z.mean(0)), f32(std), own)
-    generator = MLP((*game.generator, 2 * obs.shape[1]), "silu", kernel_init="half_normal")
-    board = begin(scorer.network, generator, data, game, jax.random.fold_in(key, 0))
+    nets = networks(scorer.network, game, obs.shape[1], action.shape[1])
+    board = begin(nets, data, game, jax.random.fold_in(key, 0))
     kept: list[PyTree] = []
     real, generated = [], []
     for i in range(max(1, game.steps // game.snap_every)):
-        board = play(board, data, jax.random.fold_in(key, 1), scorer.network, generator, scorer.delta, game)
+        board = play(board, data, jax.random.fold_in(key, 1), nets, scorer.delta, game)
         logits = np.asarray(board.recent)[: game.snap_every * (i + 1)].mean(0)
         real.append(logits[0])
         generated.append(logits[1])
@@ -147,52 +145,77 @@ def learn(scorer: TransitionScorer, obs: np.ndarray, action: np.ndarray, new: np
     return Learned(chosen, np.array(real, np.float32), np.array(generated, np.float32))
 
 
-def begin(net: MLP, generator: MLP, data: Data, game: Game, key: Key) -> Board:
+def networks(discriminator: MLP, game: Game, n: int, m: int) -> Nets:
+    """For observations [n] and actions [m]."""
+    made = lambda out: MLP((*game.generator, out), "silu", kernel_init="half_normal")
+    return Nets(discriminator, made(2 * n), made(2 * m), stack(MLP((*game.generator, 1)), 2))
+
+
+def begin(nets: Nets, data: Data, game: Game, key: Key) -> Board:
     n, m = data.obs.shape[1], data.action.shape[1]
     adam = optimizer(0.0, b1=game.b1)
-    d = net.init(jax.random.fold_in(key, 0), jnp.zeros(2 * n + m))
-    g = generator.init(jax.random.fold_in(key, 1), jnp.zeros(n + m))
-    return Board(Player(d, adam.init(d)), Player(g, adam.init(g)), jnp.zeros((RECENT, 2)), jnp.int32(0))
+    d = nets.discriminator.init(jax.random.fold_in(key, 0), jnp.zeros(2 * n + m))
+    g = nets.generator.init(jax.random.fold_in(key, 1), jnp.zeros(n + m))
+    agent = game.generator_by == "rl"
+    critic = generators.critic(nets.critics, jax.random.fold_in(key, 2), 2 * n + m) if agent else ()
+    idle = not agent and game.horizon == 1
+    steps = 0 if idle else game.clone_steps
+    clone = generators.clone(nets.clone, data, jax.random.fold_in(key, 3), steps, game.batch)
+    return Board(Player(d, adam.init(d)), Player(g, adam.init(g)), critic, clone, jnp.zeros((RECENT, 2)), jnp.int32(0))
 
 
-@partial(jax.jit, static_argnames=("net", "generator", "delta", "game"))
-def play(board: Board, data: Data, key: Key, net: MLP, generator: MLP, delta: bool, game: Game) -> Board:
+@partial(jax.jit, static_argnames=("nets", "delta", "game"))
+def play(board: Board, data: Data, key: Key, nets: Nets, delta: bool, game: Game) -> Board:
     """``snap_every`` steps of the discriminator, and those of the generator between them."""
     adam = {k: optimizer(lr, b1=game.b1) for k, lr in (("d", game.discriminator_lr), ("g", game.generator_lr))}
-    logit = lambda params, *rows: net.apply(params, inputs(data.ranges, delta, *rows))[..., 0]
+    logit = lambda params, *rows: nets.discriminator.apply(params, inputs(data.ranges, delta, *rows))[..., 0]
     rows = data.obs.shape[0]
 
-    def made(params: PyTree, key: Key) -> tuple[Array, Array, Array]:
-        """Generated transitions: from drawn (s, a), and where the horizon is longer on from there, with drawn actions of
-        the data; no gradient passes from one step to the next."""
-        start, *after = jax.random.split(key, 2 * game.horizon)
-        at = jax.random.randint(start, (game.batch,), 0, rows)
-        obs, action, out = data.obs[at], data.action[at], []
-        for h in range(game.horizon):
-            new = generate(generator, params, data, obs, action, after[2 * h])
-            out.append((obs, action, new))
-            if h + 1 < game.horizon:
-                obs = jax.lax.stop_gradient(new)
-                action = data.action[jax.random.randint(after[2 * h + 1], (game.batch,), 0, rows)]
-        return tuple(jnp.concatenate(x) for x in zip(*out, strict=True))  # type: ignore[return-value]
+    def made(params: PyTree, key: Key) -> Made:
+        return generators.rollout(nets.generator, params, nets.clone, board.clone, data, key, game.batch, game.horizon)
 
-    def d_loss(params: PyTree, real: Any, fake: Any) -> tuple[Array, Array]:
-        d_real, d_fake = logit(params, *real), logit(params, *fake)
+    def d_loss(params: PyTree, real: Any, fake: Made) -> tuple[Array, Array]:
+        d_real, d_fake = logit(params, *real), logit(params, *fake[:3])
         return discriminator_loss(d_real, d_fake, game.entropy_coef), jnp.stack([d_real.mean(), d_fake.mean()])
 
-    def g_loss(params: PyTree, d: PyTree, key: Key) -> Array:
-        return jax.nn.softplus(-logit(d, *made(params, key))).mean()
+    def by_slope(params: PyTree, d: PyTree, key: Key) -> Array:
+        return generators.pathwise_loss(logit(d, *made(params, key)[:3]))
+
+    def valued(own: Critic, fake: Made, d: PyTree, g: PyTree, key: Key) -> Critic:
+        """The critic after one step on ``fake``, which ``d`` pays for."""
+        new, log_prob = generate(nets.generator, g, data, fake.new, fake.after, key)
+        following = generators.values(nets.critics, own.target, data.ranges, delta, fake.new, fake.after, new)
+        paid, temperature = logit(d, *fake[:3]), jnp.exp(own.log_temperature)
+        y = generators.soft_targets(paid, following, log_prob, temperature, game.generator_discount)
+        return generators.learn_critic(own, nets.critics, fake, y, data.ranges, delta)
+
+    def by_value(params: PyTree, own: Critic, fake: Made, key: Key) -> tuple[Array, Array]:
+        new, log_prob = generate(nets.generator, params, data, fake.obs, fake.action, key)
+        q = generators.values(nets.critics, own.params, data.ranges, delta, fake.obs, fake.action, new)
+        return generators.soft_loss(q, log_prob, jnp.exp(own.log_temperature)), log_prob.mean()
+
+    def turn(g: Player, own: Any, fake: Made, d: PyTree, key: Key) -> tuple[Player, Any]:
+        """A step of the generator."""
+        if game.generator_by == "pathwise":
+            grads = jax.grad(by_slope)(g.params, d, key)
+        else:
+            grads, log_prob = jax.grad(by_value, has_aux=True)(g.params, own, fake, key)
+            own = generators.learn_temperature(own, log_prob, data.obs.shape[1])
+        return Player(*apply_gradients(adam["g"], g.params, grads, g.opt)), own
 
     def step(_: Array, board: Board) -> Board:
         k = jax.random.split(jax.random.fold_in(key, board.step), 3)
         at = jax.random.randint(k[0], (game.batch,), 0, rows)
-        d, g = board.discriminator, board.generator
+        d, g, own = board.discriminator, board.generator, board.critic
         fake = jax.lax.stop_gradient(made(g.params, k[1]))
         grads, logits = jax.grad(d_loss, has_aux=True)(d.params, (data.obs[at], data.action[at], data.new[at]), fake)
         d = Player(*apply_gradients(adam["d"], d.params, grads, d.opt))
-        turn = lambda g: Player(*apply_gradients(adam["g"], g.params, jax.grad(g_loss)(g.params, d.params, k[2]), g.opt))
-        g = jax.lax.cond((board.step + 1) % game.ratio == 0, turn, lambda g: g, g)
-        return Board(d, g, board.recent.at[board.step % RECENT].set(logits), board.step + 1)
+        if isinstance(own, Critic):
+            own = valued(own, fake, d.params, g.params, jax.random.fold_in(k[2], 0))
+        move = lambda g, own: turn(g, own, fake, d.params, k[2])
+        g, own = jax.lax.cond((board.step + 1) % game.ratio == 0, move, lambda g, own: (g, own), g, own)
+        recent = board.recent.at[board.step % RECENT].set(logits)
+        return board._replace(discriminator=d, generator=g, critic=own, recent=recent, step=board.step + 1)
 
     return jax.lax.fori_loop(0, game.snap_every, step, board)
 
