@@ -1,5 +1,5 @@
-"""SINDy-RL: cart-pole swing-up against its baselines, swimmer with population-based training, the Kuramoto-Sivashinsky
-equation, and the quality of models.
+"""SINDy-RL: cart-pole swing-up against its baselines, swimmer with population-based training, and the Kuramoto-Sivashinsky
+equation. How good its models are: `sindy_models.py`.
 
     python experiments/reproduce/sindy_rl.py                                    # all: hours on 2 cores
     python experiments/reproduce/sindy_rl.py --part swingup --only sindy_rl linear
@@ -24,14 +24,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from rlx import agents, config, envs
-from rlx.agents.sindy_rl.world import transitions
-from rlx.dynamics.sparse import affine, equations, fit, poly
-from rlx.envs import batch, begin, rollout
+from rlx.envs import begin, rollout
 from rlx.train import Options, logging, run, tournament
 from rlx.train.origin import versions
 from rlx.train.population import members
 from rlx.train.stats import estimate, iqm
-from rlx.types import Env, HostEnv, Members, Problem
+from rlx.types import Members, Problem
 
 SOLVED = 800.0
 # name -> agent, environment, presets that stack, changes on top
@@ -54,7 +52,7 @@ SWINGUP: dict[str, tuple[str, str, list[str], dict[str, Any]]] = {
 }
 SWIMMER = ("sindy_rl", "bred", "left alone", "whole episodes", "whole episodes, bred", "ppo, real, bred")
 WHOLE = {"starts": "starts", "horizon": 0, "ppo.discount": 0.9999}  # imagined from where real ones begin to where they end
-KS22 = ("sindy_rl", "ppo, real", "ppo, real, 10 x")
+KS22 = ("sindy_rl", "short episodes", "ppo, real", "ppo, real, 10 x")
 BUDGET = {"ppo.env_steps": 2_000_000, "eval_every": 20}
 
 
@@ -105,6 +103,13 @@ def figures(found: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+def terms(state: Any) -> dict[str, Any]:
+    """Coefficients that are not 0, of each seed: of the dynamics (None: networks) and of the distilled policy."""
+    learned = state.agent.learned
+    count = lambda model: [int(np.count_nonzero(c)) for c in np.asarray(model.coef)] if hasattr(model, "coef") else None
+    return {"terms": count(learned["world"]["model"]["model"]["dynamics"]), "policy_terms": count(learned["sparse"])}
+
+
 def contest(args: argparse.Namespace, variant: str, **more: Any) -> tuple[Any, Problem]:
     """A variant of the swing-up, with ``more`` changes: agent and problem."""
     name, env, presets, changes = SWINGUP[variant]
@@ -125,12 +130,9 @@ def swingup(args: argparse.Namespace) -> dict[str, Any]:
         if args.only and variant not in args.only:
             continue
         found, state = train(*contest(args, variant), args.seeds, place(args, "swingup", variant))
-        if name == "sindy_rl":
-            world = state.agent.learned["world"]["model"]["model"]["dynamics"]
-            found["terms"] = [int(np.count_nonzero(c)) for c in np.asarray(world.coef)] if hasattr(world, "coef") else None
-            found["policy_terms"] = [int(np.count_nonzero(c)) for c in np.asarray(state.agent.learned["sparse"].coef)]
         sim = 8 if name == "sac" else 1
-        rows[variant] = {"env": env, "simulation_steps_per_decision": sim, **found, **figures(found)}
+        counted = terms(state) if name == "sindy_rl" else {}
+        rows[variant] = {**stamp(args), "env": env, "simulation_steps_per_decision": sim, **found, **counted, **figures(found)}
         rows = {k: rows[k] for k in SWINGUP if k in rows}
         keep(args, "swingup", {"variants": rows})
         draw(rows, args.results / "sindy-swingup.png")
@@ -165,7 +167,7 @@ def policy(args: argparse.Namespace) -> dict[str, Any]:
         out[name] = {"polynomial": returns["sparse"], "network": returns["main"], "terms": [int((c != 0).sum()) for c in coef]}
         share = np.array(returns["sparse"]) / np.array(returns["main"])
         out[name] |= {"median_share": float(np.median(share)), "least_share": float(share.min())}
-        keep(args, "policy", {"variants": out})
+        keep(args, "policy", {**stamp(args), "variants": out})
         print(f"policy {name:28} {json.dumps(out[name])}", flush=True)
     rng = np.random.default_rng(0)
     angle, speed = 0.1 * rng.standard_normal(1_000), 0.3 * rng.standard_normal((1_000, 2))
@@ -174,7 +176,7 @@ def policy(args: argparse.Namespace) -> dict[str, Any]:
         model = state.agent.learned["world"]["model"]["model"]["dynamics"]
         variance = jax.vmap(lambda m: m.variance(jnp.asarray(z, jnp.float32)).sum(1).mean())(model)
         out[f"variance near upright, {name}"] = np.asarray(variance, float).tolist()
-    return {"variants": out}
+    return {**stamp(args), "variants": out}
 
 
 RATES = (1e-6, 5e-6, 1e-5, 5e-5, 1e-4, 5e-4, 1e-3, 5e-3)
@@ -202,7 +204,8 @@ def swimmer(args: argparse.Namespace) -> dict[str, Any]:
         who = [(seed, {cut(k): v for k, v in setting.items()}) for seed, setting in enumerate(given)]
         mine = members(who, breed if every else None, 2 if args.debug else every or 1)
         found, state = train(agent, problem, args.seeds, place(args, "swimmer", name), mine)
-        rows[name] = {**found, **figures(found), **({} if agent.name == "ppo" else {"imagined": imagined(agent, state)})}
+        rows[name] = {**stamp(args), **found, **figures(found)}
+        rows[name] |= {} if agent.name == "ppo" else {"imagined": imagined(agent, state)}
         rows = {k: rows[k] for k in SWIMMER if k in rows}
         keep(args, "swimmer", {"variants": rows})
         print(f"swimmer {name:20} final {json.dumps(rows[name]['final'])} best {json.dumps(rows[name]['best'])}", flush=True)
@@ -223,107 +226,24 @@ def imagined(agent: Any, state: Any) -> list[float]:
 
 
 def ks22(args: argparse.Namespace) -> dict[str, Any]:
-    """KS-22, which stands in for the paper's flows: SINDy-RL and PPO at equal real steps, and PPO at ten times as many."""
+    """KS-22, which stands in for the paper's flows: SINDy-RL, with imagined episodes as long as real ones and with short ones,
+    and PPO at equal real steps and at ten times as many."""
     problem, rows = Problem({"train": envs.make("rlx:ks22")}), known(args, "ks22").get("variants", {})
     inside = {"modes": 4} if args.debug else {"ppo.env_steps": 1_000_000, "eval_every": 25}
-    agent = made("sindy_rl", ["ks22", *(["debug"] if args.debug else [])], inside, problem)
+    presets = ["ks22", *(["debug"] if args.debug else [])]
+    agent, short = (made("sindy_rl", presets, {**inside, **more}, problem) for more in ({}, {"horizon": 25}))
     own = {**ppo_like_inside(), "n_envs": 8, "steps": 125, "minibatches": 8, "eval_every": 4_000, "eval_episodes": 5}
     peer = lambda steps: made("ppo", [], {**own, "normalize_obs": True, "normalize_reward": True, "env_steps": steps}, problem)
     steps = agent.config.seed_steps + agent.config.collect * (agent.config.ppo.cycles // agent.config.refit_every)
-    for name, make in zip(KS22, (lambda: agent, lambda: peer(steps), lambda: peer(10 * steps)), strict=True):
+    for name, one in zip(KS22, (agent, short, peer(steps), peer(10 * steps)), strict=True):
         if args.only and name not in args.only:
             continue
-        found, _ = train(make(), problem, args.seeds, place(args, "ks22", name))
-        rows[name] = {**found, **figures(found)}
+        found, state = train(one, problem, args.seeds, place(args, "ks22", name))
+        rows[name] = {**stamp(args), **found, **({} if one.name == "ppo" else terms(state)), **figures(found)}
+        rows = {k: rows[k] for k in KS22 if k in rows}
         keep(args, "ks22", {"variants": rows})
         print(f"ks22 {name:16} final {json.dumps(rows[name]['final'])} best {json.dumps(rows[name]['best'])}", flush=True)
     return {"variants": rows}
-
-
-# ----------------------------------------------------------------------------------------------------------------- models
-
-
-def behaviour(env: Env | HostEnv, streams: int, steps: int, hold: int = 1, seed: int = 0) -> list[Any]:
-    """Random behaviour, actions held for ``hold`` decisions: rows of each stream."""
-    vec = batch(env, streams)
-    size = env.spec.action.shape[0]
-
-    def policy(carry: Any, step: Any, key: Any) -> Any:
-        key = jax.random.wrap_key_data(key) if env.host else key
-        new = jax.random.uniform(key, (streams, size), minval=-1.0, maxval=1.0)
-        count, held = carry
-        action = jnp.where(count % hold == 0, new, held)
-        return action, (count + 1, action), {}
-
-    start = begin(vec, vec.params, (jnp.int32(0), jnp.zeros((streams, size))), jax.random.key(seed))
-    roll = lambda start, key: rollout(vec, vec.params, jax.jit(policy) if env.host else policy, start, key, steps)[1]
-    rows = jax.tree.map(np.asarray, (roll if env.host else jax.jit(roll))(start, jax.random.key(seed + 1)))
-    vec.close()
-    return [jax.tree.map(lambda x, w=w: x[:, w], rows) for w in range(streams)]
-
-
-def quality(args: argparse.Namespace) -> dict[str, Any]:
-    """One-step errors on cart-pole, horizons on KS-22, the swimmer's reward, and where the ensemble is uncertain."""
-    rng, short = np.random.default_rng(0), 10 if args.debug else 1
-    out: dict[str, Any] = {}
-    rows = transitions(behaviour(envs.make("dmc:cartpole-swingup"), 8, 1_000 // short + 1))
-    z = np.concatenate([rows.obs, rows.action], 1)
-    model = fit(affine(5, 1, 2), z, rows.new, alpha=5e-5, threshold=7e-3, rng=rng)
-    prediction = np.asarray(model(jnp.asarray(z, jnp.float32)))
-    rms = lambda x: np.round(np.sqrt((x**2).mean(0)), 6).tolist()
-    low, high = np.array([-5, -1.1, -1.1, -10, -10]), np.array([5, 1.1, 1.1, 10, 10])
-    anywhere = np.concatenate([rng.uniform(low, high, (4_000, 5)), rng.uniform(-1, 1, (4_000, 1))], 1)
-    disagreement = lambda x: float(np.asarray(model.variance(jnp.asarray(x, jnp.float32))).sum(1).mean())
-    out["cartpole"] = {
-        "one_step_rms": rms(prediction - rows.new),
-        "persistence_rms": rms(rows.obs - rows.new),
-        "terms": model.terms,
-        "equations": equations(model, ["x", "cos", "sin", "v", "w", "u"]).splitlines(),
-        "variance_anywhere_over_data": disagreement(anywhere) / disagreement(z),
-    }
-    print("quality cartpole", json.dumps(out["cartpole"]), flush=True)
-    out["ks22"] = ks_horizons(20 // short)
-    print("quality ks22", json.dumps(out["ks22"]), flush=True)
-    rows = transitions(behaviour(envs.make("gym:Swimmer-v5"), 4, 3_000 // short))
-    reward = fit(poly(8, 2, interact=False), rows.new, rows.reward[:, None], alpha=1e-5, threshold=5e-2, rng=rng)
-    error = np.asarray(reward(jnp.asarray(rows.new, jnp.float32)))[:, 0] - rows.reward
-    names = ["angle", "joint1", "joint2", "vx", "vy", "rate", "rate1", "rate2"]
-    out["swimmer"] = {"reward": equations(reward, names, ["r"]), "r2": float(1 - error.var() / rows.reward.var())}
-    print("quality swimmer", json.dumps(out["swimmer"]), flush=True)
-    return out
-
-
-def ks_horizons(episodes: int) -> dict[str, Any]:
-    """Decisions until a model of KS-22, in principal components, is off by half of the state: medians over held-out runs."""
-    from rlx.envs.control.spectral import pod
-
-    data = behaviour(envs.make("rlx:ks22"), episodes + 4, 400, hold=4)
-    runs = [e.obs.astype(np.float64) for e in data]
-    acts = [e.action.astype(np.float64) for e in data]
-    out = {}
-    for modes in (8, 12):
-        basis = pod(np.concatenate(runs[:episodes]), modes)
-        seen = [(x - basis.mean) @ basis.basis / basis.scale for x in runs]
-        for kind, library in (("linear", affine(modes, 4, 1, tensor=False)), ("quadratic", affine(modes, 4, 2, tensor=False))):
-            inputs = np.concatenate([np.concatenate([x, a], 1)[:-1] for x, a in zip(seen[:episodes], acts, strict=False)])
-            targets = np.concatenate([x[1:] for x in seen[:episodes]])
-            model = fit(library, inputs, targets, alpha=1e-3, threshold=1e-3, rng=np.random.default_rng(0))
-            held_out = zip(seen[episodes:], acts[episodes:], strict=True)
-            out[f"{kind} {modes}"] = float(np.median([h for x, a in held_out for h in horizons(model, x, a)]))
-    return out
-
-
-def horizons(model: Any, x: np.ndarray, a: np.ndarray, limit: float = 0.5) -> list[int]:
-    coef, out = np.asarray(model.coef, np.float64), []
-    for begin_at in range(0, len(x) - 150, 50):
-        state = x[begin_at]
-        for t in range(149):
-            state = model.library(np.concatenate([state, a[begin_at + t]])) @ coef.T
-            true = x[begin_at + t + 1]
-            if not np.linalg.norm(state - true) <= limit * np.linalg.norm(true):
-                break
-        out.append(t + 1)
-    return out
 
 
 # ------------------------------------------------------------------------------------------------------------------ output
@@ -335,15 +255,18 @@ def place(args: argparse.Namespace, part: str, variant: str) -> Path:
 
 
 def known(args: argparse.Namespace, part: str) -> dict[str, Any]:
-    """What the file of a part holds, if it is of as many seeds."""
+    """What the file of a part holds."""
     file = args.results / f"sindy-{part}.json"
-    found = json.loads(file.read_text()) if file.exists() else {}
-    return found if found.get("seeds") == args.seeds else {}
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def stamp(args: argparse.Namespace) -> dict[str, Any]:
+    """What a row says of how it came about."""
+    return {"seeds": args.seeds, "versions": versions()}
 
 
 def keep(args: argparse.Namespace, part: str, found: dict[str, Any]) -> None:
-    record = {"seeds": args.seeds, **found, "versions": versions()}
-    (args.results / f"sindy-{part}.json").write_text(json.dumps(record, indent=1) + "\n")
+    (args.results / f"sindy-{part}.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 def draw(rows: dict[str, Any], file: Path) -> None:
@@ -366,7 +289,7 @@ def draw(rows: dict[str, Any], file: Path) -> None:
     figure.savefig(file, dpi=130)
 
 
-PARTS = {"quality": quality, "swingup": swingup, "policy": policy, "swimmer": swimmer, "ks22": ks22}
+PARTS = {"swingup": swingup, "policy": policy, "swimmer": swimmer, "ks22": ks22}
 
 
 def main() -> int:

@@ -113,13 +113,17 @@ class ActorCritic:
 
     def policy(self, learned: dict[str, Any], obs: Array) -> Distribution:
         """At normalised observations."""
-        out = self.actor.apply(learned["actor"], obs)
+        return self.distribution(self.actor.apply(learned["actor"], obs), learned["log_std"])
+
+    def distribution(self, out: Array, log_std: Array) -> Distribution:
+        """What outputs [..., O] of the actor's network mean, beside ``log_std`` [A]. A deviation that is the same everywhere
+        stays [A]: its exponentials are then computed once, and not for each row."""
         if self.categorical:
             return Categorical(out)
-        if out.shape[-1] == learned["log_std"].shape[-1]:
-            return Normal(out, jnp.broadcast_to(learned["log_std"], out.shape))
-        mean, log_std = jnp.split(out, 2, -1)
-        return Normal(mean, jnp.clip(log_std + learned["log_std"], -5.0, 1.0))
+        if out.shape[-1] == log_std.shape[-1]:
+            return Normal(out, log_std)
+        mean, own = jnp.split(out, 2, -1)
+        return Normal(mean, jnp.clip(own + log_std, -5.0, 1.0))
 
     def value(self, learned: dict[str, Any], obs: Array, bound: Array) -> Array:
         """V [...] at normalised observations, within +-``bound``."""
@@ -139,7 +143,7 @@ class Samples(NamedTuple):
     obs: Array
     raw: Array  # the sample before clipping
     log_prob: Array  # of the old policy
-    old: Distribution
+    out: Array  # the outputs of its network
     value: Array
     advantage: Array
     value_target: Array  # lambda return
@@ -188,7 +192,7 @@ def prepare(net: ActorCritic, config: Config, state: AgentState, rows: Sequences
         obs=obs[:-1],
         raw=rows.extras["raw"][:-1],
         log_prob=rows.extras["log_prob"][:-1],
-        old=net.policy(learned, obs[:-1]),
+        out=net.actor.apply(learned["actor"], obs[:-1]),
         value=value[:-1],
         advantage=(advantage - mean) / (std + 1e-8),
         value_target=advantage + value[:-1],
@@ -199,16 +203,17 @@ def prepare(net: ActorCritic, config: Config, state: AgentState, rows: Sequences
 
 
 def loss(
-    params: dict[str, Any], net: ActorCritic, config: Config, s: Samples, h: dict[str, Array], kl_coef: Array
+    params: dict[str, Any], old: dict[str, Any], net: ActorCritic, config: Config, s: Samples, h: dict[str, Array], beta: Array
 ) -> tuple[Array, dict[str, Array]]:
-    policy = net.policy(params, s.obs)
+    """``old``: what was learned when the rows were collected; ``beta``: the weight of the KL."""
+    policy, before = net.policy(params, s.obs), net.distribution(s.out, old["log_std"])
     value = net.value(params, s.obs, h["value_bound"])
     average = lambda x: (x * s.weight).sum() / jnp.maximum(s.weight.sum(), 1.0)
     gain = average(surrogate(policy.log_prob(s.raw), s.log_prob, s.advantage, h["clip"]))
     error = value_error(value, s.value_target, h["value_error_clip"], s.value, h["clip"] if config.value_clip else None)
     value_loss, entropy = 0.5 * average(error), average(policy.entropy())
-    kl = average(s.old.kl(policy))  # type: ignore[arg-type]
-    total = -gain + h["value_coef"] * value_loss - h["entropy_coef"] * entropy + kl_coef * kl
+    kl = average(before.kl(policy))  # type: ignore[arg-type]
+    total = -gain + h["value_coef"] * value_loss - h["entropy_coef"] * entropy + beta * kl
     return total, {"actor/loss": -gain, "critic/loss": value_loss, "actor/entropy": entropy, "actor/kl": kl}
 
 
@@ -229,10 +234,11 @@ def updater(net: ActorCritic, config: Config) -> Any:
     def update(state: AgentState, clock: Clock, rows: Sequences, key: Key) -> tuple[AgentState, Out]:
         h = state.hyper
         samples, mean_return = prepare(net, config, state, rows)
-        kl_coef = h["kl_coef"] * state.learned["kl_scale"]
+        beta = h["kl_coef"] * state.learned["kl_scale"]
         chain = adam(config, step_size(config, h, clock))
         params = {name: state.learned[name] for name in TRAINED}
         pack, unpack = packing(params)
+        slope = jax.value_and_grad(loss, has_aux=True)
 
         def epoch(carry: tuple, k: Key) -> tuple[tuple, dict]:
             order = keys.permutation(k, total).reshape(config.minibatches, -1)
@@ -240,7 +246,7 @@ def updater(net: ActorCritic, config: Config) -> Any:
 
         def minibatch(carry: tuple, part: Samples) -> tuple[tuple, dict]:
             packed, opt, near = carry
-            (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(unpack(packed), net, config, part, h, kl_coef)
+            (_, metrics), grads = slope(unpack(packed), state.learned, net, config, part, h, beta)
             near = near & (metrics["actor/kl"] <= h["early_stop_kl"])
             new = apply_gradients(chain, packed, pack(grads), opt)
             packed, opt = jax.tree.map(lambda a, b: jnp.where(near, a, b), new, (packed, opt))

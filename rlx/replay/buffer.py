@@ -19,7 +19,7 @@ def _write(ring: Array, block: Array, head: Array) -> Array:
 
     A scatter of whole rows: merging slices, or a cond on whether the block wraps, makes XLA copy the ring.
     """
-    at = (head + jnp.arange(block.shape[0])) % ring.shape[0]
+    at = jax.lax.rem((head + jnp.arange(block.shape[0])).astype(jnp.uint32), jnp.uint32(ring.shape[0]))
     return ring.at[at].set(block, unique_indices=True, mode="promise_in_bounds")
 
 

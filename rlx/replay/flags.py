@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from rlx.types import Array, Row
@@ -15,8 +16,10 @@ NAMES = ("terminated", "truncated", "first", "valid")  # the fields of a row tha
 
 def pack(row: Row) -> Array:
     """uint8 of the shape of ``row.reward``."""
-    bits = zip((row.terminated, row.truncated, row.first, row.valid, row.last), (1, 2, 4, 8, 16), strict=True)
-    return sum(x.astype(np.uint8) * np.uint8(bit) for x, bit in bits)
+    xp = np if isinstance(row.reward, np.ndarray) else jnp
+    bit = lambda on, bits: xp.where(on, np.uint8(bits), np.uint8(0))
+    ended = bit(row.terminated, TERMINATED | LAST) | bit(row.truncated, TRUNCATED | LAST)
+    return ended | bit(row.first, FIRST) | bit(row.valid, VALID)
 
 
 def has(flags: Array, bit: int) -> Array:

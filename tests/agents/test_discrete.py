@@ -62,7 +62,7 @@ def test_the_loss_and_its_gradient_equal_float64():
     draw = lambda *shape: jnp.float32(rng.normal(size=shape))
     old = net.policy({**params, "actor": jax.tree.map(lambda x: 0.9 * x, params["actor"])}, obs := draw(t, n))
     choice, weight = jnp.array([0, 2, 1, 1, 0]), jnp.array([1.0, 1, 1, 0, 1])
-    samples = ppo.Samples(obs, choice, old.log_prob(choice), old, draw(t), draw(t), draw(t), weight)
+    samples = ppo.Samples(obs, choice, old.log_prob(choice), old.logits, draw(t), draw(t), draw(t), weight)
 
     def slow(wide):
         logits = forward(wide["actor"], double(obs), "tanh")
@@ -74,7 +74,8 @@ def test_the_loss_and_its_gradient_equal_float64():
         kl, entropy = (q * (np.log(q) - log_p)).sum(1), -(np.exp(log_p) * log_p).sum(1)
         return ((-gain + 0.25 * error - 0.1 * entropy + 0.3 * kl) * double(weight)).sum() / 4
 
-    (total, metrics), grads = jax.value_and_grad(ppo.loss, has_aux=True)(params, net, config, samples, h, jnp.float32(0.3))
+    slope = jax.value_and_grad(ppo.loss, has_aux=True)
+    (total, metrics), grads = slope(params, params, net, config, samples, h, jnp.float32(0.3))
     np.testing.assert_allclose(total, slow(double(params)), rtol=1e-4)
     assert float(metrics["actor/kl"]) > 1e-4
     slopes(slow, double(params), grads, every=3)
