@@ -169,10 +169,10 @@ def play(board: Board, data: Data, key: Key, nets: Nets, delta: bool, game: Game
     """``snap_every`` steps of the discriminator, and those of the generator between them."""
     adam = {k: optimizer(lr, b1=game.b1) for k, lr in (("d", game.discriminator_lr), ("g", game.generator_lr))}
     logit = lambda params, *rows: nets.discriminator.apply(params, inputs(data.ranges, delta, *rows))[..., 0]
-    rows = data.obs.shape[0]
+    rows, agent = data.obs.shape[0], game.generator_by == "rl"
 
     def made(params: PyTree, key: Key) -> Made:
-        return generators.rollout(nets.generator, params, nets.clone, board.clone, data, key, game.batch, game.horizon)
+        return generators.rollout(nets.generator, params, nets.clone, board.clone, data, key, game.batch, game.horizon, agent)
 
     def d_loss(params: PyTree, real: Any, fake: Made) -> tuple[Array, Array]:
         d_real, d_fake = logit(params, *real), logit(params, *fake[:3])
@@ -183,20 +183,20 @@ def play(board: Board, data: Data, key: Key, nets: Nets, delta: bool, game: Game
 
     def valued(own: Critic, fake: Made, d: PyTree, g: PyTree, key: Key) -> Critic:
         """The critic after one step on ``fake``, which ``d`` pays for."""
-        new, log_prob = generate(nets.generator, g, data, fake.new, fake.after, key)
+        new, log_prob = generate(nets.generator, g, data, fake.new, fake.after, key, agent)
         following = generators.values(nets.critics, own.target, data.ranges, delta, fake.new, fake.after, new)
         paid, temperature = logit(d, *fake[:3]), jnp.exp(own.log_temperature)
         y = generators.soft_targets(paid, following, log_prob, temperature, game.generator_discount)
         return generators.learn_critic(own, nets.critics, fake, y, data.ranges, delta)
 
     def by_value(params: PyTree, own: Critic, fake: Made, key: Key) -> tuple[Array, Array]:
-        new, log_prob = generate(nets.generator, params, data, fake.obs, fake.action, key)
+        new, log_prob = generate(nets.generator, params, data, fake.obs, fake.action, key, agent)
         q = generators.values(nets.critics, own.params, data.ranges, delta, fake.obs, fake.action, new)
         return generators.soft_loss(q, log_prob, jnp.exp(own.log_temperature)), log_prob.mean()
 
     def turn(g: Player, own: Any, fake: Made, d: PyTree, key: Key) -> tuple[Player, Any]:
         """A step of the generator."""
-        if game.generator_by == "pathwise":
+        if not agent:
             grads = jax.grad(by_slope)(g.params, d, key)
         else:
             grads, log_prob = jax.grad(by_value, has_aux=True)(g.params, own, fake, key)

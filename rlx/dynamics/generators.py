@@ -11,11 +11,12 @@ where (s, a) is the state, s' the action, and what comes next is (s', a') with a
     G   <- down the gradient of alpha log G(s'|s, a) - min_i Q_i(s, a, s'),   s' ~ G(s, a)
 
 on what the generator has just made. softplus(d) is -log(1 - D). Densities are of changes in units of the largest in the data,
-so that an entropy means the same in any units.
+so that an entropy means the same in any units, and changes are bounded in these.
 """
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,12 +24,13 @@ import jax
 import jax.numpy as jnp
 
 from rlx.dynamics.scorer import EDGE, FLAT, Ranges, inputs
-from rlx.nn.distributions import Normal
+from rlx.nn.distributions import Normal, tanh_log_det
 from rlx.nn.mlp import MLP
 from rlx.nn.optim import apply_gradients, optimizer, polyak
 from rlx.types import Array, Key, PyTree
 
 LOG_VARIANCE = (-10.0, 0.5)  # of the generator, and of the clone
+REACH = 1.5  # times the largest change in the data, which an agent's are within
 CLONE_LR, CRITIC_LR, TAU = 1e-3, 3e-4, 0.005
 TEMPERATURE, ENTROPY = 0.1, -1.0  # at the start; the target for each number that changes
 
@@ -59,12 +61,16 @@ def distribution(net: MLP, params: PyTree, x: Array) -> Normal:
     return Normal(mean, 0.5 * jnp.clip(log_variance, *LOG_VARIANCE))
 
 
-def generate(net: MLP, params: PyTree, data: Data, obs: Array, action: Array, key: Key) -> tuple[Array, Array]:
-    """s' [..., n] ~ G(s, a), differentiable in the parameters, and the log of its density [...], of changes in `units`."""
+def generate(net: MLP, params: PyTree, data: Data, obs: Array, action: Array, key: Key, squashed: bool) -> tuple[Array, Array]:
+    """s' [..., n] ~ G(s, a), differentiable in the parameters, and the log of its density [...], of changes in `units`.
+    ``squashed``: changes are within `REACH`, by tanh, as an agent's actions are: critics know nothing of what is far."""
     change = distribution(net, params, (jnp.concatenate([obs, action], -1) - data.mean) / data.std)
-    noise = jax.random.normal(key, change.mean.shape)
+    noise, own = jax.random.normal(key, change.mean.shape), units(data.ranges)
     drawn = change.mean + jnp.exp(change.log_std) * noise
-    return obs + drawn, change.log_prob(drawn) + jnp.log(units(data.ranges)).sum()
+    if squashed:
+        log_prob = change.log_prob(drawn) - (tanh_log_det(drawn) + math.log(REACH)).sum(-1)
+        return obs + own * REACH * jnp.tanh(drawn), log_prob
+    return obs + drawn, change.log_prob(drawn) + jnp.log(own).sum()
 
 
 def units(ranges: Ranges) -> Array:
@@ -73,7 +79,9 @@ def units(ranges: Ranges) -> Array:
     return jnp.where(size < FLAT, 1.0, size * ranges.change / (2 * EDGE))
 
 
-def rollout(net: MLP, params: PyTree, clone: MLP, cloned: PyTree, data: Data, key: Key, batch: int, horizon: int) -> Made:
+def rollout(
+    net: MLP, params: PyTree, clone: MLP, cloned: PyTree, data: Data, key: Key, batch: int, horizon: int, squashed: bool
+) -> Made:
     """``horizon`` transitions from each of ``batch`` drawn (s, a), with actions of the clone after the first, [horizon x batch,
     ...], step by step; no gradient passes from one to the next."""
     start, *more = jax.random.split(key, 2 * horizon)
@@ -81,7 +89,7 @@ def rollout(net: MLP, params: PyTree, clone: MLP, cloned: PyTree, data: Data, ke
     at = jax.random.randint(start, (batch,), 0, data.obs.shape[0])
     obs, action, out = data.obs[at], data.action[at], []
     for h in range(horizon):
-        new, _ = generate(net, params, data, obs, action, more[2 * h])
+        new, _ = generate(net, params, data, obs, action, more[2 * h], squashed)
         after = act(clone, cloned, data, jax.lax.stop_gradient(new), more[2 * h + 1])
         out.append(Made(obs, action, new, after))
         obs, action = jax.lax.stop_gradient(new), after

@@ -43,7 +43,7 @@ def test_what_a_generator_makes_and_how_dense_it_is():
     """Against float64; a change of the largest in the data is 1."""
     params = NETS.generator.init(KEY, jnp.zeros(N + M))
     obs, action = DATA.obs[:6], DATA.action[:6]
-    new, log_prob = generators.generate(NETS.generator, params, DATA, obs, action, KEY)
+    new, log_prob = generators.generate(NETS.generator, params, DATA, obs, action, KEY, False)
     z = (np.concatenate([obs, action], 1, dtype=np.float64) - DATA.mean) / DATA.std
     mean, log_variance = np.split(silu(double(params), z), 2, -1)
     std = np.exp(0.5 * np.clip(log_variance, -10, 0.5))
@@ -53,6 +53,11 @@ def test_what_a_generator_makes_and_how_dense_it_is():
     close(generators.units(DATA.ranges), largest)
     own = std / largest  # of a change in these units
     close(log_prob, (-0.5 * noise**2 - np.log(own) - 0.5 * np.log(2 * np.pi)).sum(1))
+    new, log_prob = generators.generate(NETS.generator, params, DATA, obs, action, KEY, True)
+    x = mean + std * noise
+    close(new, obs + 1.5 * largest * np.tanh(x))
+    normal = -0.5 * noise**2 - np.log(std) - 0.5 * np.log(2 * np.pi)
+    close(log_prob, (normal - np.log(1.5 * (1 - np.tanh(x) ** 2))).sum(1))
     flat = scorer.ranges(np.ones((3, 1), np.float32), np.ones((3, 1), np.float32), np.ones((3, 1), np.float32))
     assert generators.units(flat).tolist() == [1.0]
 
@@ -61,7 +66,7 @@ def test_what_a_generator_makes_and_how_dense_it_is():
 def test_later_steps_go_on_from_where_the_generator_is_as_the_clone_acts():
     params, cloned = NETS.generator.init(KEY, jnp.zeros(N + M)), NETS.clone.init(KEY, jnp.zeros(N))
     go = lambda horizon, params=params: generators.rollout(
-        NETS.generator, params, NETS.clone, cloned, DATA, KEY, batch=6, horizon=horizon
+        NETS.generator, params, NETS.clone, cloned, DATA, KEY, batch=6, horizon=horizon, squashed=False
     )
     long = jax.tree.map(lambda x: x.reshape(3, 6, -1), go(3))
     np.testing.assert_array_equal(long.obs[1:], long.new[:-1])
@@ -159,7 +164,7 @@ def test_the_critic_learns_what_the_discriminator_pays():
     loud = jax.tree.map(lambda x: 3 * x, board.discriminator.params)
     board = board._replace(discriminator=board.discriminator._replace(params=loud))
     after = adversary.play(board, DATA, KEY, nets, True, game)
-    made = generators.rollout(nets.generator, after.generator.params, nets.clone, after.clone, DATA, KEY, 64, 1)
+    made = generators.rollout(nets.generator, after.generator.params, nets.clone, after.clone, DATA, KEY, 64, 1, True)
     read = scorer.inputs(DATA.ranges, True, *made[:3])
     paid = jax.nn.softplus(nets.discriminator.apply(after.discriminator.params, read)[..., 0])
     q = generators.values(nets.critics, after.critic.params, DATA.ranges, True, *made[:3])
