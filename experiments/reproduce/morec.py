@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,18 @@ ENV = "rlx:thermobox"
 REGIONS = {"dense in the data": (-2.5, -1.5), "rare": (0.0, 10.0), "unseen, hot": (11.0, 16.0), "unseen, cold": (-10.0, -4.0)}
 SETTINGS = ("random elite", "softmax", "argmax", "argmax, last snapshot", "likelihood", "nearest to the truth")
 DRAWS, TEMPERATURE, R_MIN = 2, 0.1, 0.6
-PARTS = ("one_step", "rollouts", "trap", "policy")
+GAME = adversary.Game(steps=4_000, snap_every=50, generator=(64, 64))
+GAMES = {  # what of the recipe matters
+    "default": GAME,
+    "generator goes on for 5 steps": replace(GAME, horizon=5),
+    "generator is an agent": replace(GAME, generator_by="rl"),
+    "generator is an agent, 5 steps": replace(GAME, generator_by="rl", horizon=5),
+    "no entropy term": replace(GAME, entropy_coef=0.0),
+    "changes as they are": replace(GAME, scale_change=False),
+    "batches of 64": replace(GAME, batch=64),
+    "a quarter of the steps": replace(GAME, steps=1_000),
+}
+PARTS = ("one_step", "rollouts", "trap", "games", "policy")
 
 
 def controller() -> Behaviour:
@@ -62,8 +74,8 @@ def rows(seed: int, debug: bool, **env: Any) -> Any:
 
 
 @functools.cache
-def learn(seed: int, debug: bool, game: adversary.Game | None = None) -> tuple[Any, adversary.Learned | None]:
-    """An ensemble and a scorer of one seed's data; None where no discriminator can tell anything."""
+def fitted(seed: int, debug: bool) -> tuple[Any, tuple[np.ndarray, ...]]:
+    """An ensemble of one seed's data, and these: observations, actions, what they came to."""
     episodes = rows(seed, debug)
     obs, action, new, reward = (
         np.concatenate(x) for x in zip(*((e.obs[:-1], e.action[:-1], e.obs[1:], e.reward[1:]) for e in episodes), strict=True)
@@ -73,13 +85,19 @@ def learn(seed: int, debug: bool, game: adversary.Game | None = None) -> tuple[A
     inputs, targets = np.concatenate([obs, action], 1), np.concatenate([new - obs, reward[:, None]], 1)
     epochs = 3 if debug else 230  # some 3 000 steps
     model = bootstrap.fit(blank, inputs, targets, keys.fold(key, "fit"), epochs=epochs, patience=epochs).model
-    game = game or adversary.Game(steps=4_000, snap_every=50, generator=(64, 64))
-    game = adversary.Game(**{**vars(game), "steps": 200, "snap_every": 50, "generator": (16,)}) if debug else game
+    return model, (obs, action, new)
+
+
+@functools.cache
+def learn(seed: int, debug: bool, game: adversary.Game = GAME) -> tuple[Any, adversary.Learned | None]:
+    """An ensemble and a scorer of one seed's data; None where no discriminator can tell anything."""
+    (model, data), key = fitted(seed, debug), keys.root(seed)
+    game = replace(game, steps=200, snap_every=50, generator=(16,)) if debug else game
     own = scorer.blank(keys.fold(key, "scorer"), 1, 1, game.steps // game.snap_every, (16,) if debug else (64, 64, 64))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # how many snapshots count is a result here
-            return model, adversary.learn(own, obs, action, new, keys.fold(key, "game"), game)
+            return model, adversary.learn(own, *data, keys.fold(key, "game"), game)
     except ValueError:
         return model, None
 
@@ -206,11 +224,11 @@ def rollouts(seeds: int, debug: bool, out: Path, **_: Any) -> dict[str, Any]:
 
 def trap(seeds: int, debug: bool, out: Path, **_: Any) -> dict[str, Any]:
     """The gap of the logits over the game, for slow and fast generators: once the generator has won, nothing can be told."""
-    base = adversary.Game(steps=4_000, snap_every=50, generator=(64, 64))
+    base = GAME
     games = {
         "one step of 1e-4 to five (default)": base,
-        "one of 3e-4 to five": adversary.Game(**{**vars(base), "generator_lr": 3e-4}),
-        "one of 3e-4 to one": adversary.Game(**{**vars(base), "generator_lr": 3e-4, "ratio": 1}),
+        "one of 3e-4 to five": replace(base, generator_lr=3e-4),
+        "one of 3e-4 to one": replace(base, generator_lr=3e-4, ratio=1),
     }
     figure, ax = plt.subplots(figsize=(6, 3.4), layout="constrained")
     found: dict[str, Any] = {}
@@ -230,6 +248,32 @@ def trap(seeds: int, debug: bool, out: Path, **_: Any) -> dict[str, Any]:
     ax.spines[["top", "right"]].set_visible(False)
     figure.savefig(out / "morec-trap.png", dpi=120)
     return found
+
+
+def games(seeds: int, debug: bool, out: Path, **_: Any) -> dict[str, Any]:
+    """As `one_step`, by the best candidate, under scorers of other games."""
+    error: dict[str, dict[str, list[float]]] = {}
+    gaps: dict[str, list[float]] = {}
+    for seed in range(seeds):
+        for name, game in GAMES.items():
+            model, learned = learn(seed, debug, game)
+            assert learned is not None
+            gaps.setdefault(name, []).append(float(learned.gap[-1]))
+            for region, (low, high) in REGIONS.items():
+                k = jax.random.split(keys.fold(keys.root(seed), "region", region), 3)
+                obs = jax.random.uniform(k[0], (2_000, 1), minval=low, maxval=high)
+                action = jax.random.uniform(k[1], (2_000, 1), minval=-1.0, maxval=1.0)
+                predicts, params = models(model, learned)["argmax"]
+                one = lambda o, a, k, p=predicts, params=params: p.predict(params, (), o, a, k).obs
+                found = jax.jit(jax.vmap(one))(obs, action, jax.random.split(k[2], 2_000))
+                off = float(jnp.abs(found - truth(obs, action)).mean())
+                error.setdefault(name, {}).setdefault(region, []).append(off)
+            last = {r: round(v[-1], 3) for r, v in error[name].items()}
+            print(f"games seed {seed} {name}", last, "gap", round(gaps[name][-1], 2), flush=True)
+    return {
+        "gap at the end": {n: told(np.array(g)) for n, g in gaps.items()},
+        "error": {n: {r: told(np.array(v)) for r, v in e.items()} for n, e in error.items()},
+    }
 
 
 VARIANTS: dict[str, tuple[str, list[Any]]] = {
@@ -333,9 +377,8 @@ def main() -> int:
     given.out.mkdir(parents=True, exist_ok=True)
     for part in given.part or PARTS:
         begun = time.monotonic()
-        found = {"one_step": one_step, "rollouts": rollouts, "trap": trap, "policy": policy}[part](
-            seeds=seeds, debug=debug, out=given.out, run_dir=given.run_dir
-        )
+        parts = {"one_step": one_step, "rollouts": rollouts, "trap": trap, "games": games, "policy": policy}
+        found = parts[part](seeds=seeds, debug=debug, out=given.out, run_dir=given.run_dir)
         own = {
             "env": ENV,
             "seeds": seeds,

@@ -1,0 +1,127 @@
+"""MOREC on stand-ins of D4RL's data (`stand_ins.py`), next to what it is built on and to methods without a model.
+
+    python experiments/reproduce/morec_stand_ins.py --data data/Hopper-low-replay --env gym:Hopper-v4 --run-dir runs/hopper
+    python experiments/reproduce/morec_stand_ins.py ... --method bc --method morec --seeds 3
+    python experiments/reproduce/morec_stand_ins.py ... --full        # the papers' sizes: for a GPU
+
+All seeds of a method are one program; what is there already is not trained again. Small sizes are those of MOREC's preset
+`small`, the same networks and updates for all methods, so they say how methods compare there and not what they reach.
+``results/morec-DATA.json`` has normalised returns of the last evaluation, rollout lengths and stop rates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlx import replay
+from rlx.envs import scores
+from rlx.train import logging, stats
+
+LONG = {"starts": 200, "horizon": 50}
+SHORT = {"starts": 2_000, "horizon": 5}  # as many imagined decisions
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "morec (mopo)": ("morec", LONG),
+    "morec (mobile)": ("morec", {"base": "mobile", "actor_by_target": True, **LONG}),
+    "morec, argmax": ("morec", {"selection": "argmax", **LONG}),
+    "stop only": ("morec", {"selection": "random", **LONG}),
+    "no stop": ("morec", {"r_min": "-inf", **LONG}),
+    "long, no filter": ("morec", {"filter": "none", **LONG}),
+    "whole episodes, no filter": ("morec", {"filter": "none", "starts": 20, "horizon": 1_000, "retained": 2}),
+    "mopo": ("morec", {"filter": "none", **SHORT}),
+    "mobile": ("morec", {"base": "mobile", "filter": "none", "deterministic_backup": True, **SHORT}),
+    "iql": ("iql", {"normalize_returns": True}),
+    "td3_bc": ("td3_bc", {}),
+    "bc": ("bc", {}),
+}
+MODELS = {"dynamics.epochs": 20, "dynamics.batch": 1_024, "dynamics.lr": 2e-3}
+
+
+def words(settings: dict[str, Any]) -> list[str]:
+    flag = lambda k: "--agent." + k.replace("_", "-")
+    spread = lambda v: [str(x) for x in v] if isinstance(v, tuple) else [str(v)]
+    return [w for k, v in settings.items() for w in (flag(k), *spread(v))]
+
+
+def trained(args: argparse.Namespace, method: str) -> Path:
+    """The run folder of all seeds."""
+    agent, own = METHODS[method]
+    folder = args.run_dir / f"{method.replace(', ', '-').replace(' ', '_')}-{args.seeds}"
+    if (folder / "result.json").exists():
+        return folder
+    learns = agent == "morec"
+    if args.preset == "debug":
+        size = ["--preset", "debug"]
+    elif args.full:
+        size = []
+    else:
+        each = {"updates": args.updates, "eval_every": args.updates // 2, "hidden": (64, 64)}
+        size = ["--preset", "small", *words(MODELS)] if learns else []
+        size += words(each)
+    penalty = args.beta if own.get("base") == "mobile" else args.penalty
+    given = {**({"uncertainty_penalty": penalty} if learns else {}), **own}
+    call = ["train", agent, "--env", args.env, "--data", args.data, *size, *words(given), "--seeds", args.seeds]
+    print("rlx", *call, flush=True)
+    quiet = ["--no-video", "--no-progress", "--run-dir", folder]
+    subprocess.run([sys.executable, "-m", "rlx", *map(str, [*call, *quiet])], check=True)
+    return folder
+
+
+def row(args: argparse.Namespace, method: str, reference: Any) -> dict[str, Any]:
+    lines = logging.read(trained(args, method))
+    evals = [np.atleast_1d(np.array(line["return_mean"], float)) for line in lines if line["kind"] == "eval"]
+    value = scores.normalised(reference, evals[-1]) if reference else evals[-1]
+    found = stats.estimate(np.asarray(value)[:, None])
+    told: dict[str, Any] = {"score": round(float(found.value), 2)}
+    told["interval"] = found.interval and [round(float(x), 2) for x in found.interval]
+    told["seeds"] = [round(float(x), 2) for x in np.asarray(value)]
+    for name in ("model/error", "scorer/gap", "rollout/length", "rollout/stopped", "rollout/score"):
+        of = [line for line in lines if name in line]
+        if of and (name.split("/")[0] != "scorer" or METHODS[method][1].get("filter") != "none"):
+            told[name] = round(float(np.mean(of[-1][name])), 3)
+    told["seconds"] = round(float(lines[-1]["wall_s"]))
+    return told
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--env", required=True)
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--method", choices=[*METHODS], action="append", help="only these")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--updates", type=int, default=20_000)
+    parser.add_argument("--penalty", type=float, default=5.0, help="of uncertainty in MOPO and its kin")
+    parser.add_argument("--beta", type=float, default=0.5, help="and in MOBILE and its kin")
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--preset", choices=("debug",))
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    args = parser.parse_args()
+    reference = scores.reference(args.env)
+    data = replay.from_episodes(replay.load(args.data))
+    mean = replay.episode_returns(data).mean()
+    args.out.mkdir(parents=True, exist_ok=True)
+    file = args.out / f"morec-{args.data.name.lower()}.json"
+    before = json.loads(file.read_text()) if file.exists() else {}
+    own: dict[str, Any] = {"env": args.env, "data": args.data.name, "seeds": args.seeds, "updates": args.updates}
+    own |= {"penalty": args.penalty, "beta": args.beta, "cores": os.cpu_count(), "jax": jax.__version__}
+    own["data_score"] = round(float(scores.normalised(reference, mean) if reference else mean), 2)
+    same = {k: before.get(k) for k in own} == own
+    rows: dict[str, Any] = before.get("methods", {}) if same else {}
+    for method in args.method or METHODS:
+        rows[method] = row(args, method, reference)
+        print(method, json.dumps(rows[method]), flush=True)
+        file.write_text(json.dumps({**own, "methods": rows}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
