@@ -15,7 +15,6 @@ from rlx.planning import laws, mpc, mpqp
 from rlx.planning.linear import linearise
 
 from . import problems
-from .double import results
 from .problems import draws, inside, law_of, random_plant, solved
 
 
@@ -39,21 +38,6 @@ def test_scalar_law_and_what_is_outside():
     zero = laws.piecewise(regions, program, "zero")(z)
     np.testing.assert_array_equal(zero.u[:, 0], np.where(np.arange(7) >= 5, 0, wanted))
     np.testing.assert_array_equal(zero.outside, move.outside)
-
-
-@pytest.mark.slow
-def test_in_double_precision():
-    found = results()
-    assert found["scalar law"] < 1e-12 and found["scalar law, named points"] < 1e-12
-    for name, error in found.items():
-        if name.startswith("gated against big-M"):
-            assert error <= 1e-9, name
-        if name.startswith("value of the program"):
-            assert error < 1e-10, name
-        if name.startswith("jump of the value"):
-            assert error < 1e-8, name
-    assert sum(name.startswith("gated against big-M") for name in found) >= 5
-    assert found["pendulum's value"] == pytest.approx(0.0196012, abs=1e-6)
 
 
 @pytest.mark.slow

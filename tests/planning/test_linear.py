@@ -19,7 +19,6 @@ from rlx.planning import mpc
 from rlx.train import Options, run
 from tests.train.toys import toy
 
-from .double import results
 from .problems import EQUATION_12, held, linear, random_plant
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -231,17 +230,6 @@ def test_the_cubic_plants_regulator():
     control, model = held(linear(1.1, 0.1), u=5.0, x=2.0), linear(1.1, 0.1)
     P, W = mpc.cost_to_go(control, model, 0.99)
     assert P[0, 0] == pytest.approx(25.0261, abs=5e-5) and lin.gain(W, 1)[0, 0] == pytest.approx(2.1842, abs=5e-5)
-
-
-@pytest.mark.slow
-def test_the_critic_in_double_precision():
-    """The networks' forms: see tests/planning/double.py."""
-    found = results()
-    assert found["action value against x'Wx"] < 1e-10
-    assert found["least action value against s'Ps"] < 1e-10
-    assert found["Bellman residual, discount 1.0"] < 1e-9
-    assert found["Bellman residual, greedy, discount 0.99"] < 1e-9
-    assert found["Bellman residual, discount 0.99"] < 1e-5  # of the undiscounted regulator, which is not its greedy policy
 
 
 @pytest.mark.parametrize(

@@ -278,13 +278,15 @@ def seen(cost: float, violations: int = 0):
     return {"returns": jnp.full(4, -cost), "info/violation": jnp.arange(4) < violations}
 
 
+judged = jax.jit(keep_best, static_argnums=2)
+
+
 def after(costs, patience: int = 3, tolerance: float = 0.05):
     """States after evaluations that cost so much (or (cost, violations)); the parameters of the i-th are i."""
     state, out = fresh(0.0, tolerance), []
-    step = jax.jit(lambda s, r: keep_best(s, r, patience))
     for i, cost in enumerate(costs):
         learned = {**state.learned, **{k: {"w": jnp.float32(i)} for k in method.KEPT}}
-        state = step(state._replace(learned=learned), seen(*cost) if isinstance(cost, tuple) else seen(cost))
+        state = judged(state._replace(learned=learned), seen(*cost) if isinstance(cost, tuple) else seen(cost), patience)
         out.append(state.learned)
     return out
 
@@ -317,12 +319,12 @@ def test_fewer_violations_come_before_lower_costs():
     assert out[2]["best"]["score"].tolist() == [0, 50] and int(out[2]["worse"]) == 1
     assert float(out[4]["actor"]["w"]) == 1
     without = {"returns": jnp.full(4, -3.0)}
-    assert keep_best(fresh(0.0), without, 3).learned["best"]["score"].tolist() == [0, 3]
+    assert judged(fresh(0.0), without, 3).learned["best"]["score"].tolist() == [0, 3]
 
 
 def test_what_is_not_a_number_never_becomes_the_best():
-    state = keep_best(fresh(0.0), seen(10), 3)
-    worse = keep_best(state, seen(np.nan), 3)
+    state = judged(fresh(0.0), seen(10), 3)
+    worse = judged(state, seen(np.nan), 3)
     assert worse.learned["best"]["score"].tolist() == [0, 10] and int(worse.learned["worse"]) == 1
 
 
@@ -343,8 +345,8 @@ def test_the_gate_chooses_by_the_critic():
     bare = make("upright-pendulum", safeguard="none", residual="shared")
     free = jax.jit(bare.act, static_argnames="mode")(state, None, (), step, jax.random.key(0), mode="eval")[0]
     one = learner(residual="shared")
-    z = one.known.see(step.obs)
-    value = lambda a: one.worst(state.learned["target"]["critics"], state.learned["units"], z, one.known.input(a))
+    known, learned = one.known, state.learned
+    value = jax.jit(lambda a: one.worst(learned["target"]["critics"], learned["units"], known.see(step.obs), known.input(a)))
     better = np.asarray(value(base) > value(free))
     assert 0.02 < better.mean() < 0.98
     np.testing.assert_allclose(gated, np.where(better[:, None], free, base), atol=1e-6)

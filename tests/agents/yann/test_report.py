@@ -241,7 +241,7 @@ def test_the_band_of_costs_is_over_members_where_there_are_some():
 
 @pytest.mark.slow
 def test_a_run_leaves_the_page_and_the_picture(tmp_path, capsys):
-    args = ["train", "yann", "--env", "rlx:upright-pendulum", "--preset", "debug", "--time-limit", "20"]
+    args = ["train", "yann", "--env", "rlx:upright-pendulum", "--preset", "debug", "--preset", "frozen", "--time-limit", "20"]
     assert main([*args, "--run-dir", str(tmp_path), "--no-video", "--no-progress"]) == 0
     page, drawn = (tmp_path / f"regions.{end}" for end in ("md", "png"))
     assert json.loads((tmp_path / "result.json").read_text())["report"] == [str(page), str(drawn)]
