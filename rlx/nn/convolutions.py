@@ -1,0 +1,110 @@
+"""Convolutions that XLA's CPU backend computes well, with their gradients, wherever they stand.
+
+It has fast code for those of stride 1 whose axes lie in one order, [N, H, W, C] by [h, w, C, O]. Others it brings into that
+order, but in a program's outermost computation alone: gradients of convolutions in a loop, where training is, would take some
+times as long as outside of it, and strided or dilated ones up to twenty times. So gradients here are written in that order, and
+strides of 2 become channels (Shi et al. 2016, "Real-Time Single Image and Video Super-Resolution", arXiv:1609.05158, their
+sub-pixel convolution): of squares of 2 x 2 pixels a kernel of k x k is one of (k / 2) x (k / 2). The numbers stay the same.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
+
+from rlx.nn.mlp import Initializer
+from rlx.types import Array
+
+
+def squares(x: Array) -> Array:
+    """[N, 2 h, 2 w, C] to [N, h, w, 4 C]: each square of 2 x 2 pixels as channels."""
+    n, h, w, c = x.shape
+    return x.reshape(n, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(n, h // 2, w // 2, 4 * c)
+
+
+def unsquared(x: Array) -> Array:
+    """[N, h, w, 4 C] to [N, 2 h, 2 w, C]: what undoes `squares`."""
+    n, h, w, c = x.shape
+    return x.reshape(n, h, w, 2, 2, c // 4).transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * h, 2 * w, c // 4)
+
+
+def even(kernel: Array) -> Array:
+    """[k, k, ...] with a row and a column of zeros more where k is odd, as [t, 2, t, 2, ...]."""
+    more = kernel.shape[0] % 2
+    kernel = jnp.pad(kernel, ((0, more), (0, more), *[(0, 0)] * (kernel.ndim - 2)))
+    t = kernel.shape[0] // 2
+    return kernel.reshape(t, 2, t, 2, *kernel.shape[2:])
+
+
+def _convolved(x: Array, kernel: Array) -> Array:
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+@jax.custom_vjp
+def plain(x: Array, kernel: Array) -> Array:
+    """Stride 1, no padding: ``x`` [N, H, W, C] by ``kernel`` [k, k, C, O] to [N, H - k + 1, W - k + 1, O]."""
+    return _convolved(x, kernel)
+
+
+def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _convolved(x, kernel), (x, kernel)
+
+
+def _backward(saved: tuple[Array, Array], slope: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    rim = (kernel.shape[0] - 1,) * 2
+    around = jnp.pad(slope, ((0, 0), rim, rim, (0, 0)))
+    of_x = _convolved(around, kernel[::-1, ::-1].transpose(0, 1, 3, 2))
+    of_kernel = _convolved(x.transpose(3, 1, 2, 0), slope.transpose(1, 2, 0, 3)).transpose(1, 2, 0, 3)
+    return of_x, of_kernel
+
+
+plain.defvjp(_forward, _backward)
+
+
+def halving(x: Array, kernel: Array) -> Array:
+    """A convolution of stride 2 without padding: ``x`` [N, H, W, C] by ``kernel`` [k, k, C, O], k even, to [N, h, w, O], where
+    h = (H - k) // 2 + 1. For odd k a strided convolution is the faster."""
+    k, t = kernel.shape[0], kernel.shape[0] // 2
+    h, w = ((side - k) // 2 + t for side in x.shape[1:3])
+    weights = even(kernel).transpose(0, 2, 1, 3, 4, 5).reshape(t, t, -1, kernel.shape[-1])
+    return plain(squares(x[:, : 2 * h, : 2 * w]), weights)
+
+
+def doubling(x: Array, kernel: Array) -> Array:
+    """A transposed convolution of stride 2 without padding, as `jax.lax.conv_transpose` has it: ``x`` [N, h, w, C] by
+    ``kernel`` [k, k, C, O] to [N, 2 h + k - 2, 2 w + k - 2, O], for k of 2 at least."""
+    k, t, (h, w) = kernel.shape[0], (kernel.shape[0] + 1) // 2, x.shape[1:3]
+    if h == w == 1:  # one pixel becomes the kernel: a product
+        return jnp.einsum("nc,ijco->nijo", x[:, 0, 0], kernel[::-1, ::-1])
+    weights = even(kernel[::-1, ::-1]).transpose(0, 2, 4, 1, 3, 5).reshape(t, t, x.shape[-1], -1)[::-1, ::-1]
+    around = jnp.pad(x, ((0, 0), (t - 1, t - 1), (t - 1, t - 1), (0, 0)))
+    return unsquared(plain(around, weights))[:, : 2 * h + k - 2, : 2 * w + k - 2]
+
+
+class StridedConv(nn.Module):
+    """[..., H, W, C] to [..., h, w, ``features``] by `halving`, or ``up`` by `doubling`, of ``kernel`` x ``kernel``; and a
+    bias."""
+
+    features: int
+    kernel: int
+    kernel_init: Initializer
+    bias_init: Initializer = jax.nn.initializers.zeros
+    up: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (self.kernel, self.kernel, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, float)
+        bias = self.param("bias", self.bias_init, (self.features,), float)
+        x, kernel, bias = promote_dtype(x, kernel, bias)
+        y = (doubling if self.up else halving)(x.reshape(-1, *x.shape[-3:]), kernel) + bias
+        return y.reshape(*x.shape[:-3], *y.shape[1:])
+
+    if TYPE_CHECKING:
+
+        def apply(self, *args: Any, **kwargs: Any) -> Any: ...

@@ -1,0 +1,57 @@
+"""Convolutions of stride 2 by way of stride 1 against XLA's own, values and gradients."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlx.nn.convolutions import StridedConv, doubling, halving, squares, unsquared
+
+pytestmark = pytest.mark.usefixtures("all_bits")
+NUMBERS = ("NHWC", "HWIO", "NHWC")
+CASES = [
+    (halving, lambda x, k: jax.lax.conv_general_dilated(x, k, (2, 2), "VALID", dimension_numbers=NUMBERS), (4, 6)),
+    (doubling, lambda x, k: jax.lax.conv_transpose(x, k, (2, 2), "VALID", dimension_numbers=NUMBERS), (3, 5, 6)),
+]
+
+
+def some(*shape):
+    return jnp.asarray(np.random.default_rng(sum(shape)).normal(size=shape), jnp.float32)
+
+
+def test_squares_are_channels_in_order():
+    x = jnp.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
+    np.testing.assert_array_equal(squares(x)[1, 1, 2].reshape(2, 2, 3), x[1, 2:4, 4:6])
+    np.testing.assert_array_equal(unsquared(squares(x)), x)
+
+
+@pytest.mark.parametrize(("ours", "theirs", "kernels"), CASES, ids=("halving", "doubling"))
+def test_values_and_gradients_are_those_of_xla(ours, theirs, kernels):
+    @partial(jax.jit, static_argnums=0)
+    def both(convolve, x, kernel):
+        out, back = jax.vjp(convolve, x, kernel)
+        return out, back(jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape))
+
+    for k in kernels:
+        for h, w in [(k, k), (8, 9)] if ours is halving else [(1, 1), (1, 3)]:
+            x, kernel = some(2, h, w, 3), some(k, k, 3, 4)
+            wanted, found = both(theirs, x, kernel), both(ours, x, kernel)
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, wanted)
+
+
+def test_modules_have_the_parameters_of_flax():
+    """So what was learned by these is read by those."""
+    init = jax.nn.initializers.normal()
+    for ours, theirs in (
+        (StridedConv(4, 4, init, init), nn.Conv(4, (4, 4), (2, 2), "VALID")),
+        (StridedConv(4, 5, init, init, up=True), nn.ConvTranspose(4, (5, 5), (2, 2), "VALID")),
+    ):
+        for lead in ((), (2,), (2, 3)):
+            x = some(*lead, 6, 8, 3)
+            params = ours.init(jax.random.key(0), x)
+            np.testing.assert_allclose(ours.apply(params, x), theirs.apply(params, x), rtol=1e-4, atol=1e-5)
