@@ -1,25 +1,18 @@
 """PyTorch's side of `benchmarks/td_jepa.py`: the same update of TD-JEPA, written eagerly and plainly, in an interpreter
 of its own, which needs neither rlx nor JAX.
 
-    PYTHON benchmarks/td_jepa_peer.py THREADS DEVICE
-
-Commands come as lines of JSON on the standard input, answers go as lines to the standard output::
-
-    {"make": {sizes}, "compile": false}   a new learner, on rows that are drawn here
-    {"update": 100}                       updates, sampling included; answer: seconds, and of the processor
+    PYTHON benchmarks/td_jepa_peer.py THREADS DEVICE        # commands: see torch_peer.py
 """
 
 from __future__ import annotations
 
 import copy
-import json
 import math
-import sys
-import time
 from typing import Any
 
 import torch
 from torch import nn
+from torch_peer import serve
 
 ROWS = 200_000
 
@@ -86,7 +79,6 @@ def orthonormality(x: torch.Tensor) -> torch.Tensor:
 
 class Learner:
     def __init__(self, s: dict[str, Any], device: str):
-        torch.manual_seed(0)
         self.s, self.device = s, device
         n, m, d, k = s["obs"], s["actions"], s["d_phi"], s["d_psi"]
         sizes = (s["predictor_hidden"], s["predictor_layers"])
@@ -150,32 +142,5 @@ class Learner:
                     t.lerp_(p, s["tau"])
 
 
-def main() -> None:
-    threads, device = int(sys.argv[1]), sys.argv[2]
-    torch.set_num_threads(threads)
-    answers, sys.stdout = sys.stdout, sys.stderr
-    say = lambda value: print(json.dumps(value), file=answers, flush=True)
-    made: Any = None
-    say({"torch": torch.__version__})
-    for line in sys.stdin:
-        asked = json.loads(line)
-        if "make" in asked:
-            made = Learner(asked["make"], device)
-            if asked.get("compile"):
-                made.update = torch.compile(made.update)
-            try:
-                made.update()
-                say(True)
-            except Exception as e:  # compilation works on some machines only
-                say(str(e).splitlines()[0][:200])
-        else:
-            begun, cpu = time.perf_counter(), time.process_time()
-            for _ in range(asked["update"]):
-                made.update()
-            if device != "cpu":
-                torch.cuda.synchronize()
-            say([time.perf_counter() - begun, time.process_time() - cpu])
-
-
 if __name__ == "__main__":
-    main()
+    serve(Learner)
