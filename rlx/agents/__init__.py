@@ -35,6 +35,7 @@ _MODULES = {
     "yann": "rlx.agents.yann",
     "sindy_rl": "rlx.agents.sindy_rl",
     "td_jepa": "rlx.agents.td_jepa",
+    "dbc": "rlx.agents.dbc",
     "repo": "rlx.agents.repo",
     "repo_adapt": "rlx.agents.repo.adapting",
     "pearl": "rlx.agents.pearl",

@@ -119,9 +119,9 @@ def critic_loss(params: PyTree, critics: MLP, batch: Transitions, y: Array) -> t
     return ((q - y) ** 2).mean(-1).sum(), q[0].mean()
 
 
-def stages(config: OffPolicyConfig, update: Callable) -> tuple[Stage, ...]:
-    """Prefill at random, then collect and update by turns."""
-    sampler = replay.transitions(config.batch, n=config.n_step)
+def stages(config: OffPolicyConfig, update: Callable, stack: int = 1) -> tuple[Stage, ...]:
+    """Prefill at random, then collect and update by turns, on batches of ``stack`` observations each."""
+    sampler = replay.transitions(config.batch, n=config.n_step, stack=stack)
     first = Collect("train", config.prefill_steps, "replay", mode="random")
     learn = Collect("train", config.collect, "replay"), Update(config.updates, sampler, update)
     return Stage("prefill", 1, (first,)), Stage("learn", config.cycles, learn)

@@ -66,10 +66,10 @@ def policy(actor: MLP, params: PyTree, obs: Array) -> tuple[Array, Array]:
     return mean, low + (high - low) * jax.nn.sigmoid(log_std)
 
 
-def targets(nets: Networks, learned: dict[str, Any], batch: Transitions, key: Key) -> Array:
-    """y [B] (eq. 5 and 6)."""
+def targets(nets: Networks, learned: dict[str, Any], batch: Transitions, key: Key, judged: Array | None = None) -> Array:
+    """y [B] (eq. 5 and 6). ``judged``: the next observations as target critics see them, where policies see them otherwise."""
     action, log_prob = tanh_normal_sample(key, *policy(nets.actor, learned["actor"], batch.next_obs))
-    q = q_values(nets.critics, learned["target"], batch.next_obs, action).min(0)
+    q = q_values(nets.critics, learned["target"], batch.next_obs if judged is None else judged, action).min(0)
     soft = q - jnp.exp(learned["log_temperature"]) * log_prob
     return jax.lax.stop_gradient(batch.reward + batch.discount * soft)
 

@@ -13,7 +13,7 @@ import numpy as np
 import rlx.envs
 from rlx import config as configs
 from rlx import preferences, replay
-from rlx.agents import offpolicy, ppo, repo
+from rlx.agents import dbc, offpolicy, ppo, repo
 from rlx.agents.repo.networks import Net
 from rlx.dynamics.told import Told
 from rlx.nn.mlp import head
@@ -44,6 +44,14 @@ OFF_POLICY_PROBES = {
 }
 
 
+DBC_PROBES: dict[str, Any] = OFF_POLICY_PROBES | {
+    "init_temperature": 1e-3,
+    "temperature_lr": 0.0,
+    "frames": 1,
+    "features": 16,
+    "model_hidden": (32,),
+    "encoder_lr": 3e-3,
+}
 TDMPC: dict[str, Any] = {"latent": 4, "hidden": 4, "encoder_hidden": 4, "horizon": 2, "samples": 8, "proposals": 2, "elites": 4}
 
 
@@ -68,6 +76,13 @@ class Settings:
 def least_q(state: AgentState, hidden: tuple[int, ...], obs: Array, action: Array) -> Array:
     """The smaller of two critics' values."""
     return offpolicy.q_values(offpolicy.networks(hidden, 1).critics, state.learned["critics"], obs, action).min(0)
+
+
+def dbc_value(state: AgentState, hidden: tuple[int, ...], obs: Array, action: Array) -> Array:
+    """Of the features that the critics see."""
+    net = dbc.Net.of(configs.replace(dbc.Config(), DBC_PROBES), 1)
+    z = net.encoder.apply(state.learned["own"]["encoder"], obs)
+    return least_q(state, hidden, z, action)
 
 
 def ppo_value(state: AgentState, hidden: tuple[int, ...], obs: Array, action: Array) -> Array:
@@ -224,6 +239,16 @@ AGENTS = {
     "rnd": Settings(  # what probes pay it does not look at
         update={"hidden": (4,), "features": 4, "predictor_hidden": (4,)},
         felt=frozenset({"actor_lr", "critic_lr", "temperature_lr", "tau", "target_entropy", "predictor_lr"}),
+        off_policy=True,
+    ),
+    "dbc": Settings(
+        update={"hidden": (4,), "model_hidden": (4,), "features": 3, "frames": 1},
+        felt=frozenset(
+            {"actor_lr", "critic_lr", "temperature_lr", "tau", "target_entropy", "encoder_lr", "encoder_tau", "bisim_coef"}
+            | {"model_coef"}
+        ),
+        probes=DBC_PROBES,
+        value=dbc_value,
         off_policy=True,
     ),
     "ppo": Settings(
