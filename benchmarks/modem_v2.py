@@ -1,12 +1,11 @@
 """MoDem-V2's planner and update against a plain PyTorch writing of them (`modem_v2_peer.py`), and against the machine.
 
-    python benchmarks/modem_v2.py                                  # tiny and official sizes, with what there is
-    python benchmarks/modem_v2.py --peer PYTHON                    # an interpreter that has torch
-    python benchmarks/modem_v2.py --size tiny --rounds 5
+    python benchmarks/modem_v2.py --peer PYTHON                           # tiny and official sizes; PYTHON has torch
+    python benchmarks/modem_v2.py --peer PYTHON --size official --rounds 3 --updates 3    # four minutes on two cores
 
 Observations are vectors: what is measured are plans for 1, 16 and 64 streams, updates, and the ensemble of five against one.
 Rounds alternate between the contestants; times are medians, in ms, by the clock and of the processor: the latter tells more
-where other work goes on beside it.
+where other work goes on beside it. What the file of results holds of other sizes stays.
 """
 
 from __future__ import annotations
@@ -88,7 +87,7 @@ class Peer:
     def __init__(self, python: str, sizes: dict[str, int]):
         script = Path(__file__).with_name("modem_v2_peer.py")
         self.process = subprocess.Popen(
-            [python, script, str(os.cpu_count())], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [python, script, str(len(os.sched_getaffinity(0)))], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self.ask({"make": {**sizes, "state": STATE, "actions": ACTIONS}})
 
@@ -113,14 +112,16 @@ class Peer:
         self.process.wait()
 
 
+@jax.jit
+def product(x: jax.Array) -> jax.Array:
+    return x @ x * 1e-3
+
+
 def products() -> float:
-    """GFLOP/s of the machine's float32 matrix products."""
-    x = jnp.ones((1024, 1024))
-    fn = jax.jit(lambda x: x @ x * 1e-3)
-    jax.block_until_ready(fn(x))
-    begun = time.perf_counter()
+    """GFLOP/s of the machine's float32 matrix products; the first call compiles."""
+    x, begun = jnp.ones((1024, 1024)), time.perf_counter()
     for _ in range(10):
-        x = fn(x)
+        x = product(x)
     jax.block_until_ready(x)
     return 10 * 2 * 1024**3 / (time.perf_counter() - begun) / 1e9
 
@@ -133,11 +134,13 @@ def work(s: dict[str, int]) -> float:
     return 2 * (ahead + n * m * net(z, ACTIONS) + n * m * max(m - 1, 1) * 2 * net(pair, 1)) / 1e9
 
 
-def measured(contestants: dict[str, Any], rounds: int, updates: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Medians by task and contestant, by the clock and of the processor."""
+def measured(contestants: dict[str, Any], rounds: int, updates: int) -> tuple[dict[str, Any], dict[str, Any], float]:
+    """Medians by task and contestant, by the clock and of the processor, and of the machine's products."""
     tasks = {**{f"plan {w}": ("plan", w, 1) for w in STREAMS}, "update": ("update", updates, updates)}
     times: dict[str, dict[str, list[Times]]] = {task: {name: [] for name in contestants} for task in tasks}
+    rates = []
     for i in range(rounds + 1):
+        rates.append(products())
         for task, (what, size, count) in tasks.items():
             for name, contestant in contestants.items():
                 took = getattr(contestant, what)(size)
@@ -147,7 +150,7 @@ def measured(contestants: dict[str, Any], rounds: int, updates: int) -> tuple[di
         task: {name: round(float(np.median([t[k] for t in taken])), 3) for name, taken in row.items()}
         for task, row in times.items()
     }
-    return median(0), median(1)
+    return median(0), median(1), float(np.median(rates[1:]))
 
 
 def torch_of(python: str) -> bool:
@@ -167,14 +170,18 @@ def main() -> int:
         print(
             f"{given.peer} has no torch, so there is nothing to compare with: give --peer PYTHON, an interpreter that has it."
         )
-    found: dict[str, Any] = {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), "rounds": given.rounds}
+    found: dict[str, Any] = json.loads(given.out.read_text()) if given.out.exists() else {}
     for name in given.size or SIZES:
         sizes = SIZES[name]
         contestants: dict[str, Any] = {"rlx": Ours(sizes), "one": Ours({**sizes, "members": 1})}
         if there:
             contestants["torch"] = Peer(given.peer, sizes)
-        (times, work_of), rate = measured(contestants, given.rounds, given.updates), products()
+        load = round(os.getloadavg()[0], 1)
+        times, work_of, rate = measured(contestants, given.rounds, given.updates)
         row = {
+            "cores": len(os.sched_getaffinity(0)),
+            "load before": load,
+            "rounds": given.rounds,
             "ms": times,
             "processor, ms": work_of,
             "products, GFLOP/s": round(rate, 1),
@@ -187,9 +194,9 @@ def main() -> int:
             row |= {"torch / rlx": ratios(times), "torch / rlx, processor": ratios(work_of)}
             contestants["torch"].close()
         found[name] = row
-        print(name, json.dumps(row, indent=1))
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(found, indent=1) + "\n")
+        print(name, json.dumps(row, indent=1), flush=True)
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text(json.dumps(found, indent=1) + "\n")
     return 0
 
 

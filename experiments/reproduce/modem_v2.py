@@ -10,7 +10,8 @@ other variants stays. Intervals are over seeds.
 
 - tdmpc: returns over simulation steps, to be held against the published 859 after 100 000 (four to a decision).
 - push: success and violations over decisions, of the mixture that acts, of the planner and of the clone.
-- planner: the same search in sparse equations, in an ensemble of networks, and in that with its predictions filtered.
+- planner: the same search in sparse equations, in an ensemble of networks, and in that with its predictions chosen among, by
+  their likelihood or by MOREC's learned reward of transitions.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from matplotlib.figure import Figure
 
 from rlx import envs, keys
 from rlx.agents.sindy_rl.world import Rows, transitions
-from rlx.dynamics import EnsembleDynamics, SparseDynamics, bootstrap, ensemble, filtered
-from rlx.dynamics.filtered import by_likelihood
+from rlx.dynamics import EnsembleDynamics, SparseDynamics, adversary, bootstrap, ensemble, filtered, scorer
+from rlx.dynamics.filtered import by_likelihood, by_reward
 from rlx.dynamics.sparse import affine, fit
 from rlx.envs import batch, begin, rollout
 from rlx.envs.experts import known
@@ -50,6 +51,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "ensemble": ("ensemble",),
     "no_centering": ("no_centering",),
 }
+OWN = {"no_centering": ("--agent.samples", 63)}  # and 3 of policies: 66 candidates, as the others have
 
 
 def rlx(*words: Any) -> None:
@@ -113,59 +115,73 @@ def tdmpc(given: argparse.Namespace) -> None:
 def push(given: argparse.Namespace) -> None:
     """All seeds of a row are one program where the environment is on the device."""
     known(given.env)
-    demos = given.run_dir / f"demos-{given.env.split(':')[1]}.npz"
+    part = given.env.split(":")[1]
+    demos = given.run_dir / f"demos-{part}.npz"
     if not demos.exists():
         rlx("data", "demos", "--env", given.env, "--episodes", 10, "--noise", 0.1, "--out", demos, "--no-progress")
     found = {}
     for name in given.only or ROWS:
-        run_dir = given.run_dir / f"{given.env.split(':')[1]}-{name}-{given.seeds}"
-        sizes = ["debug"] if given.debug else [SIZES[given.env]]
-        if name == "v1":
-            presets = ["tiny_v1", *(["debug"] if given.debug else [])]
-        else:
-            presets = [*sizes, *ROWS[name]]
+        run_dir = given.run_dir / f"{part}-{name}-{given.seeds}"
+        small = ["debug"] if given.debug else []
+        presets = ["tiny_v1", *small] if name == "v1" else [*(small or [SIZES[given.env]]), *ROWS[name]]
         own = [word for preset in presets for word in ("--preset", preset)]
+        own += list(OWN.get(name, ()))
         own += ["--agent.clone", "false"] if name == "v1" and given.debug else []
         if not (run_dir / "result.json").exists():
             rlx("train", "modem_v2", "--env", given.env, "--data", demos, *own, "--seeds", given.seeds, "--no-video",
                 "--no-progress", "--log-every", 1, "--run-dir", run_dir, *given.more.split())  # fmt: skip
         found[name] = outcome(run_dir)
         print(name, json.dumps({k: v for k, v in found[name].items() if k != "curves"}))
-    part = given.env.split(":")[1]
-    write(given.out / f"modem-{part}.json", {"env": given.env, "cores": os.cpu_count(), "variants": found})
-    everything = json.loads((given.out / f"modem-{part}.json").read_text())["variants"]
-    picture(everything, given.out / f"modem-{part}.png")
+    path = given.out / f"modem-{part}.json"
+    write(path, {"env": given.env, "cores": os.cpu_count(), "variants": found})
+    picture(json.loads(path.read_text())["variants"], path.with_suffix(".png"))
 
 
 def outcome(run_dir: Path) -> dict[str, Any]:
-    """Of a run with members [M]: success at the end by who acts, and violations and forces while it learned."""
+    """Of a run with members [M]: what the last evaluation of each mode says, how far what acts was ever below the clone, and
+    violations while it learned."""
+    each = lambda lines, key: [(int(np.max(x["env_steps"])), np.round(np.atleast_1d(x[key]), 4).tolist()) for x in lines]
     row: dict[str, Any] = {"curves": {}}
     for name in ("main", "planner", "bc", "bc_noisy"):
         lines = evaluated(run_dir, name)
         if lines:
-            key = "info/solved_mean" if "info/solved_mean" in lines[-1] else "return_mean"
-            row[name] = told(np.atleast_1d(lines[-1][key]))
-            row["curves"][name] = [(int(np.max(x["env_steps"])), np.atleast_1d(x[key]).tolist()) for x in lines]
-    trained = [x for x in logging.read(run_dir) if x["kind"] == "train" and any("violation" in k for k in x)]
-    if trained:
-        key = next(k for k in trained[0] if "violation" in k)
-        row["curves"]["violations"] = [(int(np.max(x["env_steps"])), np.atleast_1d(x[key]).tolist()) for x in trained]
-        interactive = [x for x in trained if x["stage"] in ("warm", "learn")]
-        row["violations, first 1600 decisions of planning"] = told(np.mean([np.atleast_1d(x[key]) for x in interactive[:2]], 0))
+            last = {k: told(np.atleast_1d(lines[-1][f"info/{k}_mean"])) for k in ("solved", "violation", "contact_force_max")}
+            row[name] = last | {"return": told(np.atleast_1d(lines[-1]["return_mean"]))}
+            row["curves"][name] = each(lines, "info/solved_mean")
+            row["curves"][f"{name}, violations"] = each(lines, "info/violation_mean")
+    for clone in ("bc", "bc_noisy"):
+        over = [np.subtract(v, row["curves"][clone][0][1]) for _, v in row["curves"].get("main", ())]
+        if over:
+            row[f"least solved over {clone}, mean of seeds"] = round(float(np.mean(over, 1).min()), 3)
+    lines = [x for x in logging.read(run_dir) if x["kind"] == "train" and "decisions/violation" in x]
+    planned = [x for x in lines if x["stage"] in ("warm", "learn")]
+    for key, what in (("violation", "violations"), ("contact_force_max", "peak force")):
+        row["curves"][f"{what} while training"] = each(lines, f"decisions/{key}")
+    values = np.array([np.atleast_1d(x["decisions/violation"]) for x in planned])
+    row["violations per decision, first 1600 after seeding"] = told(values[:2].mean(0))
+    row["violations per decision, all after seeding"] = told(values.mean(0))
     return row
 
 
 def picture(rows: dict[str, Any], path: Path) -> None:
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    """Success of what acts, and violations while training, over decisions; bands are intervals over seeds."""
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     for i, (name, row) in enumerate(rows.items()):
-        for axes, what in ((left, "main"), (right, "violations")):
-            curve = row["curves"].get(what)
-            if curve:
-                steps, values = [x for x, _ in curve], np.array([np.mean(v) for _, v in curve])
-                axes.plot(steps, values, color=f"C{i}", label=name, lw=1.2)
-    left.set(xlabel="decisions", ylabel="success of what acts", ylim=(0, 1))
+        for axes, what in ((left, "main"), (right, "violations while training")):
+            curve = row["curves"].get(what, ())
+            if not curve:
+                continue
+            steps, found = [x for x, _ in curve], [told(v) for _, v in curve]
+            axes.plot(steps, [x["mean"] for x in found], color=f"C{i}", label=name, lw=1.3)
+            bounds = [x["interval"] or [x["mean"]] * 2 for x in found]
+            axes.fill_between(steps, *np.transpose(bounds), color=f"C{i}", alpha=0.12, lw=0)
+    clones = [np.mean(row["curves"][k][0][1]) for k in ("bc", "bc_noisy") for row in list(rows.values())[:1]]
+    for value, style, name in zip(clones, ("--", ":"), ("the clone", "the clone, with noise"), strict=True):
+        left.axhline(value, color="black", ls=style, lw=1, label=name)
+    left.set(xlabel="decisions", ylabel="solved, by what acts", ylim=(0, 1.02))
     right.set(xlabel="decisions", ylabel="violations per decision while training")
+    right.set_yscale("symlog", linthresh=1e-3)
     left.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=120)
 
@@ -175,6 +191,8 @@ def picture(rows: dict[str, Any], path: Path) -> None:
 
 SEARCH = mppi.Search(horizon=20, samples=128, proposals=0, elites=24, iterations=3)
 HOLD = 5  # simulation steps that an action is held, in the world and in the model
+SNAPSHOTS = 5  # of the discriminators that say how likely a prediction is real
+GAME = adversary.Game(steps=5_000, snap_every=500)
 SETTINGS = mppi.Settings(discount=0.99, temperature=2.0, std_min=0.1, std_max=1.0)
 
 
@@ -213,8 +231,8 @@ def controller(model: Any) -> Any:
     return act
 
 
-def played(env: Any, act: Any, carry: Any, params: Any, key: Any) -> Any:
-    """Whole episodes [T, W, ...] of the streams of ``env``."""
+def played(env: Any, act: Any, carry: Any) -> Any:
+    """(params, key) -> whole episodes of the streams of ``env``, compiled once."""
 
     @jax.jit
     def whole(params: Any, key: Any) -> Any:
@@ -222,8 +240,11 @@ def played(env: Any, act: Any, carry: Any, params: Any, key: Any) -> Any:
         policy = lambda carry, step, key: act(params, carry, step, key)
         return rollout(env, env.params, policy, begun, key, env.spec.horizon + 1)[1]
 
-    rows = jax.tree.map(np.asarray, whole(params, key))
-    return [jax.tree.map(lambda x, w=w: x[:, w], rows) for w in range(env.n)]
+    def episodes(params: Any, key: Any) -> Any:
+        rows = jax.tree.map(np.asarray, whole(params, key))
+        return [jax.tree.map(lambda x, w=w: x[:, w], rows) for w in range(env.n)]
+
+    return episodes
 
 
 def fitted(kind: str, rows: Rows, seed: int) -> Any:
@@ -236,37 +257,50 @@ def fitted(kind: str, rows: Rows, seed: int) -> Any:
     model = bootstrap.fit(blank, inputs, targets, keys.fold(keys.root(seed), "fit"), epochs=40).model
     if kind == "networks":
         return model
-    return {"model": model, "scorer": model, "r_min": np.float32(-np.inf), "filter_temperature": np.float32(1)}
+    chosen = {"model": model, "scorer": model, "r_min": np.float32(-np.inf), "filter_temperature": np.float32(1)}
+    if kind.endswith("likelihood"):
+        return chosen
+    unlearned = scorer.blank(keys.fold(keys.root(seed), "scorer"), 5, 1, SNAPSHOTS, (64, 64))
+    learned = adversary.learn(unlearned, rows.obs, rows.action, rows.new, keys.fold(keys.root(seed), "game"), GAME)
+    print("gap of the logits", learned.gap.round(2).tolist(), flush=True)
+    return {**chosen, "scorer": learned.scorer, "filter_temperature": np.float32(0.1)}
+
+
+def planned(kind: str, model: Any, env: Any, seed: int, first: int, streams: int, rounds: int) -> tuple[list[float], float]:
+    """Returns of the episodes while it learned, and the mean of ``streams`` in the end."""
+    root = keys.root(seed)
+    random = lambda params, carry, step, key: (jax.random.uniform(key, (first, 1), minval=-1.0, maxval=1.0), carry, {})
+    blank = lambda n: (jnp.zeros((n, SEARCH.horizon, 1)), jnp.zeros((n, 1)), jnp.zeros(n, jnp.int32))
+    episodes, act = played(batch(env, first), random, ())((), keys.fold(root, "random")), controller(model)
+    one, returns = played(batch(env, 1), act, blank(1)), []
+    for i in range(rounds):
+        episodes += one(fitted(kind, transitions(episodes), seed), keys.fold(root, "played", i))
+        returns.append(round(float(episodes[-1].reward.sum()), 1))
+    last = played(batch(env, streams), act, blank(streams))(fitted(kind, transitions(episodes), seed), keys.fold(root, "end"))
+    return returns, round(float(np.mean([e.reward.sum() for e in last])), 1)
 
 
 def planner(given: argparse.Namespace) -> None:
-    """8 000 random decisions, then three times: fit, an episode of planning, whose rows are added."""
+    """8 000 random decisions, then three times: fit, an episode of planning, whose rows are added. A seed that has its file in
+    the run folder is not run again."""
     env = envs.make("rlx:cartpole-swingup")
-    score = env.spec.task.score
     models = {
-        "sparse equations": SparseDynamics(score),
+        "sparse equations": SparseDynamics(env.spec.task.score),
         "networks": EnsembleDynamics(clip=20.0),
-        "networks, filtered": filtered(EnsembleDynamics(clip=20.0), by_likelihood, draws=2),
+        "networks, by likelihood": filtered(EnsembleDynamics(clip=20.0), by_likelihood, draws=1),
+        "networks, by a learned reward": filtered(EnsembleDynamics(clip=20.0), by_reward, draws=1),
     }
-    first, streams, rounds = (2, 2, 1) if given.debug else (8, 5, 3)
+    sizes = (2, 2, 1) if given.debug else (8, 5, 3)
     for kind in given.only or models:
-        returns = []
+        ends = []
         for seed in range(given.seeds):
-            root = keys.root(seed)
-            random = lambda params, carry, step, key: (jax.random.uniform(key, (first, 1), minval=-1.0, maxval=1.0), carry, {})
-            episodes = played(batch(env, first), random, (), (), keys.fold(root, "random"))
-            act, one, values = controller(models[kind]), batch(env, 1), []
-            carry = lambda n: (jnp.zeros((n, SEARCH.horizon, 1)), jnp.zeros((n, 1)), jnp.zeros(n, jnp.int32))
-            for i in range(rounds):
-                model = fitted(kind, transitions(episodes), seed)
-                episodes += played(one, act, carry(1), model, keys.fold(root, "played", i))
-                values.append(round(float(episodes[-1].reward.sum()), 1))
-            last = played(
-                batch(env, streams), act, carry(streams), fitted(kind, transitions(episodes), seed), keys.fold(root, "end")
-            )
-            returns.append(float(np.mean([e.reward.sum() for e in last])))
-            print(kind, seed, values, round(returns[-1], 1), flush=True)
-        row = {"return": told(returns), "returns": [round(r, 1) for r in returns], "steps": (first + rounds) * env.spec.horizon}
+            path = given.run_dir / f"planner-{kind.replace(' ', '-').replace(',', '')}-{seed}.json"
+            if not path.exists():
+                path.write_text(json.dumps(planned(kind, models[kind], env, seed, *sizes)))
+            returns, end = json.loads(path.read_text())
+            ends.append(end)
+            print(kind, seed, returns, end, flush=True)
+        row = {"return": told(ends), "returns": ends, "steps": (sizes[0] + sizes[2]) * env.spec.horizon}
         write(given.out / "modem-planner.json", {"env": env.name, "search": str(SEARCH), "variants": {kind: row}})
 
 

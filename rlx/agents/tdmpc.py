@@ -53,31 +53,19 @@ MODEL = ("encoder", "dynamics", "reward", "critics")
 
 
 @dataclass(frozen=True)
-class Config:
-    """Temporal difference learning for model predictive control."""
+class TdConfig:
+    """What agents share that plan in a latent model which is learned by temporal differences."""
 
-    env_steps: int = size(125_000, least=1, budget=True)  # decisions in all, the prefill included
     n_envs: int = size(1, least=1)  # streams side by side
-    prefill: int = size(5_000, least=1)  # decisions at random before the first update
-    collect: int | None = size(None, least=1)  # decisions per stream between updates; None: an episode
     utd: float = size(1.0, above=0)  # updates per decision
-    batch: int = size(512, least=1)
     capacity: int = size(1_000_000, least=1)  # rows of replay
-    eval_every: int = size(5_000, least=1)  # decisions between evaluations
-    eval_episodes: int = size(10, least=1)
     latent: int = size(50, least=1)
     hidden: int = size(512, least=1)  # width of all networks but the encoder
     encoder_hidden: int = size(256, least=1)
     convolutions: int = size(0, least=0, most=6)  # of images; 0: as many as their size allows
     horizon: int = size(5, least=1)
-    samples: int = size(512, least=1)  # candidates of the Gaussian
-    proposals: int = size(25, least=0)  # and of the policy
-    elites: int = size(64, least=1)
-    iterations: int = size(6, least=1)  # of the search
     delay: int = size(2, least=1)  # updates per step of the targets
 
-    discount: float = traced(0.99, "Discount per decision.", least=0, most=1)
-    lr: float = traced(1e-3, "Adam's step size.", least=0)
     tau: float = traced(0.01, "How far targets move per step.", least=0, most=1)
     rho: float = traced(0.5, "Weight of a step in a loss, against the step before.", least=0, most=1)
     consistency_coef: float = traced(2.0, "Weight of predicted latents.", least=0)
@@ -86,12 +74,31 @@ class Config:
     max_grad_norm: float = traced(10.0, "Norm that gradients are cut to.", above=0)
     priority_exponent: float = traced(0.6, "Of priorities, when windows are drawn.", least=0)
     importance_exponent: float = traced(0.4, "Of the weights that make up for it.", least=0)
-    std: float = traced(0.05, "Deviation of the policy's noise; least one of the search in the end.", least=0)
-    std_start: float = traced(0.5, "Least deviation of the search at first.", least=0)
-    std_steps: float = traced(25_000, "Decisions until it has fallen.", least=1)
     horizon_steps: float = traced(25_000, "Decisions until the horizon has grown.", least=1)
     temperature: float = traced(0.5, "Of the elites' weights.", least=0)
     momentum: float = traced(0.1, "Share of a search's old mean.", least=0, most=1)
+
+
+@dataclass(frozen=True)
+class Config(TdConfig):
+    """Temporal difference learning for model predictive control."""
+
+    env_steps: int = size(125_000, least=1, budget=True)  # decisions in all, the prefill included
+    prefill: int = size(5_000, least=1)  # decisions at random before the first update
+    collect: int | None = size(None, least=1)  # decisions per stream between updates; None: an episode
+    batch: int = size(512, least=1)
+    eval_every: int = size(5_000, least=1)  # decisions between evaluations
+    eval_episodes: int = size(10, least=1)
+    samples: int = size(512, least=1)  # candidates of the Gaussian
+    proposals: int = size(25, least=0)  # and of the policy
+    elites: int = size(64, least=1)
+    iterations: int = size(6, least=1)  # of the search
+
+    discount: float = traced(0.99, "Discount per decision.", least=0, most=1)
+    lr: float = traced(1e-3, "Adam's step size.", least=0)
+    std: float = traced(0.05, "Deviation of the policy's noise; least one of the search in the end.", least=0)
+    std_start: float = traced(0.5, "Least deviation of the search at first.", least=0)
+    std_steps: float = traced(25_000, "Decisions until it has fallen.", least=1)
 
 
 PRESETS: dict[str, dict[str, Any]] = {

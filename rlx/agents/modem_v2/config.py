@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from rlx.agents.tdmpc import TdConfig
 from rlx.config import size, traced
 
 
@@ -19,16 +20,13 @@ class Handover:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(TdConfig):
     """MoDem-V2: a cloned policy, a latent model, and a planner that keeps near policies and to what critics agree on."""
 
     env_steps: int = size(200_000, least=0, budget=True)  # decisions in all, seeding included; 0: the clone alone
-    n_envs: int = size(1, least=1)  # streams side by side
     seed_steps: int = size(5_000, least=1)  # decisions of the clone before the model learns; whole episodes of all streams
     bc_updates: int | None = size(None, least=1)  # None: two for each decision of the demonstrations
-    utd: float = size(1.0, above=0)  # updates per decision
     batch: int = size(256, least=1)
-    capacity: int = size(1_000_000, least=1)  # rows of replay
     eval_every: int = size(2_500, least=1)  # decisions between evaluations
     eval_episodes: int = size(30, least=1)
 
@@ -42,39 +40,22 @@ class Config:
     elites: int = size(64, least=1)
     iterations: int = size(1, least=1)  # of the search
     warm_start: bool = False  # a search begins with the last plan
-    horizon: int = size(5, least=1)
-    delay: int = size(2, least=1)  # updates per step of the targets
     bc_use_tail: bool = False  # the last ``horizon`` decisions of a demonstration are cloned too
     fix_tail_mask: bool = False  # the last decision of an episode may end a window
     success: str = "solved"  # info that says whether an episode did the task, for a gated handover
     penalty: str = ""  # info, such as a torque, that costs ``penalty_coef``
 
-    latent: int = size(50, least=1)
-    hidden: int = size(512, least=1)  # width of all networks but the encoder
-    encoder_hidden: int = size(256, least=1)
-    convolutions: int = size(0, least=0, most=6)  # of images; 0: as many as their size allows
     frames: int = size(2, least=1)  # images: stacked
     pad: int | None = size(None, least=0)  # images: random shifts, by so many pixels at most; None: a 21st of a side
 
     discount: float = traced(0.95, "Discount per decision.", least=0, most=1)
     lr: float = traced(3e-4, "Adam's step size.", least=0)
-    tau: float = traced(0.01, "How far targets move per step.", least=0, most=1)
-    rho: float = traced(0.5, "Weight of a step in a loss, against the step before.", least=0, most=1)
-    consistency_coef: float = traced(2.0, "Weight of predicted latents.", least=0)
-    reward_coef: float = traced(0.5, "Weight of predicted rewards.", least=0)
-    value_coef: float = traced(0.1, "Weight of values.", least=0)
-    max_grad_norm: float = traced(10.0, "Norm that gradients are cut to.", above=0)
-    priority_exponent: float = traced(0.6, "Of priorities, when windows are drawn.", least=0)
-    importance_exponent: float = traced(0.4, "Of the weights that make up for it.", least=0)
     value_min: float = traced(0.0, "Weight of the least estimate of a candidate.")
     value_mean: float = traced(1.0, "Weight of the mean of its estimates.")
     value_std: float = traced(-10.0, "Weight of their standard deviation.")
     std: float = traced(0.1, "Deviation of policies' noise; least one of the search in the end.", least=0)
     std_start: float = traced(0.1, "Least deviation of the search at first.", least=0)
     std_steps: float = traced(12_500, "Decisions until it has changed.", least=1)
-    horizon_steps: float = traced(25_000, "Decisions until the horizon has grown.", least=1)
-    temperature: float = traced(0.5, "Of the elites' weights.", least=0)
-    momentum: float = traced(0.1, "Share of a search's old mean.", least=0, most=1)
     demo_share: float = traced(0.75, "Share of demonstrations in a batch at first.", least=0, most=1)
     demo_share_end: float = traced(0.25, "And in the end.", least=0, most=1)
     demo_steps: float = traced(50_000, "Decisions until then.", least=1)
@@ -101,7 +82,6 @@ TINY: dict[str, Any] = {
     "env_steps": 10_400,
     "n_envs": 16,
     "seed_steps": 1_600,
-    "utd": 0.25,
     "batch": 64,
     "latent": 24,
     "hidden": 96,
@@ -110,8 +90,8 @@ TINY: dict[str, Any] = {
     "samples": 66,
     "elites": 16,
     "members": 3,
-    "eval_every": 1_600,
-    "eval_episodes": 50,
+    "eval_every": 800,
+    "eval_episodes": 30,
     "handover.steps": 6_400,
     "demo_steps": 6_400,
     "horizon_steps": 2_400,
