@@ -46,12 +46,13 @@ SIZES = {"rlx:push-toy": "tiny", "rlx:push-lite": "tiny"}
 ROWS: dict[str, tuple[str, ...]] = {
     "modem_v2": (),
     "v1": ("v1",),
+    "v1_as_in_v2": ("v1_as_in_v2",),
     "centering": ("centering",),
     "transition": ("transition",),
     "ensemble": ("ensemble",),
     "no_centering": ("no_centering",),
 }
-OWN = {"no_centering": ("--agent.samples", 63)}  # and 3 of policies: 66 candidates, as the others have
+OWN = dict.fromkeys(("v1_as_in_v2", "no_centering"), ("--agent.samples", 63))  # and 3 of policies: 66, as the others have
 
 
 def rlx(*words: Any) -> None:

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlx.dynamics import RSSM, EnsembleDynamics, LatentDynamics, SparseDynamics, ensemble, filtered
+from rlx.dynamics import RSSM, EnsembleDynamics, LatentDynamics, SparseDynamics, ensemble, filtered, scorer
 from rlx.dynamics.dictionary import Dictionary
-from rlx.dynamics.filtered import by_likelihood
+from rlx.dynamics.filtered import by_likelihood, by_reward
 from rlx.dynamics.sparse_model import SparseModel
 from rlx.planning import mppi
 from rlx.planning.mppi import Imagination, Search, Settings
@@ -219,6 +219,25 @@ def test_the_same_search_in_an_ensemble_and_in_what_filters_it(kind):
     plan = jax.jit(lambda s: mppi.search(imagine, SEARCH, SHARP, s, jnp.zeros((3, 1)), 3, 0.0, KEY))(state)
     close(plan.mean[:, 0], [-1, -1, -1], atol=0.25)
     assert 2.7 < float(plan.value) < 4.8  # a decision is worth 0.8 + 0.4 to 1 + 0.5
+
+
+def test_a_learned_reward_of_transitions_keeps_a_search_off_what_is_not_real():
+    """One member pays a little for going down, the other more for going up, by changes that are too large to be real."""
+    members = linear_members(np.float32([[0.5, -1.0], [-2.0, 1.0]]))
+    own = scorer.blank(KEY, 1, 1, 1, (2,))
+    layers = {  # the logit is 2 - 4 |change|
+        "Dense_0": {"kernel": jnp.zeros((1, 3, 2)).at[0, 2].set(jnp.array([1.0, -1.0])), "bias": jnp.zeros((1, 2))},
+        "Dense_1": {"kernel": jnp.full((1, 2, 1), -4.0), "bias": jnp.full((1, 1), 2.0)},
+    }
+    own = dataclasses.replace(own, params={"params": layers}, real=jnp.ones(1), generated=jnp.full(1, -5.0))
+    chosen = filtered(EnsembleDynamics(), by_reward, "argmax", draws=1)
+    given = {"model": members, "scorer": own, "r_min": -jnp.inf, "filter_temperature": 1.0}
+    for model, params, down in ((EnsembleDynamics(), members, False), (chosen, given, True)):
+        imagine = mppi.imagined(model, params, lambda obs, key: -obs[None, :, 0])
+        state = mppi.imagined_state(model, params, jnp.zeros(1), KEY)
+        plan = jax.jit(lambda s, imagine=imagine: mppi.search(imagine, SEARCH, SHARP, s, jnp.zeros((3, 1)), 3, 0.0, KEY))(state)
+        assert (float(plan.mean.mean()) < -0.8) if down else (float(plan.mean.mean()) > 0.0)
+    assert 3.5 < float(plan.value) < 5.5  # 1 + 1/2 for each decision
 
 
 def test_the_same_search_in_a_recurrent_latent_model():
