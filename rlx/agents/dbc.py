@@ -152,8 +152,8 @@ def huber(x: Array, y: Array) -> Array:
 
 def bisimulation(z: Array, after: Array, reward: Array, discount: Array, other: Array) -> Array:
     """How far distances between features [B, n] are from those of rewards [B] and of what is predicted to come ``after``
-    [B, n], which are taken as they are; ``other`` int [B] pairs the rows (Zhang et al. 2021, eq. 4 with their code's distance, entry by
-    entry). The mean of squares."""
+    [B, n], which are taken as they are; ``other`` int [B] pairs the rows (Zhang et al. 2021, eq. 4 with their code's distance,
+    entry by entry). The mean of squares."""
     wanted = huber(reward, reward[other])[:, None] + discount * huber(after, after[other])
     return ((huber(z, z[other]) - jax.lax.stop_gradient(wanted)) ** 2).mean()
 
