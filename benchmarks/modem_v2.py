@@ -1,27 +1,25 @@
 """MoDem-V2's planner and update against a plain PyTorch writing of them (`modem_v2_peer.py`), and against the machine.
 
     python benchmarks/modem_v2.py --peer PYTHON                           # tiny and official sizes; PYTHON has torch
-    python benchmarks/modem_v2.py --peer PYTHON --size official --rounds 3 --updates 3    # four minutes on two cores
+    python benchmarks/modem_v2.py --peer PYTHON --size official --rounds 3 --block 3
 
 Observations are vectors: what is measured are plans for 1, 16 and 64 streams, updates, and the ensemble of five against one.
 Rounds alternate between the contestants; times are medians, in ms, by the clock and of the processor: the latter tells more
-where other work goes on beside it. What the file of results holds of other sizes stays.
+where other work goes on beside it.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
-import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from side_by_side import Peer, by_turns, parser, product_rate, report
 
 from rlx.agents.modem_v2.config import Config
 from rlx.agents.modem_v2.method import Method
@@ -81,51 +79,6 @@ class Ours:
         return time.perf_counter() - begun, time.process_time() - worked
 
 
-class Peer:
-    """PyTorch in another interpreter."""
-
-    def __init__(self, python: str, sizes: dict[str, int]):
-        script = Path(__file__).with_name("modem_v2_peer.py")
-        self.process = subprocess.Popen(
-            [python, script, str(len(os.sched_getaffinity(0)))], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.ask({"make": {**sizes, "state": STATE, "actions": ACTIONS}})
-
-    def ask(self, what: dict[str, Any]) -> Times:
-        assert self.process.stdin and self.process.stdout
-        self.process.stdin.write(json.dumps(what) + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        if not answer:
-            raise RuntimeError("the peer's process has ended; what it said stands above.")
-        wall, cpu = json.loads(answer)
-        return float(wall), float(cpu)
-
-    def plan(self, streams: int) -> Times:
-        return self.ask({"plan": streams})
-
-    def update(self, n: int) -> Times:
-        return self.ask({"update": n})
-
-    def close(self) -> None:
-        self.process.terminate()
-        self.process.wait()
-
-
-@jax.jit
-def product(x: jax.Array) -> jax.Array:
-    return x @ x * 1e-3
-
-
-def products() -> float:
-    """GFLOP/s of the machine's float32 matrix products; the first call compiles."""
-    x, begun = jnp.ones((1024, 1024)), time.perf_counter()
-    for _ in range(10):
-        x = product(x)
-    jax.block_until_ready(x)
-    return 10 * 2 * 1024**3 / (time.perf_counter() - begun) / 1e9
-
-
 def work(s: dict[str, int]) -> float:
     """GFLOP of one decision's plan, products alone."""
     z, h, m, n = s["latent"], s["hidden"], s["members"], s["samples"]
@@ -134,70 +87,42 @@ def work(s: dict[str, int]) -> float:
     return 2 * (ahead + n * m * net(z, ACTIONS) + n * m * max(m - 1, 1) * 2 * net(pair, 1)) / 1e9
 
 
-def measured(contestants: dict[str, Any], rounds: int, updates: int) -> tuple[dict[str, Any], dict[str, Any], float]:
-    """Medians by task and contestant, by the clock and of the processor, and of the machine's products."""
-    tasks = {**{f"plan {w}": ("plan", w, 1) for w in STREAMS}, "update": ("update", updates, updates)}
-    times: dict[str, dict[str, list[Times]]] = {task: {name: [] for name in contestants} for task in tasks}
-    rates = []
-    for i in range(rounds + 1):
-        rates.append(products())
-        for task, (what, size, count) in tasks.items():
-            for name, contestant in contestants.items():
-                took = getattr(contestant, what)(size)
-                if i:  # the first compiles, or warms up
-                    times[task][name].append((1e3 * took[0] / count, 1e3 * took[1] / count))
-    median = lambda k: {
-        task: {name: round(float(np.median([t[k] for t in taken])), 3) for name, taken in row.items()}
-        for task, row in times.items()
+def measured(size: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Medians in ms of each task by contestant, by the clock and of the processor, and what they come to."""
+    sizes, block = SIZES[size], args.block or 10
+    own = {"rlx": Ours(sizes), "one": Ours({**sizes, "members": 1})}
+    out: dict[str, Any] = {"rounds": args.rounds}
+    peer = None
+    if args.peer:
+        peer = Peer.torch(args.peer, "modem_v2_peer.py")
+        out |= peer.versions
+        peer.ask(make={**sizes, "state": STATE, "actions": ACTIONS})
+    rate, rates, ms = product_rate(1024, 1024), [], {}
+    for task, n in (*((f"plan {w}", w) for w in STREAMS), ("update", block)):
+        what = task.split()[0]
+        turns = {who: partial(getattr(one, what), n) for who, one in own.items()}
+        if peer:
+            turns["torch"] = partial(peer.ask, **{what: n})
+        times = by_turns(turns, args.rounds, lambda: rates.append(rate()))
+        each = 1e3 / (block if task == "update" else 1)
+        ms[task] = {who: [round(each * x, 3) for x in both] for who, both in times.items()}
+    if peer:
+        peer.close()
+    products = float(np.median(rates)) / 1e9
+    out |= {"ms, by the clock and of the processor": ms, "products, GFLOP/s": round(products, 1)}
+    out["GFLOP of a decision"] = round(work(sizes), 3)
+    out["share of products"] = {
+        f"plan {w}": round(w * work(sizes) / products / (ms[f"plan {w}"]["rlx"][0] / 1e3), 2) for w in STREAMS
     }
-    return median(0), median(1), float(np.median(rates[1:]))
-
-
-def torch_of(python: str) -> bool:
-    return subprocess.run([python, "-c", "import torch"], capture_output=True).returncode == 0
+    ratio = lambda who, of: {k: [round(a / b, 2) for a, b in zip(v[who], v[of], strict=True)] for k, v in ms.items()}
+    out["several actor-critics / one"] = ratio("rlx", "one")
+    return out | ({"torch / rlx": ratio("torch", "rlx")} if peer else {})
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=[*SIZES], action="append")
-    parser.add_argument("--peer", default=sys.executable, help="an interpreter that has torch")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--updates", type=int, default=10, help="in one round")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "modem_v2.json")
-    given = parser.parse_args()
-    there = torch_of(given.peer)
-    if not there:
-        print(
-            f"{given.peer} has no torch, so there is nothing to compare with: give --peer PYTHON, an interpreter that has it."
-        )
-    found: dict[str, Any] = json.loads(given.out.read_text()) if given.out.exists() else {}
-    for name in given.size or SIZES:
-        sizes = SIZES[name]
-        contestants: dict[str, Any] = {"rlx": Ours(sizes), "one": Ours({**sizes, "members": 1})}
-        if there:
-            contestants["torch"] = Peer(given.peer, sizes)
-        load = round(os.getloadavg()[0], 1)
-        times, work_of, rate = measured(contestants, given.rounds, given.updates)
-        row = {
-            "cores": len(os.sched_getaffinity(0)),
-            "load before": load,
-            "rounds": given.rounds,
-            "ms": times,
-            "processor, ms": work_of,
-            "products, GFLOP/s": round(rate, 1),
-            "plan 16, GFLOP": round(16 * work(sizes), 3),
-        }
-        row["plan 16, share of products"] = round(16 * work(sizes) / rate / (times["plan 16"]["rlx"] / 1e3), 3)
-        row["members against one"] = {k: round(v["rlx"] / v["one"], 2) for k, v in work_of.items()}
-        if there:
-            ratios = lambda table: {k: round(v["torch"] / v["rlx"], 2) for k, v in table.items()}
-            row |= {"torch / rlx": ratios(times), "torch / rlx, processor": ratios(work_of)}
-            contestants["torch"].close()
-        found[name] = row
-        print(name, json.dumps(row, indent=1), flush=True)
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps(found, indent=1) + "\n")
-    return 0
+    args = parser(__doc__, tuple(SIZES)).parse_args()
+    args.out = args.out or Path(__file__).parent / "results" / "modem_v2.json"
+    return report(args, tuple(SIZES), lambda size: measured(size, args))
 
 
 if __name__ == "__main__":

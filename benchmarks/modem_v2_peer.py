@@ -1,26 +1,17 @@
-"""The side of plain PyTorch in `benchmarks/modem_v2.py`, in an interpreter of its own, which needs neither rlx nor JAX: its
-planner and update, written as the equations are, batched over streams, an actor and a pair of critics at a time.
+"""PyTorch's side of `benchmarks/modem_v2.py`: its planner and update, written as the equations are, batched over streams, an
+actor and a pair of critics at a time, in an interpreter of its own, which needs neither rlx nor JAX.
 
-    PYTHON benchmarks/modem_v2_peer.py THREADS
-
-Commands come as lines of JSON on the standard input, answers go as lines to the standard output::
-
-    {"make": {"state": 23, "actions": 5, "latent": 50, ...}}   networks of these sizes, and a batch
-    {"plan": 16}                                               a decision of so many streams; the answer: seconds,
-                                                               and of the processor
-    {"update": 10}                                             so many updates; the answer: the same
+    PYTHON benchmarks/modem_v2_peer.py THREADS DEVICE        # commands: see torch_peer.py; {"plan": 16} decides for 16 streams
 """
 
 from __future__ import annotations
 
 import copy
-import json
-import sys
-import time
 from typing import Any
 
 import torch
 from torch import nn
+from torch_peer import serve
 
 
 def mlp(n: int, hidden: int, out: int) -> nn.Sequential:
@@ -44,7 +35,8 @@ def noisy(mean: Any, std: float) -> Any:
 
 
 class Agent:
-    def __init__(self, s: dict[str, Any]):
+    def __init__(self, s: dict[str, Any], device: str):
+        torch.set_default_device(device)
         self.s = s
         pair = s["latent"] + s["actions"]
         self.cloned, self.encoder = encoder(s), encoder(s)
@@ -137,22 +129,5 @@ class Agent:
             self.critics[i].requires_grad_(True)
 
 
-def main() -> None:
-    torch.set_num_threads(int(sys.argv[1]))
-    torch.manual_seed(0)
-    agent: Any = None
-    for line in sys.stdin:
-        asked = json.loads(line)
-        begun, worked = time.perf_counter(), time.process_time()
-        if "make" in asked:
-            agent = Agent(asked["make"])
-        elif "plan" in asked:
-            agent.plan(asked["plan"])
-        else:
-            for _ in range(asked["update"]):
-                agent.update()
-        print(json.dumps([time.perf_counter() - begun, time.process_time() - worked]), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    serve(Agent)

@@ -3,6 +3,7 @@ standard output::
 
     {"make": {sizes}, "compile": false}   a new learner, on rows that are drawn here
     {"update": 100}                       updates, sampling included; answer: seconds, and of the processor
+    {"plan": 16}                          another method, once, with this argument; answer: the same
 
 A script calls `serve` with the class of its learners: made of (sizes, device), they have a method ``update``. It is started as
 ``PYTHON SCRIPT THREADS DEVICE``."""
@@ -38,9 +39,13 @@ def serve(learner: Callable[[dict[str, Any], str], Any]) -> None:
             except Exception as e:  # compilation works on some machines only
                 say(str(e).splitlines()[0][:200])
         else:
+            ((what, given),) = asked.items()
             begun, cpu = time.perf_counter(), time.process_time()
-            for _ in range(asked["update"]):
-                made.update()
+            if what == "update":
+                for _ in range(given):
+                    made.update()
+            else:
+                getattr(made, what)(given)
             if device != "cpu":
                 torch.cuda.synchronize()
             say([time.perf_counter() - begun, time.process_time() - cpu])
