@@ -158,9 +158,10 @@ def outcome(run_dir: Path) -> dict[str, Any]:
     planned = [x for x in lines if x["stage"] in ("warm", "learn")]
     for key, what in (("violation", "violations"), ("contact_force_max", "peak force")):
         row["curves"][f"{what} while training"] = each(lines, f"decisions/{key}")
-    values = np.array([np.atleast_1d(x["decisions/violation"]) for x in planned])
-    row["violations per decision, first 1600 after seeding"] = told(values[:2].mean(0))
-    row["violations per decision, all after seeding"] = told(values.mean(0))
+    if planned:
+        values = np.array([np.atleast_1d(x["decisions/violation"]) for x in planned])
+        row["violations per decision, first 1600 after seeding"] = told(values[:2].mean(0))
+        row["violations per decision, all after seeding"] = told(values.mean(0))
     return row
 
 
