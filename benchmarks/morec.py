@@ -16,16 +16,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from side_by_side import Peer, Work, by_turns, product_rate
 
 from rlx import agents, keys, replay
 from rlx.agents import morec
@@ -42,8 +40,6 @@ from rlx.types import Env, Leaf, Problem, Spec, Step
 
 OBS, ACTIONS, LENGTH = 17, 6, 1_000
 PARTS = ("fit", "rollout", "scorer", "updates")
-Times = tuple[float, float]  # seconds by the clock, of the processor
-Work = Callable[[], Any]  # what is timed; a peer's gives its times
 
 
 def rows(n: int) -> dict[str, np.ndarray]:
@@ -53,41 +49,10 @@ def rows(n: int) -> dict[str, np.ndarray]:
     return {"inputs": np.concatenate([obs, action], 1), "targets": 0.1 * rng.standard_normal((n, OBS + 1), np.float32)}
 
 
-class Peer:
-    """PyTorch in its own interpreter."""
-
-    def __init__(self, python: str, threads: int) -> None:
-        script = str(Path(__file__).with_name("morec_peer.py"))
-        env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-        pipe: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen([python, script, str(threads)], env=env, **pipe)
-        self.versions = self._answer()
-
-    def ask(self, what: str, **asked: Any) -> Any:
-        print(json.dumps({"what": what, **asked}), file=self.process.stdin, flush=True)
-        return self._answer()
-
-    def _answer(self) -> Any:
-        line = self.process.stdout.readline()  # type: ignore[union-attr]
-        if not line:
-            raise SystemExit(f"the peer ended with exit code {self.process.wait()}: does its interpreter have torch?")
-        return json.loads(line)
-
-
 def timed(contestants: dict[str, Work], rounds: int) -> dict[str, dict[str, float]]:
     """Median seconds of each, by the clock and of the processor."""
-    times: dict[str, list[Times]] = {name: [] for name in contestants}
-    for i in range(rounds + 1):
-        for name, work in contestants.items():
-            begun, cpu = time.perf_counter(), time.process_time()
-            own = work() or (time.perf_counter() - begun, time.process_time() - cpu)
-            if i:  # the first compiles
-                times[name].append(own)
-    middle = {name: np.median(np.array(t), 0) for name, t in times.items()}
-    return {
-        "s": {k: round(float(v[0]), 4) for k, v in middle.items()},
-        "cpu_s": {k: round(float(v[1]), 4) for k, v in middle.items()},
-    }
+    middle = by_turns(contestants, rounds)
+    return {name: {who: round(v[k], 4) for who, v in middle.items()} for k, name in enumerate(("s", "cpu_s"))}
 
 
 def report(found: dict[str, dict[str, float]], gflop: float) -> dict[str, Any]:
@@ -95,23 +60,9 @@ def report(found: dict[str, dict[str, float]], gflop: float) -> dict[str, Any]:
     mine = {k: found[k]["rlx"] for k in found}
     ratios = {f"{name} / rlx{suffix}": round(found[k][name] / mine[k], 2)
               for k, suffix in (("s", ""), ("cpu_s", ", processor")) for name in found[k] if name != "rlx"}  # fmt: skip
-    rate = products()
+    rate = product_rate(1_024, 1_024)() / 1e9
     return {**found, **ratios, "GFLOP": round(gflop, 2), "products, GFLOP/s": round(rate, 1),
             "share of products": round(gflop / rate / mine["s"], 3)}  # fmt: skip
-
-
-def products() -> float:
-    """GFLOP/s of the machine's float32 matrix products, of 1 024 x 1 024."""
-    fn = jax.jit(lambda x: x @ x * 1e-3)
-    x = jax.block_until_ready(fn(jnp.ones((1024, 1024))))
-    took = []
-    for _ in range(5):
-        begun = time.perf_counter()
-        for _ in range(5):
-            x = fn(x)
-        jax.block_until_ready(x)
-        took.append(time.perf_counter() - begun)
-    return float(5 * 2 * 1024**3 / np.median(took) / 1e9)
 
 
 def weights(*widths: int) -> int:
@@ -132,7 +83,7 @@ def fit(args: argparse.Namespace, peer: Peer | None) -> dict[str, Any]:
 
     work: dict[str, Work] = {"rlx": once}
     if peer:
-        work["torch"] = lambda: peer.ask("fit", rows=n, hidden=hidden)
+        work["torch"] = lambda: peer.ask(what="fit", rows=n, hidden=hidden)
     passes = 3 * 2 * 7 * (n - 1_000 if n > 5_000 else 0.8 * n) * weights(*sizes[:-1], 2 * sizes[-1]) / 1e9
     found = report(timed(work, args.rounds), passes)
     return {**found, "200 passes, minutes": {k: round(200 * v / 60, 1) for k, v in found["s"].items()}}
@@ -177,7 +128,13 @@ def rollouts(args: argparse.Namespace, peer: Peer | None) -> dict[str, Any]:
     work: dict[str, Work] = {"rlx": made(by_reward), "rlx, nothing shared": made(naive)}
     if peer:
         work["torch"] = lambda: peer.ask(
-            "rollout", streams=streams, steps=steps, snapshots=snapshots, widths=widths, hidden=hidden, actor=actor.widths[:-1]
+            what="rollout",
+            streams=streams,
+            steps=steps,
+            snapshots=snapshots,
+            widths=widths,
+            hidden=hidden,
+            actor=actor.widths[:-1],
         )
     shared = weights(2 * OBS + ACTIONS, *widths, 1) * 10 * snapshots
     each = shared + 7 * weights(OBS + ACTIONS, *hidden, 2 * OBS + 2) + weights(OBS, *actor.widths)
@@ -203,7 +160,7 @@ def scores(args: argparse.Namespace, peer: Peer | None) -> dict[str, Any]:
 
         work[name] = many
     if peer:
-        work["torch"] = lambda: peer.ask("scorer", obs=n, action=m, states=states_, candidates=candidates, repeat=repeat)
+        work["torch"] = lambda: peer.ask(what="scorer", obs=n, action=m, states=states_, candidates=candidates, repeat=repeat)
     each = weights(2 * n + m, 64, 64, 64, 1) * 10 * candidates
     found = report(timed(work, args.rounds), 2 * each * states_ * repeat / 1e9)
     return {**found, "transitions/s": {k: round(states_ * candidates * repeat / v) for k, v in found["s"].items()}}
@@ -249,7 +206,7 @@ def updates(args: argparse.Namespace, peer: Peer | None) -> dict[str, Any]:
     agent = agents.make("morec", None, given, **{**tiny, **morec.PRESETS["unfiltered"]})
     work: dict[str, Work] = {"rlx": ours(agent, given, None), "four seeds": ours(agent, given, members_)}
     if peer:
-        work["torch"] = lambda: peer.ask("updates", count=n, batch=256, hidden=[256, 256], rows=100_000)
+        work["torch"] = lambda: peer.ask(what="updates", count=n, batch=256, hidden=[256, 256], rows=100_000)
     actor, critics = weights(OBS, 256, 256, 2 * ACTIONS), 2 * weights(OBS + ACTIONS, 256, 256, 1)
     found = report(timed(work, args.rounds), 2 * 256 * n * (4 * actor + 6 * critics) / 1e9)
     seconds = found["s"]
@@ -269,17 +226,17 @@ def main() -> int:
     args = parser.parse_args()
     args.debug = args.preset == "debug"
     threads = len(os.sched_getaffinity(0))
-    peer = Peer(args.peer, threads) if args.peer else None
+    peer = Peer(args.peer, "morec_peer.py", str(threads)) if args.peer else None
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     kept = json.loads(args.out.read_text()) if args.out.exists() and not args.debug else {}
     for part in args.part or PARTS:
         load = round(os.getloadavg()[0], 2)
         own = {"fit": fit, "rollout": rollouts, "scorer": scores, "updates": updates}[part](args, peer)
         kept[part] = {**own, "rounds": args.rounds, "cores": threads, "load": load}
+        kept |= {"jax": jax.__version__, **(peer.versions if peer else {})}
         print(part, json.dumps(kept[part], indent=1), file=sys.stderr, flush=True)
-    kept |= {"jax": jax.__version__, **(peer.versions if peer else {})}
-    if not args.debug:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(kept, indent=1) + "\n")
+        if not args.debug:
+            args.out.write_text(json.dumps(kept, indent=1) + "\n")
     print("RESULT " + json.dumps(kept))
     return 0
 

@@ -182,60 +182,47 @@ def replayed(model: Any, params: Any, obs: Any, action: Any, size: Any, key: Any
     return jax.vmap(window)(obs, action, jax.random.split(key, len(obs)))
 
 
-def along(name: str, seeds: int, debug: bool, out: Path) -> dict[str, Any]:
-    """The filter on one case."""
-    case = CASES[name]
+def along(name: str, seed: int, debug: bool) -> dict[str, np.ndarray]:
+    """The filter on one case: the last gap, and by "trial/setting" [3, H]: errors, the share of windows that have not stopped,
+    and the errors of these."""
+    case, key = CASES[name], keys.root(seed)
     env = envs.make(case.env, time_limit=case.episode)
     steps, count = (800, 20) if debug else (case.steps, WINDOWS)
-    tries = {"as the data": case.data, case.other[0]: case.other[1]}
-    error: dict[str, dict[str, list[np.ndarray]]] = {t: {} for t in tries}
-    kept: dict[str, dict[str, list[np.ndarray]]] = {t: {} for t in tries}
-    gaps = []
-    for seed in range(seeds):
-        key = keys.root(seed)
-        episodes = collect(case.data(env.spec), env, steps, 8, keys.fold(key, "data"))
-        given = transitions(episodes)
-        model, params = case.fit(given, key, debug)
-        learned = judge(given, key, debug)
-        gaps.append(float(learned.gap[-1]))
-        size = jnp.asarray(np.maximum(given.obs.std(0), 1e-8), jnp.float32)
-        for trial, behaviour in tries.items():
-            new = collect(behaviour(env.spec), env, max(steps // 4, 8 * (case.horizon + 1)), 8, keys.fold(key, "new", trial))
-            obs, action = windows(new, case.horizon, count, keys.fold(key, "windows"))
-            for setting, (predicts, told_) in ways(model, params, learned.scorer, case.arrive).items():
-                off, stopped = (np.asarray(x) for x in replayed(predicts, told_, obs, action, size, keys.fold(key, "go")))
-                alive = ~np.logical_or.accumulate(stopped, 1)
-                error[trial].setdefault(setting, []).append(off.mean(0))
-                held = np.where(alive.any(0), (off * alive).sum(0) / np.maximum(alive.sum(0), 1), np.nan)
-                kept[trial].setdefault(setting, []).append(np.stack([alive.mean(0), held]))
-        shown = {t: {s: [round(float(v[-1][h - 1]), 3) for h in case.at] for s, v in e.items()} for t, e in error.items()}
-        print(f"{name} seed {seed} gap {gaps[-1]:.2f}", json.dumps(shown), flush=True)
-    curves(case, error, out / f"morec-{name}.png")
-    of = lambda v, h, i: told(np.array([x[i][h - 1] for x in v]))
-    table = {
-        t: {
-            s: {
-                f"step {h}": {"error": told(np.array([x[h - 1] for x in e])), "not stopped": of(kept[t][s], h, 0),
-                              "error where not stopped": of(kept[t][s], h, 1)}
-                for h in case.at
-            }
-            for s, e in by.items()
-        }
-        for t, by in error.items()
-    }  # fmt: skip
-    return {"env": case.env, "gap": told(np.array(gaps)), "windows": count, "table": table}
+    given = transitions(collect(case.data(env.spec), env, steps, 8, keys.fold(key, "data")))
+    model, params = case.fit(given, key, debug)
+    learned = judge(given, key, debug)
+    found = {"gap": learned.gap[-1]}
+    size = jnp.asarray(np.maximum(given.obs.std(0), 1e-8), jnp.float32)
+    for trial, behaviour in {"as the data": case.data, case.other[0]: case.other[1]}.items():
+        new = collect(behaviour(env.spec), env, max(steps // 4, 8 * (case.horizon + 1)), 8, keys.fold(key, "new", trial))
+        obs, action = windows(new, case.horizon, count, keys.fold(key, "windows"))
+        for setting, (predicts, told_) in ways(model, params, learned.scorer, case.arrive).items():
+            off, stopped = (np.asarray(x) for x in replayed(predicts, told_, obs, action, size, keys.fold(key, "go")))
+            alive = ~np.logical_or.accumulate(stopped, 1)
+            held = np.where(alive.any(0), (off * alive).sum(0) / np.maximum(alive.sum(0), 1), np.nan)
+            found[f"{trial}/{setting}"] = np.stack([off.mean(0), alive.mean(0), held])
+    return found
 
 
-def curves(case: Case, error: dict[str, dict[str, list[np.ndarray]]], path: Path) -> None:
-    figure, axes = plt.subplots(1, len(error), figsize=(9, 3.4), layout="constrained")
-    for ax, (trial, by) in zip(axes, error.items(), strict=True):
-        for setting, v in by.items():
-            ax.plot(np.arange(1, case.horizon + 1), np.mean(v, 0), label=setting)
+def table(case: Case, found: list[dict[str, np.ndarray]], path: Path) -> dict[str, Any]:
+    """What the seeds come to; drawn to ``path``."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    out: dict[str, Any] = {"env": case.env, "gap": told(np.array([f["gap"] for f in found]))}
+    names = ("error", "not stopped", "error where not stopped")
+    for ax, trial in zip(axes, ("as the data", case.other[0]), strict=True):
+        out[trial] = {}
+        for place in [k for k in found[0] if k.startswith(f"{trial}/")]:
+            setting = place.split("/")[1]
+            values = np.array([f[place] for f in found])
+            at = {h: dict(zip(names, (told(values[:, i, h - 1]) for i in range(3)), strict=True)) for h in case.at}
+            out[trial][setting] = {f"step {h}": v for h, v in at.items()}
+            ax.plot(np.arange(1, case.horizon + 1), values[:, 0].mean(0), label=setting)
         ax.set(title=trial, xlabel="steps in the model", ylabel="error, standard deviations")
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)
+    return out
 
 
 def told(values: np.ndarray) -> dict[str, Any]:
@@ -250,16 +237,30 @@ def main() -> int:
     parser.add_argument("--part", choices=[*CASES], action="append", help="only these")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--preset", choices=("debug",))
+    parser.add_argument("--run-dir", type=Path, default=Path("runs/morec_models"), help="of the seeds; those there are kept")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     given = parser.parse_args()
     debug = given.preset == "debug"
-    seeds = 2 if debug else given.seeds
-    given.out.mkdir(parents=True, exist_ok=True)
+    folder = given.run_dir / "debug" if debug else given.run_dir
+    for place in (given.out, folder):
+        place.mkdir(parents=True, exist_ok=True)
     for part in given.part or CASES:
-        begun = time.monotonic()
-        found = along(part, seeds, debug, given.out)
-        own = {"seeds": seeds, "seconds": round(time.monotonic() - begun), "cores": os.cpu_count(), "jax": jax.__version__}
-        (given.out / f"morec-{part}.json").write_text(json.dumps({**own, **found}, indent=1) + "\n")
+        found: list[dict[str, np.ndarray]] = []
+        for seed in range(2 if debug else given.seeds):
+            file, begun = folder / f"{part}-{seed}.npz", time.monotonic()
+            if not file.exists():
+                np.savez(file, allow_pickle=False, **along(part, seed, debug))  # type: ignore[arg-type]
+            with np.load(file, allow_pickle=False) as kept:
+                found.append(dict(kept))
+            shown = {k: [round(float(v[0][h - 1]), 3) for h in CASES[part].at] for k, v in found[-1].items() if k != "gap"}
+            print(
+                f"{part} seed {seed}, {time.monotonic() - begun:.0f} s, gap {found[-1]['gap']:.2f}",
+                json.dumps(shown),
+                flush=True,
+            )
+            own = {"seeds": len(found), "cores": os.cpu_count(), "jax": jax.__version__}
+            told_ = {**own, **table(CASES[part], found, given.out / f"morec-{part}.png")}
+            (given.out / f"morec-{part}.json").write_text(json.dumps(told_, indent=1) + "\n")
     return 0
 
 
