@@ -4,7 +4,7 @@ that it is learned in tells nothing, and whether a policy is better for it.
     python experiments/reproduce/morec.py                              # all parts, ten seeds: about half an hour on two cores
     python experiments/reproduce/morec.py --part one_step --seeds 3
     python experiments/reproduce/morec.py --part policy --run-dir runs/box
-    python experiments/reproduce/morec.py --preset debug --out /tmp/x  # the same path at toy size
+    python experiments/reproduce/morec.py --preset debug --out runs/x  # the same path at toy size
 
 The data are 40 episodes of a noisy controller that holds -2: dense there, thin on the way down from 10, none elsewhere. Seeds
 draw data, ensemble and scorer anew. ``results/morec-PART.json`` has what is printed, ``results/morec-PART.png`` shows it.

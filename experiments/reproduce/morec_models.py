@@ -3,7 +3,7 @@ cart-pole and swimmer, as SINDy-RL has them.
 
     python experiments/reproduce/morec_models.py                       # all parts
     python experiments/reproduce/morec_models.py --part pendulum --seeds 3
-    python experiments/reproduce/morec_models.py --preset debug --out /tmp/x
+    python experiments/reproduce/morec_models.py --preset debug --out runs/x
 
 A model is replayed open loop along windows of new episodes: it begins where they begin, is given their actions, and is never
 told what they came to. Errors are root mean squares over the entries of an observation, in standard deviations of the data,
