@@ -1,10 +1,10 @@
-"""Convolutions that XLA's CPU backend computes well, with their gradients, wherever they stand.
+"""Convolutions of stride 2, and transposed ones, by such of stride 1, whose axes and whose gradients' axes lie in the one order
+for which XLA's CPU backend has fast code: [N, H, W, C] by [h, w, C, O]. It brings others into it outside of loops alone.
 
-It has fast code for those of stride 1 whose axes lie in one order, [N, H, W, C] by [h, w, C, O]. Others it brings into that
-order, but in a program's outermost computation alone: gradients of convolutions in a loop, where training is, would take some
-times as long as outside of it, and strided or dilated ones up to twenty times. So gradients here are written in that order, and
-strides of 2 become channels (Shi et al. 2016, "Real-Time Single Image and Video Super-Resolution", arXiv:1609.05158, their
-sub-pixel convolution): of squares of 2 x 2 pixels a kernel of k x k is one of (k / 2) x (k / 2). The numbers stay the same.
+Squares of 2 x 2 pixels become channels (Shi et al. 2016, "Real-Time Single Image and Video Super-Resolution",
+arXiv:1609.05158, their sub-pixel convolution), so a kernel of k x k becomes one of (k / 2) x (k / 2). Numbers stay the same.
+With gradients, in a loop on one core, encoder and decoder of 32 x 32 pictures (8 to 32 channels) take 0.95 and 0.7 of the time
+of strided ones, of 64 x 64 (16 to 128) 0.86 and 0.91, with 32 to 256 channels 1.08; outside of loops 0.5 to 0.95.
 """
 
 from __future__ import annotations

@@ -144,3 +144,30 @@ def test_a_batch_of_each():
     batch = sampler({}, None, {"a": data, "b": data}, jax.random.key(0))
     assert sampler.sources == ("a", "b") and not sampler.prioritised
     assert batch["long"].reward.shape == (2, 5) and batch["short"].reward.shape == (2, 3)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_interrupted_goes_on_bit_for_bit(tmp_path):
+    """While it adapts, with all that adapting has learned: encoder, critic, weights, their optimisers, the pairs."""
+    state, data = learned()
+    problem = Problem({"train": make(paired=True, second=0.8)}, {"data": data})
+    agent = agents.make("repo_adapt", None, problem, **SHORT)
+    options = Options(progress=False, log_every=1, checkpoint_cycles=1)
+
+    class Stop(Exception):
+        pass
+
+    def stop(line, now):
+        if line["kind"] == "train" and line["stage"] == "adapt" and line["cycle"] == 2:
+            raise Stop
+
+    whole = run(agent, problem, 1, options=QUIET, init_from=state)
+    with pytest.raises(Stop):
+        run(agent, problem, 1, tmp_path / "cut", options=options, init_from=state, callback=stop)
+    resumed = run(agent, problem, 1, tmp_path / "cut", options=options, init_from=state)
+    assert int(resumed.counts["updates"]) == int(whole.counts["updates"]) > 0
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(whole.agent.learned), jax.tree.leaves(resumed.agent.learned), strict=True
+    ):
+        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
+    assert same(whole.sources["pairs"].data, resumed.sources["pairs"].data)

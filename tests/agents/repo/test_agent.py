@@ -18,7 +18,7 @@ from rlx.agents.repo import behaviour, report, world
 from rlx.agents.repo.method import Method, Plan
 from rlx.agents.repo.networks import BEHAVIOUR, Net, seen_leaf
 from rlx.replay import Sequences
-from rlx.train import Options, run
+from rlx.train import Options, memory, run
 from rlx.types import Clock, Leaf, Problem, Row, Spec
 
 from .worlds import DOT, SHORT
@@ -361,6 +361,17 @@ def test_what_is_looked_at():
         net(Leaf((16, 8, 1), np.uint8, 0, 255))
     with pytest.raises(ValueError, match="actions that are vectors"):
         Net.of(made().config, Spec(vector, Leaf((), np.int32, 0, 2)))
+
+
+def test_memory_is_planned_before_anything_is_allocated():
+    """Of half a million pictures, at the paper's sizes; and what preset tiny takes, which is under 2 GB."""
+    given = Problem({"train": rlx.envs.make(DOT, size=64)})
+    needs = memory.needs(agents.make("repo", None, given), given)
+    row = 64 * 64 + 4 * (2 + 2 + 1) + 1  # the picture, state, action and reward, flags
+    assert needs["replay"] == 500_001 * row
+    given = Problem({"train": rlx.envs.make(DOT, size=32)})
+    needs = memory.needs(agents.make("repo", None, given, **agents.presets("repo")["tiny"]), given)
+    assert 30_000 * 1024 < needs["replay"] < sum(needs.values()) < 2 * 10**9
 
 
 def test_the_plan_is_of_whole_episodes():
