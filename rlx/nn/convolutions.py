@@ -67,10 +67,12 @@ plain.defvjp(_forward, _backward)
 
 
 def halving(x: Array, kernel: Array) -> Array:
-    """A convolution of stride 2 without padding: ``x`` [N, H, W, C] by ``kernel`` [k, k, C, O], k even, to [N, h, w, O], where
-    h = (H - k) // 2 + 1. For odd k a strided convolution is the faster."""
-    k, t = kernel.shape[0], kernel.shape[0] // 2
+    """A convolution of stride 2 without padding: ``x`` [N, H, W, C] by ``kernel`` [k, k, C, O] to [N, h, w, O], where
+    h = (H - k) // 2 + 1."""
+    k, t = kernel.shape[0], (kernel.shape[0] + 1) // 2
     h, w = ((side - k) // 2 + t for side in x.shape[1:3])
+    if k % 2:  # what the kernel's zeros meet
+        x = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
     weights = even(kernel).transpose(0, 2, 1, 3, 4, 5).reshape(t, t, -1, kernel.shape[-1])
     return plain(squares(x[:, : 2 * h, : 2 * w]), weights)
 
@@ -86,14 +88,15 @@ def doubling(x: Array, kernel: Array) -> Array:
     return unsquared(plain(around, weights))[:, : 2 * h + k - 2, : 2 * w + k - 2]
 
 
-class StridedConv(nn.Module):
-    """[..., H, W, C] to [..., h, w, ``features``] by `halving`, or ``up`` by `doubling`, of ``kernel`` x ``kernel``; and a
-    bias."""
+class Conv(nn.Module):
+    """[..., H, W, C] to [..., h, w, ``features``] by ``kernel`` x ``kernel``, `plain` (``stride`` 1), `halving` (2), or ``up``
+    by `doubling`; and a bias."""
 
     features: int
     kernel: int
     kernel_init: Initializer
     bias_init: Initializer = jax.nn.initializers.zeros
+    stride: int = 2
     up: bool = False
 
     @nn.compact
@@ -102,7 +105,8 @@ class StridedConv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape, float)
         bias = self.param("bias", self.bias_init, (self.features,), float)
         x, kernel, bias = promote_dtype(x, kernel, bias)
-        y = (doubling if self.up else halving)(x.reshape(-1, *x.shape[-3:]), kernel) + bias
+        by = doubling if self.up else halving if self.stride == 2 else plain
+        y = by(x.reshape(-1, *x.shape[-3:]), kernel) + bias
         return y.reshape(*x.shape[:-3], *y.shape[1:])
 
     if TYPE_CHECKING:

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rlx.nn.convolutions import Conv
 from rlx.nn.mlp import LayerNormMLP, orthogonal
 from rlx.types import Array, Key
 
@@ -29,10 +30,8 @@ class ConvTrunk(nn.Module):
     def __call__(self, x: Array) -> Array:
         if x.dtype == jnp.uint8:
             x = x.astype(jnp.float32) / 255.0 - 0.5
-        for stride in self.strides:
-            init = orthogonal(math.sqrt(2.0))
-            conv = nn.Conv(self.channels, (3, 3), (stride, stride), "VALID", kernel_init=init, param_dtype=float)
-            x = jax.nn.relu(conv(x))
+        for i, stride in enumerate(self.strides):
+            x = jax.nn.relu(Conv(self.channels, 3, orthogonal(math.sqrt(2.0)), stride=stride, name=f"Conv_{i}")(x))
         x = x.reshape(*x.shape[:-3], -1)
         return x if self.features is None else LayerNormMLP((self.features,), activate_last=True)(x)
 
@@ -53,10 +52,8 @@ class StridedTrunk(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         x = x.astype(jnp.float32) / 255.0
-        for kernel in STRIDED[: self.convolutions]:
-            init = orthogonal(math.sqrt(2.0))
-            conv = nn.Conv(self.channels, (kernel, kernel), (2, 2), "VALID", kernel_init=init, param_dtype=float)
-            x = jax.nn.relu(conv(x))
+        for i, kernel in enumerate(STRIDED[: self.convolutions]):
+            x = jax.nn.relu(Conv(self.channels, kernel, orthogonal(math.sqrt(2.0)), name=f"Conv_{i}")(x))
         return nn.Dense(self.features, kernel_init=orthogonal(1.0), param_dtype=float)(x.reshape(*x.shape[:-3], -1))
 
     @staticmethod

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rlx.nn.convolutions import StridedConv
+from rlx.nn.convolutions import Conv
 from rlx.nn.mlp import within
 from rlx.types import Array
 
@@ -39,7 +39,7 @@ class StridedConvs(nn.Module):
         x = centred(x)
         for i, width in enumerate(self.channels):
             bias = within((16 * x.shape[-1]) ** -0.5)
-            x = jax.nn.relu(StridedConv(width, 4, _FAN_IN, bias, name=f"Conv_{i}")(x))
+            x = jax.nn.relu(Conv(width, 4, _FAN_IN, bias, name=f"Conv_{i}")(x))
         x = x.reshape(*x.shape[:-3], -1)
         if self.features in (None, x.shape[-1]):
             return x
@@ -79,7 +79,7 @@ class ConvDecoder(nn.Module):
             left = len(kernels) - 1 - i
             out = self.depth * 2 ** (left - 1) if left else self.channels
             init = within((out * k * k) ** -0.5)  # PyTorch counts the outputs of a transposed convolution
-            conv = StridedConv(out, k, init, init, up=True, name=f"ConvTranspose_{i}")
+            conv = Conv(out, k, init, init, up=True, name=f"ConvTranspose_{i}")
             x = conv(jax.nn.relu(x) if i else x)
         return x
 

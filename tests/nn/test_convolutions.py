@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlx.nn.convolutions import StridedConv, doubling, halving, squares, unsquared
+from rlx.nn.convolutions import Conv, doubling, halving, squares, unsquared
 
 pytestmark = pytest.mark.usefixtures("all_bits")
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 CASES = [
-    (halving, lambda x, k: jax.lax.conv_general_dilated(x, k, (2, 2), "VALID", dimension_numbers=NUMBERS), (4, 6)),
+    (halving, lambda x, k: jax.lax.conv_general_dilated(x, k, (2, 2), "VALID", dimension_numbers=NUMBERS), (3, 4, 5, 6)),
     (doubling, lambda x, k: jax.lax.conv_transpose(x, k, (2, 2), "VALID", dimension_numbers=NUMBERS), (3, 5, 6)),
 ]
 
@@ -48,8 +48,9 @@ def test_modules_have_the_parameters_of_flax():
     """So what was learned by these is read by those."""
     init = jax.nn.initializers.normal()
     for ours, theirs in (
-        (StridedConv(4, 4, init, init), nn.Conv(4, (4, 4), (2, 2), "VALID")),
-        (StridedConv(4, 5, init, init, up=True), nn.ConvTranspose(4, (5, 5), (2, 2), "VALID")),
+        (Conv(4, 4, init, init), nn.Conv(4, (4, 4), (2, 2), "VALID")),
+        (Conv(4, 3, init, init, stride=1), nn.Conv(4, (3, 3), (1, 1), "VALID")),
+        (Conv(4, 5, init, init, up=True), nn.ConvTranspose(4, (5, 5), (2, 2), "VALID")),
     ):
         for lead in ((), (2,), (2, 3)):
             x = some(*lead, 6, 8, 3)
