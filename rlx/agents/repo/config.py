@@ -82,7 +82,7 @@ TINY: dict[str, Any] = {
     "n_envs": 4,
     "prefill": 1_000,
     "collect": 25,
-    "updates": 10,
+    "updates": 20,
     "batch": 16,
     "chunk": 20,
     "capacity": 100_000,
@@ -95,12 +95,15 @@ TINY: dict[str, Any] = {
     "horizon": 10,
     "model_lr": 1e-3,
     "probe_lr": 1e-3,
-    "actor_lr": 3e-4,
-    "value_lr": 3e-4,
+    "actor_lr": 1e-3,
+    "value_lr": 1e-3,
+    # values of 50 to 125 decisions: at 0.99 they are still on their way when a short run ends, and the actor saturates meanwhile
+    "discount": 0.95,
+    "entropy_coef": 0.1,
     "target_kl": 1.6,
-    # while the latent is empty the bound holds by itself, and the multiplier would fall to where it needs long to come back
-    "init_beta": 1e-2,
-    "least_beta": 1e-2,
+    # while the latent is empty the bound holds by itself, and the multiplier would fall to where nothing is asked of the prior
+    "init_beta": 3e-2,
+    "least_beta": 3e-2,
     "beta_lr": 3e-2,
     "slow_value": 0.02,
 }
