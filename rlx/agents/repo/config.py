@@ -97,7 +97,7 @@ TINY: dict[str, Any] = {
     "probe_lr": 1e-3,
     "actor_lr": 1e-3,
     "value_lr": 1e-3,
-    # values of 50 to 125 decisions: at 0.99 they are still on their way when a short run ends, and the actor saturates meanwhile
+    # at 0.99 values of 50 to 125 decisions are still on their way when a short run ends, and the actor saturates meanwhile
     "discount": 0.95,
     "entropy_coef": 0.1,
     "target_kl": 1.6,
