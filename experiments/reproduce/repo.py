@@ -1,13 +1,16 @@
 """What RePo's latent keeps under a distractor, whether its constraint holds, and what that does for control; beside Dreamer.
+And how much of what a distractor costs comes back by adapting the encoder.
 
     python experiments/reproduce/repo.py --part latent --run-dir runs/repo          # ridge probes of state and background
     python experiments/reproduce/repo.py --part constraint --run-dir runs/repo      # the divergence against its bound
     python experiments/reproduce/repo.py --part control --run-dir runs/repo         # returns without and with distractors
+    python experiments/reproduce/repo.py --part adapt --run-dir runs/repo           # returns after each way of adapting
     python experiments/reproduce/repo.py --part control --preset debug --run-dir runs/repo      # the same path at toy size
 
 ``latent`` and ``constraint`` learn from 20 000 random decisions of the pendulum before a moving background. ``control`` trains
-on one bank of backgrounds and evaluates on another, all seeds as one program. Pictures are 32 x 32 in grey. What each part
-found is in ``results/repo-<part>.json`` and ``.png``; what a file of ``control`` holds of other methods and backgrounds stays.
+on one bank of backgrounds and evaluates on another, all seeds as one program; what its file holds of other methods and
+backgrounds stays. ``adapt`` trains without a background, then adapts before one bank and evaluates before another. Pictures
+are 32 x 32 in grey. What each part found is in ``results/repo-<part>.json`` and ``.png``.
 """
 
 from __future__ import annotations
@@ -24,13 +27,21 @@ import numpy as np
 
 from rlx import agents, envs, keys, replay
 from rlx.agents.repo import PRESETS
-from rlx.agents.repo.report import behind, look, readable
+from rlx.agents.repo.report import behind, look, played, readable
 from rlx.envs.camera.distractors import HELD_OUT, video
 from rlx.train import Options, logging, run, stats
 from rlx.types import Clock, Members, Problem, Row
 
 # of 16 entries of state three nats would be free of what a small picture says in all
 METHODS: dict[str, dict[str, Any]] = {"repo": {}, "dreamer": {**PRESETS["dreamer"], "free_nats": 0.1}}
+WAYS: dict[str, dict[str, Any]] = {  # of adapting
+    "support": {},
+    "distribution": {"how": "distribution"},
+    "pairs alone": {"how": "none"},
+    "no pairs": {"calibration": "none"},
+    "random pairs": {"calibrate_by": "random"},
+    "by rewards": {"how": "finetune"},
+}
 KINDS = ("none", "video", "shuffled", "noise")
 SIZE = 32
 # rewards all over the square, and episodes that end soon after the middle is reached
@@ -38,9 +49,10 @@ OPTIONS: dict[str, dict[str, Any]] = {"rlx:point-mass": {"margin": 20.0, "time_l
 CLOCK = Clock(*map(jnp.int32, (0, 0, 0)))
 
 
-def world(name: str, kind: str, repeat: int, held_out: bool = False) -> Any:
+def world(name: str, kind: str, repeat: int, held_out: bool = False, paired: bool = False) -> Any:
     block = {"kind": kind, "held_out": held_out}
-    return envs.make(name, repeat=repeat, pixels="sdf", image=SIZE, grey=True, distractor=block, **OPTIONS.get(name, {}))
+    look = {"pixels": "sdf", "image": SIZE, "grey": True, "distractor": block, "paired": paired}
+    return envs.make(name, repeat=repeat, **look, **OPTIONS.get(name, {}))
 
 
 def agent_of(env: Any, given: argparse.Namespace, **settings: Any) -> Any:
@@ -175,6 +187,59 @@ def control(given: argparse.Namespace) -> dict[str, Any]:
     return {**page, "found": dict(sorted(found.items()))}
 
 
+# --------------------------------------------------------------------------------------------------------------- adaptation
+
+
+def evaluated(folder: Path, stage: str | None = None) -> float | None:
+    """The last evaluation's mean return, in ``stage``."""
+    lines = [x for x in logging.read(folder) if x["kind"] == "eval" and stage in (None, x["stage"])]
+    return float(lines[-1]["return_mean"]) if lines else None
+
+
+def adapt(given: argparse.Namespace) -> dict[str, Any]:
+    """Returns [seeds] without a background; before one, as the agent was ("as it was"), after each of `WAYS`, and after
+    learning on as RePo; and of the drop the share that came back, in means."""
+    clean = world(given.env, "none", given.repeat, paired=True)
+    film, other = (world(given.env, "video", given.repeat, held_out, paired=True) for held_out in (False, True))
+    preset, quiet = "debug" if given.preset == "debug" else "tiny", Options(progress=False)
+    steps = {} if given.preset == "debug" else {"env_steps": given.env_steps, "eval_every": given.env_steps}
+    few = agents.presets("repo_adapt")[preset]
+    returns: dict[str, list[float | None]] = {}
+
+    def note(name: str, value: float | None, seed: int) -> None:
+        returns.setdefault(name, []).append(value)
+        print(seed, name, value, flush=True)
+
+    for seed in range(given.seeds):
+        folder = given.run_dir / f"adapt-{given.env.removeprefix('rlx:')}-{seed}"
+        problem = Problem({"train": clean})
+        source = agents.make("repo", None, problem, **{**PRESETS[preset], **steps})
+        learned = run(source, problem, keys.root(seed), folder / "clean", options=quiet).agent
+        note("clean", evaluated(folder / "clean"), seed)
+        data = stored(played(source, clean, learned, 20, sizes(given)[0], seed))
+        for name, own in WAYS.items():
+            problem, place = Problem({"train": film, "eval": other}, {"data": data}), folder / name.replace(" ", "-")
+            agent = agents.make("repo_adapt", None, problem, **{**few, "eval_every": few["env_steps"], **own})
+            after = run(agent, problem, keys.root(seed), place, options=quiet, init_from=learned).agent.learned["params"]
+            moved = [
+                k for k, v in after.items() if not jax.tree.all(jax.tree.map(np.array_equal, v, learned.learned["params"][k]))
+            ]
+            if moved != ["encoder"]:
+                raise ValueError(f"{place} holds the run of another agent than {folder / 'clean'}: adapting moved {moved}.")
+            if name == "support":
+                note("as it was", evaluated(place, "calibrate"), seed)
+            note(name, evaluated(place, "adapt"), seed)
+        problem, more = Problem({"train": film, "eval": other}), few["env_steps"] + PRESETS[preset]["prefill"]
+        agent = agents.make("repo", None, problem, **{**PRESETS[preset], "env_steps": more, "eval_every": more})
+        run(agent, problem, keys.root(seed), folder / "on", options=quiet, init_from=learned)
+        note("RePo goes on", evaluated(folder / "on"), seed)
+    found = {k: {"returns": v, "mean": float(np.mean(v)), "interval": interval(np.array(v))} for k, v in returns.items()}
+    drop = found["clean"]["mean"] - found["as it was"]["mean"]
+    for line in found.values():
+        line["recovered"] = (line["mean"] - found["as it was"]["mean"]) / drop if drop else None
+    return {"env": given.env, "repeat": given.repeat, "seeds": given.seeds, "found": found}
+
+
 def interval(x: np.ndarray) -> list[float] | None:
     return None if len(x) < 2 else [*(stats.interval(x[:, None]) or ())]
 
@@ -203,21 +268,21 @@ def picture(part: str, page: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-PARTS = {"latent": latent, "constraint": constraint, "control": control}
+PARTS = {"latent": latent, "constraint": constraint, "control": control, "adapt": adapt}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=PARTS, required=True)
     parser.add_argument("--run-dir", type=Path, required=True)
-    parser.add_argument("--rows", type=int, default=20_000, help="latent, constraint: decisions of data")
+    parser.add_argument("--rows", type=int, default=20_000, help="latent, constraint, adapt: decisions of data")
     parser.add_argument("--updates", type=int, default=3_000, help="latent, constraint")
-    parser.add_argument("--env", default="rlx:point-mass", help="control")
-    parser.add_argument("--repeat", type=int, default=4, help="control: simulation steps of a decision")
+    parser.add_argument("--env", default="rlx:point-mass", help="control, adapt")
+    parser.add_argument("--repeat", type=int, default=4, help="control, adapt: simulation steps of a decision")
     parser.add_argument("--kind", choices=KINDS, action="append", help="control: only these backgrounds")
     parser.add_argument("--method", choices=METHODS, action="append", help="control: only these methods")
-    parser.add_argument("--env-steps", type=int, default=30_000, help="control")
-    parser.add_argument("--seeds", type=int, default=5, help="control")
+    parser.add_argument("--env-steps", type=int, default=30_000, help="control, adapt: of a run")
+    parser.add_argument("--seeds", type=int, default=5, help="control, adapt")
     parser.add_argument("--preset", choices=("debug",))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     given = parser.parse_args()

@@ -63,7 +63,7 @@ def start(
     hyper = {k: jnp.broadcast_to(jnp.asarray(given.get(k, v), jnp.float32), lead) for k, v in agent.hyper.items()}
     state = _mapped(lambda k, h: agent.init(keys.fold(k, "init"), h), placement)(root, hyper)
     if init_from is not None:
-        state = state._replace(learned=put(placement, _initial(init_from.learned, state.learned, here)))
+        state = state._replace(learned=put(placement, own(_initial(init_from.learned, state.learned, here))))
     sources = data_sources(agent, problem, placement)
     counts = {k: np.zeros(lead, np.int64) for k in (*COUNTS, "eval_steps")}
     each = () if total is None else (total,)

@@ -86,6 +86,9 @@ def test_a_run_begins_with_what_another_has_learned():
     np.testing.assert_array_equal(states.start(agent, problem, three, first).agent.learned["x"], [12.0] * 3)
     each = first._replace(learned={"x": np.array([1.0, 2.0, 3.0], np.float32), "noise": np.zeros(3, np.float32)})
     np.testing.assert_array_equal(states.start(agent, problem, three, each).agent.learned["x"], [1, 2, 3])
+    for _ in range(2):  # what a run began with is still there for the next one
+        run(agent, problem, jax.random.key(1), options=QUIET, init_from=first)
+    assert float(first.learned["x"]) == 12.0
     with pytest.raises(ValueError, match=r"init_from does not fit: \['noise'\] has shape \(3,\), that of toy here is \(\)"):
         run(agent, problem, 0, options=QUIET, init_from=each)
 
