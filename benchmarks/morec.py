@@ -23,9 +23,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from side_by_side import Peer, Work, by_turns, product_rate
+from side_by_side import Peer, Work, by_turns, nothing_to_learn, product_rate
 
-from rlx import agents, keys, replay
+from rlx import agents, keys
 from rlx.agents import morec
 from rlx.dynamics import EnsembleDynamics, as_env, bootstrap, ensemble, filtered, penalised, scorer
 from rlx.dynamics.filtered import by_reward
@@ -36,7 +36,7 @@ from rlx.train.host import device_state
 from rlx.train.placement import Placement
 from rlx.train.population import members
 from rlx.train.program import Program
-from rlx.types import Env, Leaf, Problem, Spec, Step
+from rlx.types import Problem, Step
 
 OBS, ACTIONS, LENGTH = 17, 6, 1_000
 PARTS = ("fit", "rollout", "scorer", "updates")
@@ -166,22 +166,6 @@ def scores(args: argparse.Namespace, peer: Peer | None) -> dict[str, Any]:
     return {**found, "transitions/s": {k: round(states_ * candidates * repeat / v) for k, v in found["s"].items()}}
 
 
-def problem(episodes: int) -> Problem:
-    rng = np.random.default_rng(0)
-    draw = lambda *shape: rng.standard_normal(shape, np.float32)
-    one = lambda: {"obs": draw(LENGTH + 1, OBS), "action": np.tanh(draw(LENGTH + 1, ACTIONS)), "reward": draw(LENGTH + 1),
-                   "terminated": np.zeros(LENGTH + 1, bool)}  # fmt: skip
-    arrive = lambda t, first: Step(jnp.zeros(OBS), jnp.float32(0), jnp.bool_(False), t >= LENGTH, jnp.bool_(first), {})
-    env = Env(
-        "bench:rows",
-        Spec(Leaf((OBS,)), Leaf((ACTIONS,), low=-1, high=1), {}, LENGTH),
-        (),
-        lambda params, key: (jnp.int32(0), arrive(jnp.int32(0), True)),
-        lambda params, t, action, key: (t + 1, arrive(t + 1, False)),
-    )
-    return Problem({"train": env}, {"data": replay.from_episodes([one() for _ in range(episodes)])})
-
-
 def ours(agent: Any, given: Problem, count: int | None) -> Work:
     """A block of updates of one run, or of each of ``count`` members, after one imagined rollout."""
     who: Any = keys.root(0) if count is None else members([(seed, {}) for seed in range(count)])
@@ -201,7 +185,7 @@ def ours(agent: Any, given: Problem, count: int | None) -> Work:
 def updates(args: argparse.Namespace, peer: Peer | None) -> dict[str, Any]:
     """A block of SAC on mixtures, sampling included, as a share of 1 000 updates."""
     n = 5 if args.debug else 100
-    given, members_ = problem(2 if args.debug else 100), 4
+    given, members_ = nothing_to_learn(OBS, ACTIONS, LENGTH, 2 if args.debug else 100), 4
     tiny: dict[str, Any] = {"dynamics.hidden": (8,), "starts": 200, "horizon": 5, "block": n, "updates": 1_000_000}
     agent = agents.make("morec", None, given, **{**tiny, **morec.PRESETS["unfiltered"]})
     work: dict[str, Work] = {"rlx": ours(agent, given, None), "four seeds": ours(agent, given, members_)}

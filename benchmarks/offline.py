@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,48 +27,22 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from side_by_side import Peer, Work, by_turns, compared, nothing_to_learn, updates_of
 
 from rlx import agents, envs, keys, replay
 from rlx.envs import batch, scores
 from rlx.keys import HostKey
 from rlx.train import Options, population
-from rlx.train import state as states
 from rlx.train.evaluate import evaluate_members
-from rlx.train.host import device_state
-from rlx.train.placement import Placement
-from rlx.train.population import members
-from rlx.train.program import Program
 from rlx.train.stats import estimate
-from rlx.types import Env, HostEnv, Leaf, Problem, Row, Spec, Step
+from rlx.types import Env, HostEnv, Problem, Row
 
 AGENTS = ("bc", "td3_bc", "iql")
 OBS, ACTIONS, LENGTH = 17, 6, 1_000
 
 
 # ----------------------------------------------------------------------------------------------------------------- the rows
-
-
-def synthetic(episodes: int) -> Problem:
-    """Rows of D4RL's shapes, in which there is nothing to learn, and an environment that has the same shapes."""
-    rng = np.random.default_rng(0)
-    draw = lambda *shape: rng.standard_normal(shape, np.float32)
-    one = lambda: {
-        "obs": draw(LENGTH + 1, OBS),
-        "action": np.tanh(draw(LENGTH + 1, ACTIONS)),
-        "reward": draw(LENGTH + 1),
-        "terminated": np.zeros(LENGTH + 1, bool),
-    }
-    arrive = lambda t, first: Step(jnp.zeros(OBS), jnp.float32(0), jnp.bool_(False), t >= LENGTH, jnp.bool_(first), {})
-    env = Env(
-        "bench:rows",
-        Spec(Leaf((OBS,)), Leaf((ACTIONS,), low=-1, high=1), {}, LENGTH),
-        (),
-        lambda params, key: (jnp.int32(0), arrive(jnp.int32(0), True)),
-        lambda params, t, action, key: (t + 1, arrive(t + 1, False)),
-    )
-    return Problem({"train": env}, {"data": replay.from_episodes([one() for _ in range(episodes)])})
 
 
 def columns(episodes: list[Row]) -> dict[str, np.ndarray]:
@@ -88,32 +61,18 @@ def columns(episodes: list[Row]) -> dict[str, np.ndarray]:
     return {name: np.concatenate(part) for name, part in parts.items()}
 
 
-class Peer:
-    """d3rlpy in its own interpreter."""
+class D3rlpy(Peer):
+    """d3rlpy in its own interpreter, with the rows in a file."""
 
-    def __init__(self, python: str, data: dict[str, np.ndarray], threads: int):
+    def __init__(self, python: str, data: Any):
         self.folder = tempfile.TemporaryDirectory()
         path = Path(self.folder.name) / "rows.npz"
-        np.savez(path, allow_pickle=False, **data)
-        script = str(Path(__file__).with_name("offline_peer.py"))
-        env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"CUDA_VISIBLE_DEVICES": ""}
-        pipe: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-        self.process = subprocess.Popen([python, script, str(path), str(threads)], cwd=self.folder.name, env=env, **pipe)
-        self.versions = self._answer()
-
-    def ask(self, **asked: Any) -> Any:
-        print(json.dumps(asked), file=self.process.stdin, flush=True)
-        return self._answer()
-
-    def _answer(self) -> Any:
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"the peer ended with exit code {self.process.wait()}: does its interpreter have d3rlpy?")
-        return json.loads(line)
+        np.savez(path, allow_pickle=False, **columns(replay.export(data)))
+        threads = str(len(os.sched_getaffinity(0)))
+        super().__init__(python, "offline_peer.py", str(path), threads, cwd=self.folder.name, env={"CUDA_VISIBLE_DEVICES": ""})
 
     def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
+        super().close()
         self.folder.cleanup()
 
 
@@ -130,49 +89,22 @@ def agent_of(name: str, problem: Problem, **more: Any) -> Any:
 # --------------------------------------------------------------------------------------------------------------- updates/s
 
 
-def ours(name: str, problem: Problem, n: int, count: int | None) -> Callable[[], Any]:
-    """A function that does ``n`` updates of one run, or of each of ``count`` members."""
-    agent = agent_of(name, problem, block=n)
-    who: Any = keys.root(0) if count is None else members([(seed, {}) for seed in range(count)])
-    placement = None if count is None else Placement.of(range(count), count)
-    run = states.start(agent, problem, who, None, placement)
-    program = Program(agent, problem, 0, states.frozen_data(problem), placement)
-    states.enter(program, run)
-    on_device = [device_state(program, run)]
-
-    def updates() -> None:
-        on_device[0] = program.phases((0,), on_device[0], run.key, 0)
-        jax.block_until_ready(on_device[0])
-
-    return updates
-
-
-def updates_part(python: str | None, n: int, rounds: int, episodes: int, population_of: int) -> dict[str, Any]:
-    problem = synthetic(episodes)
-    peer = Peer(python, columns(replay.export(problem.data["data"])), len(os.sched_getaffinity(0))) if python else None
+def updates_part(args: argparse.Namespace) -> dict[str, Any]:
+    problem = nothing_to_learn(OBS, ACTIONS, LENGTH, 2 if args.preset else 100)
+    peer = D3rlpy(args.peer, problem.data["data"]) if args.peer else None
     out: dict[str, Any] = dict(peer.versions) if peer else {}
     for name in AGENTS:
-        work = {"rlx": ours(name, problem, n, None), f"population_{population_of}": ours(name, problem, n, population_of)}
+        agent = agent_of(name, problem, block=args.block)
+        many = f"population_{args.members}"
+        work: dict[str, Work] = {"rlx": updates_of(agent, problem), many: updates_of(agent, problem, args.members)}
         if peer:
             peer.ask(make=name, seed=0, updates=10**6, settings=settings_of(name))
-            work["d3rlpy"] = lambda peer=peer: peer.ask(update=n)
-        times: dict[str, list[tuple[float, float]]] = {k: [] for k in work}
-        for i in range(rounds + 1):
-            for who, do in work.items():
-                begun, cpu = time.perf_counter(), time.process_time()
-                seconds = do() or (time.perf_counter() - begun, time.process_time() - cpu)
-                if i:
-                    times[who].append(seconds)
-        wall, cpus = ({who: float(np.median(np.array(v)[:, k])) for who, v in times.items()} for k in (0, 1))
-        for middle, suffix in ((wall, ""), (cpus, "_cpu")):
-            one = middle["rlx"]
-            out |= {f"{name}_updates_per_s{suffix}_{who}": round(n / middle[who], 1) for who in middle if "popul" not in who}
-            out[f"{name}_times_one{suffix}_population"] = round(middle[f"population_{population_of}"] / one, 2)
-            out |= {f"{name}_ratio{suffix}_d3rlpy": round(middle["d3rlpy"] / one, 2)} if peer else {}
-        print(json.dumps(out), file=sys.stderr, flush=True)
+            work["d3rlpy"] = lambda: peer.ask(update=args.block)
+        out[name] = compared(by_turns(work, args.rounds), args.block)
+        print(json.dumps({name: out[name]}), file=sys.stderr, flush=True)
     if peer:
         peer.close()
-    return out | {"members": population_of}
+    return out
 
 
 # ------------------------------------------------------------------------------------------------------------------ scores
@@ -202,7 +134,7 @@ def scores_part(args: argparse.Namespace) -> dict[str, Any]:
     env = envs.make(args.env)
     data = replay.from_episodes(replay.load(args.data))
     problem = Problem({"train": env}, {"data": data})
-    peer = Peer(args.peer, columns(replay.export(data)), len(os.sched_getaffinity(0))) if args.peer else None
+    peer = D3rlpy(args.peer, data) if args.peer else None
     scale = scores.reference(args.env)
     score = lambda returns: np.asarray(returns) if scale is None else scores.normalised(scale, returns)
     out: dict[str, Any] = {"env": args.env, "data": Path(args.data).name, "updates": args.updates, "seeds": args.seeds}
@@ -262,10 +194,7 @@ def main() -> int:
     if args.cores:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
     load = os.getloadavg()[0]
-    if args.part == "updates":
-        values = updates_part(args.peer, args.block, args.rounds, 2 if args.preset else 100, args.members)
-    else:
-        values = scores_part(args)
+    values = (updates_part if args.part == "updates" else scores_part)(args)
     values |= {"cores": len(os.sched_getaffinity(0)), "load_before": round(load, 2), "jax": jax.__version__}
     if args.out:
         args.out.write_text(json.dumps(values, indent=1) + "\n")

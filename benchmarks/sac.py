@@ -37,14 +37,14 @@ class GymView(gymnasium.Env):
     """The Gymnasium view of a host environment, for the peers."""
 
     def __init__(self, env: HostEnv, seed: int):
-        self.vec, self.env, self.step = env.make(1, "stop"), env, 0
+        self.vec, self.env, self.resets = env.make(1, "stop"), env, 0
         self.words = np.array([[0, seed]], np.uint32)
         box = lambda shape, size: gymnasium.spaces.Box(-size, size, shape, np.float32)
         self.observation_space, self.action_space = box(env.spec.obs.shape, np.inf), box(env.spec.action.shape, 1.0)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
-        self.step += 1
-        self.state, step = self.vec.reset(None, HostKey(self.words, 1, self.step))
+        self.resets += 1
+        self.state, step = self.vec.reset(None, HostKey(self.words, 1, self.resets))
         return step.obs[0], {}
 
     def step(self, action: np.ndarray) -> Any:

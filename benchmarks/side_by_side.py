@@ -1,5 +1,5 @@
-"""What benchmarks share that compare rlx with a peer in another interpreter: the peer's process, updates as the runner compiles
-them, rounds by turns, and how fast the machine is at matrix products."""
+"""What benchmarks share that compare rlx with a peer in another interpreter: the peer's process, data of given shapes, updates
+as the runner compiles them, rounds by turns, and how fast the machine is at matrix products."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlx import keys
+from rlx import keys, replay
 from rlx.train import state as states
 from rlx.train.host import device_state, put_back
 from rlx.train.placement import Placement
 from rlx.train.population import members
 from rlx.train.program import Program
-from rlx.types import Agent, Clock, Problem, Update
+from rlx.types import Agent, Clock, Env, Leaf, Problem, Row, Spec, Step, Update
 
 Work = Callable[[], Any]  # does a round; gives its seconds and the processor's, or None: then they are taken here
 
@@ -56,6 +56,24 @@ class Peer:
     def close(self) -> None:
         self.process.stdin.close()
         self.process.wait()
+
+
+def nothing_to_learn(obs: int, actions: int, length: int, episodes: int) -> Problem:
+    """Rows of such shapes as data, drawn at random, and an environment that has the same shapes."""
+    rng, n = np.random.default_rng(0), episodes * (length + 1)
+    first, no = np.arange(n) % (length + 1) == 0, np.zeros(n, bool)
+    draw = lambda *shape: rng.standard_normal(shape, np.float32)
+    rows = Row(draw(n, obs), draw(n), no, np.roll(first, -1), first, {}, np.tanh(draw(n, actions)), {}, ~no)
+    arrive = lambda t, first: Step(jnp.zeros(obs), jnp.float32(0), jnp.bool_(False), t >= length, jnp.bool_(first), {})
+    env = Env(
+        "bench:rows",
+        Spec(Leaf((obs,)), Leaf((actions,), low=-1, high=1), {}, length),
+        (),
+        lambda params, key: (jnp.int32(0), arrive(jnp.int32(0), True)),
+        lambda params, t, action, key: (t + 1, arrive(t + 1, False)),
+    )
+    data = replay.Dataset(rows, np.arange(episodes + 1) * (length + 1)).replay()
+    return Problem({"train": env}, {"data": data})
 
 
 def updates_of(agent: Agent, problem: Problem, count: int | None = None) -> Work:

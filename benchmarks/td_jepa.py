@@ -15,12 +15,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from side_by_side import Peer, by_turns, compared, of_update, parser, product_rate, report, updates_of
+from side_by_side import Peer, by_turns, compared, nothing_to_learn, of_update, parser, product_rate, report, updates_of
 
-from rlx import agents, config, replay
-from rlx.types import Env, Leaf, Problem, Row, Spec, Step
+from rlx import agents, config
+from rlx.types import Problem
 
 OBS, ACTIONS, LENGTH, EPISODES = 24, 6, 1_000, 200
 SIZES = ("small", "walker")
@@ -36,25 +35,6 @@ PEER = (
     "predictor_layers",
 )
 PEER += ("actor_hidden", "actor_layers", "heads", "discount", "lambda_psi", "tau")
-
-
-def problem() -> Problem:
-    """Rows of the walker's shapes, in which there is nothing to learn."""
-    rng, n = np.random.default_rng(0), EPISODES * LENGTH
-    first = np.arange(n) % LENGTH == 0
-    obs, action = rng.standard_normal((n, OBS), np.float32), np.tanh(rng.standard_normal((n, ACTIONS), np.float32))
-    no = np.zeros(n, bool)
-    rows = Row(obs, np.zeros(n, np.float32), no, np.roll(first, -1), first, {}, action, {}, ~no)
-    data = replay.Dataset(rows, np.arange(EPISODES + 1) * LENGTH).replay()
-    arrive = lambda t, first: Step(jnp.zeros(OBS), jnp.float32(0), jnp.bool_(False), t >= LENGTH, jnp.bool_(first), {})
-    env = Env(
-        "bench:rows",
-        Spec(Leaf((OBS,)), Leaf((ACTIONS,), low=-1, high=1), {}, LENGTH),
-        (),
-        lambda params, key: (jnp.int32(0), arrive(jnp.int32(0), True)),
-        lambda params, t, action, key: (t + 1, arrive(t + 1, False)),
-    )
-    return Problem({"train": env}, {"data": data})
 
 
 def measured(size: str, args: argparse.Namespace, given: Problem) -> dict[str, Any]:
@@ -87,7 +67,7 @@ def measured(size: str, args: argparse.Namespace, given: Problem) -> dict[str, A
 def main() -> int:
     flags = parser(__doc__, SIZES)
     flags.add_argument("--members", type=int, default=5, help="of the population at size small; 0: none")
-    args, given = flags.parse_args(), problem()
+    args, given = flags.parse_args(), nothing_to_learn(OBS, ACTIONS, LENGTH, EPISODES)
     return report(args, SIZES, lambda size: measured(size, args, given))
 
 
