@@ -9,8 +9,9 @@ And how much of what a distractor costs comes back by adapting the encoder.
 
 ``latent`` and ``constraint`` learn from 20 000 random decisions of the pendulum before a moving background. ``control`` trains
 on one bank of backgrounds and evaluates on another, all seeds as one program; what its file holds of other methods and
-backgrounds stays. ``adapt`` trains without a background, then adapts before one bank and evaluates before another. Pictures
-are 32 x 32 in grey. What each part found is in ``results/repo-<part>.json`` and ``.png``.
+backgrounds stays, and more ``--env-steps`` go on from what is there. ``adapt`` trains without a background, then adapts before
+one bank and evaluates before another. Pictures are 32 x 32 in grey. What each part found is in ``results/repo-<part>.json`` and
+``.png``.
 """
 
 from __future__ import annotations
@@ -171,7 +172,7 @@ def control(given: argparse.Namespace) -> dict[str, Any]:
         train, other = (world(given.env, kind, given.repeat, held_out) for held_out in (False, True))
         for name in given.method or METHODS:
             debug = given.preset == "debug"
-            steps = {} if debug else {"env_steps": given.env_steps, "eval_every": given.env_steps // 6}
+            steps = {} if debug else {"env_steps": given.env_steps, "eval_every": 5_000}
             size = PRESETS["debug" if debug else "tiny"]
             problem = Problem({"train": train, "eval": other})
             agent = agents.make("repo", None, problem, **{**size, **METHODS[name], **steps, "probe.enabled": False})

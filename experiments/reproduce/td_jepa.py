@@ -5,8 +5,9 @@
     python experiments/reproduce/td_jepa.py --run-dir runs/maze --preset debug # the same path at toy size
 
 Stand-in data: 200 000 decisions at random from anywhere, eight simulation steps each (`docs/methods/td_jepa.md` says why). All
-seeds of a method are one program; what is there already is not trained again. `results/td_jepa.json` holds the mean return of
-each task with its interval over seeds, of the last evaluation; `results/td_jepa.png` shows them.
+seeds of a method are one program; what is there already is not trained again, and more ``--updates`` go on from there.
+`results/td_jepa.json` holds the mean return of each task with its interval over seeds, of the last evaluation;
+`results/td_jepa.png` shows them.
 """
 
 from __future__ import annotations
@@ -61,11 +62,9 @@ def paid(data: Path, task: str) -> Path:
 
 def zero_shot(folder: Path, data: Path, method: str, seeds: int, size: list[str]) -> dict[str, np.ndarray]:
     """Returns of each task, [seeds], at the last evaluation."""
-    run_dir = folder / f"{method}-{seeds}"
-    if not (run_dir / "result.json").exists():
-        rlx("train", "td_jepa", "--env", ENV, "--repeat", REPEAT, "--data", data, *size, "--agent.features", method, "--seeds",
-        seeds,
-            "--no-video", "--no-progress", "--run-dir", run_dir)  # fmt: skip
+    run_dir, where = folder / f"{method}-{seeds}", ["--env", ENV, "--repeat", REPEAT, "--data", data]
+    how = ["--agent.features", method, "--seeds", seeds, "--no-video", "--no-progress", "--run-dir", run_dir]
+    rlx("train", "td_jepa", *where, *size, *how)
     last = [line for line in logging.read(run_dir) if line["kind"] == "eval"][-1]
     return {k.removeprefix("return/"): np.atleast_1d(v) for k, v in last.items() if k.startswith("return/")}
 
@@ -73,10 +72,10 @@ def zero_shot(folder: Path, data: Path, method: str, seeds: int, size: list[str]
 def per_task(folder: Path, data: Path, task: str, seeds: int, updates: int) -> np.ndarray:
     """TD3 on the rewards of one task, [seeds]: TD3+BC with next to no weight on imitation."""
     run_dir = folder / f"td3-{task}-{seeds}"
-    if not (run_dir / "result.json").exists():
-        rlx("train", "td3_bc", "--env", ENV, "--repeat", REPEAT, "--env-option", f"task={task}", "--data", paid(data, task),
-            "--agent.alpha", 1000, "--agent.discount", 0.97, "--agent.hidden", 128, 128, "--agent.updates", updates,
-            "--agent.eval-every", updates, "--seeds", seeds, "--no-video", "--no-progress", "--run-dir", run_dir)  # fmt: skip
+    where = ["--env", ENV, "--repeat", REPEAT, "--env-option", f"task={task}", "--data", paid(data, task)]
+    how = ["--agent.alpha", 1000, "--agent.discount", 0.97, "--agent.hidden", 128, 128, "--agent.updates", updates]
+    each = ["--agent.eval-every", min(updates, 2_500), "--seeds", seeds, "--no-video", "--no-progress", "--run-dir", run_dir]
+    rlx("train", "td3_bc", *where, *how, *each)
     last = [line for line in logging.read(run_dir) if line["kind"] == "eval"][-1]
     return np.atleast_1d(last["return_mean"])
 
@@ -116,7 +115,7 @@ def main() -> int:
     given = parser.parse_args()
     debug = given.preset == "debug"
     seeds, updates, steps = (2, 40, 20_000) if debug else (given.seeds, given.updates, given.steps)
-    each = [] if debug else ["--agent.updates", updates, "--agent.eval-every", max(1, updates // 3)]
+    each = [] if debug else ["--agent.updates", updates, "--agent.eval-every", 2_500]
     size = ["--preset", "debug" if debug else "small", *each]
     given.run_dir.mkdir(parents=True, exist_ok=True)
     data = maze_data(given.run_dir, steps)

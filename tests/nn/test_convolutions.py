@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlx.nn.convolutions import Conv, doubling, halving, squares, unsquared
+from rlx.nn.convolutions import Conv, doubling, halving, plain, squares, unsquared
 
 pytestmark = pytest.mark.usefixtures("all_bits")
 NUMBERS = ("NHWC", "HWIO", "NHWC")
@@ -42,6 +42,21 @@ def test_values_and_gradients_are_those_of_xla(ours, theirs, kernels):
             x, kernel = some(2, h, w, 3), some(k, k, 3, 4)
             wanted, found = both(theirs, x, kernel), both(ours, x, kernel)
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, wanted)
+
+
+@pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0)], ids=("pictures", "kernels", "both"))
+def test_members_are_what_each_is_alone(axes):
+    """Values and gradients, and members of members."""
+    x, kernel = some(3, 2, 5, 6, 2), some(3, 2, 2, 2, 4)
+    slopes = jax.grad(lambda x, kernel: jnp.sum(jnp.sin(plain(x, kernel))), (0, 1))
+    given = [v if axis == 0 else v[0] for v, axis in zip((x, kernel), axes, strict=True)]
+    found = jax.vmap(slopes, axes)(*given)
+    for i in range(3):
+        wanted = slopes(*(v if axis is None else v[i] for v, axis in zip(given, axes, strict=True)))
+        for ours, theirs in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(ours[i], theirs, rtol=1e-4, atol=1e-4)
+    twice = jax.vmap(jax.vmap(plain, (None, 0)), (0, None))(x, kernel)
+    np.testing.assert_allclose(twice[2, 1], plain(x[2], kernel[1]), rtol=1e-4, atol=1e-4)
 
 
 def test_modules_have_the_parameters_of_flax():
