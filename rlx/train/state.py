@@ -82,7 +82,7 @@ def check_initial(agent: Agent, problem: Problem, init_from: AgentState, members
     """Raises ValueError where ``init_from`` is not what ``agent`` begins with, of one run or of each of so many ``members``."""
     named = jax.tree_util.tree_leaves_with_path
     shapes = lambda tree, cut: {jax.tree_util.keystr(path): tuple(x.shape[cut:]) for path, x in named(tree)}
-    want = shapes(outline(agent, problem, 0)[0].learned, 0)
+    want = shapes(outline(agent, problem, -1)[0].learned, 0)
     one, each = shapes(init_from.learned, 0), shapes(init_from.learned, 1)
     of_each = members is not None and each == want and {len(x) for x in jax.tree.leaves(init_from.learned)} == {members}
     if one != want and not of_each:
@@ -198,7 +198,8 @@ def example_row(program: Program, state: AgentState, phase: Collect) -> Row:
 
 
 def outline(agent: Agent, problem: Problem, stage: int | None = None) -> tuple[AgentState, dict[str, Row]]:
-    """Shapes alone, of one member: the agent's state in ``stage`` (None: the last one) and a row of each buffer so far."""
+    """Shapes alone, of one member: the agent's state in ``stage`` (None: the last one; -1: before the first) and a row of each
+    buffer so far."""
     frozen = frozen_data(problem)
     hyper = {k: jnp.float32(v) for k, v in agent.hyper.items()}
     state = jax.eval_shape(lambda: agent.init(jax.random.key(0), hyper))

@@ -1,7 +1,8 @@
 """Fast adaptation (appendix E.7 of the paper): what was learned for all tasks goes on learning one of them, by TD3 on the
-dataset with that task's rewards::
+dataset with that task's rewards, and online on what it does itself::
 
     z <- the task's z, with the largest reward as ||z||^2
+    online: act for a while, then before each update once more;  half of a batch is of these decisions, half of the dataset
     Q_h(s, a) = T_h(phi(s), z, a)' z;    y <- r + discount min_h Q_h-(s', clip(pi(phi-(s'), z) + noise))
     T, phi <- down the gradient of (Q_h(s, a) - y)^2
     every other update: pi <- up Q_1, near the data where asked for;  targets <- a step of tau
@@ -18,16 +19,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlx import replay
 from rlx.agents.td_jepa import actor
+from rlx.agents.td_jepa.config import Config
+from rlx.agents.td_jepa.features.base import SOURCE
 from rlx.agents.td_jepa.networks import Net, Params
 from rlx.agents.td_jepa.tasks import Tasks
 from rlx.nn.optim import apply_gradients, optimizer, polyak
 from rlx.replay import Transitions
 from rlx.replay.buffer import overlaid
-from rlx.types import AgentState, Array, Clock, Key, Out, ReplayState, Sources
+from rlx.types import AgentState, Array, Clock, Collect, Key, Out, ReplayState, Sources, Stage, Update
 
 SMOOTHING, SMOOTHING_CLIP, DELAY = 0.2, 0.5, 2  # as TD3 has them
 CHUNK = 2**16  # rows that are scored together
+PREFILL, ADAPT = "prefill", "adapt"  # stages
+OWN, DATA_SHARE = "replay", 0.5  # the buffer of its own decisions; of a batch, what is of the dataset
 
 
 def scaled(z: Array, most: Array) -> Array:
@@ -62,12 +68,39 @@ def largest(tasks: Tasks, data: ReplayState) -> float:
     return max(float(tasks.scored(tasks.own, np, obs, action[: len(obs)]).max()) for obs, action in pairs)
 
 
+def room(c: Config, n: int, cycles: int) -> int:
+    """Rows per stream of its own decisions, of ``cycles`` with ``n`` updates.
+
+    Raises:
+        ValueError: ``adapt_capacity`` holds less than is collected at once.
+    """
+    each = lambda decisions: -(-decisions // c.n_envs)
+    most = max(each(c.adapt_prefill), each(n))
+    if each(c.adapt_capacity) < most:
+        raise ValueError(
+            f"td_jepa: adapt_capacity={c.adapt_capacity} does not hold what is collected at once, {most * c.n_envs} decisions "
+            "(adapt_prefill, or one for each update of a cycle); give at least that."
+        )
+    return min(each(c.adapt_capacity), each(c.adapt_prefill) + cycles * each(n))
+
+
 @dataclass(frozen=True)
 class Adaptation:
     """The functions of the stage; ``method`` is the agent's `rlx.agents.td_jepa.method.Method`, ``most`` the largest reward."""
 
     method: Any
     most: float
+
+    def stages(self, n: int, cycles: int) -> tuple[Stage, ...]:
+        """``cycles`` with ``n`` updates; online behind as many decisions."""
+        c = self.method.config
+        drawn = lambda source: replay.transitions(c.batch, source=source, stack=c.frames)
+        if not c.adapt_online:
+            return (Stage(ADAPT, cycles, (Update(n, drawn(SOURCE), self.update),), enter=self.enter),)
+        act = lambda decisions: Collect("train", -(-decisions // c.n_envs), OWN)
+        both = replay.mix([drawn(SOURCE), drawn(OWN)], DATA_SHARE)
+        first = Stage(PREFILL, 1, (act(c.adapt_prefill),), enter=self.enter)
+        return first, Stage(ADAPT, cycles, (act(n), Update(n, both, self.update)))
 
     @property
     def trained(self) -> list[str]:

@@ -31,9 +31,13 @@ class Config:
     updates: int = size(3_000_000, least=0, budget=True)  # in all, rounded up to whole intervals of evaluations
     adapt: int = size(0, least=0, budget=True)  # updates after that on the environment's own task, by TD3 on the dataset
     adapt_frozen: bool = False  # and the state encoder stays as it is then
+    adapt_online: bool = False  # and half of each batch are decisions of its own, one for each update
+    adapt_prefill: int = size(5_000, least=1)  # online: decisions before the first update
+    adapt_capacity: int = size(200_000, least=1)  # online: the newest decisions, that are kept
+    n_envs: int = size(1, least=1)  # online: streams side by side
     eval_every: int = size(250_000, least=1)  # updates between evaluations, each with tasks inferred anew
     eval_episodes: int = size(10, least=1)  # of each task
-    per_cycle: int = size(250, least=1)  # updates in one call of the device
+    per_cycle: int = size(250, least=1)  # updates in one call of the device; online, behind as many decisions
     batch: int = size(1024, least=2)
     inference: int = size(10_000, least=1)  # transitions that a task is inferred from
 

@@ -10,7 +10,7 @@ Learning", arXiv:2510.00739) and the methods that it is compared with::
         pi <- down the gradient of -T(phi(s), z, pi(s, z))' z, near the data where asked for      (new phi and T)
         targets (of phi, psi, T) <- a step of tau towards their networks
     before each evaluation: the z of each task, by least squares of its rewards on psi(s')
-    adapt, where asked for: TD3 from there on the environment's own task                                    (adapt.py)
+    adapt, where asked for: TD3 from there on the environment's own task, offline or online                 (adapt.py)
 
 One agent, whose setting ``features`` says which method: they share every other setting, so that methods are compared, swept and
 loaded alike. `ZeroShot` is what is asked of a trained one.
@@ -33,7 +33,7 @@ from rlx.agents.offline import rows_of
 from rlx.agents.offpolicy import obs_action_dims
 from rlx.agents.td_jepa import actor
 from rlx.agents.td_jepa import z as zs
-from rlx.agents.td_jepa.adapt import Adaptation, largest
+from rlx.agents.td_jepa.adapt import ADAPT, OWN, Adaptation, largest, room
 from rlx.agents.td_jepa.config import Config
 from rlx.agents.td_jepa.features import METHODS, Batch, Features, Given
 from rlx.agents.td_jepa.features.base import SOURCE
@@ -42,6 +42,7 @@ from rlx.agents.td_jepa.networks import Net, Params, common
 from rlx.agents.td_jepa.report import Report, Watch, watched
 from rlx.agents.td_jepa.tasks import GIVEN, Tasks, evaluations
 from rlx.config import hyper
+from rlx.envs import batch as streams_of
 from rlx.nn.images import push_frame, random_shift
 from rlx.nn.optim import apply_gradients, optimizer, polyak
 from rlx.types import (
@@ -49,7 +50,9 @@ from rlx.types import (
     AgentState,
     Array,
     Clock,
+    Env,
     Host,
+    HostEnv,
     Key,
     Leaf,
     Out,
@@ -64,7 +67,7 @@ from rlx.types import (
 
 CHUNK = 1024  # observations that are encoded together
 RATES = {"trunk_phi": "lr_phi", "phi": "lr_phi", "trunk_psi": "lr_psi", "psi": "lr_psi", "predictor": "lr_predictor"}
-PRETRAIN, ADAPT = "pretrain", "adapt"  # stages
+PRETRAIN = "pretrain"  # a stage
 ACTOR = {"actor": "lr_actor", "flow": "lr_flow"}
 
 
@@ -79,6 +82,7 @@ def make(config: Config, problem: Problem) -> Agent:
         method.init,
         method.act,
         stages(method, data),
+        **interaction(config, env),
         reads=(SOURCE, GIVEN),
         carry=method.carry,
         evals=evaluations(config, problem, method.tasks, {name: plan(config, n)[1] for name, n in budgets(config).items()}),
@@ -89,6 +93,14 @@ def make(config: Config, problem: Problem) -> Agent:
 def budgets(c: Config) -> dict[str, int]:
     """Updates by stage."""
     return {name: n for name, n in ((PRETRAIN, c.updates), (ADAPT, c.adapt)) if n}
+
+
+def interaction(c: Config, env: Env | HostEnv) -> dict[str, Any]:
+    """Streams and buffer of an `rlx.types.Agent` that adapts online."""
+    if not c.adapt_online:
+        return {}
+    n, _, cycles = plan(c, c.adapt)
+    return {"envs": {"train": streams_of(env, c.n_envs)}, "buffers": {OWN: replay.ring(room(c, n, cycles) + 1, c.n_envs)}}
 
 
 def plan(c: Config, updates: int) -> tuple[int, int, int]:
@@ -108,9 +120,7 @@ def stages(method: Method, data: ReplayState) -> tuple[Stage, ...]:
             phases = Update(n, method.features.sampler(), method.update), Host(method.infer, every)
             found.append(Stage(name, cycles, phases))
         else:
-            adaptation = Adaptation(method, largest(method.tasks, data))
-            sampler = replay.transitions(c.batch, source=SOURCE, stack=c.frames)
-            found.append(Stage(name, cycles, (Update(n, sampler, adaptation.update),), enter=adaptation.enter))
+            found += Adaptation(method, largest(method.tasks, data)).stages(n, cycles)
     return tuple(found)
 
 
@@ -146,6 +156,8 @@ class Method:
         features.check()
         if not (c.updates or c.adapt):
             raise ValueError("td_jepa: updates=0 and adapt=0 leave nothing to do.")
+        if c.adapt_online and not c.adapt:
+            raise ValueError("td_jepa: adapt_online=True says where adapting has its data from; adapt=0 does none.")
         if c.adapt and tasks.given:
             raise ValueError(f"td_jepa: adapt={c.adapt} takes rewards of all rows; the data {GIVEN!r} have those of some.")
         own = features.modules(actions)

@@ -123,9 +123,9 @@ def _checked(given: Any) -> tuple[str, ...]:
 def evaluations(c: Config, problem: Problem, tasks: Tasks, every: dict[str, int]) -> tuple[Eval, ...]:
     """By stage, which has them ``every`` so many cycles. While it learns for all tasks: these as one batch where the
     environment says by a parameter which of them pays, each stream with its own z; else each on the environment of its name,
-    or the only one on that which there is. While it adapts: the environment's own."""
-    where = "eval" if "eval" in problem.envs else "train"
-    adapted = [Eval(stage, where, c.eval_episodes, k, stages=(stage,)) for stage, k in every.items() if stage == "adapt"]
+    or the only one on that which there is. While it adapts: the environment's own; online also before the first update."""
+    where, when = "eval" if "eval" in problem.envs else "train", ("prefill", "adapt") if c.adapt_online else ("adapt",)
+    adapted = [Eval(stage, where, c.eval_episodes, k, stages=when) for stage, k in every.items() if stage == "adapt"]
     return (*(e for stage, k in every.items() if stage != "adapt" for e in _of_all(c, problem, tasks, k, stage)), *adapted)
 
 

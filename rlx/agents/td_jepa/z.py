@@ -5,6 +5,7 @@ Inference is on the host in float64, by singular values, so that features which 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -84,20 +85,25 @@ def preferred(first: Any, second: Any, labels: Any, steps: int = STEPS) -> np.nd
     over a free vector (FB-PbRL). The temperature t is 0.2, as is its authors'. It begins at the mean difference."""
     with jax.enable_x64(True):
         one, two = (jnp.asarray(brought_to_sphere(e)) / np.sqrt(np.shape(e)[-1]) for e in (first, second))
-        label = jnp.asarray(labels, jnp.float64)[:, None]
-        start = ((2 * label - 1) * (one - two)).mean(0)
+        return brought_to_sphere(_searched(one, two, jnp.asarray(labels, jnp.float64), steps))
 
-        def loss(z: Array) -> Array:
-            unit = z / jnp.sqrt((z**2).sum() + 1e-24)
-            odds = jax.nn.log_softmax(jnp.stack([one @ unit, two @ unit], -1) / TEMPERATURE)
-            return -(label[:, 0] * odds[:, 0] + (1 - label[:, 0]) * odds[:, 1]).mean()
 
-        adam = optax.adam(STEP_SIZE)
+@partial(jax.jit, static_argnums=3)
+def _searched(one: Array, two: Array, label: Array, steps: int) -> Array:
+    """What Adam finds after so many steps, for embeddings [P, d] of norm 1."""
+    start = ((2 * label[:, None] - 1) * (one - two)).mean(0)
 
-        def step(carry: tuple, _: None) -> tuple[tuple, None]:
-            z, state = carry
-            updates, state = adam.update(jax.grad(loss)(z), state)
-            return (optax.apply_updates(z, updates), state), None
+    def loss(z: Array) -> Array:
+        unit = z / jnp.sqrt((z**2).sum() + 1e-24)
+        odds = jax.nn.log_softmax(jnp.stack([one @ unit, two @ unit], -1) / TEMPERATURE)
+        return -(label * odds[:, 0] + (1 - label) * odds[:, 1]).mean()
 
-        begun = start / jnp.sqrt((start**2).sum() + 1e-24)
-        return brought_to_sphere(jax.jit(lambda c: jax.lax.scan(step, c, None, steps)[0][0])((begun, adam.init(begun))))
+    adam = optax.adam(STEP_SIZE)
+
+    def step(carry: tuple, _: None) -> tuple[tuple, None]:
+        z, state = carry
+        updates, state = adam.update(jax.grad(loss)(z), state)
+        return (optax.apply_updates(z, updates), state), None
+
+    begun = start / jnp.sqrt((start**2).sum() + 1e-24)
+    return jax.lax.scan(step, (begun, adam.init(begun)), None, steps)[0][0]

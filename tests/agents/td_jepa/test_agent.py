@@ -333,6 +333,48 @@ def test_a_run_adapts_after_it_has_learned():
     assert np.isfinite(state.agent.learned["adapted"]).all()
 
 
+def test_adapting_online_acts_for_a_while_and_then_once_an_update():
+    agent, _ = made(adapt=6, updates=0, adapt_online=True, adapt_prefill=5, n_envs=2)
+    first, later = agent.stages
+    assert [(p.env, p.steps, p.into) for p in (first.phases[0], later.phases[0])] == [
+        ("train", 3, "replay"),
+        ("train", 1, "replay"),
+    ]
+    assert (later.cycles, later.phases[1].n, agent.buffers["replay"].capacity) == (4, 2, 3 + 4 + 1)
+    assert agent.evals[0].stages == ("prefill", "adapt")
+    assert made(adapt=6, adapt_online=True, adapt_capacity=6_000)[0].buffers["replay"].capacity == 5_000 + 8 + 1
+    with pytest.raises(ValueError, match="adapt_capacity=4_?000 does not hold"):
+        made(adapt=6, adapt_online=True, adapt_capacity=4_000)
+    with pytest.raises(ValueError, match="adapt=0 does none"):
+        made(adapt_online=True)
+
+
+@pytest.mark.slow
+def test_adapting_online_learns_half_of_what_the_policy_does_for_its_own_task():
+    still = {"adapt_frozen": True, "lr_actor": 0.0, "actor_std": 0.0}
+    agent, given = made(adapt=4, updates=0, adapt_online=True, adapt_prefill=8, n_envs=2, **still)
+    lines, begun = [], started(agent)
+    begun = begun._replace(learned={**begun.learned, "tasks": jnp.eye(8, 4) + 0.5})
+    note = lambda line, state: lines.append(dict(line))
+    state = run(agent, given, 0, init_from=begun, options=QUIET, callback=note)
+    assert [line["eval"] for line in lines if line["kind"] == "eval"] == [
+        "adapt",
+        "adapt",
+    ]  # before the first update, after all
+    assert int(state.counts["env_steps"]) == 8 + 4 and int(state.counts["updates"]) == 4
+    learned, net = state.agent.learned, agent.report.method.net
+    own = [rows for rows in agent.buffers["replay"].export(state.sources["replay"])]
+    obs, action = (np.concatenate([np.asarray(x)[:-1] for x in (getattr(e, k) for e in own)]) for k in ("obs", "action"))
+    z = np.broadcast_to(learned["adapted"], (len(obs), 4))
+    np.testing.assert_allclose(action, net.pi(learned["params"], net.phi(learned["params"], obs), z), atol=1e-5)
+
+    drawn = agent.stages[-1].phases[1].sample(state.agent.hyper, CLOCK, {**given.data, **state.sources}, jax.random.key(0))
+    of_data, mine = (np.asarray(drawn.index[k].t) >= 0 for k in ("data", "replay"))
+    np.testing.assert_array_equal(of_data, np.arange(16) < 8)
+    np.testing.assert_array_equal(mine, ~of_data)
+    assert {tuple(x) for x in np.asarray(drawn.obs)[mine]} <= {tuple(x) for x in obs}
+
+
 # --------------------------------------------------------------------------------------------------------------------- tasks
 
 
