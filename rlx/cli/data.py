@@ -27,7 +27,7 @@ ACTIONS = {
     "info": "what a file holds, what is odd about it, and a picture of returns and lengths",
     "convert": "any layout into rlx's own: a folder of shards, or a file where --out ends in .npz",
     "demos": "episodes in which a scripted expert does the task (--env), for methods that begin with some",
-    "gen-pref": "two tasks to see preferences move from one to the other (--recipe), without a simulator",
+    "gen-pref": "two tasks to see preferences move from one to the other (--recipe)",
     "slice": "some of the episodes: the first, the best, those of a length, at random",
     "score": "returns of its episodes, from random actions (0) to experts (100); or what a model makes of it (--model)",
     "reference": "keep its mean return as that of random actions, or of an expert (--of), for scores from now on",

@@ -43,27 +43,46 @@ def _push_lite(env: Env | HostEnv, options: Mapping[str, Any]) -> Expert:
     return lambda obs, physics: push_lite.expert(jnp, physics[:, :3], physics[:, 3:5])  # qpos: finger, puck
 
 
-def _meta_world(env: Env | HostEnv, options: Mapping[str, Any]) -> Expert:
-    """Meta-World's own scripts, on its observation of 39 numbers."""
-    from metaworld.policies import ENV_POLICY_MAP  # is there: the environment was made
+def meta_world_tasks() -> list[str]:
+    """Of which there is a script. Raises ValueError where Meta-World is not installed."""
+    try:
+        from metaworld.policies import ENV_POLICY_MAP
+    except ImportError as error:
+        raise ValueError("Meta-World's scripts need metaworld: pip install 'rlx[metaworld]'.") from error
+    return sorted(ENV_POLICY_MAP)
 
-    task = str(options.get("env_name", ""))
-    if task not in ENV_POLICY_MAP:
-        raise ValueError(f"{env.name} with env_name={task!r} has no script; there are {', '.join(sorted(ENV_POLICY_MAP))}.")
+
+def meta_world(task: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Meta-World's own script of ``task``: of observations [W, 39] actions float64 [W, 4], which may leave the box.
+
+    Raises:
+        ValueError: Meta-World is not installed, or has no script of the task.
+    """
+    if task not in meta_world_tasks():
+        raise ValueError(f"Meta-World has no script of the task {task!r}; there are {', '.join(meta_world_tasks())}.")
+    from metaworld.policies import ENV_POLICY_MAP
+
+    made: Any = ENV_POLICY_MAP[task]  # type: ignore[abstract]
+    script = made()
+
+    def act(obs: np.ndarray) -> np.ndarray:
+        with warnings.catch_warnings():  # that its actions leave the box
+            warnings.simplefilter("ignore")
+            return np.stack([script.get_action(row) for row in np.asarray(obs, np.float64)])
+
+    return act
+
+
+def _meta_world(env: Env | HostEnv, options: Mapping[str, Any]) -> Expert:
+    """The script as it acts there, on the observation of 39 numbers, within the box."""
+    script = meta_world(str(options.get("env_name", "")))
     leaf = env.spec.obs if isinstance(env.spec.obs, Leaf) else env.spec.obs.get("state")
     if not isinstance(leaf, Leaf) or leaf.shape != (39,):
         raise ValueError(
             f"Meta-World's script looks at its 39 numbers, as the observation or as its 'state'; there are "
             f"{described(env.spec.obs)}."
         )
-    script: Any = ENV_POLICY_MAP[task]  # type: ignore[abstract]
-    script = script()
-
-    def on_host(state: np.ndarray) -> np.ndarray:
-        with warnings.catch_warnings():  # that its actions leave the box, in which they are clipped
-            warnings.simplefilter("ignore")
-            actions = [script.get_action(row) for row in np.asarray(state, np.float64)]
-        return np.clip(np.stack(actions), -1, 1).astype(np.float32)
+    on_host = lambda state: np.clip(script(state), -1, 1).astype(np.float32)
 
     def act(obs: PyTree, physics: Array) -> Array:
         state = obs["state"] if isinstance(obs, dict) else obs

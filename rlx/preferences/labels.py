@@ -25,6 +25,7 @@ from rlx.types import Array
 
 KINDS = ("oracle", "random", "cpa", "cpa+fewshot", "sim", "dis")
 CARRIED = ("cpa", "cpa+fewshot", "sim", "dis")
+DISCOUNT = 0.99  # of the return of a piece
 
 
 class Source(NamedTuple):
@@ -97,6 +98,21 @@ def carried(kind: str, source: Source, target: Trajectories, settings: Settings)
 def by_returns(found: Episodes, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """float64 [P]: 1 where the second episode's true return is larger, 0.5 where they are equal."""
     return 0.5 + 0.5 * np.sign(found.returns[second] - found.returns[first])
+
+
+def of_pieces(found: Episodes, count: int, steps: int, rng: np.random.Generator, discount: float = DISCOUNT) -> Preferences:
+    """``count`` random pairs of pieces of ``steps`` decisions anywhere, the second preferred where its discounted return is the
+    larger one, as the scripted labels of inverse preference learning are (Hejna and Sadigh 2023, arXiv:2305.15363).
+
+    Raises:
+        ValueError: no episode is as long.
+    """
+    episode, start = pairs.places(found.steps, steps)
+    which = rng.integers(len(episode), size=(2, count))
+    arrival = found.begin[episode[which]] + start[which] + 1  # rewards belong to it
+    value = found.reward[arrival[..., None] + np.arange(steps)] @ discount ** np.arange(steps)
+    y = 0.5 + 0.5 * np.sign(value[1] - value[0])
+    return pairs.preferences(episode[which], y, steps, start=start[which], source="script")
 
 
 def label(

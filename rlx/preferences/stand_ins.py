@@ -3,9 +3,11 @@
 "toy": paths in the plane of graded quality; the target's are rotated, scaled and shifted (`toy_quality`), and a decision
 pays how good its path is. There is no environment of it.
 
-"point-mass": the physics of `rlx:point-mass`, without its own task. The source's task is to get far along x, the target's
-along y: a decision pays the velocity in that direction. Behaviour is of graded quality: a push that way, and noise that is
-0.1, 0.5, 1 or 2 of it, or noise alone, by turns. One compiled program rolls out all episodes.
+"point-mass": the source's task is to get far along x, the target's along y (`rlx:point-mass` with ``along``). Behaviour is of
+graded quality: a push that way, and noise that is 0.1, 0.5, 1 or 2 of it, or noise alone, by turns. One compiled program rolls
+out all episodes.
+
+"metaworld" and "metaworld-mixed" are those of `rlx.preferences.meta_world`.
 """
 
 from __future__ import annotations
@@ -44,36 +46,32 @@ def _paid(paths: Trajectories, quality: np.ndarray) -> Episodes:
 
 def point_mass(count: int, steps: int, seed: int = 0) -> tuple[Episodes, Episodes]:
     """Source (along x) and target (along y), from the middle of the square."""
-    env = make("rlx:point-mass")
-    assert isinstance(env, Env)
     root = keys.root(seed)
-    source, target = (_pushed(env, count, steps, i, keys.fold(root, name)) for i, name in enumerate(("source", "target")))
+    source, target = (_pushed(count, steps, i, keys.fold(root, name)) for i, name in enumerate(("source", "target")))
     return source, target
 
 
-def _pushed(env: Env, count: int, steps: int, axis: int, key: Key) -> Episodes:
-    way = jnp.eye(2)[axis]
+def _pushed(count: int, steps: int, axis: int, key: Key) -> Episodes:
+    env, way = make("rlx:point-mass", along="xy"[axis], time_limit=steps), jnp.eye(2)[axis]
+    assert isinstance(env, Env)
     noise = jnp.array([*NOISE, 1.0])[jnp.arange(count) % (len(NOISE) + 1)]
     push = (jnp.arange(count) % (len(NOISE) + 1) < len(NOISE)).astype(jnp.float32)
 
-    def episode(key: Key, noise: Array, push: Array) -> tuple[Array, Array]:
-        state, first = env.reset(env.params, keys.fold(key, "reset"))
-        state = state._replace(x=jnp.zeros_like(state.x))
-
-        def step(carry: tuple, t: Array) -> tuple[tuple, tuple[Array, Array]]:
-            state, obs = carry
+    def episode(key: Key, noise: Array, push: Array) -> tuple[Array, Array, Array]:
+        def step(carry: tuple, t: Array) -> tuple[tuple, tuple[Array, Array, Array]]:
+            state, now = carry
             random = noise * jax.random.normal(keys.fold(key, "noise", t), (2,))
             action = jnp.clip(0.5 * push * way + 0.5 * random, -1.0, 1.0)
             state, after = env.step(env.params, state, action, keys.fold(key, "step", t))
-            return (state, after.obs), (obs, action)
+            return (state, after), (now.obs, action, now.reward)
 
-        (_, last), (obs, action) = jax.lax.scan(step, (state, jnp.zeros_like(first.obs)), jnp.arange(steps))
-        return jnp.concatenate([obs, last[None]]), jnp.concatenate([action, jnp.zeros((1, 2))])
+        (_, last), told = jax.lax.scan(step, env.reset(env.params, keys.fold(key, "reset")), jnp.arange(steps))
+        obs, action, reward = told
+        joined = lambda x, end: jnp.concatenate([x, end[None]])
+        return joined(obs, last.obs), joined(action, jnp.zeros(2)), joined(reward, last.reward)
 
     each = jax.vmap(lambda i, *how: episode(keys.fold(key, "episode", i), *how))
-    obs, action = (np.asarray(x) for x in jax.jit(each)(jnp.arange(count), noise, push))
-    reward = obs[..., 2 + axis].copy()  # of arriving: the velocity that way
-    reward[:, 0] = 0.0
+    obs, action, reward = (np.asarray(x) for x in jax.jit(each)(jnp.arange(count), noise, push))
     return [
         {"obs": o, "action": a, "reward": r, "terminated": np.zeros(steps + 1, bool)}
         for o, a, r in zip(obs, action, reward, strict=True)

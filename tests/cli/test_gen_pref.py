@@ -1,13 +1,16 @@
-"""`rlx data gen-pref`: both recipes, and what transport makes of them."""
+"""`rlx data gen-pref`: its recipes, and what transport makes of them."""
 
 from __future__ import annotations
+
+import sys
 
 import numpy as np
 import pytest
 
-from rlx import replay
+from rlx import envs, keys, replay
 from rlx.cli import main
-from rlx.preferences import pairs, stand_ins
+from rlx.preferences import meta_world, pairs, stand_ins
+from rlx.types import Row
 
 from .test_commands import result_of
 
@@ -44,3 +47,61 @@ def test_labels_move_from_one_to_the_other(recipe, tmp_path, capsys):
     assert main(["pref", "transfer", *given, *more]) == 0
     assert result_of(capsys.readouterr().out)["accuracy"] > 0.6
     assert main(command) == 2 and "is there already" in capsys.readouterr().err
+    meta = replay.load(out / "target.npz").meta
+    if recipe == "point-mass":  # a policy can be tried where the data are from
+        assert (meta["env"], meta["env_options"], meta["time_limit"]) == ("rlx:point-mass", {"along": "y"}, 20)
+
+
+@pytest.mark.slow
+def test_meta_worlds_scripts_with_noise(tmp_path, capsys):
+    pytest.importorskip("metaworld")
+    out, tasks = tmp_path / "pair", {"source": "door-close-v3", "target": "reach-v3"}
+    words = ["data", "gen-pref", "--recipe", "metaworld", "-o", str(out), "--steps", "40", "--episodes", "5", "--no-progress"]
+    assert main([*words, *(w for k, v in tasks.items() for w in (f"--{k}-task", v))]) == 0
+    assert result_of(capsys.readouterr().out)["pairs"] == 10
+    for name, task in tasks.items():
+        data = replay.load(out / f"{name}.npz")
+        assert data.rows.obs.shape == (5 * 41, 39) and data.meta["env_options"] == {"env_name": task}
+        assert np.abs(data.rows.action).max() <= 1 and "success" in data.rows.info
+    reached = data.returns  # reach: the nearer to the goal the better
+    assert min(reached[:2]) > max(reached[3:])
+
+
+@pytest.mark.slow
+def test_meta_worlds_scripts_mixed():
+    pytest.importorskip("metaworld")
+    found = meta_world.mixed("reach-v3", 5, 60, keys.root(0))
+    assert [len(e.reward) for e in found] == [61] * 5  # so much noise lets nobody stay at the goal
+    returns = [float(e.reward.sum()) for e in found]
+    assert min(returns[0], returns[4]) > max(returns[2:4])  # the script; uniform actions and another task's script
+    assert (found[0].obs[0, 36:39] != found[4].obs[0, 36:39]).any()  # another layout
+    assert pairs.episodes(replay.from_episodes(found)).steps.tolist() == [60] * 5
+
+
+def test_an_episode_ends_when_the_task_has_been_done_for_a_while():
+    success = np.r_[np.zeros(4), np.ones(10), np.zeros(3), np.ones(40)].astype(np.float32)
+    rows = len(success)
+    zero = np.zeros(rows)
+    row = Row(zero[:, None], zero, zero > 0, zero > 0, np.arange(rows) == 0, {"success": success}, zero[:, None], {}, zero == 0)
+    cut = meta_world.until_done(row)
+    assert len(cut.reward) == 4 + 10 + 3 + 15 and cut.info["success"].sum() == meta_world.ENOUGH == 25
+    short = meta_world.until_done(row._replace(info={"success": zero}))
+    assert len(short.reward) == rows
+
+
+def test_a_layout_that_is_another_leaves_the_hand():
+    mistaken = meta_world.elsewhere(np.arange(39.0), -np.arange(39.0))
+    hand = [0, 1, 2, 3, 18, 19, 20, 21]
+    assert np.flatnonzero(mistaken > 0).tolist() == hand[1:] and (mistaken[4:18] == -np.arange(4, 18)).all()
+
+
+def test_without_meta_world_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "metaworld.policies", None)
+    with pytest.raises(ValueError, match=r"need metaworld: pip install 'rlx\[metaworld\]'"):
+        meta_world.graded("reach-v3", 2, 5, keys.root(0))
+
+
+def test_a_task_without_script_is_named(monkeypatch):
+    monkeypatch.setattr(envs.experts, "meta_world_tasks", lambda: ["reach-v3"])
+    with pytest.raises(ValueError, match="no script of the task 'reach-v2'; there are reach-v3"):
+        envs.experts.meta_world("reach-v2")

@@ -104,6 +104,19 @@ def test_how_far_rewards_of_the_point_mass_reach():
         rlx.envs.make("rlx:point-mass", margin=0)
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_getting_far_along_an_axis(axis):
+    env = rlx.envs.make("rlx:point-mass", along="xy"[axis])
+    state, first = env.reset(env.params, jax.random.key(3))
+    np.testing.assert_array_equal(first.obs, np.zeros(4))
+    _, arrived = env.step(env.params, state, jnp.array([1.0, -0.5]), jax.random.key(0))
+    speed = 0.02 / 0.3 * np.array([1.0, -0.5])  # force over mass, for one step from rest
+    np.testing.assert_allclose(arrived.obs, [*(0.02 * speed), *speed], rtol=1e-6)
+    np.testing.assert_allclose(arrived.reward, speed[axis], rtol=1e-6)
+    with pytest.raises(ValueError, match="along='z' is the way to go"):
+        rlx.envs.make("rlx:point-mass", along="z")
+
+
 @pytest.mark.parametrize("name", [n for n in NAMES if "probe" not in n and n != "rlx:push-lite"])  # which OpenGL draws
 def test_pictures(name):
     env = rlx.envs.make(name)

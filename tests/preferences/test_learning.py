@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rlx import replay
-from rlx.preferences import learning, models, pairs
+from rlx.preferences import labels, learning, models, pairs
 from rlx.preferences.learning import Coefs, Training
 from rlx.preferences.models import Judged, PreferenceTransformer, RewardMLP
 from rlx.replay.datasets import Pairs
@@ -93,6 +93,21 @@ def test_pairs_are_chosen_once_each():
 
 
 # -------------------------------------------------------------------------------------------------------------------- losses
+
+
+def test_pieces_are_compared_by_their_discounted_rewards():
+    state = data([5, 9])
+    found = pairs.episodes(state)
+    made = labels.of_pieces(found, 30, 3, np.random.default_rng(1), discount=0.5)
+    assert (made.steps == 3).all() and set(made.episode.ravel()) == {0, 1}
+    ends = {0: 5, 1: 9}
+    for p in range(30):
+        worth = []
+        for episode, start in zip(made.episode[:, p], made.start[:, p], strict=True):
+            assert start + 3 <= ends[int(episode)]
+            told = found.obs[found.begin[episode] + start :][:3, 0].astype(np.float64)  # what a decision is worth here
+            worth.append(told[0] + 0.5 * told[1] + 0.25 * told[2])
+        assert made.label[p] == (worth[1] > worth[0]) if worth[0] != worth[1] else made.label[p] == 0.5
 
 
 def test_soft_cross_entropy_by_hand():

@@ -53,6 +53,15 @@ def start(p: Any, key: Any) -> Any:
     return jnp.concatenate([jax.random.uniform(key, (2,), minval=-p["size"], maxval=p["size"]), jnp.zeros(2)])
 
 
+def speed(axis: int) -> Any:
+    """The reward of getting far along an axis: the velocity on arrival."""
+    return lambda xp, p, x, action, new: new[..., 2 + axis]
+
+
+def middle(p: Any, key: Any) -> Any:
+    return jnp.zeros(4)
+
+
 def draw(pen: Any, size: int, x: np.ndarray) -> None:
     scale = size / 2.4
     disc(pen, size / 2, size / 2, 0.05 * scale, (120, 190, 120))
@@ -62,23 +71,27 @@ def draw(pen: Any, size: int, x: np.ndarray) -> None:
     disc(pen, size / 2 + scale * x[0], size / 2 - scale * x[1], 0.035 * scale, (204, 77, 77))
 
 
-def make(repeat: int = 1, time_limit: int | None = None, margin: float = 4.0) -> Env:
+def make(repeat: int = 1, time_limit: int | None = None, margin: float = 4.0, along: str | None = None) -> Env:
     """Observation [4], two actions (forces), 200 decisions, reward in [0, 1] per step. Beyond the target, 0.05 around the
     middle, it falls to a tenth within ``margin`` times that size: 4, as in DeepMind's suite, leaves most of the square without
-    any; with 20 there is some everywhere.
+    any; with 20 there is some everywhere. ``along``: "x" or "y", another task: to get far that way from the middle, where
+    episodes begin; a step pays the velocity.
 
     Raises:
-        ValueError: ``margin`` is not above 0.
+        ValueError: ``margin`` is not above 0, or ``along`` is no axis.
     """
     if not margin > 0:
         raise ValueError(f"rlx:point-mass: margin={margin} is how far rewards reach: give a number above 0.")
+    if along not in (None, "x", "y"):
+        raise ValueError(f"rlx:point-mass: along={along!r} is the way to go: give 'x' or 'y', or leave it out.")
+    paid = reward if along is None else speed("xy".index(along))
     return plant(
         "rlx:point-mass",
-        task=Task(observe, reward, drift=drift),
+        task=Task(observe, paid, drift=drift),
         obs=Leaf((4,)),
         actions=2,
         params={**PARAMS, "margin": float(margin)},
-        start=start,
+        start=start if along is None else middle,
         advance=advance,
         horizon=200,
         repeat=repeat,
