@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlx.nn import pictures
 from rlx.nn.mlp import MLP
-from rlx.nn.pictures import ConvDecoder, StridedConvs, centred, decoder_kernels, pixels
+from rlx.nn.pictures import ConvDecoder, StridedConvs, centred, decoder_kernels, in_parts, pixels
 
 pytestmark = pytest.mark.usefixtures("all_bits")
 RNG = np.random.default_rng(0)
@@ -104,3 +105,15 @@ def test_weights_are_drawn_as_pytorch_draws_them():
     for layer, fan_in in bounds:
         for found in largest(layer):
             assert 0.9 * fan_in**-0.5 < found <= fan_in**-0.5
+
+
+@pytest.mark.parametrize("n", [4, 6, 7])
+def test_parts_are_the_whole(monkeypatch, n):
+    """Values and gradients, on any leading axes, of numbers of pictures that do and do not divide well."""
+    monkeypatch.setattr(pictures, "CACHED", 4 * 64)
+    weights, x = jnp.arange(3.0), jnp.arange(2.0 * n * 3).reshape(2, n, 3)
+    fn = lambda w, x: jnp.sin(w * x)[..., :2]
+    losses = lambda w: jnp.sum(jnp.sin(fn(w, x))), lambda w: jnp.sum(jnp.sin(in_parts(lambda x: fn(w, x), x, 2, 64)))
+    assert in_parts(lambda x: fn(weights, x), x, 2, 64).shape == (2, n, 2)
+    for wanted, found in zip(*(jax.value_and_grad(loss)(weights) for loss in losses), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)

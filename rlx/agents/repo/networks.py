@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -16,7 +18,7 @@ from rlx.dynamics.rssm import RSSM, gaussian
 from rlx.envs.observations import described, flatten, vector_leaf
 from rlx.nn.distributions import Normal
 from rlx.nn.mlp import MLP
-from rlx.nn.pictures import ConvDecoder, StridedConvs, centred
+from rlx.nn.pictures import ConvDecoder, StridedConvs, centred, in_parts
 from rlx.types import Array, Key, Leaf, PyTree, Spec
 
 Params = dict[str, PyTree]  # by the names of `Net.modules`, and "rssm"
@@ -138,11 +140,16 @@ class Net:
         return centred(seen)
 
     def embed(self, p: Params, seen: Array) -> Array:
-        return self.modules["encoder"].apply(p["encoder"], seen)
+        return self._of_pictures(partial(self.modules["encoder"].apply, p["encoder"]), seen, len(self.leaf.shape))
 
     def decode(self, p: Params, features: Array) -> Array:
         """What the decoder makes of features, like `target`."""
-        return self.modules["decoder"].apply(p["decoder"], features)[..., : self.leaf.shape[-1]]
+        shown = self._of_pictures(partial(self.modules["decoder"].apply, p["decoder"]), features, 1)
+        return shown[..., : self.leaf.shape[-1]]
+
+    def _of_pictures(self, fn: Callable[[Array], Array], x: Array, last: int) -> Array:
+        """``fn`` of ``x``, whose ``last`` axes are one picture's or its features'."""
+        return in_parts(fn, x, x.ndim - last, math.prod(self.leaf.shape[:2])) if self.images else fn(x)
 
     # ----------------------------------------------------------------------------------------------------------- heads
 
