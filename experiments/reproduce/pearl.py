@@ -1,7 +1,7 @@
 """PEARL: how often labels carried from task to task are right, and what policies learned from them are worth.
 
     python experiments/reproduce/pearl.py --run-dir runs/pearl                              # all parts: an hour on one core
-    python experiments/reproduce/pearl.py --run-dir runs/pearl --part policies --draws 5 --seeds 2
+    python experiments/reproduce/pearl.py --run-dir runs/pearl --part policies --draws 5
     python experiments/reproduce/pearl.py --run-dir runs/pearl --part oppo --stand-ins runs/stand_ins/data
     python experiments/reproduce/pearl.py --run-dir runs/pearl --preset debug --out runs/x  # the same path at toy size
 
@@ -10,7 +10,8 @@
 - rewards: how right rewards are that are learned from labels of which a fifth is wrong, on one of these tasks.
 - policies: returns of policies on the point mass, by where labels came from; beside them IQL on true rewards.
 - robots: the same on two tasks of Meta-World.
-- flips: Preference Transformer against its Gaussian form, where a share of the source's labels is wrong.
+- flips: Preference Transformer against its Gaussian form, where a share of the source's labels is wrong, and where the target
+  has labels of its own of which a share is.
 - oppo: OPPO and IQL on the same labels, on Hopper data of `stand_ins.py`.
 
 A draw is new data with new labels, ``seeds`` of it are one program; intervals are over draws, and over seeds where the data are
@@ -122,8 +123,9 @@ def by_labels(
             env, data, source = make(draw)
             folder = given.run_dir / part / f"{name.replace(' ', '-')}-{draw}"
             agent, of, settings = "pearl", {"data": data, "source": source}, {**own, **learned, "labels": KINDS.get(name)}
-            if name == "true rewards":
-                agent, of, settings = "iql", {"data": data}, own
+            if name == "true rewards":  # in the unit of learned ones
+                unit = env.spec.horizon / float(np.ptp(pairs.episodes(data).returns))
+                agent, of, settings = "iql", {"data": data}, {**own, "reward_scale": unit}
             runs.append(trained(folder, agent, env, of, settings, numbers(draw, given.seeds)))
         rows[name] = table_of(runs)
         told_of(name, rows[name])
@@ -154,8 +156,8 @@ def robots(given: argparse.Namespace) -> None:
     learned = {**MLP, "model.hidden": (128, 128), "model.batch": 16, "reward_lr": 3e-4, "weight_decay": 0.0}
     learned |= {"align.entries": meta_world.FRAME, "align.outer": 30, "align.inner": 60}
     draws, each, steps = sizes(given.debug)
-    learned |= {"model.steps": 40} if given.debug else {}
-    for source, target in (("faucet-close-v3", "door-close-v3"), ("button-press-v3", "drawer-open-v3")):
+    learned |= {"model.steps": 40 if given.debug else 1_000}
+    for source, target in (("button-press-v3", "drawer-open-v3"), ("faucet-close-v3", "door-close-v3")):
         both = [collected(given.run_dir, task, draws * each, steps) for task in (source, target)]
 
         def make(draw: int, both: Any = both, target: str = target) -> tuple[Any, ReplayState, Source]:
@@ -166,21 +168,34 @@ def robots(given: argparse.Namespace) -> None:
         by_labels(given, target[:-3], make, own, learned, f"return on {target[:-3]}")
 
 
+def own_labels(path: Path, data: ReplayState, share: float, draw: int) -> Path:
+    """True labels of the target's own pairs, a ``share`` of them turned round."""
+    rng = np.random.default_rng(draw)
+    made = labels.label("oracle", pairs.episodes(data), rng, count=500).pairs
+    wrong = rng.uniform(size=len(made.label)) < share
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return pairs.write(path, made._replace(label=np.where(wrong, 1 - made.label, made.label).astype(np.float32)))
+
+
 def flips(given: argparse.Namespace) -> None:
     updates = 1_000 if given.debug else given.updates // 2
     own: dict[str, Any] = {**SMALL, "updates": updates, "eval_every": max(500, updates // 5), "labels": "cpa"}
     own |= {"model.width": 32, "model.heads": 2, "model.batch": 32, "model.segment": 25, "model.dropout": 0.0}
-    own |= {"model.steps": 40 if given.debug else 1_000, "model.checks": 10}
+    own |= {"model.steps": 40 if given.debug else 400, "model.checks": 10}
     rows: dict[str, Any] = {}
-    for share in FLIPS:
+    for whose, share in [(w, x) for w in ("carried", "own") for x in FLIPS]:
         for name, head in (("PT", "deterministic"), ("RPT", "gaussian")):
-            runs = []
+            runs, kind = [], f"{name}, {share:.0%}" + (" of its own" if whose == "own" else "")
             for draw in range(given.draws):
                 env, data, source = point_mass(draw, share)
                 folder, all_of = given.run_dir / "flips" / f"{name}-{share:.0%}-{draw}", {"data": data, "source": source}
-                runs.append(trained(folder, "pearl", env, all_of, {**own, "head": head}, numbers(draw, given.seeds)))
-            rows[f"{name}, {share:.0%}"] = table_of(runs)
-            told_of(f"{name}, {share:.0%}", rows[f"{name}, {share:.0%}"])
+                settings = {**own, "head": head}
+                if whose == "own":
+                    folder, all_of = folder.with_name(f"{folder.name}-own"), {"data": data}
+                    settings["labels"] = str(own_labels(folder.with_name(f"{share:.0%}-{draw}.npz"), data, share, draw))
+                runs.append(trained(folder, "pearl", env, all_of, settings, numbers(draw, given.seeds)))
+            rows[kind] = table_of(runs)
+            told_of(kind, rows[kind])
     own = {"draws": given.draws, "seeds": given.seeds, "updates": updates}
     write(given.out / "pearl-flips.json", {**own, "rows": rows})
     picture(rows, ("last", "best"), ALONG_Y, given.out / "pearl-flips.png")
@@ -204,7 +219,7 @@ def oppo(given: argparse.Namespace) -> None:
     for kind, (agent, settings) in variants.items():
         if agent != "oppo":
             settings |= {"hidden": (128, 128), "batch": 128, "normalize_obs": True}
-            settings |= {"updates": few or 20_000, "block": 20, "eval_every": few or 4_000}
+            settings |= {"updates": few or 10_000, "block": few or 200, "eval_every": few or 2_000}
         folder = lambda seed, agent=agent: given.run_dir / "oppo" / f"{agent}-{seed}"
         rows[kind] = table_of([trained(folder(i), agent, env, {"data": data}, settings, [i]) for i in range(seeds)])
         told_of(kind, rows[kind])
@@ -229,8 +244,8 @@ def main() -> int:
     parser.add_argument("--run-dir", type=Path, required=True, help="of policies and data; what is there is not made again")
     parser.add_argument("--part", choices=PARTS, action="append", help="only these")
     parser.add_argument("--draws", type=int, default=5, help="of data and labels, of policies, robots and flips")
-    parser.add_argument("--seeds", type=int, default=2, help="of each draw; of oppo at least three")
-    parser.add_argument("--updates", type=int, default=10_000, help="of policies on the point mass")
+    parser.add_argument("--seeds", type=int, default=1, help="of each draw; of oppo at least three")
+    parser.add_argument("--updates", type=int, default=5_000, help="of policies on the point mass")
     parser.add_argument("--stand-ins", type=Path, default=Path("runs/stand_ins/data"), help="of oppo: data of stand_ins.py")
     parser.add_argument("--preset", choices=("debug",))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
