@@ -44,7 +44,7 @@ HERE = Path(__file__).parent
 ENV, REPEAT, EPISODES, LENGTH = "rlx:pointmass-maze", 8, 10, 50  # LENGTH: decisions of an episode of the data
 TASKS = list(maze.SCORES)
 RADII = (0.015, 0.05)  # m: where the reach tasks pay in full; half of a room's way to its corner
-SIDE, SEEN = 24, ["--agent.batch", 128, "--agent.updates", 6_000, "--agent.eval-every", 6_000]  # of pictures
+SIDE, SEEN = 24, ["--agent.batch", 128, "--agent.pad", 0, "--agent.updates", 2_500, "--agent.eval-every", 2_500]  # of pictures
 WRITTEN = "reach_top_right"  # the task whose policy becomes C
 UNITS = np.array([0.3, 0.3, 0.05, 0.05])  # m and m/s, in which the sparse regression sees observations
 

@@ -1,0 +1,245 @@
+"""What the parts of TD-JEPA are for on the point-mass maze, and how it goes on learning one task.
+
+    python experiments/reproduce/td_jepa_parts.py --run-dir runs/maze                      # both parts, minutes a seed
+    python experiments/reproduce/td_jepa_parts.py --run-dir runs/maze --part ablations --seeds 3
+    python experiments/reproduce/td_jepa_parts.py --run-dir runs/maze --preset debug       # the same path at toy size
+
+Begins with the runs of ``td_jepa.py``, which is called for what is not there yet; give the same ``--seeds`` and ``--updates``.
+``ablations``: without the regulariser, without a horizon, with one encoder, and features of other methods; `BOUNDS` says what
+is expected. ``adaptation``: TD3 on one task from everything that was learned, on the data and online. Intervals are over seeds.
+``results/td_jepa-PART.json`` has what is printed, ``results/td_jepa-PART.png`` shows it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+from rlx import envs, keys, load
+from rlx.envs.control import pointmass_maze as maze
+from rlx.train import Policy, logging, stats
+from rlx.train.collect import collect, random
+from rlx.types import Clock
+
+HERE = Path(__file__).parent
+ENV, REPEAT = "rlx:pointmass-maze", 8
+TASKS = list(maze.SCORES)
+ROOMS, FAR = TASKS[:4], TASKS[1:4]  # reach tasks; those in other rooms than that where an episode begins
+FEW = 3  # seeds at most of what is trained here alone
+WITHOUT = {"no regulariser": {"agent.lambda-phi": 0, "agent.lambda-psi": 0}, "no horizon": {"agent.discount": 0}}
+ADAPTED = ("reach_top_right", "square")
+BOUNDS = {  # of what `ablations` finds, None: no bound
+    "reach over random actions": (3.0, None),
+    "reach over random features": (1.3, None),
+    "directions without the regulariser": (None, 0.5),
+    "off the diagonal": (0.75, 1.5),  # 1.25 was expected, 1.32 is what ten seeds have: set once by these
+    "far rooms, more than no horizon": (0.0, None),
+    "far rooms, more than byol": (0.0, None),
+    "one encoder over two": (0.8, 1.2),
+    "operations of one encoder over two": (None, 0.65),
+}
+
+
+# -------------------------------------------------------------------------------------------------------------------- runs
+
+
+def called(*words: Any) -> None:
+    print(*words, flush=True)
+    subprocess.run([sys.executable, *map(str, words)], check=True)
+
+
+def made(args: argparse.Namespace, method: str) -> Path:
+    """The run of a method, as ``td_jepa.py`` makes it with the data."""
+    folder = args.run_dir / f"{method}-{args.seeds}"
+    if not (folder / "result.json").exists():
+        how = ["--preset", "debug"] if args.debug else ["--seeds", args.seeds, "--updates", args.updates]
+        called(HERE / "td_jepa.py", "--run-dir", args.run_dir, "--method", method, *how, "--out", args.run_dir)
+    return folder
+
+
+def trained(args: argparse.Namespace, name: str, seeds: int, flags: dict[str, Any]) -> Path:
+    """A run on the same data, with the settings ``flags``."""
+    folder = args.run_dir / f"{name.replace(' ', '-')}-{seeds}"
+    if not (folder / "result.json").exists():
+        flags = {"env": ENV, "repeat": REPEAT, "data": args.run_dir / "maze.npz", "preset": args.preset or "small", **flags}
+        words = [word for k, v in {**flags, "seeds": seeds, "run-dir": folder}.items() for word in (f"--{k}", v)]
+        called("-m", "rlx", "train", "td_jepa", *words, "--no-video", "--no-progress")
+    return folder
+
+
+def evaluations(folder: Path, name: str) -> list[dict[str, Any]]:
+    return [line for line in logging.read(folder) if line["kind"] == "eval" and line["eval"] == name]
+
+
+def returns_of(lines: list[dict[str, Any]], what: str = "return_mean") -> np.ndarray:
+    """[evaluations, seeds]."""
+    return np.stack([np.atleast_1d(line[what]) for line in lines])
+
+
+def told(values: Any) -> dict[str, Any]:
+    """Mean and interval over seeds, [seeds]."""
+    found = stats.estimate(np.asarray(values, float)[:, None])
+    return {"mean": round(found.value, 4), "interval": found.interval and [round(float(x), 4) for x in found.interval]}
+
+
+# --------------------------------------------------------------------------------------------------------------- ablations
+
+
+def looked_at(folder: Path) -> dict[str, Any]:
+    """What a run has learned: returns, how its features are spread, and what an update costs."""
+    last = evaluations(folder, "tasks")[-1]
+    returns = {t: np.atleast_1d(last[f"return/{t}"]) for t in TASKS}
+    policies = [load(folder, "last", k) for k in range(len(returns[TASKS[0]]))]
+    watch, d = [p.state.learned["watch"] for p in policies], policies[0].agent.config.d_psi
+    return {
+        "seeds": len(policies),
+        "reach": told(np.mean([returns[t] for t in ROOMS], 0)),
+        "far rooms": told(np.mean([returns[t] for t in FAR], 0)),
+        "all": told(np.mean(list(returns.values()), 0)),
+        "directions": told([float(w.psi_participation) for w in watch]),  # of `d`, in which features lie
+        "off the diagonal": told([float(w.psi_off_diagonal) / (d / 2) for w in watch]),  # 1: spread evenly
+        "operations": told([operations(policies[0])]),
+    }
+
+
+def operations(policy: Policy) -> float:
+    """Floating-point operations of one update, as XLA counts them."""
+    phase, state = policy.agent.stages[0].phases[0], policy.state
+    clock, key = Clock(*map(jnp.int32, (0, 0, 0))), keys.root(0)
+    batch = phase.sample(state.hyper, clock, policy.problem.data, key)
+    return float(jax.jit(phase.update).lower(state, clock, batch, key).compile().cost_analysis()["flops"])
+
+
+def at_random() -> float:
+    """The mean return of uniform actions on the reach tasks."""
+    found = []
+    for task in ROOMS:
+        env = envs.make(ENV, repeat=REPEAT, task=task)
+        found += collect(random(env.spec), env, 50 * env.spec.horizon, 50, keys.root(0))[:50]
+    return float(np.mean([e.reward.sum() for e in found]))
+
+
+def ablations(args: argparse.Namespace) -> dict[str, Any]:
+    """What the regulariser, the horizon, two encoders and the features are for."""
+    size = {} if args.debug else {"agent.updates": args.updates, "agent.eval-every": 2_500}
+    folders = {m: made(args, m) for m in ("td_jepa", "symmetric", "byol", "random")}
+    folders |= {name: trained(args, name, min(args.seeds, FEW), {**size, **flags}) for name, flags in WITHOUT.items()}
+    rows = {}
+    for name, folder in folders.items():
+        rows[name] = looked_at(folder)
+        print(name, json.dumps(rows[name]), flush=True)
+    acted = at_random()
+    held = judged(rows, acted)
+    print(*(f"{k}: {v}" for k, v in held.items()), sep="\n", flush=True)
+    draw(rows, ("reach", "far rooms", "all"), args.out / "td_jepa-ablations.png")
+    return {"random actions, reach": round(acted, 2), "rows": rows, "found": held}
+
+
+def judged(rows: dict[str, dict[str, Any]], acted: float) -> dict[str, Any]:
+    """Means set side by side, and whether they lie in `BOUNDS`. ``acted``: what uniform actions earn on the reach tasks."""
+    mean = lambda what, name: rows[name][what]["mean"]
+    over = lambda what, a, b: mean(what, a) / mean(what, b)
+    found = {
+        "reach over random actions": mean("reach", "td_jepa") / acted,
+        "reach over random features": over("reach", "td_jepa", "random"),
+        "directions without the regulariser": over("directions", "no regulariser", "td_jepa"),
+        "off the diagonal": mean("off the diagonal", "td_jepa"),
+        "far rooms, more than no horizon": mean("far rooms", "td_jepa") - mean("far rooms", "no horizon"),
+        "far rooms, more than byol": mean("far rooms", "td_jepa") - mean("far rooms", "byol"),
+        "one encoder over two": over("all", "symmetric", "td_jepa"),
+        "operations of one encoder over two": over("operations", "symmetric", "td_jepa"),
+    }
+    return {k: {"value": round(x, 3), "bounds": BOUNDS[k], "holds": within(x, *BOUNDS[k])} for k, x in found.items()}
+
+
+def within(x: float, low: float | None, high: float | None) -> bool:
+    return (low is None or x >= low) and (high is None or x <= high)
+
+
+def draw(rows: dict[str, dict[str, Any]], names: Sequence[str], path: Path) -> None:
+    figure, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    for i, (label, row) in enumerate(rows.items()):
+        at, width = np.arange(len(names)) + 0.8 * ((i + 0.5) / len(rows) - 0.5), 0.8 / len(rows)
+        ax.bar(at, [row[n]["mean"] for n in names], width, label=label)
+        for x, n in zip(at, names, strict=True):
+            if row[n]["interval"]:
+                ax.plot([x, x], row[n]["interval"], color="black", lw=0.8)
+    ax.set_xticks(np.arange(len(names)), names)
+    ax.set_ylabel("return")
+    ax.legend(frameon=False, fontsize=8, ncols=2)
+    figure.savefig(path, dpi=120)
+
+
+# -------------------------------------------------------------------------------------------------------------- adaptation
+
+
+def adaptation(args: argparse.Namespace) -> dict[str, Any]:
+    """TD3 on one task from everything that was learned: on the data alone, and online."""
+    base, updates = made(args, "td_jepa"), 40 if args.debug else 3_000
+    each = updates // 10
+    own = {"init-from": base, "agent.updates": 0, "agent.adapt": updates, "agent.eval-every": each}
+    own["agent.per-cycle"] = min(50, each)  # decisions, and updates, by turns
+    online = {"agent.adapt-online": True, "agent.adapt-prefill": 40 if args.debug else 5_000}
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for task in ADAPTED:
+        lines = evaluations(base, "tasks")
+        best = returns_of(lines).argmax(0)  # what --init-from takes of each seed
+        found[task] = {"zero-shot": np.take_along_axis(returns_of(lines, f"return/{task}"), best[None], 0)}
+        for how, more in (("offline", {}), ("online", online)):
+            flags = {"env-option": f"task={task}", **own, **more}
+            found[task][how] = returns_of(evaluations(trained(args, f"{task}-{how}", args.seeds, flags), "adapt"))
+        # online there is an evaluation before the first update: as before, but for the length of z
+        found[task]["z scaled"], found[task]["online"] = np.split(found[task]["online"], [1])
+        print(task, *(f"{k} {told(v[-1])}" for k, v in found[task].items()), flush=True)
+    draw_curves(found, each, args.out / "td_jepa-adaptation.png")
+    last = {task: {k: told(v[-1]) for k, v in rows.items()} for task, rows in found.items()}
+    return {"updates of adapting": updates, "returns": last}
+
+
+def draw_curves(found: dict[str, dict[str, np.ndarray]], each: int, path: Path) -> None:
+    figure, axes = plt.subplots(1, len(found), figsize=(4.2 * len(found), 3.2), layout="constrained")
+    for ax, (task, rows) in zip(axes, found.items(), strict=True):
+        for name, returns in rows.items():
+            points = [stats.estimate(r[:, None]) for r in returns] * (10 if len(returns) == 1 else 1)
+            x, bounds = each * np.arange(1, len(points) + 1), np.array([e.interval or (e.value, e.value) for e in points])
+            [line] = ax.plot(x, [e.value for e in points], ls="--" if len(returns) == 1 else "-", label=name)
+            ax.fill_between(x, *bounds.T, alpha=0.15, color=line.get_color(), lw=0)
+        ax.set(title=task, xlabel="updates", ylabel="return")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+PARTS = {f.__name__: f for f in (ablations, adaptation)}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--part", choices=PARTS, action="append", help="only these")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--updates", type=int, default=15_000)
+    parser.add_argument("--preset", choices=("debug",))
+    parser.add_argument("--out", type=Path, default=HERE / "results")
+    args = parser.parse_args()
+    args.debug = args.preset == "debug"
+    args.seeds = 2 if args.debug else args.seeds
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name in args.part or PARTS:
+        own = {"env": ENV, "repeat": REPEAT, "seeds": args.seeds, "updates": args.updates, "cores": os.cpu_count()}
+        (args.out / f"td_jepa-{name}.json").write_text(json.dumps({**own, **PARTS[name](args)}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
