@@ -6,9 +6,9 @@
     python experiments/reproduce/td_jepa_uses.py --run-dir runs/maze --preset debug        # the same path at toy size
 
 The runs are those of ``td_jepa.py``, which is called for what is not there yet; give the same ``--seeds`` and ``--updates``.
-``goals``: 100 of them anywhere, from anywhere. ``preferences``: pairs of segments, labelled by what they earned.
-``composition``: rewards as SINDy-RL's regression finds them, asked for as they stand; the policy of one of them in C. Intervals
-are over seeds.
+``goals``: 100 of them anywhere, from anywhere. ``pictures``: goals that are pictures, of one seed that sees nothing else.
+``preferences``: pairs of segments, labelled by what they earned. ``composition``: rewards as SINDy-RL's regression finds them,
+asked for as they stand; the policy of one of them in C. Intervals are over seeds.
 ``results/td_jepa-PART.json`` has what is printed, ``results/td_jepa-PART.png`` shows it.
 """
 
@@ -44,7 +44,7 @@ HERE = Path(__file__).parent
 ENV, REPEAT, EPISODES, LENGTH = "rlx:pointmass-maze", 8, 10, 50  # LENGTH: decisions of an episode of the data
 TASKS = list(maze.SCORES)
 RADII = (0.015, 0.05)  # m: where the reach tasks pay in full; half of a room's way to its corner
-SIDE, SEEN = 24, ["--agent.batch", 128, "--agent.pad", 0, "--agent.updates", 2_500, "--agent.eval-every", 2_500]  # of pictures
+SIDE, SEEN = 24, {"agent.batch": 128, "agent.pad": 0, "agent.updates": 2_500, "agent.eval-every": 2_500}  # of pictures
 WRITTEN = "reach_top_right"  # the task whose policy becomes C
 UNITS = np.array([0.3, 0.3, 0.05, 0.05])  # m and m/s, in which the sparse regression sees observations
 
@@ -198,7 +198,11 @@ def pictures(args: argparse.Namespace) -> dict[str, Any]:
         how = ["--time-limit", LENGTH, "--env-option", "starts=uniform", "--mode", "random", "--streams", 100, "--steps", many]
         called("-m", "rlx", "collect", *where, *how, "--out", data, "--no-progress")
     if not (folder / "result.json").exists():
-        size = ["--preset", "debug"] if args.debug else ["--preset", "small", *SEEN]
+        size = (
+            ["--preset", "debug"]
+            if args.debug
+            else ["--preset", "small", *(word for k, v in SEEN.items() for word in (f"--{k}", v))]
+        )
         how = [*size, "--agent.features", "symmetric", "--data", data, "--no-video", "--no-progress"]
         called("-m", "rlx", "train", "td_jepa", *where, *how, "--run-dir", folder)
     [ask], rows, count = asked(folder, 1).asks, replay.load(data).rows, 100
@@ -213,7 +217,15 @@ def pictures(args: argparse.Namespace) -> dict[str, Any]:
         {k: np.linalg.norm(v[0, -1] - places, axis=-1) for k, v in paths.items()}, places, args.out / "td_jepa-pictures.png"
     )
     found = {name: reached(name, path, places) for name, path in paths.items()}
-    return {"goals": count, "radii": RADII, "side": SIDE, "settings": SEEN, "rows": found}
+    return {
+        "seeds": 1,
+        "updates": SEEN["agent.updates"],
+        "goals": count,
+        "radii": RADII,
+        "side": SIDE,
+        "settings": SEEN,
+        "rows": found,
+    }
 
 
 def draw_goals(shown: dict[str, np.ndarray], places: np.ndarray, path: Path) -> None:
