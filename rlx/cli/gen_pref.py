@@ -67,6 +67,7 @@ def body(argv: list[str]) -> None:
     what = f"{len(told.label)}, {turned.sum()} turned" + (f", of pieces of {segment} steps" if segment else "")
     console.table("Preferences", [*rows, ("labels of the source", what), ("in", out)])
     given = "" if segment else f" --source-labels {out}/labels.npz"  # whole episodes are what is carried over
+    given += f" --entries {meta_world.FRAME}" if flags.recipe in meta_world.RECIPES else ""  # the latest of its two frames
     print(f"rlx pref transfer --source {out}/source.npz --target {out}/target.npz{given}")
     console.result({"out": out, "episodes": episodes, "pairs": len(told.label), "turned": int(turned.sum())})
 

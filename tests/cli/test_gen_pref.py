@@ -95,8 +95,10 @@ def test_a_layout_that_is_another_leaves_the_hand():
     assert np.flatnonzero(mistaken > 0).tolist() == hand[1:] and (mistaken[4:18] == -np.arange(4, 18)).all()
 
 
-def test_without_meta_world_it_says_what_to_install(monkeypatch):
+def test_without_meta_world_it_says_what_to_install(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "metaworld.policies", None)
+    assert main(["data", "gen-pref", "--recipe", "metaworld", "-o", str(tmp_path / "pair"), "--no-progress"]) == 2
+    assert "pip install 'rlx[metaworld]'" in capsys.readouterr().err and not (tmp_path / "pair").exists()
     with pytest.raises(ValueError, match=r"need metaworld: pip install 'rlx\[metaworld\]'"):
         meta_world.graded("reach-v3", 2, 5, keys.root(0))
 
