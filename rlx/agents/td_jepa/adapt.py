@@ -21,7 +21,7 @@ import numpy as np
 
 from rlx import replay
 from rlx.agents.td_jepa import actor
-from rlx.agents.td_jepa.config import Config
+from rlx.agents.td_jepa.config import ADAPT, PREFILL, Config
 from rlx.agents.td_jepa.features.base import SOURCE
 from rlx.agents.td_jepa.networks import Net, Params
 from rlx.agents.td_jepa.tasks import Tasks
@@ -32,7 +32,6 @@ from rlx.types import AgentState, Array, Clock, Collect, Key, Out, ReplayState, 
 
 SMOOTHING, SMOOTHING_CLIP, DELAY = 0.2, 0.5, 2  # as TD3 has them
 CHUNK = 2**16  # rows that are scored together
-PREFILL, ADAPT = "prefill", "adapt"  # stages
 OWN, DATA_SHARE = "replay", 0.5  # the buffer of its own decisions; of a batch, what is of the dataset
 
 

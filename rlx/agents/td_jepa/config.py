@@ -22,6 +22,8 @@ Method = Literal[
     "random",
 ]
 
+PRETRAIN, PREFILL, ADAPT = "pretrain", "prefill", "adapt"  # stages
+
 
 @dataclass(frozen=True)
 class Config:

@@ -33,8 +33,8 @@ from rlx.agents.offline import rows_of
 from rlx.agents.offpolicy import obs_action_dims
 from rlx.agents.td_jepa import actor
 from rlx.agents.td_jepa import z as zs
-from rlx.agents.td_jepa.adapt import ADAPT, OWN, Adaptation, largest, room
-from rlx.agents.td_jepa.config import Config
+from rlx.agents.td_jepa.adapt import OWN, Adaptation, largest, room
+from rlx.agents.td_jepa.config import ADAPT, PRETRAIN, Config
 from rlx.agents.td_jepa.features import METHODS, Batch, Features, Given
 from rlx.agents.td_jepa.features.base import SOURCE
 from rlx.agents.td_jepa.losses import orthonormality, participation
@@ -67,7 +67,6 @@ from rlx.types import (
 
 CHUNK = 1024  # observations that are encoded together
 RATES = {"trunk_phi": "lr_phi", "phi": "lr_phi", "trunk_psi": "lr_psi", "psi": "lr_psi", "predictor": "lr_predictor"}
-PRETRAIN = "pretrain"  # a stage
 ACTOR = {"actor": "lr_actor", "flow": "lr_flow"}
 
 

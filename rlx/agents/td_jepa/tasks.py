@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx import replay
-from rlx.agents.td_jepa.config import Config
+from rlx.agents.td_jepa.config import ADAPT, PREFILL, Config
 from rlx.agents.td_jepa.features.base import SOURCE
 from rlx.envs.rewards import Reward
 from rlx.keys import roots
@@ -124,9 +124,9 @@ def evaluations(c: Config, problem: Problem, tasks: Tasks, every: dict[str, int]
     """By stage, which has them ``every`` so many cycles. While it learns for all tasks: these as one batch where the
     environment says by a parameter which of them pays, each stream with its own z; else each on the environment of its name,
     or the only one on that which there is. While it adapts: the environment's own; online also before the first update."""
-    where, when = "eval" if "eval" in problem.envs else "train", ("prefill", "adapt") if c.adapt_online else ("adapt",)
-    adapted = [Eval(stage, where, c.eval_episodes, k, stages=when) for stage, k in every.items() if stage == "adapt"]
-    return (*(e for stage, k in every.items() if stage != "adapt" for e in _of_all(c, problem, tasks, k, stage)), *adapted)
+    where, when = "eval" if "eval" in problem.envs else "train", (PREFILL, ADAPT) if c.adapt_online else (ADAPT,)
+    adapted = [Eval(stage, where, c.eval_episodes, k, stages=when) for stage, k in every.items() if stage == ADAPT]
+    return (*(e for stage, k in every.items() if stage != ADAPT for e in _of_all(c, problem, tasks, k, stage)), *adapted)
 
 
 def _of_all(c: Config, problem: Problem, tasks: Tasks, every: int, stage: str) -> list[Eval]:
