@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
+from tables import told
 
 from rlx import envs, keys
 from rlx.agents.sindy_rl.world import Rows, transitions
@@ -38,7 +39,6 @@ from rlx.envs import batch, begin, rollout
 from rlx.envs.experts import known
 from rlx.planning import mppi
 from rlx.train import logging
-from rlx.train.stats import estimate
 
 PUBLISHED = {"cartpole-swingup": 859.0}  # TD-MPC after 100 000 simulation steps, from its authors' results
 SIZES = {"rlx:push-toy": "tiny", "rlx:push-lite": "tiny"}
@@ -58,13 +58,6 @@ OWN = dict.fromkeys(("v1_as_in_v2", "no_centering"), ("--agent.samples", 63))  #
 def rlx(*words: Any) -> None:
     print("rlx", *words, flush=True)
     subprocess.run([sys.executable, "-m", "rlx", *map(str, words)], check=True)
-
-
-def told(values: Any) -> dict[str, Any]:
-    """Mean over seeds and its interval."""
-    found = estimate(np.asarray(values, np.float64)[:, None])
-    bounds = None if found.interval is None else [round(float(x), 3) for x in found.interval]
-    return {"mean": round(float(found.value), 3), "interval": bounds}
 
 
 def write(path: Path, new: dict[str, Any]) -> None:
@@ -98,7 +91,7 @@ def tdmpc(given: argparse.Namespace) -> None:
     for seed, (steps, value) in last.items():
         print(f"seed {seed}: {value:.1f} after {steps} simulation steps")
     whole = [v for steps, v in last.values() if steps == max(s for s, _ in last.values())]
-    row = {"curves": curves, "final": told(whole), "finished": len(whole), "published": PUBLISHED["cartpole-swingup"]}
+    row = {"curves": curves, "final": told(whole, 3), "finished": len(whole), "published": PUBLISHED["cartpole-swingup"]}
     write(given.out / "modem-tdmpc.json", {"cores": os.cpu_count(), "variants": {"cartpole-swingup": row}})
     figure = Figure(figsize=(5.5, 3.6), layout="constrained")
     axes = figure.subplots()
@@ -146,8 +139,9 @@ def outcome(run_dir: Path) -> dict[str, Any]:
     for name in ("main", "planner", "bc", "bc_noisy"):
         lines = evaluated(run_dir, name)
         if lines:
-            last = {k: told(np.atleast_1d(lines[-1][f"info/{k}_mean"])) for k in ("solved", "violation", "contact_force_max")}
-            row[name] = last | {"return": told(np.atleast_1d(lines[-1]["return_mean"]))}
+            shown = ("solved", "violation", "contact_force_max")
+            last = {k: told(np.atleast_1d(lines[-1][f"info/{k}_mean"]), 3) for k in shown}
+            row[name] = last | {"return": told(np.atleast_1d(lines[-1]["return_mean"]), 3)}
             row["curves"][name] = each(lines, "info/solved_mean")
             row["curves"][f"{name}, violations"] = each(lines, "info/violation_mean")
     for clone in ("bc", "bc_noisy"):
@@ -160,8 +154,8 @@ def outcome(run_dir: Path) -> dict[str, Any]:
         row["curves"][f"{what} while training"] = each(lines, f"decisions/{key}")
     if planned:
         values = np.array([np.atleast_1d(x["decisions/violation"]) for x in planned])
-        row["violations per decision, first 1600 after seeding"] = told(values[:2].mean(0))
-        row["violations per decision, all after seeding"] = told(values.mean(0))
+        row["violations per decision, first 1600 after seeding"] = told(values[:2].mean(0), 3)
+        row["violations per decision, all after seeding"] = told(values.mean(0), 3)
     return row
 
 
@@ -174,7 +168,7 @@ def picture(rows: dict[str, Any], path: Path) -> None:
             curve = row["curves"].get(what, ())
             if not curve:
                 continue
-            steps, found = [x for x, _ in curve], [told(v) for _, v in curve]
+            steps, found = [x for x, _ in curve], [told(v, 3) for _, v in curve]
             axes.plot(steps, [x["mean"] for x in found], color=f"C{i}", label=name, lw=1.3)
             bounds = [x["interval"] or [x["mean"]] * 2 for x in found]
             axes.fill_between(steps, *np.transpose(bounds), color=f"C{i}", alpha=0.12, lw=0)
@@ -302,7 +296,7 @@ def planner(given: argparse.Namespace) -> None:
             returns, end = json.loads(path.read_text())
             ends.append(end)
             print(kind, seed, returns, end, flush=True)
-        row = {"return": told(ends), "returns": ends, "steps": (sizes[0] + sizes[2]) * env.spec.horizon}
+        row = {"return": told(ends, 3), "returns": ends, "steps": (sizes[0] + sizes[2]) * env.spec.horizon}
         write(given.out / "modem-planner.json", {"env": env.name, "search": str(SEARCH), "variants": {kind: row}})
 
 

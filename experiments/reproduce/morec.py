@@ -21,6 +21,7 @@ import sys
 import time
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,13 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
+from tables import told
 
 from rlx import envs, keys
 from rlx.dynamics import EnsembleDynamics, adversary, bootstrap, ensemble, filtered, scorer
 from rlx.dynamics.filtered import by_likelihood, by_reward, by_truth
 from rlx.replay import datasets
-from rlx.train import logging, stats
+from rlx.train import logging
 from rlx.train.collect import Behaviour, collect
 from rlx.types import Step
 
@@ -41,6 +43,7 @@ ENV = "rlx:thermobox"
 REGIONS = {"dense in the data": (-2.5, -1.5), "rare": (0.0, 10.0), "unseen, hot": (11.0, 16.0), "unseen, cold": (-10.0, -4.0)}
 SETTINGS = ("random elite", "softmax", "argmax", "argmax, last snapshot", "likelihood", "nearest to the truth")
 DRAWS, TEMPERATURE, R_MIN = 2, 0.1, 0.6
+of_seeds = partial(told, each="seeds")
 GAME = adversary.Game(steps=4_000, snap_every=50, generator=(64, 64))
 GAMES = {  # what of the recipe matters
     "default": GAME,
@@ -126,13 +129,6 @@ def truth(obs: Any, action: Any) -> Any:
     return envs.make(ENV).spec.task.arrive(jnp, obs, action)  # type: ignore[misc]
 
 
-def told(values: np.ndarray) -> dict[str, Any]:
-    """Of numbers [seeds]."""
-    found = stats.estimate(np.asarray(values, float)[:, None])
-    interval = None if found.interval is None else [round(float(x), 4) for x in found.interval]
-    return {"mean": round(float(found.value), 4), "interval": interval, "seeds": [round(float(x), 4) for x in values]}
-
-
 # ------------------------------------------------------------------------------------------------------------- the parts
 
 
@@ -156,7 +152,7 @@ def one_step(seeds: int, debug: bool, out: Path, **_: Any) -> dict[str, Any]:
         if seed == 0:
             regions(learned, rows(seed, debug), out / "morec-regions.png")
         print(f"one_step seed {seed}", {r: {s: round(v[-1], 3) for s, v in e.items()} for r, e in error.items()}, flush=True)
-    table = {r: {s: told(np.array(v)) for s, v in e.items()} for r, e in error.items()}
+    table = {r: {s: of_seeds(np.array(v)) for s, v in e.items()} for r, e in error.items()}
     bars({r: {s: v["mean"] for s, v in t.items()} for r, t in table.items()}, "mean |T' - truth|", out / "morec-one_step.png")
     rule = {
         r: {
@@ -169,7 +165,11 @@ def one_step(seeds: int, debug: bool, out: Path, **_: Any) -> dict[str, Any]:
         }
         for r in ("rare", "unseen, hot")
     }
-    return {"error": table, "stopped": {r: {s: told(np.array(v)) for s, v in e.items()} for r, e in stopped.items()}, **rule}
+    return {
+        "error": table,
+        "stopped": {r: {s: of_seeds(np.array(v)) for s, v in e.items()} for r, e in stopped.items()},
+        **rule,
+    }
 
 
 def rollouts(seeds: int, debug: bool, out: Path, **_: Any) -> dict[str, Any]:
@@ -217,8 +217,8 @@ def rollouts(seeds: int, debug: bool, out: Path, **_: Any) -> dict[str, Any]:
     axes[0].legend(frameon=False, fontsize=7)
     figure.savefig(out / "morec-rollouts.png", dpi=120)
     return {
-        "error": {p: {s: told(np.array([x.mean() for x in v])) for s, v in e.items()} for p, e in error.items()},
-        "below r_min": {p: {s: told(np.array(v)) for s, v in e.items()} for p, e in below.items()},
+        "error": {p: {s: of_seeds(np.array([x.mean() for x in v])) for s, v in e.items()} for p, e in error.items()},
+        "below r_min": {p: {s: of_seeds(np.array(v)) for s, v in e.items()} for p, e in below.items()},
     }
 
 
@@ -239,7 +239,7 @@ def trap(seeds: int, debug: bool, out: Path, **_: Any) -> dict[str, Any]:
         if gaps:
             ends = np.array([g[-1] for g in gaps])
             counts = np.array([(g > base.gap_min).mean() for g in gaps])
-            found[name] |= {"gap at the end": told(ends), "share of snapshots that count": told(counts)}
+            found[name] |= {"gap at the end": of_seeds(ends), "share of snapshots that count": of_seeds(counts)}
             ax.plot(np.arange(1, len(gaps[0]) + 1) * base.snap_every, np.mean(gaps, 0), label=name)
         print("trap", name, found[name], flush=True)
     ax.axhline(base.gap_min, color="grey", lw=0.8, ls=":")
@@ -271,8 +271,8 @@ def games(seeds: int, debug: bool, out: Path, **_: Any) -> dict[str, Any]:
             last = {r: round(v[-1], 3) for r, v in error[name].items()}
             print(f"games seed {seed} {name}", last, "gap", round(gaps[name][-1], 2), flush=True)
     return {
-        "gap at the end": {n: told(np.array(g)) for n, g in gaps.items()},
-        "error": {n: {r: told(np.array(v)) for r, v in e.items()} for n, e in error.items()},
+        "gap at the end": {n: of_seeds(np.array(g)) for n, g in gaps.items()},
+        "error": {n: {r: of_seeds(np.array(v)) for r, v in e.items()} for n, e in error.items()},
     }
 
 
@@ -315,7 +315,7 @@ def policy(seeds: int, debug: bool, out: Path, run_dir: Path) -> dict[str, Any]:
         last = np.atleast_1d([line for line in lines if line["kind"] == "eval"][-1]["return_mean"])
         of = [line for line in lines if "rollout/length" in line][-1]
         mean = lambda k, of=of: round(float(np.mean(of[k])), 3) if k in of else None
-        found[name] = {"return": told(last), "length": mean("rollout/length"), "stopped": mean("rollout/stopped")}
+        found[name] = {"return": of_seeds(last), "length": mean("rollout/length"), "stopped": mean("rollout/stopped")}
         print("policy", name, found[name], flush=True)
     figure, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
     for i, name in enumerate(VARIANTS):

@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
+from tables import told
 
 from rlx import agents, config, envs, keys
 from rlx.agents.sindy_rl.world import World, known_of, transitions
@@ -36,11 +37,11 @@ from rlx.dynamics import EnsembleDynamics, adversary, bootstrap, ensemble, filte
 from rlx.dynamics.audit import windows
 from rlx.dynamics.filtered import by_likelihood, by_reward, by_truth
 from rlx.envs.control import pendulum
-from rlx.train import stats
 from rlx.train.collect import Behaviour, collect, random
 from rlx.types import Step
 
 R_MIN, TEMPERATURE, DRAWS, WINDOWS = 0.6, 0.1, 2, 400
+of_seeds = functools.partial(told, each="seeds")
 GAME = adversary.Game(steps=4_000, snap_every=100, generator=(64, 64))
 
 
@@ -207,14 +208,14 @@ def along(name: str, seed: int, debug: bool) -> dict[str, np.ndarray]:
 def table(case: Case, found: list[dict[str, np.ndarray]], path: Path) -> dict[str, Any]:
     """What the seeds come to; drawn to ``path``."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    out: dict[str, Any] = {"env": case.env, "gap": told(np.array([f["gap"] for f in found]))}
+    out: dict[str, Any] = {"env": case.env, "gap": of_seeds(np.array([f["gap"] for f in found]))}
     names = ("error", "not stopped", "error where not stopped")
     for ax, trial in zip(axes, ("as the data", case.other[0]), strict=True):
         out[trial] = {}
         for place in [k for k in found[0] if k.startswith(f"{trial}/")]:
             setting = place.split("/")[1]
             values = np.array([f[place] for f in found])
-            at = {h: dict(zip(names, (told(values[:, i, h - 1]) for i in range(3)), strict=True)) for h in case.at}
+            at = {h: dict(zip(names, (of_seeds(values[:, i, h - 1]) for i in range(3)), strict=True)) for h in case.at}
             out[trial][setting] = {f"step {h}": v for h, v in at.items()}
             ax.plot(np.arange(1, case.horizon + 1), values[:, 0].mean(0), label=setting)
         ax.set(title=trial, xlabel="steps in the model", ylabel="error, standard deviations")
@@ -223,13 +224,6 @@ def table(case: Case, found: list[dict[str, np.ndarray]], path: Path) -> dict[st
     figure.savefig(path, dpi=120)
     plt.close(figure)
     return out
-
-
-def told(values: np.ndarray) -> dict[str, Any]:
-    """Of numbers [seeds]."""
-    found = stats.estimate(np.asarray(values, float)[:, None])
-    interval = None if found.interval is None else [round(float(x), 4) for x in found.interval]
-    return {"mean": round(float(found.value), 4), "interval": interval, "seeds": [round(float(x), 4) for x in values]}
 
 
 def main() -> int:

@@ -29,8 +29,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from pearl_labels import align, collected, metaworld, picture, rewards, sizes, told, turned, write
+from pearl_labels import align, collected, metaworld, picture, rewards, sizes, turned, write
 from scipy.stats import spearmanr
+from tables import told
 
 from rlx import agents, envs, replay
 from rlx.agents.oppo.method import scripted
@@ -96,8 +97,9 @@ def numbers(draw: int, seeds: int) -> list[int]:
 
 def table_of(runs: list[dict[str, list[list[float]]]]) -> dict[str, Any]:
     """Of the draws of one variant: the last and the best evaluation, and what else is known, over draws."""
-    row = {"last": told([r["returns"][-1] for r in runs], True), "best": told([np.max(r["returns"], 0) for r in runs], True)}
-    return row | {k: told([r[k][0] for r in runs]) for k in runs[0] if k != "returns"}
+    row = {"last": told([r["returns"][-1] for r in runs], 3, "each")}
+    row |= {"best": told([np.max(r["returns"], 0) for r in runs], 3, "each")}
+    return row | {k: told([r[k][0] for r in runs], 3) for k in runs[0] if k != "returns"}
 
 
 def told_of(name: str, row: dict[str, Any]) -> None:
@@ -131,7 +133,7 @@ def by_labels(
         told_of(name, rows[name])
     data = [pairs.episodes(make(draw)[1]).returns for draw in range(given.draws)]
     for what, of in (("mean", np.mean), ("best", np.max)):
-        rows[f"the data, {what}"] = {"last": told([of(x) for x in data])}
+        rows[f"the data, {what}"] = {"last": told([of(x) for x in data], 3)}
     order = [rows[k]["last"]["mean"] for k in ("oracle", "CPA", "nearest", "random")]
     checks = {"oracle >= CPA >= nearest >= random": bool(np.all(np.diff(order) <= 0))}
     checks["CPA at least .8 of oracle"] = order[1] >= 0.8 * order[0]

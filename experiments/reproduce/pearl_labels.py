@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
+from tables import told
 
 from rlx import keys, replay
 from rlx.preferences import alignment, labels, learning, meta_world, pairs, stand_ins, toy_quality, transport
@@ -20,17 +21,6 @@ from rlx.preferences.features import Trajectories, distances, features
 from rlx.preferences.models import RewardMLP
 from rlx.preferences.pairs import Episodes
 from rlx.replay import datasets
-from rlx.train import stats
-
-
-def told(values: Any, each: bool = False) -> dict[str, Any]:
-    """Of [draws], or [draws, seeds]: mean, interval over draws, and ``each``."""
-    values = np.asarray(values, np.float64)
-    found = stats.estimate(values.reshape(len(values), -1))
-    interval = None if found.interval is None else [round(float(x), 3) for x in found.interval]
-    return {"mean": round(float(found.value), 3), "interval": interval} | (
-        {"each": np.round(values, 3).tolist()} if each else {}
-    )
 
 
 def write(path: Path, new: dict[str, Any]) -> None:
@@ -138,7 +128,7 @@ def pushes(draw: int) -> Sets:
 def compared(rows: dict[str, dict[str, np.ndarray]], out: Path, part: str) -> dict[str, Any]:
     """The table of accuracies, printed, written and drawn."""
     there = lambda row: {k: v[np.isfinite(v)] for k, v in row.items() if np.isfinite(v).any()}
-    table = {name: {k: told(v, k == "CPA") for k, v in there(row).items()} for name, row in rows.items()}
+    table = {name: {k: told(v, 3, "each" if k == "CPA" else None) for k, v in there(row).items()} for name, row in rows.items()}
     for name, row in table.items():
         print(f"{name:44}", {k: (v["mean"], v["interval"]) for k, v in row.items()}, flush=True)
     write(out / f"pearl-{part}.json", {"accuracy": table})
@@ -213,7 +203,7 @@ def metaworld(given: argparse.Namespace) -> None:
         others[f"{size} trajectories"] = mean_of(suite(found, draws, each, size))
     write(
         given.out / "pearl-metaworld.json",
-        {"mean": {k: {n: told(x) for n, x in v.items() if np.isfinite(x).all()} for k, v in others.items()}},
+        {"mean": {k: {n: told(x, 3) for n, x in v.items() if np.isfinite(x).all()} for k, v in others.items()}},
     )
     print({k: round(float(v["CPA"].mean()), 3) for k, v in others.items()})
     table = compared(rows, given.out, "metaworld")
@@ -268,7 +258,7 @@ def rewards(given: argparse.Namespace) -> None:
                 if gaussian and share:
                     ratio = doubt(model, params, told_pairs, found, flip, how.segment)
                     out.setdefault("standard deviation on flipped pairs, to others", []).append(ratio)
-    table = {k: told(v, True) for k, v in out.items()}
+    table = {k: told(v, 3, "each") for k, v in out.items()}
     print({k: (v["mean"], v["interval"]) for k, v in table.items()}, flush=True)
     write(given.out / "pearl-rewards.json", {"accuracy": table, "pairs": 200, "steps": how.steps})
 

@@ -17,25 +17,32 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
+from tables import bars, told
 
 from rlx import envs, keys, replay
 from rlx.agents.td_jepa.features import METHODS
 from rlx.replay import datasets
-from rlx.train import logging, stats
+from rlx.train import logging
 from rlx.train.collect import collect, random
 
+HERE = Path(__file__).parent
 ENV, REPEAT = "rlx:pointmass-maze", 8
 REACH = ("reach_top_left", "reach_top_right", "reach_bottom_left", "reach_bottom_right")
 
 
+def called(*words: Any) -> None:
+    """Python with these words, such as a script's name and its flags."""
+    print(*words, flush=True)
+    subprocess.run([sys.executable, *map(str, words)], check=True)
+
+
 def rlx(*words: Any) -> None:
-    print("rlx", *words, flush=True)
-    subprocess.run([sys.executable, "-m", "rlx", *map(str, words)], check=True)
+    called("-m", "rlx", *words)
 
 
 def maze_data(folder: Path, steps: int) -> Path:
@@ -69,6 +76,15 @@ def zero_shot(folder: Path, data: Path, method: str, seeds: int, size: list[str]
     return {k.removeprefix("return/"): np.atleast_1d(v) for k, v in last.items() if k.startswith("return/")}
 
 
+def made(args: argparse.Namespace, method: str) -> Path:
+    """The run of a method with its data, for scripts that begin with it: made here where it is not there yet."""
+    folder = args.run_dir / f"{method}-{args.seeds}"
+    if not (folder / "result.json").exists():
+        how = ["--preset", "debug"] if args.debug else ["--seeds", args.seeds, "--updates", args.updates]
+        called(__file__, "--run-dir", args.run_dir, "--method", method, *how, "--out", args.run_dir)
+    return folder
+
+
 def per_task(folder: Path, data: Path, task: str, seeds: int, updates: int) -> np.ndarray:
     """TD3 on the rewards of one task, [seeds]: TD3+BC with next to no weight on imitation."""
     run_dir = folder / f"td3-{task}-{seeds}"
@@ -87,20 +103,23 @@ def at_random(task: str, seeds: int) -> np.ndarray:
     return np.array([float(e.reward.sum()) for e in found[:seeds]])
 
 
-def picture(rows: dict[str, dict[str, Any]], path: Path) -> None:
-    tasks = list(next(iter(rows.values())))
-    figure, axes = plt.subplots(figsize=(11, 4), layout="constrained")
-    for i, (name, row) in enumerate(rows.items()):
-        at = np.arange(len(tasks)) + 0.8 * (i / len(rows) - 0.5)
-        values = np.array([row[t]["mean"] if t in row else np.nan for t in tasks])
-        axes.bar(at, values, 0.8 / len(rows), label=name)
-        for x, t in zip(at, tasks, strict=True):
-            if t in row and row[t]["interval"]:
-                axes.plot([x, x], row[t]["interval"], color="black", lw=0.8)
-    axes.set_xticks(np.arange(len(tasks)), tasks, rotation=15)
-    axes.set_ylabel("return")
-    axes.legend(frameon=False, fontsize=7, ncols=2)
-    figure.savefig(path, dpi=120)
+def parts(doc: str | None, given: dict[str, Callable[[argparse.Namespace], dict[str, Any]]]) -> int:
+    """The command line of scripts that begin with such runs: some of the ``given`` parts, each with a file of results."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--part", choices=given, action="append", help="only these")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--updates", type=int, default=15_000)
+    parser.add_argument("--preset", choices=("debug",))
+    parser.add_argument("--out", type=Path, default=HERE / "results")
+    args = parser.parse_args()
+    args.debug = args.preset == "debug"
+    args.seeds = 2 if args.debug else args.seeds
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name in args.part or given:
+        own = {"env": ENV, "repeat": REPEAT, "seeds": args.seeds, "updates": args.updates, "cores": os.cpu_count()}
+        (args.out / f"td_jepa-{name}.json").write_text(json.dumps({**own, **given[name](args)}, indent=1) + "\n")
+    return 0
 
 
 def main() -> int:
@@ -111,7 +130,7 @@ def main() -> int:
     parser.add_argument("--updates", type=int, default=15_000)
     parser.add_argument("--steps", type=int, default=200_000, help="decisions of data")
     parser.add_argument("--preset", choices=("debug",))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--out", type=Path, default=HERE / "results")
     given = parser.parse_args()
     debug = given.preset == "debug"
     seeds, updates, steps = (2, 40, 20_000) if debug else (given.seeds, given.updates, given.steps)
@@ -126,16 +145,15 @@ def main() -> int:
             found["td3, per task"] = {t: per_task(given.run_dir, data, t, seeds, updates) for t in tasks}
         else:
             found[method] = zero_shot(given.run_dir, data, method, seeds, size)
-    told = lambda e: {"mean": round(e.value, 2), "interval": e.interval and [round(float(x), 2) for x in e.interval]}
-    rows = {name: {t: told(stats.estimate(row[t][:, None])) for t in tasks} for name, row in found.items()}
+    rows = {name: {t: told(row[t], 2) for t in tasks} for name, row in found.items()}
     for name, row in found.items():
-        rows[name]["mean of reach"] = told(stats.estimate(np.mean([row[t] for t in REACH], 0)[:, None]))
-        rows[name]["mean of all"] = told(stats.estimate(np.mean([row[t] for t in tasks], 0)[:, None]))
+        rows[name]["mean of reach"] = told(np.mean([row[t] for t in REACH], 0), 2)
+        rows[name]["mean of all"] = told(np.mean([row[t] for t in tasks], 0), 2)
         print(f"{name:16}", *(f"{t} {v['mean']:.1f}" for t, v in rows[name].items()))
     given.out.mkdir(parents=True, exist_ok=True)
     own = {"env": ENV, "repeat": REPEAT, "seeds": seeds, "updates": updates, "steps": steps, "cores": os.cpu_count()}
     (given.out / "td_jepa.json").write_text(json.dumps({**own, "returns": rows}, indent=1) + "\n")
-    picture(rows, given.out / "td_jepa.png")
+    bars(rows, list(rows["random actions"]), given.out / "td_jepa.png")
     return 0
 
 

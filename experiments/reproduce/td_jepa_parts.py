@@ -14,10 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +21,14 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
+from tables import bars, told
+from td_jepa import ENV, REPEAT, at_random, made, parts, rlx
 
-from rlx import envs, keys, load
+from rlx import keys, load
 from rlx.envs.control import pointmass_maze as maze
 from rlx.train import Policy, logging, stats
-from rlx.train.collect import collect, random
 from rlx.types import Clock
 
-HERE = Path(__file__).parent
-ENV, REPEAT = "rlx:pointmass-maze", 8
 TASKS = list(maze.SCORES)
 ROOMS, FAR = TASKS[:4], TASKS[1:4]  # reach tasks; those in other rooms than that where an episode begins
 FEW = 3  # seeds at most of what is trained here alone
@@ -54,27 +49,13 @@ BOUNDS = {  # of what `ablations` finds, None: no bound
 # -------------------------------------------------------------------------------------------------------------------- runs
 
 
-def called(*words: Any) -> None:
-    print(*words, flush=True)
-    subprocess.run([sys.executable, *map(str, words)], check=True)
-
-
-def made(args: argparse.Namespace, method: str) -> Path:
-    """The run of a method, as ``td_jepa.py`` makes it with the data."""
-    folder = args.run_dir / f"{method}-{args.seeds}"
-    if not (folder / "result.json").exists():
-        how = ["--preset", "debug"] if args.debug else ["--seeds", args.seeds, "--updates", args.updates]
-        called(HERE / "td_jepa.py", "--run-dir", args.run_dir, "--method", method, *how, "--out", args.run_dir)
-    return folder
-
-
 def trained(args: argparse.Namespace, name: str, seeds: int, flags: dict[str, Any]) -> Path:
     """A run on the same data, with the settings ``flags``."""
     folder = args.run_dir / f"{name.replace(' ', '-')}-{seeds}"
     if not (folder / "result.json").exists():
         flags = {"env": ENV, "repeat": REPEAT, "data": args.run_dir / "maze.npz", "preset": args.preset or "small", **flags}
         words = [word for k, v in {**flags, "seeds": seeds, "run-dir": folder}.items() for word in (f"--{k}", v)]
-        called("-m", "rlx", "train", "td_jepa", *words, "--no-video", "--no-progress")
+        rlx("train", "td_jepa", *words, "--no-video", "--no-progress")
     return folder
 
 
@@ -85,12 +66,6 @@ def evaluations(folder: Path, name: str) -> list[dict[str, Any]]:
 def returns_of(lines: list[dict[str, Any]], what: str = "return_mean") -> np.ndarray:
     """[evaluations, seeds]."""
     return np.stack([np.atleast_1d(line[what]) for line in lines])
-
-
-def told(values: Any) -> dict[str, Any]:
-    """Mean and interval over seeds, [seeds]."""
-    found = stats.estimate(np.asarray(values, float)[:, None])
-    return {"mean": round(found.value, 4), "interval": found.interval and [round(float(x), 4) for x in found.interval]}
 
 
 # --------------------------------------------------------------------------------------------------------------- ablations
@@ -121,15 +96,6 @@ def operations(policy: Policy) -> float:
     return float(jax.jit(phase.update).lower(state, clock, batch, key).compile().cost_analysis()["flops"])
 
 
-def at_random() -> float:
-    """The mean return of uniform actions on the reach tasks."""
-    found = []
-    for task in ROOMS:
-        env = envs.make(ENV, repeat=REPEAT, task=task)
-        found += collect(random(env.spec), env, 50 * env.spec.horizon, 50, keys.root(0))[:50]
-    return float(np.mean([e.reward.sum() for e in found]))
-
-
 def ablations(args: argparse.Namespace) -> dict[str, Any]:
     """What the regulariser, the horizon, two encoders and the features are for."""
     size = {} if args.debug else {"agent.updates": args.updates, "agent.eval-every": 2_500}
@@ -139,10 +105,10 @@ def ablations(args: argparse.Namespace) -> dict[str, Any]:
     for name, folder in folders.items():
         rows[name] = looked_at(folder)
         print(name, json.dumps(rows[name]), flush=True)
-    acted = at_random()
+    acted = float(np.mean([at_random(room, 50).mean() for room in ROOMS]))
     held = judged(rows, acted)
     print(*(f"{k}: {v}" for k, v in held.items()), sep="\n", flush=True)
-    draw(rows, ("reach", "far rooms", "all"), args.out / "td_jepa-ablations.png")
+    bars(rows, ("reach", "far rooms", "all"), args.out / "td_jepa-ablations.png")
     return {"random actions, reach": round(acted, 2), "rows": rows, "found": held}
 
 
@@ -165,20 +131,6 @@ def judged(rows: dict[str, dict[str, Any]], acted: float) -> dict[str, Any]:
 
 def within(x: float, low: float | None, high: float | None) -> bool:
     return (low is None or x >= low) and (high is None or x <= high)
-
-
-def draw(rows: dict[str, dict[str, Any]], names: Sequence[str], path: Path) -> None:
-    figure, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
-    for i, (label, row) in enumerate(rows.items()):
-        at, width = np.arange(len(names)) + 0.8 * ((i + 0.5) / len(rows) - 0.5), 0.8 / len(rows)
-        ax.bar(at, [row[n]["mean"] for n in names], width, label=label)
-        for x, n in zip(at, names, strict=True):
-            if row[n]["interval"]:
-                ax.plot([x, x], row[n]["interval"], color="black", lw=0.8)
-    ax.set_xticks(np.arange(len(names)), names)
-    ax.set_ylabel("return")
-    ax.legend(frameon=False, fontsize=8, ncols=2)
-    figure.savefig(path, dpi=120)
 
 
 # -------------------------------------------------------------------------------------------------------------- adaptation
@@ -223,23 +175,5 @@ def draw_curves(found: dict[str, dict[str, np.ndarray]], each: int, path: Path) 
 PARTS = {f.__name__: f for f in (ablations, adaptation)}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run-dir", type=Path, required=True)
-    parser.add_argument("--part", choices=PARTS, action="append", help="only these")
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--updates", type=int, default=15_000)
-    parser.add_argument("--preset", choices=("debug",))
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    args = parser.parse_args()
-    args.debug = args.preset == "debug"
-    args.seeds = 2 if args.debug else args.seeds
-    args.out.mkdir(parents=True, exist_ok=True)
-    for name in args.part or PARTS:
-        own = {"env": ENV, "repeat": REPEAT, "seeds": args.seeds, "updates": args.updates, "cores": os.cpu_count()}
-        (args.out / f"td_jepa-{name}.json").write_text(json.dumps({**own, **PARTS[name](args)}, indent=1) + "\n")
-    return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(parts(__doc__, PARTS))

@@ -17,10 +17,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +26,8 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
+from tables import bars, told
+from td_jepa import ENV, REPEAT, made, parts, rlx
 
 from rlx import envs, export, keys, load, replay
 from rlx.agents.td_jepa import ZeroShot
@@ -36,12 +35,11 @@ from rlx.dynamics.sparse import SparseModel, equations, fit, poly
 from rlx.envs.control import pointmass_maze as maze
 from rlx.envs.expressions import parse, quantities
 from rlx.envs.tasks.base import tolerance
-from rlx.train import Policy, stats
+from rlx.train import Policy
 from rlx.train.collect import random
 from rlx.types import PHYSICS
 
-HERE = Path(__file__).parent
-ENV, REPEAT, EPISODES, LENGTH = "rlx:pointmass-maze", 8, 10, 50  # LENGTH: decisions of an episode of the data
+EPISODES, LENGTH = 10, 50  # LENGTH: decisions of an episode of the data
 TASKS = list(maze.SCORES)
 RADII = (0.015, 0.05)  # m: where the reach tasks pay in full; half of a room's way to its corner
 SIDE, SEEN = 24, {"agent.batch": 128, "agent.pad": 0, "agent.updates": 2_500, "agent.eval-every": 2_500}  # of pictures
@@ -50,20 +48,6 @@ UNITS = np.array([0.3, 0.3, 0.05, 0.05])  # m and m/s, in which the sparse regre
 
 
 # -------------------------------------------------------------------------------------------------------------------- runs
-
-
-def called(*words: Any) -> None:
-    print(*words, flush=True)
-    subprocess.run([sys.executable, *map(str, words)], check=True)
-
-
-def made(args: argparse.Namespace, method: str) -> Path:
-    """The run of a method, as ``td_jepa.py`` makes it with the data."""
-    folder = args.run_dir / f"{method}-{args.seeds}"
-    if not (folder / "result.json").exists():
-        how = ["--preset", "debug"] if args.debug else ["--seeds", args.seeds, "--updates", args.updates]
-        called(HERE / "td_jepa.py", "--run-dir", args.run_dir, "--method", method, *how, "--out", args.run_dir)
-    return folder
 
 
 class Asked(NamedTuple):
@@ -138,12 +122,6 @@ def paid(task: str, obs: np.ndarray, action: np.ndarray) -> np.ndarray:
     return np.broadcast_to(maze.SCORES[task](np, obs, action), obs.shape[:-1])
 
 
-def told(values: Any) -> dict[str, Any]:
-    """Mean and interval over seeds, [seeds]."""
-    found = stats.estimate(np.asarray(values, float)[:, None])
-    return {"mean": round(found.value, 4), "interval": found.interval and [round(float(x), 4) for x in found.interval]}
-
-
 def by_task(returns: Any) -> dict[str, Any]:
     """Of returns [seeds, task]."""
     returns = np.asarray(returns)
@@ -196,7 +174,7 @@ def pictures(args: argparse.Namespace) -> dict[str, Any]:
     if not data.exists():
         many = 5_000 if args.debug else 100_000
         how = ["--time-limit", LENGTH, "--env-option", "starts=uniform", "--mode", "random", "--streams", 100, "--steps", many]
-        called("-m", "rlx", "collect", *where, *how, "--out", data, "--no-progress")
+        rlx("collect", *where, *how, "--out", data, "--no-progress")
     if not (folder / "result.json").exists():
         size = (
             ["--preset", "debug"]
@@ -204,7 +182,7 @@ def pictures(args: argparse.Namespace) -> dict[str, Any]:
             else ["--preset", "small", *(word for k, v in SEEN.items() for word in (f"--{k}", v))]
         )
         how = [*size, "--agent.features", "symmetric", "--data", data, "--no-video", "--no-progress"]
-        called("-m", "rlx", "train", "td_jepa", *where, *how, "--run-dir", folder)
+        rlx("train", "td_jepa", *where, *how, "--run-dir", folder)
     [ask], rows, count = asked(folder, 1).asks, replay.load(data).rows, 100
     which = np.random.default_rng(0).choice(len(rows.reward), count, replace=False)
     places = rows.info[PHYSICS][which, :2]
@@ -272,20 +250,6 @@ def preferences(args: argparse.Namespace) -> dict[str, Any]:
     return {"segment": steps, "returns": rows, "share of the reward's at 100 pairs": told(share)}
 
 
-def bars(rows: dict[str, dict[str, Any]], names: list[str], path: Path, unit: str = "return") -> None:
-    figure, ax = plt.subplots(figsize=(10, 3.8), layout="constrained")
-    for i, (label, row) in enumerate(rows.items()):
-        at, width = np.arange(len(names)) + 0.8 * ((i + 0.5) / len(rows) - 0.5), 0.8 / len(rows)
-        ax.bar(at, [row[n]["mean"] for n in names], width, label=label)
-        for x, n in zip(at, names, strict=True):
-            if row[n]["interval"]:
-                ax.plot([x, x], row[n]["interval"], color="black", lw=0.8)
-    ax.set_xticks(np.arange(len(names)), names, rotation=15)
-    ax.set_ylabel(unit)
-    ax.legend(frameon=False, fontsize=8, ncols=2)
-    figure.savefig(path, dpi=120)
-
-
 # ------------------------------------------------------------------------------------------------------------- composition
 
 
@@ -346,23 +310,5 @@ def in_c(runs: Asked, z: np.ndarray, obs: np.ndarray, folder: Path) -> dict[str,
 PARTS = {f.__name__: f for f in (goals, pictures, preferences, composition)}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run-dir", type=Path, required=True)
-    parser.add_argument("--part", choices=PARTS, action="append", help="only these")
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--updates", type=int, default=15_000)
-    parser.add_argument("--preset", choices=("debug",))
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    args = parser.parse_args()
-    args.debug = args.preset == "debug"
-    args.seeds = 2 if args.debug else args.seeds
-    args.out.mkdir(parents=True, exist_ok=True)
-    for name in args.part or PARTS:
-        own = {"env": ENV, "repeat": REPEAT, "seeds": args.seeds, "updates": args.updates, "cores": os.cpu_count()}
-        (args.out / f"td_jepa-{name}.json").write_text(json.dumps({**own, **PARTS[name](args)}, indent=1) + "\n")
-    return 0
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(parts(__doc__, PARTS))
