@@ -155,6 +155,7 @@ def robots(given: argparse.Namespace) -> None:
     """On the data of the part metaworld, of which each draw has 32 episodes of its own."""
     updates = 500 if given.debug else given.updates // 2
     own = {**SMALL, "hidden": (128, 128), "updates": updates, "eval_every": max(500, updates // 2), "eval_episodes": 5}
+    own |= {"normalize_obs": True}
     learned = {**MLP, "model.hidden": (128, 128), "model.batch": 16, "reward_lr": 3e-4, "weight_decay": 0.0}
     learned |= {"align.entries": meta_world.FRAME, "align.outer": 30, "align.inner": 60}
     draws, each, steps = sizes(given.debug)
