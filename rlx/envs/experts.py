@@ -132,4 +132,10 @@ def shown(env: E) -> E:
         physics = step.info[PHYSICS] if PHYSICS in step.info else xp.zeros((*step.reward.shape, 0), np.float32)
         return step._replace(obs={"obs": step.obs, PHYSICS: physics})
 
-    return wrappers.map_steps(env, spec, show)
+    def view(params: PyTree, moved: PyTree, state: PyTree, step: Step) -> tuple[PyTree, Step]:
+        """What a camera draws anew is the environment's own observation."""
+        state, seen = env.view(params, moved, state, step._replace(obs=step.obs["obs"]))  # type: ignore[union-attr, misc]
+        return state, show(jnp, params, seen)
+
+    told = wrappers.map_steps(env, spec, show)
+    return told if isinstance(told, HostEnv) or told.view is None else replace(told, view=view)

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlx.envs import control, registry, tasks
+from rlx.envs import camera, control, registry, tasks
 from rlx.envs.actions import Native
 from rlx.envs.control.base import state_of
 from rlx.envs.options import dm_control_suite
@@ -77,7 +77,7 @@ class Reward:
 
 def reward_of(name: str, /, **options: Any) -> Reward:
     """What the environment ``make(name, **options)`` pays, of its stored physics; equal to what it emits but for the rounding
-    of physics to float32.
+    of physics to float32. How it looks (``pixels``) does not matter.
 
     Raises:
         ValueError: an unknown name, an environment without physics, one whose reward depends on more than physics and action,
@@ -88,7 +88,7 @@ def reward_of(name: str, /, **options: Any) -> Reward:
     prefix, _, task = name.partition(":")
     if prefix not in ("dmc", "rlx"):
         raise ValueError(f"{name}: rewards of stored physics are known of dmc: and rlx: tasks.")
-    env = registry.make(name, **{**options, "physics": True})
+    env = registry.make(name, **{**camera.unseen(options), "physics": True})
     size = env.spec.info[PHYSICS].shape[0]
     own = control.mujoco_task(task) if prefix == "rlx" else tasks.get(task) if task in tasks.names() else None
     if prefix == "rlx" and own is None:

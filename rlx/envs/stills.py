@@ -17,7 +17,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from rlx.envs import registry, tasks
+from rlx.envs import camera, registry, tasks
 from rlx.envs.control.base import Plant, state_of
 from rlx.envs.options import dm_control_suite
 from rlx.types import PHYSICS, Env
@@ -33,6 +33,7 @@ def still_of(name: str, /, **options: Any) -> Still:
         ValueError: an unknown name, an environment without physics or pictures, or no OpenGL to draw with.
     """
     prefix, _, task = name.partition(":")
+    options = {k: v for k, v in camera.unseen(options).items() if k != PHYSICS}
     if prefix == "rlx":
         return _of_plant(name, options)
     if prefix == "dmc":
@@ -52,7 +53,7 @@ def still_of(name: str, /, **options: Any) -> Still:
 
 
 def _of_plant(name: str, options: dict[str, Any]) -> Still:
-    env = registry.make(name, **{**options, "physics": True})
+    env = registry.make(name, **{**options, PHYSICS: True})
     render = env.render if isinstance(env, Env) else None
     if render is None or not isinstance(env, Env):
         raise ValueError(f"{name} draws no pictures of its physics.")

@@ -13,6 +13,7 @@ from rlx import replay
 from rlx.cli import data as command
 from rlx.envs import experts
 from rlx.envs.rewards import reward_of
+from rlx.envs.stills import still_of
 from rlx.train.demonstrations import demonstrate, successes
 
 PUSH = ["demos", "--env", "rlx:push-toy"]
@@ -66,6 +67,18 @@ def test_the_expert_acts_on_the_state_whatever_is_observed(tmp_path, capsys):
     expected = np.array(experts.push_toy.expert(np, p[:, :2], p[:, 2:4]))
     expected[rows.last] = 0
     np.testing.assert_allclose(rows.action, expected, atol=1e-6)
+
+
+def test_before_a_camera_expert_reward_and_still_are_what_they_are_without():
+    look = {"pixels": "sdf", "image": 8}
+    env = rlx.envs.make("rlx:push-toy", physics=True, **look)
+    found, _ = demonstrate(experts.of(env, look), env, 2, streams=2)
+    episode = found[0]
+    assert episode.obs["pixels"].shape == (51, 8, 8, 3) and episode.obs["pixels"].dtype == np.uint8
+    np.testing.assert_array_equal(reward_of("rlx:push-toy", **look).of_episode(episode), episode.reward)
+    assert episode.reward.sum() >= 5
+    draw, plain = still_of("rlx:push-toy", physics=True, **look), still_of("rlx:push-toy")
+    np.testing.assert_array_equal(draw(episode.info["physics"][9]), plain(episode.info["physics"][9]))
 
 
 def test_the_expert_of_a_task_in_mujoco(tmp_path):

@@ -6,6 +6,7 @@
 from rlx.envs.camera.attach import attach
 from rlx.envs.camera.distractors import Distractor
 from rlx.envs.camera.options import Pixels, taken
+from rlx.envs.camera.options import unseen as unseen
 from rlx.envs.camera.raster import Picture, draw
 from rlx.envs.camera.scene import Camera, Poses, Scene, Shape, Texture
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -57,6 +58,12 @@ class Pixels:
         if not self.state and not self.paired:
             return image
         return {"pixels": image} | ({"state": inner} if self.state else {}) | ({"clean": clean} if self.paired else {})
+
+
+def unseen(options: Mapping[str, Any]) -> dict[str, Any]:
+    """``options`` of an environment without those of its pixels: what happens there does not depend on how it looks."""
+    looks = {f.name for f in fields(Pixels)} if "pixels" in options else set()
+    return {k: v for k, v in options.items() if k not in looks}
 
 
 def taken(name: str, pixels: Any, options: dict[str, Any]) -> Pixels:

@@ -113,8 +113,9 @@ def with_physics(env: Env) -> Env:
 
 
 def state_of(env: Env, physics: Array) -> PyTree:
-    """The state ``x`` of a plant of ``physics`` [P], which `with_physics` made."""
-    leaves, tree = jax.tree.flatten(jax.eval_shape(env.reset, env.params, jax.random.key(0))[0].x)
+    """The state ``x`` of a plant of ``physics`` [P], which `with_physics` made; a camera may look at it."""
+    state = jax.eval_shape(env.reset, env.params, jax.random.key(0))[0]
+    leaves, tree = jax.tree.flatten((state if isinstance(state, Plant) else state.env).x)
     edges = np.cumsum([int(np.prod(x.shape)) for x in leaves])[:-1]
     parts = jnp.split(physics, edges)
     return jax.tree.unflatten(tree, [p.reshape(x.shape).astype(x.dtype) for p, x in zip(parts, leaves, strict=True)])
