@@ -259,10 +259,15 @@ def _meta(flags: Flags, env: Env | HostEnv, parts: list[Part], policies: dict[st
         "time_limit": env.spec.horizon,
         "seed": flags.seed,
         "streams": flags.streams,
-        "physics": PHYSICS in env.spec.info,
+        "physics": PHYSICS in env.spec.info and not _without(parts),
         "parts": of_parts,
         "versions": origin.versions(),
     }
+
+
+def _without(parts: list[Part]) -> list[str]:
+    """The runs whose replay holds no physics: they trained without."""
+    return [p.run_dir for p in parts if p.mode == REPLAY and not run_configs.read(p.run_dir).env_options.get(PHYSICS)]
 
 
 def _runs(parts: list[Part]) -> list[run_configs.RunConfig]:
@@ -293,6 +298,8 @@ def _say(flags: Flags, out: Path, env: Env | HostEnv, parts: list[Part], limit: 
     size = console.on_disk(out)
     rows: list[tuple[str, Any]] = [("environment", env.name), ("mode", modes), ("transitions", f"{found['transitions']:,}")]
     rows += [("episodes", found["episodes"]), ("physics", "stored" if physics else "not stored")]
+    if PHYSICS in env.spec.info and (without := _without(parts)):
+        rows[-1] = ("physics", f"not stored, as {' and '.join(without)} trained without --env-option physics=true")
     rows += [("file" if out.is_file() else "folder", f"{out}, {console.size(size)}")]
     mean = float(returns.mean()) if len(returns) else None
     reference = of_run(env.name, limit, _options(flags, parts)) if len(returns) else None

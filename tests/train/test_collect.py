@@ -16,6 +16,7 @@ import rlx.envs
 from rlx import agents
 from rlx.cli import collect as collect_command
 from rlx.cli import main
+from rlx.envs.rewards import reward_of
 from rlx.replay import datasets
 from rlx.train.collect import Behaviour, acting, alike, collect, ornstein_uhlenbeck, random, replay_of, summary
 from rlx.train.policy import Policy
@@ -147,6 +148,27 @@ def test_a_runs_replay_is_what_it_stored(trained):
             atol=1e-4,
         )
     assert not np.array_equal(episodes[0].obs, other[0].obs)
+
+
+def test_a_replay_with_physics_can_be_paid_anew(trained, tmp_path, capsys):
+    """By the function of its own task: what was stored; so any other's is as good."""
+    args = ["collect", "--run-dir", str(trained), "--mode", "replay", "--no-progress", "--out", str(tmp_path / "data")]
+    assert main(args) == 0 and '"physics": true' in capsys.readouterr().out
+    data, pay = datasets.mapped(tmp_path / "data"), reward_of("rlx:pendulum")
+    assert data.meta["physics"] and np.ptp(data.rows.reward[:]) > 1
+    for episode in data:
+        whole = slice(None) if episode.first[0] else slice(1, None)  # the first row that is left of a stream kept its reward
+        np.testing.assert_allclose(pay.of_episode(episode)[whole], episode.reward[whole], rtol=1e-5, atol=1e-5)
+
+
+def test_a_replay_without_physics_says_so(tmp_path, capsys):
+    run = ["--run-dir", str(tmp_path / "run"), "--no-progress"]
+    small = ["--preset", "debug", "--agent.env-steps", "40", "--agent.prefill", "20", "--time-limit", "10", "--episodes", "1"]
+    assert main(["train", "td3", "--env", "rlx:pendulum", *small, "--no-video", *run]) == 0
+    assert main(["collect", *run, "--mode", "replay", "--out", str(tmp_path / "data")]) == 0
+    assert "trained without --env-option physics=true" in " ".join(capsys.readouterr().out.split())
+    data = datasets.mapped(tmp_path / "data")
+    assert not data.meta["physics"] and "physics" not in data.rows.info
 
 
 def test_replays_that_are_not_there(trained, tmp_path):
