@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +17,8 @@ import pytest
 from rlx import keys, replay
 from rlx.envs import make
 from rlx.replay import datasets
-from rlx.train import run
+from rlx.train import logging, run
+from rlx.train.checkpoint import Checkpoints
 from rlx.types import Agent, AgentState, Eval, Members, Out, Problem, Stage, Update
 from tests.train.toys import QUIET
 
@@ -47,13 +53,18 @@ def averaging(data) -> tuple[Agent, Problem]:
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory):
+def shards(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "shards"
     all_of_them = list(episodes())
     with datasets.Writer(path) as out:
         for part in (all_of_them[:2], all_of_them[2:3], all_of_them[3:]):
             out.append(part)
-    return {where: datasets.replay_of(path, where) for where in ("device", "host", "disk")}
+    return path
+
+
+@pytest.fixture(scope="module")
+def places(shards):
+    return {where: datasets.replay_of(shards, where) for where in ("device", "host", "disk")}
 
 
 @pytest.mark.parametrize("members", [None, 2])
@@ -89,6 +100,47 @@ def test_a_run_on_disk_resumes(places, tmp_path):
 
     run(shorter, problem, 0, tmp_path, options=QUIET, callback=stop)
     jax.tree.map(np.testing.assert_array_equal, run(agent, problem, 0, tmp_path, options=QUIET).agent.learned, once)
+
+
+KILLED = """
+import os, signal, sys
+from rlx.replay import datasets
+from rlx.train import Options, checkpoint, run
+from tests.train.test_data_places import averaging
+
+rename = os.replace
+
+def killed(source, place):
+    if os.fspath(place).endswith(os.path.join("checkpoints", "2")):  # all of the second checkpoint is written, but for its name
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(source, place)
+
+checkpoint.os.replace = killed
+data = datasets.replay_of(sys.argv[1], sys.argv[2])
+run(*averaging(data), 0, sys.argv[3], options=Options(progress=False, log_every=1, checkpoint_cycles=1))
+"""
+
+
+@pytest.mark.parametrize("where", ["host", "disk"])
+def test_a_run_that_reads_ahead_and_was_killed_ends_as_one_that_was_not(places, shards, tmp_path, where):
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    child = subprocess.run(
+        [sys.executable, "-c", KILLED, str(shards), where, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    assert (tmp_path / "checkpoints" / ".2.part" / "manifest.json").exists()
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [1]
+    once = run(*averaging(places[where]), 0, options=QUIET).agent.learned
+    lines = []
+    again = dict(options=QUIET, callback=lambda line, state: lines.append(line))
+    found = run(*averaging(places[where]), 0, tmp_path, **again)
+    jax.tree.map(np.testing.assert_array_equal, found.agent.learned, once)
+    assert not (tmp_path / "checkpoints" / ".2.part").exists()
+    cycles = lambda some: [x["cycle"] for x in some if x["kind"] == "train"]
+    assert cycles(lines) == [2, 3] and cycles(logging.read(tmp_path)) == [1, 2, 3]
 
 
 def test_only_shards_are_read_from_disk_and_what_does_not_fit_is_refused(tmp_path, monkeypatch):
