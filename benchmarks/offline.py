@@ -10,13 +10,14 @@ processor's seconds (``..._cpu``) are those of the work alone.
 
 "updates" has rows of D4RL's shapes (17 numbers, 6 actions, 100 episodes of 1 000). "scores" trains with the same settings and
 budget from the same file, all seeds of rlx as one program, and compares the last policies in whole episodes: normalised
-returns of each seed, their mean, and its 95% interval over seeds. Settings: Adam 3e-4; IQL with cosine decay and rewards by the
-range of returns; TD3+BC and BC with normalised observations.
+returns of each seed, their mean, and its 95% interval over seeds. With --out it goes on where it was stopped. Settings: Adam
+3e-4; IQL with cosine decay and rewards by the range of returns; TD3+BC and BC with normalised observations.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -32,6 +33,7 @@ from side_by_side import Peer, Work, by_turns, compared, nothing_to_learn, updat
 
 from rlx import agents, envs, keys, replay
 from rlx.envs import batch, scores
+from rlx.files import write_text
 from rlx.keys import HostKey
 from rlx.train import Options, population
 from rlx.train.evaluate import evaluate_members
@@ -130,45 +132,72 @@ def returns_of(env: Env | HostEnv, act: Callable[[np.ndarray], Any], episodes: i
     return total
 
 
+class Scores:
+    """What `scores_part` has found, in the file ``out`` after each run, so that the same command goes on where it was stopped.
+
+    Raises:
+        SystemExit: the file holds scores of other rows or settings.
+    """
+
+    def __init__(self, out: Path | None, settings: dict[str, Any]):
+        self.out = out
+        self.values: dict[str, Any] = json.loads(out.read_text()) if out and out.exists() else dict(settings)
+        other = [k for k, v in settings.items() if self.values.get(k) != v]
+        if other:
+            raise SystemExit(f"{out} holds scores with other {', '.join(other)}: give another --out")
+
+    def done(self, name: str, who: str) -> int:
+        """Seeds that there are: 0 up to this."""
+        return len(self.values.get(f"{name}_{who}", {"each": []})["each"])
+
+    def add(self, name: str, who: str, scores: Any, seconds: float) -> None:
+        mine = self.values.setdefault(f"{name}_{who}", {"each": [], "seconds": 0.0})
+        mine["each"] += [round(float(x), 2) for x in scores]
+        mine["seconds"] = round(mine["seconds"] + seconds, 1)
+        found = estimate(np.array(mine["each"]))
+        mine |= {"mean": round(found.value, 2), "interval": found.interval and [round(x, 2) for x in found.interval]}
+        bounds = [self.values.get(f"{name}_{k}", {}).get("interval") for k in ("rlx", "d3rlpy")]
+        if all(bounds):
+            self.values[f"{name}_overlap"] = max(low for low, _ in bounds) <= min(high for _, high in bounds)
+        print(json.dumps({f"{name}_{who}": mine}), file=sys.stderr, flush=True)
+        if self.out:
+            write_text(self.out, json.dumps(self.values, indent=1) + "\n")
+
+
 def scores_part(args: argparse.Namespace) -> dict[str, Any]:
+    """rlx first, all seeds as one program, then d3rlpy, seed by seed of all agents."""
     env = envs.make(args.env)
-    data = replay.from_episodes(replay.load(args.data))
+    rows = replay.load(args.data)
+    data = replay.from_episodes(rows)
     problem = Problem({"train": env}, {"data": data})
-    peer = D3rlpy(args.peer, data) if args.peer else None
     scale = scores.reference(args.env)
     score = lambda returns: np.asarray(returns) if scale is None else scores.normalised(scale, returns)
-    out: dict[str, Any] = {"env": args.env, "data": Path(args.data).name, "updates": args.updates, "seeds": args.seeds}
-    out["normalised_by"] = None if scale is None else scale.source
-    out["data_mean"] = round(float(score(replay.episode_returns(data)).mean()), 2)
-    for name in AGENTS:
-        agent = agent_of(name, problem, updates=args.updates, eval_every=args.updates)
-        begun = time.perf_counter()
-        found = population(agent, problem, args.seeds, options=Options(progress=False, keep_best=False))
-        seconds = {"rlx": time.perf_counter() - begun}
-        roots = jax.vmap(lambda k: keys.fold(k, "final evaluation"))(keys.roots(range(args.seeds)))
-        cycles = agent.stages[-1].cycles
-        last = evaluate_members(agent, problem, found.state.agent, roots, 0, cycles, args.episodes)["returns"]
-        results = {"rlx": score(last.mean(1))}
-        if peer:
-            begun, theirs = time.perf_counter(), []
-            for seed in range(args.seeds):
-                peer.ask(make=name, seed=seed, updates=args.updates, settings=settings_of(name))
-                peer.ask(update=args.updates)
-                act = lambda obs: peer.ask(act=obs.tolist())
-                theirs.append(returns_of(env, act, args.episodes, seed).mean())
-            results["d3rlpy"], seconds["d3rlpy"] = score(theirs), time.perf_counter() - begun
-        for who, values in results.items():
-            found_by = estimate(values)
-            out[f"{name}_{who}"] = {
-                "mean": round(found_by.value, 2),
-                "interval": found_by.interval and [round(x, 2) for x in found_by.interval],
-                "each": [round(float(x), 2) for x in values],
-                "seconds": round(seconds[who], 1),
-            }
-        print(json.dumps(out), file=sys.stderr, flush=True)
-    if peer:
+    settings: dict[str, Any] = {"env": args.env, "data": Path(args.data).name, "transitions": rows.transitions}
+    settings |= {"data_mean": round(float(score(replay.episode_returns(data)).mean()), 2)}
+    settings |= {"updates": args.updates, "episodes": args.episodes, "normalised_by": scale and scale.source}
+    found = Scores(args.out, settings)
+    for name in args.agent or AGENTS:
+        if seeds := range(found.done(name, "rlx"), args.seeds):
+            begun = time.perf_counter()
+            agent = agent_of(name, problem, updates=args.updates, eval_every=args.updates)
+            state = population(agent, problem, list(seeds), options=Options(progress=False, keep_best=False)).state.agent
+            roots = jax.vmap(lambda k: keys.fold(k, "final evaluation"))(keys.roots(seeds))
+            cycles = agent.stages[-1].cycles
+            last = evaluate_members(agent, problem, state, roots, 0, cycles, args.episodes)["returns"]
+            found.add(name, "rlx", score(last.mean(1)), time.perf_counter() - begun)
+    if args.peer:
+        peer = D3rlpy(args.peer, data)
+        found.values |= peer.versions
+        for seed, name in itertools.product(range(args.seeds), args.agent or AGENTS):
+            if seed < found.done(name, "d3rlpy"):
+                continue
+            begun = time.perf_counter()
+            peer.ask(make=name, seed=seed, updates=args.updates, settings=settings_of(name))
+            peer.ask(update=args.updates)
+            returns = returns_of(env, lambda obs: peer.ask(act=obs.tolist()), args.episodes, seed)
+            found.add(name, "d3rlpy", [score(returns.mean())], time.perf_counter() - begun)
         peer.close()
-    return out
+    return found.values
 
 
 def main() -> int:
@@ -182,6 +211,7 @@ def main() -> int:
     parser.add_argument("--members", type=int, default=8, help="of the population in updates")
     parser.add_argument("--data", help="of scores: a dataset")
     parser.add_argument("--env", help="of scores: where policies are compared")
+    parser.add_argument("--agent", choices=AGENTS, action="append", help="of scores: only these")
     parser.add_argument("--seeds", type=int, default=10, help="of scores")
     parser.add_argument("--episodes", type=int, default=10, help="of scores, of each seed")
     parser.add_argument("--preset", choices=("debug",), help="the same path at toy size")
