@@ -160,7 +160,8 @@ def seeds_part(members: int, steps: int, rounds: int) -> dict[str, Any]:
     learn, held = (jnp.stack([jnp.asarray(p[k]) for p in parts]) for k in (0, 1))
 
     def program(params: Any, learn: Any, held: Any, key: Any) -> Any:
-        return learning.fitted(params, data, learn, held, key, learning.Coefs(), model=model, steps=window, how=training)
+        none = jnp.arange(0)
+        return learning.fitted(params, data, learn, held, none, key, learning.Coefs(), model=model, steps=window, how=training)
 
     together, params = jax.jit(jax.vmap(program)), jax.vmap(start)(several)
     times = by_turns({"one": lambda: one(several[0]), "all": lambda: together(params, learn, held, several).held_loss}, rounds)

@@ -177,7 +177,7 @@ def own_labels(path: Path, data: ReplayState, share: float, draw: int) -> Path:
     made = labels.label("oracle", pairs.episodes(data), rng, count=500).pairs
     wrong = rng.uniform(size=len(made.label)) < share
     path.parent.mkdir(parents=True, exist_ok=True)
-    return pairs.write(path, made._replace(label=np.where(wrong, 1 - made.label, made.label).astype(np.float32)))
+    return pairs.write(path, pairs.flipped(made, wrong))
 
 
 def flips(given: argparse.Namespace) -> None:

@@ -247,7 +247,7 @@ def rewards(given: argparse.Namespace) -> None:
         made, new = (labels.of_pieces(found, n, how.segment, rng) for n in (200, 1_000))
         wrong = rng.uniform(size=200) < 0.2
         for share, flip in ((0, wrong & False), (20, wrong)):
-            told_pairs = made._replace(label=np.where(flip, 1 - made.label, made.label).astype(np.float32))
+            told_pairs = pairs.flipped(made, flip)
             for gaussian in (False, True):
                 model, key = RewardMLP((128, 128), gaussian), keys.fold(keys.root(seed), "reward")
                 params = learning.init(model, key, found.obs.shape[1], found.action.shape[1])

@@ -62,7 +62,7 @@ def body(argv: list[str]) -> None:
     out.mkdir(parents=True)
     for name, state in states.items():
         datasets.write(out / f"{name}.npz", replay.export(state), {"seed": flags.seed, "time_limit": steps, **meta[name]})
-    pairs.write(out / "labels.npz", told._replace(label=np.where(turned, 1 - told.label, told.label).astype(np.float32)))
+    pairs.write(out / "labels.npz", pairs.flipped(told, turned))
     rows = [("recipe", flags.recipe), ("episodes", f"{episodes} of {steps} steps at most, twice")]
     what = f"{len(told.label)}, {turned.sum()} turned" + (f", of pieces of {segment} steps" if segment else "")
     console.table("Preferences", [*rows, ("labels of the source", what), ("in", out)])

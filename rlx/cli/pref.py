@@ -6,9 +6,10 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import tyro
 from matplotlib.figure import Figure
 
 from rlx import config, files, keys, replay
@@ -26,9 +27,11 @@ USAGE = "usage: rlx pref ACTION [OPTIONS]\n\n" + "".join(f"  {name:<10}{what}\n"
 
 @dataclass(frozen=True)
 class Flags:
-    source: str = ""  # episodes of the labelled task: a file, folder or glob
+    # episodes of the labelled task: a file, folder or glob; of several tasks, which vote, one flag each
+    source: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     target: str = ""  # episodes of the task that has no labels
-    source_labels: str = config.size("", "pairs of the source that were labelled; without, its returns label all pairs")
+    # pairs of the source that were labelled, of each source in turn; without, its returns label all pairs
+    source_labels: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     out: str = "labels.npz"  # the file of pairs to write; the picture lies beside it
     features: str = config.size("delta", "what a trajectory is: delta, flat_s, flat_sa, hand, moments")
     entries: int | None = config.size(None, "of an observation only so many first entries; 18 for Meta-World", least=1)
@@ -40,6 +43,7 @@ class Flags:
     proximal: bool = config.size(False, "towards a coupling without blur")
     norm: Literal["pair", "global"] = "pair"
     tau: float = config.size(0.0, "global: labels less confident are ties", least=0)
+    vote_tau: float = config.size(0.01, "several sources: their labels are weighed by softmax(-cost / this)", above=0)
     float64: bool = config.size(False, "compute on the host in float64")
     trajectories: int = config.size(64, "of either task, at most", least=2)
     pairs: int = config.size(2_000, "at most", least=1)
@@ -66,19 +70,27 @@ def body(argv: list[str]) -> None:
         asked: label.Flags = config.parse(label.Flags(), argv[1:], label.PRESETS, prog="rlx pref label", description=about)
         return label.run(asked)
     flags: Flags = config.parse(Flags(), argv[1:], PRESETS, prog="rlx pref transfer", description=about)
-    if not flags.source or not flags.target:
+    if not flags.source or not all(flags.source) or not flags.target:
         config.stop("which data? Give both: rlx pref transfer --source a.npz --target b.npz --out labels.npz")
     if not flags.out.endswith(".npz"):
         config.stop(f"--out {flags.out}: labels are written as one file that ends in .npz.")
+    if flags.source_labels and len(flags.source_labels) != len(flags.source):
+        config.stop(
+            f"there are {len(flags.source)} of --source and {len(flags.source_labels)} of --source-labels: give one of the "
+            "latter for each of the former, in their order, or none."
+        )
     _transfer(flags)
 
 
 def _transfer(flags: Flags) -> None:
-    names = ("features", "entries", "geometry", "alpha", "eps", "outer", "inner", "proximal", "norm", "tau", "float64")
-    settings = Settings(**{k: getattr(flags, k) for k in names})
-    source, target = (pairs.episodes(replay.load(path).replay(False)) for path in (flags.source, flags.target))
-    given = pairs.read(flags.source_labels) if flags.source_labels else None
-    labelled = labels.source_of(source, given, flags.trajectories, flags.seed)
+    names = ("features", "entries", "geometry", "alpha", "eps", "outer", "inner", "proximal", "norm", "tau", "vote_tau")
+    settings = Settings(**{k: getattr(flags, k) for k in (*names, "float64")})
+    read = lambda path: pairs.episodes(replay.load(path).replay(False))
+    target = read(flags.target)
+    given = map(pairs.read, flags.source_labels) if flags.source_labels else [None] * len(flags.source)
+    labelled = [
+        labels.source_of(read(path), own, flags.trajectories, flags.seed) for path, own in zip(flags.source, given, strict=True)
+    ]
     got = labels.label(
         "cpa",
         target,
@@ -94,9 +106,11 @@ def _transfer(flags: Flags) -> None:
     out = pairs.write(flags.out, got.pairs)
     picture = out.with_suffix(".png")
     draw(told, picture)
-    values = {"pairs": int((got.pairs.weight > 0).sum()), "cost": float(told.coupling.cost)}
+    values: dict[str, Any] = {"pairs": int((got.pairs.weight > 0).sum()), "cost": float(told.coupling.cost)}
     values |= {"row_error": float(told.coupling.row_error), "degenerate": told.degenerate, "asymmetry": told.asymmetry}
     values |= _measured(got, labelled, target)
+    if len(labelled) > 1:
+        values |= {"costs": [float(a.coupling.cost) for a in got.each], "votes": [float(v) for v in got.votes]}
     console.table("labels by transport", [*((k, _said(v)) for k, v in values.items()), ("labels", out), ("coupling", picture)])
     if told.degenerate:
         print("The two sets say nothing about each other: all labels are 0.5 and none counts.")
@@ -106,25 +120,29 @@ def _transfer(flags: Flags) -> None:
 
 
 def _said(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_said, value))
     return console.number(value) if isinstance(value, float) else str(value)
 
 
-def _measured(got: labels.Labelled, source: labels.Source, target: Episodes) -> dict[str, float]:
-    """Accuracies over all pairs of trajectories where the target has true rewards, those of the nearest trajectory too where
-    the two have as many numbers; else nothing."""
+def _measured(got: labels.Labelled, sources: Sequence[labels.Source], target: Episodes) -> dict[str, Any]:
+    """Accuracies over all pairs of trajectories where the target has true rewards: of each source alone too where there are
+    several, and of the nearest trajectory where there is one source with as many numbers. Else nothing."""
     returns = target.returns[got.chosen]
     if np.ptp(returns) == 0 or got.alignment is None:
         return {}
-    found = {"accuracy": alignment.accuracy(got.alignment.label, returns)}
+    found: dict[str, Any] = {"accuracy": alignment.accuracy(got.alignment.label, returns)}
+    if len(sources) > 1:
+        return {**found, "accuracies": [alignment.accuracy(a.label, returns) for a in got.each]}
     try:
-        nearest = labels.carried("dis", source, [target.trajectories()[i] for i in got.chosen], Settings())
+        nearest = labels.carried("dis", sources[0], [target.trajectories()[i] for i in got.chosen], Settings())
     except ValueError:  # the spaces differ
         return found
     return {**found, "accuracy_nearest": alignment.accuracy(nearest.label, returns)}
 
 
 def draw(told: Alignment, path: Path) -> None:
-    """The coupling, sources and targets from the least to the most preferred, as a PNG."""
+    """The coupling (with all sources, by their votes), sources and targets from the least to the most preferred, as a PNG."""
     order = np.argsort(told.label.mean(1))
     plan = told.coupling.plan[:, order]
     centre = plan @ np.arange(plan.shape[1]) / np.maximum(plan.sum(1), 1e-12)

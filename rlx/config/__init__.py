@@ -227,7 +227,8 @@ def _replace(config: Any, changes: Mapping[str, Any], prefix: str) -> Any:
 
 
 def _cast(value: Any, kind: Any, name: str) -> Any:
-    """``value`` as an instance of the annotation ``kind``. Lists become tuples, whole numbers become floats."""
+    """``value`` as an instance of the annotation ``kind``. Lists become tuples, whole numbers become floats, and a
+    text where any number of them may be is the one there is."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     wrong = ValueError(f"{name} is {value!r} ({type(value).__name__}), it must be {_words(kind)}")
     if kind is Any:
@@ -238,6 +239,8 @@ def _cast(value: Any, kind: Any, name: str) -> Any:
         if not any(value == word and type(value) is type(word) for word in args):
             raise ValueError(f"{wrong}.{nearest(value, map(str, args))}" if isinstance(value, str) else str(wrong))
         return value
+    if args == (str, ...) and isinstance(value, str):
+        return (value,) if value else ()
     if origin is tuple and isinstance(value, (tuple, list)):
         kinds = args[:1] * len(value) if args[-1:] == (...,) else args
         if len(kinds) != len(value):

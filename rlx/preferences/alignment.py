@@ -10,10 +10,13 @@
 Z [M, M] is how the source is labelled, Z[i, k] = P(source i is preferred to k). Where only some pairs are, each entry of L is
 the mean over those, and what it is divided by says how much it can be trusted. The paper's sum T' Z T without the division lies
 within 1/N^2 of 0, which is always "not preferred"; how the paper rescales it we could not verify.
+
+The cost of the coupling says how alike two tasks are, so several sources can `vote`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -46,6 +49,7 @@ class Settings:
     proximal: bool = False  # anneals to a coupling without blur
     norm: Norm = "pair"
     tau: float = 0.0  # global: less confident labels are ties
+    vote_tau: float = 0.01  # several sources: how much dearer than another one may be to say e times less
     float64: bool = False  # on the host, instead of float32 on the device
 
 
@@ -179,6 +183,42 @@ def carry(coupling: Coupling, fs: np.ndarray, ft: np.ndarray, z: np.ndarray, b: 
         return Alignment(nothing + 0.5, nothing, nothing, even, True, float(ranks))
     label, weight, confidence = transfer(coupling.plan, np.full(n, 1 / n), z, b, settings.norm, settings.tau)
     return Alignment(label, weight, confidence, coupling, False, float(ranks))
+
+
+def vote(each: Sequence[Alignment], tau: float) -> tuple[Alignment, np.ndarray]:
+    """What K sources say together of one target, and the weights v [K] by which they do::
+
+        v       = softmax(-cost / tau)                                    over sources that say anything
+        L       = sum_k v_k w_k L_k / sum_k v_k w_k                       w_k [N, N]: the weights of their labels
+
+    A source whose coupling is cheaper has trajectories that lie to each other as the target's do. The weight of a label is the
+    denominator; its confidence that of |2 L - 1|, or of hard labels (norm "global") their mean as votes. The coupling is that
+    of all sources' trajectories one below the other, of which the k-th's have v_k of the mass.
+
+    Raises:
+        ValueError: no sources, labels of another number of target trajectories, or ``tau`` is not above 0.
+    """
+    sizes = [len(a.label) for a in each]
+    if not sizes or len(set(sizes)) > 1:
+        raise ValueError(f"vote: sources have labels of {sizes} target trajectories; give one source at least, and one target.")
+    if not tau > 0:
+        raise ValueError(f"vote: tau={tau:.4g} must be above 0; a small one lets the source with the least cost decide alone.")
+    cost = np.array([np.inf if a.degenerate else a.coupling.cost for a in each], np.float64)
+    least = cost.min()
+    v = np.exp((least - cost) / tau) if np.isfinite(least) else np.ones(len(cost))
+    v = v / v.sum()
+    mean = lambda x: float(sum(vk * xk for vk, xk in zip(v, x, strict=True) if vk > 0))
+    weight = sum(vk * a.weight for vk, a in zip(v, each, strict=True))
+    share = [vk * a.weight / np.where(weight > 0, weight, 1.0) for vk, a in zip(v, each, strict=True)]
+    label = 0.5 + sum(s * (a.label - 0.5) for s, a in zip(share, each, strict=True))
+    sided = sum(s * np.sign(a.label - 0.5) * a.confidence for s, a in zip(share, each, strict=True))
+    all_of = Coupling(
+        np.concatenate([vk * a.coupling.plan for vk, a in zip(v, each, strict=True)]),
+        np.float64(mean([a.coupling.cost for a in each])),
+        np.float64(mean([a.coupling.row_error for a in each])),
+        np.float64(max(a.coupling.change for a in each)),
+    )
+    return Alignment(label, weight, abs(sided), all_of, all(a.degenerate for a in each), mean([a.asymmetry for a in each])), v
 
 
 def nearest(fs: np.ndarray, ft: np.ndarray, by: Literal["euclidean", "cosine"]) -> Coupling:

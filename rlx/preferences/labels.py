@@ -8,11 +8,13 @@ compared with::
     cpa           carried over from a source by transport (`rlx.preferences.alignment`)
     cpa+fewshot   the same, with a share of true labels, by which a mirrored coupling is noticed
     sim, dis      carried over from the most similar, or nearest, source trajectory
+
+There may be several sources for the former two of these; they vote (`alignment.vote`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,8 +81,42 @@ class Labelled(NamedTuple):
 
     pairs: Preferences
     chosen: np.ndarray  # int [N] episodes of the target
-    alignment: Alignment | None  # None where nothing was carried over
+    alignment: Alignment | None  # None where nothing was carried over; of several sources what they say together
     flipped: bool  # the coupling was a mirror image, and labels were turned
+    each: tuple[Alignment, ...]  # what each source says,
+    votes: np.ndarray  # and its weight, float64 [K]
+
+
+def sources_of(kind: str, given: Any, who: str = "") -> tuple[Source, ...]:
+    """One source or several, as labels of this kind are carried over from. ``who`` begins a message.
+
+    Raises:
+        ValueError: there is none, something is no source, or there are several for a kind that takes one.
+    """
+    each = tuple(given) if type(given) in (list, tuple) else (given,)  # named ones are no list
+    odd = [type(x).__name__ for x in each if not isinstance(x, Source)]
+    if odd or not each:
+        what = "there is none" if given is None or not each else f"what is given is a {odd[0]}"
+        raise ValueError(
+            f"{who}labels={kind!r} are carried over from a source, and {what}: give Problem.data['source'] = "
+            "rlx.preferences.source_of(...), or a list of those, or --agent.source FILE in a command."
+        )
+    if len(each) > 1 and kind not in ("cpa", "cpa+fewshot"):
+        raise ValueError(
+            f"{who}labels={kind!r} are carried over from one source, and there are {len(each)}; give 'cpa' or one."
+        )
+    return each
+
+
+def all_carried(kind: str, sources: Sequence[Source], target: Trajectories, settings: Settings) -> list[Alignment]:
+    """`carried` from each of ``sources``. Raises ValueError that says which of several does not fit."""
+    out = []
+    for k, source in enumerate(sources):
+        try:
+            out.append(carried(kind, source, target, settings))
+        except ValueError as error:
+            raise ValueError(f"source {k + 1} of {len(sources)}: {error}" if len(sources) > 1 else str(error)) from None
+    return out
 
 
 def carried(kind: str, source: Source, target: Trajectories, settings: Settings) -> Alignment:
@@ -120,7 +156,7 @@ def label(
     found: Episodes,
     rng: np.random.Generator,
     *,
-    source: Source | None = None,
+    source: Source | Sequence[Source] | None = None,
     settings: Settings | None = None,
     most: int = 64,
     count: int | None = 500,
@@ -129,10 +165,10 @@ def label(
     share: float = 0.1,
 ) -> Labelled:
     """Labels of pairs of whole episodes: of at most ``most`` of them, at most ``count`` pairs. Labels less confident than
-    ``least_confidence`` get a weight of 0. ``share``: of the true labels of "cpa+fewshot".
+    ``least_confidence`` get a weight of 0. ``share``: of the true labels of "cpa+fewshot". Several sources vote.
 
     Raises:
-        ValueError: an unknown kind, no source where one is needed, or fewer than two episodes.
+        ValueError: an unknown kind, no source where one is needed or one that does not fit, or fewer than two episodes.
     """
     if kind not in KINDS:
         raise ValueError(f"labels={kind!r} is unknown: give one of {', '.join(KINDS)}, or a file that ends in .npz.")
@@ -147,15 +183,10 @@ def label(
     each: dict[str, Any] = {"steps": np.minimum(steps[first], steps[second])}
     if kind in ("oracle", "random"):
         y = by_returns(found, *at) if kind == "oracle" else rng.integers(2, size=len(first))
-        return Labelled(
-            pairs.preferences(at, y, source="script" if kind == "oracle" else "random", **each), chosen, None, False
-        )
-    if source is None:
-        raise ValueError(
-            f"labels={kind!r} are carried over from a source: give Problem.data['source'] = rlx.preferences.source_of(...), or "
-            "--agent.source FILE in a command."
-        )
-    told = carried(kind, source, target, own)
+        made = pairs.preferences(at, y, source="script" if kind == "oracle" else "random", **each)
+        return Labelled(made, chosen, None, False, (), np.zeros(0))
+    voters = all_carried(kind, sources_of(kind, source), target, own)
+    told, votes = (voters[0], np.ones(1)) if len(voters) == 1 else alignment.vote(voters, own.vote_tau)
     matrix, weight, flipped = told.label, told.weight[first, second], False
     weight = np.where(told.confidence[first, second] >= least_confidence, weight, 0.0)
     given = rng.uniform(size=len(first)) < (share if kind == "cpa+fewshot" else 0.0)
@@ -165,7 +196,7 @@ def label(
     y = np.where(given, true, matrix[second, first])
     made = pairs.preferences(at, y, weight=np.where(given, 1.0, weight), source=kind.split("+")[0], **each)
     marked = np.where(given, pairs.SOURCES.index("script"), made.source).astype(np.int32)
-    return Labelled(made._replace(source=marked), chosen, told, flipped)
+    return Labelled(made._replace(source=marked), chosen, told, flipped, tuple(voters), votes)
 
 
 def of_problem(who: str, kind: str, given: Any, scripted: Callable[[str], Preferences]) -> Preferences:

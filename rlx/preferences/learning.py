@@ -11,6 +11,11 @@ Gaussian for each step's reward::
     L   = L_m + L_s + 0.1 L_v
 
 That the paper has these kinds of terms is known, their exact sum and constants are not: all are settings (`Coefs`, `Training`).
+
+Pairs that nobody labelled can be learned from too, by what the model itself is sure of (the code of the Preference Transformer,
+Kim et al. 2023, arXiv:2303.00957; SURF, Park et al. 2022, arXiv:2203.10050)::
+
+    L + pseudo_coef mean of CE(y', d) over unlabelled pairs with max(P, 1 - P) > pseudo_least,     y' = 1[P > 1/2]
 """
 
 from __future__ import annotations
@@ -27,7 +32,7 @@ import numpy as np
 from rlx import keys
 from rlx.nn.optim import apply_gradients, optimizer
 from rlx.preferences.models import Judged, Opinion, PreferenceModel
-from rlx.preferences.pairs import Episodes, Preferences, rows_of
+from rlx.preferences.pairs import Episodes, Preferences, joined, rows_of
 from rlx.preferences.tastes import MOST_OPPONENTS, GeneralPreference, win_rate
 from rlx.types import Array, Key, PyTree
 
@@ -44,6 +49,8 @@ class Coefs(NamedTuple):
     entropy: Array | float = 0.0  # 0: that of std = 0.242
     lr: Array | float = 3e-4
     weight_decay: Array | float = 0.0
+    pseudo: Array | float = 1.0  # of pairs without a label
+    pseudo_least: Array | float = 0.95  # how sure the model must be of such a pair
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,14 @@ def loss(first: Opinion, second: Opinion, label: Array, weight: Array, key: Key,
     scores = [j.score(j.mean + j.std * xi) for j, xi in zip((first, second), pair, strict=True)]
     sampled = (weight * cross_entropy(label, scores[0] - scores[1])).mean()
     return total + coef.sample * sampled + coef.variance * (spread(first, coef, how) + spread(second, coef, how)) / 2
+
+
+def pseudo_loss(first: Opinion, second: Opinion, least: Array | float) -> Array:
+    """Minus the mean log probability of what the model prefers, over those of B pairs of which it is surer than ``least``; 0
+    where there are none."""
+    log_p = jnp.maximum(*first.against(second))
+    sure = log_p > jnp.log(least)
+    return jnp.where(sure, -log_p, 0.0).sum() / jnp.maximum(sure.sum(), 1)
 
 
 def spread(judged: Judged, coef: Coefs, how: Training) -> Array:
@@ -159,19 +174,23 @@ def fit(
     key: Key,
     training: Training | None = None,
     coefs: Coefs | None = None,
+    unlabelled: Preferences | None = None,
 ) -> Fit:
-    """``params`` learned from ``pairs``, as one compiled program.
+    """``params`` learned from ``pairs``, as one compiled program; and from ``unlabelled`` ones, whose labels and weights nobody
+    looks at, by what the model is sure of: as many in each update as with a label.
 
     Raises:
         ValueError: as `windows`, or no pair counts.
     """
-    how = training or Training()
-    data, steps = windows(pairs, found, how.segment)
+    how, count = training or Training(), len(pairs.label)
+    every = pairs if unlabelled is None else joined(pairs, unlabelled)
+    data, steps = windows(every, found, how.segment)
     if not float(np.sum(pairs.weight)) > 0:
         raise ValueError("no pair of preferences counts: all weights are 0, so there is nothing to learn a reward from.")
-    learn, held = split(len(pairs.label), how.held_out, keys.fold(key, "held out"))
+    learn, held = split(count, how.held_out, keys.fold(key, "held out"))
     run = functools.partial(fitted, model=model, steps=steps, how=how)
-    return run(params, data, jnp.asarray(learn), jnp.asarray(held), key, coefs or Coefs())
+    guess = jnp.arange(count, len(every.label))
+    return run(params, data, jnp.asarray(learn), jnp.asarray(held), guess, key, coefs or Coefs())
 
 
 def parted(both: Any, half: int) -> tuple[Any, Any]:
@@ -191,6 +210,7 @@ def fitted(
     data: Windows,
     learn: Array,
     held: Array,
+    guess: Array,
     key: Key,
     coef: Coefs,
     *,
@@ -198,7 +218,8 @@ def fitted(
     steps: int,
     how: Training,
 ) -> Fit:
-    """`fit`, of parameters and windows as they are: pairs ``learn`` [L] and ``held`` [M]. It may be mapped over seeds."""
+    """`fit`, of parameters and windows as they are: pairs ``learn`` [L], ``held`` [M], and ``guess`` [U] without a label. It
+    may be mapped over seeds."""
     block = max(how.steps // how.checks, 1)
     chain = lambda lr: optimizer(lr, weight_decay=coef.weight_decay)
 
@@ -209,11 +230,18 @@ def fitted(
         half = len(pair)
         return parted(both, half)
 
+    def drawn(some: Array, draw: Key, shift: Key) -> tuple[Array, Array]:
+        pair = some[jax.random.randint(draw, (how.batch,), 0, len(some))]
+        return pair, jax.random.randint(shift, (how.batch,), 0, data.room(pair, steps) + 1)
+
     def value(params: PyTree, key: Key) -> Array:
         draw, shift, noise, dropout = jax.random.split(key, 4)
-        pair = learn[jax.random.randint(draw, (how.batch,), 0, len(learn))]
-        offset = jax.random.randint(shift, (how.batch,), 0, data.room(pair, steps) + 1)
-        return loss(*judge(params, pair, offset, dropout), data.label[pair], data.weight[pair], noise, coef, how)
+        pair, offset = drawn(learn, draw, shift)
+        total = loss(*judge(params, pair, offset, dropout), data.label[pair], data.weight[pair], noise, coef, how)
+        if not len(guess):
+            return total
+        draw, shift, dropout = jax.random.split(keys.fold(key, "unlabelled"), 3)
+        return total + coef.pseudo * pseudo_loss(*judge(params, *drawn(guess, draw, shift), dropout), coef.pseudo_least)
 
     def update(carry: tuple[PyTree, PyTree], t: Array) -> tuple[tuple[PyTree, PyTree], Array]:
         params, opt = carry

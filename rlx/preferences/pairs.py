@@ -81,6 +81,16 @@ def preferences(
     return Preferences(episode, start, ints[0], label, weight, ints[1], np.full(count, SOURCES.index(source), np.int32))
 
 
+def flipped(given: Preferences, wrong: np.ndarray) -> Preferences:
+    """``given`` with the labels of pairs ``wrong`` (bool [P]) turned round: mistakes on purpose."""
+    return given._replace(label=np.where(wrong, 1 - given.label, given.label).astype(np.float32))
+
+
+def joined(one: Preferences, other: Preferences) -> Preferences:
+    """The pairs of both, those of ``one`` first."""
+    return Preferences(*(np.concatenate([np.asarray(a), np.asarray(b)], -1) for a, b in zip(one, other, strict=True)))
+
+
 # ------------------------------------------------------------------------------------------------------------- the episodes
 
 
@@ -210,6 +220,17 @@ def choose(
         first, second = first[order], second[order]
     turn = rng.uniform(size=len(first)) < 0.5
     return np.where(turn, second, first), np.where(turn, first, second)
+
+
+def unlabelled(found: Episodes, count: int, steps: int, rng: np.random.Generator) -> Preferences:
+    """``count`` random pairs of pieces of ``steps`` decisions anywhere, as ties that do not count.
+
+    Raises:
+        ValueError: no episode is as long.
+    """
+    episode, start = places(found.steps, steps)
+    which = rng.integers(len(episode), size=(2, count))
+    return preferences(episode[which], 0.5, steps, start=start[which], weight=0.0)
 
 
 # ------------------------------------------------------------------------------------------------------------------- files

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from rlx.agents import iql, offline
 from rlx.config import size, traced
@@ -23,6 +25,7 @@ class Align:
     proximal: bool = False  # towards a coupling without blur
     norm: Literal["pair", "global"] = "pair"
     tau: float = size(0.0, least=0)  # norm=global: labels less confident are ties
+    vote_tau: float = size(0.01, above=0)  # several sources: their labels are weighed by softmax(-cost / vote_tau)
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Model:
     samples: int = size(4, least=1)  # of the Gaussian
     noise: Literal["per_segment", "per_step"] = "per_segment"
     variance: Literal["hinge", "target"] = "hinge"
+    unlabelled: int = size(0, least=0)  # random pairs without a label, of which those that the model is sure of count too
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ class Config(iql.Config):
     """Preferences by transport, a Gaussian reward, implicit Q-learning."""
 
     labels: str = "cpa"  # oracle, random, cpa, cpa+fewshot, sim, dis, heron; or a file of pairs, such as labels.npz
-    source: str = ""  # a file of the source's episodes, labelled by their returns, where Problem.data has no "source"
+    # a file of the source's episodes, labelled by their returns, where Problem.data has no "source"; of several, one flag each
+    source: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     head: Literal["gaussian", "deterministic"] = "gaussian"
     pairs: int = size(500, least=1)
     trajectories: int = size(64, least=2)  # of source and target, at most
@@ -74,6 +79,8 @@ class Config(iql.Config):
     entropy: float = traced(0.0, "That entropy; 0 is that of a standard deviation of 0.242.")
     reward_lr: float = traced(1e-3, "Adam's largest step size for the reward model.", least=0)
     weight_decay: float = traced(1e-4, "Decoupled weight decay of the reward model.", least=0)
+    pseudo_coef: float = traced(1.0, "model.unlabelled: weight of the loss of pairs without a label.", least=0)
+    pseudo_least: float = traced(0.95, "model.unlabelled: how sure the model must be of such a pair.", least=0.5, below=1)
     kappa: float = traced(0.0, "Rewards are the mean less so many standard deviations.", least=0)
 
 

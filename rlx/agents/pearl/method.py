@@ -3,7 +3,8 @@
 ::
 
     label    pairs of episodes of the data, labelled from those of another task by optimal transport      (rlx.preferences)
-    reward   a model with a Gaussian for each step, fitted to these pairs; the one is kept that judges held-out pairs best
+    reward   a model with a Gaussian for each step, fitted to these pairs (and, on request, to what it is sure of in others);
+             the one is kept that judges held-out pairs best
     relabel  each decision is worth the mean of its Gaussian, times horizon / range of the episodes' returns
     learn    implicit Q-learning on these rewards                                                          (rlx.agents.iql)
 
@@ -37,7 +38,7 @@ from rlx.preferences.pairs import Episodes, Preferences
 from rlx.preferences.tastes import GeneralPreference, MixtureOfTastes
 from rlx.types import Agent, AgentState, Array, Clock, Host, Key, Problem, Stage, Step
 
-# What the stages found out, in learned["told"]; NaN where it does not apply.
+# What the stages found out, in learned["told"]; NaN where it does not apply. Of each source there are "costs" and "votes" too.
 TOLD = ("flipped", "cost", "row_error", "asymmetry", "held_loss", "factor")
 
 
@@ -68,28 +69,24 @@ def training_of(config: Config) -> learning.Training:
 
 
 def coefs_of(h: dict[str, Array]) -> learning.Coefs:
-    names = ("mean_coef", "sample_coef", "variance_coef", "entropy", "reward_lr", "weight_decay")
+    losses = ("mean_coef", "sample_coef", "variance_coef", "entropy")
+    names = (*losses, "reward_lr", "weight_decay", "pseudo_coef", "pseudo_least")
     return learning.Coefs(*(h[k] for k in names))
 
 
-def source_of(config: Config, problem: Problem) -> Source | None:
-    """What labels are carried over from; None where they are not.
+def sources_of(config: Config, problem: Problem) -> tuple[Source, ...]:
+    """What labels are carried over from; none where they are not.
 
     Raises:
         ValueError: they are, and there is no source, or something else.
     """
-    given = problem.data.get("source")
     if config.labels not in labels.CARRIED:
-        return None
-    if given is None and config.source:
-        given = labels.source_of(pairs.episodes(replay.load(config.source).replay(False)), most=config.trajectories)
-    if not isinstance(given, Source):
-        what = "there is none" if given is None else f"what is given is a {type(given).__name__}"
-        raise ValueError(
-            f"pearl: labels={config.labels!r} are carried over from a source, and {what}: give Problem.data['source'] = "
-            "rlx.preferences.source_of(...), or --agent.source FILE in a command."
-        )
-    return given
+        return ()
+    given = problem.data.get("source")
+    if given is None:
+        rows = (pairs.episodes(replay.load(path).replay(False)) for path in config.source)
+        given = [labels.source_of(found, most=config.trajectories) for found in rows]
+    return labels.sources_of(config.labels, given, "pearl: ")
 
 
 def pairs_of(config: Config, found: Episodes) -> tuple[int, Preferences | None]:
@@ -129,7 +126,7 @@ def make(config: Config, problem: Problem) -> Agent:
     if config.normalize_returns:
         raise ValueError("pearl: normalize_returns looks at true rewards; learned ones are scaled by their own range anyway.")
     nets, scales, model = iql.networks(config.hidden, m), offline.scales(data, config), model_of(config)
-    source, found = source_of(config, problem), pairs.episodes(data)
+    voters, found = sources_of(config, problem), pairs.episodes(data)
     count, given = pairs_of(config, found)
     if config.labels == "heron":  # its words come before training
         hierarchy.by_factors(data, config.factors, 1, np.random.default_rng(0), margins=config.margins)
@@ -142,6 +139,8 @@ def make(config: Config, problem: Problem) -> Agent:
         nothing = pairs.preferences(np.zeros((2, count)), np.full(count, 0.5), 1, weight=0.0)
         learned["pairs"] = jax.tree.map(jnp.asarray, nothing)
         learned["told"] = dict.fromkeys(TOLD, jnp.float32(jnp.nan))
+        if voters:
+            learned["told"] |= {k: jnp.full(len(voters), jnp.nan) for k in ("costs", "votes")}
         return AgentState(hyper, learned)
 
     def tell(state: AgentState, told: dict[str, Any], **more: Any) -> AgentState:
@@ -159,7 +158,7 @@ def make(config: Config, problem: Problem) -> Agent:
             config.labels,
             pairs.episodes(sources["data"]),
             rng,
-            source=source,
+            source=voters,
             settings=settings,
             most=config.trajectories,
             count=count,
@@ -176,12 +175,16 @@ def make(config: Config, problem: Problem) -> Agent:
                 )
             coupling = got.alignment.coupling
             told |= {"asymmetry": got.alignment.asymmetry, "cost": coupling.cost, "row_error": coupling.row_error}
+            told |= {"costs": [a.coupling.cost for a in got.each], "votes": got.votes}
         return tell(state, told, pairs=padded(got.pairs, count)), sources
 
     def reward(state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
-        rows = pairs.episodes(sources["data"])
+        rows, given, more = pairs.episodes(sources["data"]), state.learned["pairs"], None
+        if config.model.unlabelled:  # of the length that is usual among those with a label
+            rng = keys.HostKey.of(keys.fold(key, "unlabelled"), 1).rng(0)
+            more = pairs.unlabelled(rows, config.model.unlabelled, int(np.median(given.steps)), rng)
         begin, coefs = state.learned["reward"], coefs_of(state.hyper)
-        got = learning.fit(model, begin, state.learned["pairs"], rows, key, training_of(config), coefs)
+        got = learning.fit(model, begin, given, rows, key, training_of(config), coefs, more)
         return tell(state, {"held_loss": got.held_loss[got.best]}, reward=jax.tree.map(np.asarray, got.params)), sources
 
     def relabel(state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
@@ -197,7 +200,8 @@ def make(config: Config, problem: Problem) -> Agent:
 
     def report(state: AgentState, folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
-        told = {k: float(v) if np.isfinite(v) else None for k, v in state.learned["told"].items()}
+        number = lambda x: float(x) if np.isfinite(x) else None
+        told = {k: [*map(number, v)] if np.ndim(v) else number(v) for k, v in state.learned["told"].items()}
         files.write_text(folder / "pearl.json", json.dumps(told, indent=1) + "\n")
         return [folder / "pearl.json", pairs.write(folder / "labels.npz", state.learned["pairs"])]
 
