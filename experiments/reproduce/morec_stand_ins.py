@@ -6,8 +6,8 @@
 
 All seeds of a method are one program; what is there already is not trained again. Small sizes are those of MOREC's preset
 `small`, the same networks and updates for all methods, so they say how methods compare there and not what they reach.
-``results/morec-DATA.json`` has normalised returns of the last evaluation, rollout lengths, stop rates, and the model's errors along
-windows of the data: after one step, half of them, and all 50.
+``results/morec-DATA.json`` has normalised returns of the last evaluation, rollout lengths, stop rates, and the errors of the
+model along windows of the data: after one step, half of them, and all 50.
 """
 
 from __future__ import annotations
