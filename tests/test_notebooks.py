@@ -18,7 +18,7 @@ FILMED = ("tour", "sindy_rl")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs(path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
-    monkeypatch.setenv("ROUNDS", "20")  # where a notebook trains for minutes
+    monkeypatch.setenv("ROUNDS", "2")  # where a notebook trains for minutes
     notebook = nbformat.read(path, as_version=4)
     nbclient.NotebookClient(notebook, timeout=200, kernel_name="python3").execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
