@@ -6,12 +6,15 @@
     python experiments/reproduce/pearl.py --run-dir runs/pearl --preset debug --out runs/x  # the same path at toy size
 
 - alignment: labels of transport (CPA) and of the nearest trajectory, on paths in the plane and on pushes of a point mass.
+- votes: labels of three sources, of which one is like the target.
 - metaworld: the same over eight pairs of Meta-World's tasks.
 - rewards: how right rewards are that are learned from labels of which a fifth is wrong, on one of these tasks.
+- unlabelled: how right rewards are that also learn from pairs without a label, on pushes of the point mass.
 - policies: returns of policies on the point mass, by where labels came from; beside them IQL on true rewards.
 - robots: the same on two tasks of Meta-World.
 - flips: Preference Transformer against its Gaussian form, where a share of the source's labels is wrong, and where the target
   has labels of its own of which a share is.
+- heron: HERON on the point mass, by the factors that it is given, and PPO on true rewards.
 - oppo: OPPO and IQL on the same labels, on Hopper data of `stand_ins.py`.
 
 A draw is new data with new labels, ``seeds`` of it are one program; intervals are over draws, and over seeds where the data are
@@ -29,7 +32,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from pearl_labels import align, collected, metaworld, picture, rewards, sizes, turned, write
+from pearl_labels import align, collected, metaworld, picture, rewards, sizes, turned, unlabelled, votes, write
 from scipy.stats import spearmanr
 from tables import told
 
@@ -204,6 +207,25 @@ def flips(given: argparse.Namespace) -> None:
     picture(rows, ("last", "best"), ALONG_Y, given.out / "pearl-flips.png")
 
 
+def heron(given: argparse.Namespace) -> None:
+    """What HERON's policies earn of the reward that they never see but as a factor; the seeds are one program."""
+    own: dict[str, Any] = {"n_envs": 16, "steps": 64, "hidden": (32, 32), "lr": 1e-3, "discount": 0.95, "eval_episodes": 10}
+    own |= {"env_steps": 4_096 if given.debug else 65_536, "eval_every": 2_048 if given.debug else 8_192}
+    learned = {"reward_hidden": (64, 64)}
+    variants: dict[str, tuple[str, dict[str, Any]]] = {
+        "PPO, true rewards": ("ppo", {}),
+        "HERON, the reward": ("heron", {**learned, "factors": ("reward",)}),
+        "HERON, place, then speed": ("heron", {**learned, "factors": ("obs/1", "obs/3")}),
+        "HERON, speed alone": ("heron", {**learned, "factors": ("obs/3",)}),
+    }
+    env, seeds, rows = envs.make("rlx:point-mass", along="y", time_limit=50), 2 if given.debug else 5, {}
+    for i, (name, (agent, more)) in enumerate(variants.items()):
+        found = trained(given.run_dir / "heron" / f"{agent}-{i}", agent, env, {}, {**own, **more}, list(range(seeds)))
+        rows[name] = table_of([{"returns": [[line[k]] for line in found["returns"]]} for k in range(seeds)])
+        told_of(name, rows[name])
+    write(given.out / "pearl-heron.json", {"seeds": seeds, "env_steps": own["env_steps"], "rows": rows})
+
+
 def oppo(given: argparse.Namespace) -> None:
     """The same pairs of windows for both: which earns more over 200 steps."""
     name, seeds = "Hopper-low-replay", 2 if given.debug else max(given.seeds, 3)
@@ -233,11 +255,14 @@ def oppo(given: argparse.Namespace) -> None:
 
 PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
     "alignment": align,
+    "votes": votes,
     "metaworld": metaworld,
     "rewards": rewards,
+    "unlabelled": unlabelled,
     "policies": policies,
     "robots": robots,
     "flips": flips,
+    "heron": heron,
     "oppo": oppo,
 }
 

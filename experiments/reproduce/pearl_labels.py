@@ -18,7 +18,7 @@ from tables import told
 from rlx import keys, replay
 from rlx.preferences import alignment, labels, learning, meta_world, pairs, stand_ins, toy_quality, transport
 from rlx.preferences.features import Trajectories, distances, features
-from rlx.preferences.models import RewardMLP
+from rlx.preferences.models import PreferenceTransformer, RewardMLP
 from rlx.preferences.pairs import Episodes
 from rlx.replay import datasets
 
@@ -123,6 +123,57 @@ def paths(seed: int, asym: bool = True, flips: float = 0.0, copy: bool = False) 
 def pushes(draw: int) -> Sets:
     source, target = (pairs.episodes(replay.from_episodes(x)) for x in stand_ins.point_mass(40, 50, draw))
     return Sets(source.trajectories(), alignment.by_return(source.returns), target.trajectories(), target.returns)
+
+
+def votes(given: argparse.Namespace) -> None:
+    """One target, three sources: other draws of its task, of one whose good and bad end look alike, and of noise. How right
+    labels of each are, of all three alike (a large ``vote_tau``), and by votes."""
+    draws, names = 2 if given.debug else 20, ("same task", "mirror", "noise")
+    found, costs, weights = [], [], []
+    for seed in range(draws):
+        rng, n = np.random.default_rng(seed), 24
+        target, truth = toy_quality(rng, n, rot=1.1, scale=3, shift=(5, -2))
+        sources = [toy_quality(rng, n), toy_quality(rng, n, asym=False)]
+        sources += [([(rng.normal(size=s.shape), a) for s, a in sources[0][0]], rng.uniform(size=n))]
+        ft, fs = features(target, "flat_s"), [features(x, "flat_s") for x, _ in sources]
+        solved = transport.solve_many([distances(f) for f in fs], [distances(ft)] * 3, outer=20, inner=40)
+        known, own = np.ones((n, n), bool), alignment.Settings("flat_s")
+        each = [
+            alignment.carry(coupling, f, ft, alignment.by_return(q), known, own)
+            for coupling, f, (_, q) in zip(solved, fs, sources, strict=True)
+        ]
+        right = [alignment.accuracy(a.label, truth) for a in each]
+        right += [alignment.accuracy(alignment.vote(each, tau)[0].label, truth) for tau in (1e9, 0.01, 0.001)]
+        found.append(right)
+        costs.append([float(a.coupling.cost) for a in each])
+        weights.append(alignment.vote(each, 0.01)[1])
+    columns = (*names, "alike", "votes, tau 0.01", "votes, tau 0.001")
+    table = {k: told(v, 3, "each") for k, v in zip(columns, np.transpose(found), strict=True)}
+    table |= {f"cost of {k}": told(v, 4) for k, v in zip(names, np.transpose(costs), strict=True)}
+    table |= {f"vote of {k}": told(v, 3) for k, v in zip(names, np.transpose(weights), strict=True)}
+    print({k: (v["mean"], v["interval"]) for k, v in table.items()}, flush=True)
+    write(given.out / "pearl-votes.json", {"rows": table})
+
+
+def unlabelled(given: argparse.Namespace) -> None:
+    """How often 1 000 new pairs of windows are judged right, by Preference Transformers that saw a few labelled pairs, and by
+    ones that also learned from what they were sure of among 1 000 pairs without a label."""
+    how = learning.Training(steps=20 if given.debug else 300, batch=32, segment=25, schedule=True, checks=10)
+    model, out = PreferenceTransformer(16, 1, 2, 25), {}
+    for draw in range(given.draws):
+        found = pairs.episodes(replay.from_episodes(stand_ins.point_mass(40, 50, draw)[1]))
+        rng, key = np.random.default_rng(draw), keys.fold(keys.root(draw), "reward")
+        new, more = labels.of_pieces(found, 1_000, how.segment, rng), pairs.unlabelled(found, 1_000, how.segment, rng)
+        begin = learning.init(model, key, found.obs.shape[1], found.action.shape[1])
+        for count in (20, 100):
+            few = labels.of_pieces(found, count, how.segment, rng)
+            for name, extra in (("labelled alone", None), ("and unlabelled", more)):
+                params = learning.fit(model, begin, few, found, key, how, learning.Coefs(lr=1e-3), extra).params
+                said = learning.predictions(model, params, new, found, how.segment)
+                out.setdefault(f"{count} {name}", []).append(learning.agreement(new.label, said))
+    table = {k: told(v, 3, "each") for k, v in out.items()}
+    print({k: (v["mean"], v["interval"]) for k, v in table.items()}, flush=True)
+    write(given.out / "pearl-unlabelled.json", {"accuracy": table, "steps": how.steps})
 
 
 def compared(rows: dict[str, dict[str, np.ndarray]], out: Path, part: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ _MODULES = {
     "td3": "rlx.agents.td3",
     "rnd": "rlx.agents.rnd",
     "ppo": "rlx.agents.ppo",
+    "heron": "rlx.agents.heron",
     "bc": "rlx.agents.bc",
     "td3_bc": "rlx.agents.td3_bc",
     "iql": "rlx.agents.iql",

@@ -13,13 +13,15 @@ Factors may be rescaled by any positive number, as their margins are in standard
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import jax
 import numpy as np
 
 from rlx.preferences import pairs
 from rlx.preferences.pairs import Preferences
 from rlx.replay.buffer import overlaid
-from rlx.types import ReplayState
+from rlx.types import Array, ReplayState
 
 
 def decided(
@@ -30,36 +32,53 @@ def decided(
     ``factors`` [L, N], most important first, more is better; ``margins`` [L] in standard deviations over the N.
     """
     f = np.asarray(factors, np.float64)
-    apart = f[:, second] - f[:, first]
-    enough = abs(apart) > (np.asarray(margins, np.float64) * f.std(1))[:, None]
-    level = np.where(enough.any(0), enough.argmax(0), len(f))
-    sign = np.sign(np.concatenate([apart, np.zeros((1, apart.shape[1]))])[level, np.arange(apart.shape[1])])
-    return 0.5 + 0.5 * sign, level
+    return by_level(np, f[:, second] - f[:, first], np.asarray(margins, np.float64) * f.std(1))
 
 
-def channel(state: ReplayState, name: str) -> np.ndarray:
-    """float64 [rows of the ring, streams]: a factor by its name.
+def by_level(xp: Any, apart: Array, least: Array) -> tuple[Any, Any]:
+    """Labels and levels as `decided` gives them, of differences ``apart`` [L, P] (the second's less the first's), of which the
+    first one counts that is more than ``least`` [L]. ``xp``: numpy, or jax.numpy."""
+    enough = abs(apart) > least[:, None]
+    level = xp.where(enough.any(0), enough.argmax(0), len(apart))
+    sign = xp.take_along_axis(xp.sign(apart), enough.argmax(0)[None], 0)[0]
+    return 0.5 + 0.5 * xp.where(enough.any(0), sign, 0.0), level
+
+
+def channel(rows: Any, name: str) -> Any:
+    """A factor by its name, [T, W], of `Row`s [T, W, ...]; they may be traced.
 
     Raises:
         ValueError: the rows have no such channel, or it is no number.
     """
-    rows, path = overlaid(state), name.lstrip("+-").split("/")
-    info = rows.info or {}
+    path, info = name.lstrip("+-").split("/"), rows.info or {}
+    found: Any = None
     if path == ["reward"]:
-        found = np.asarray(rows.reward)
+        found = rows.reward
     elif len(path) == 2 and path[0] == "info" and path[1] in info:
-        found = np.asarray(info[path[1]])
+        found = info[path[1]]
     elif len(path) == 2 and path[0] == "obs" and path[1].isdecimal() and np.ndim(rows.obs) == 3:
-        at = int(path[1])
-        found = np.asarray(rows.obs)[..., at] if at < np.shape(rows.obs)[-1] else np.zeros(0)
-    else:
-        found = np.zeros(0)
-    if found.ndim == 3 and found.shape[-1] == 1:
+        found = rows.obs[..., int(path[1])] if int(path[1]) < np.shape(rows.obs)[-1] else None
+    if np.ndim(found) == 3 and np.shape(found)[-1] == 1:
         found = found[..., 0]
-    if found.ndim != 2:
+    if np.ndim(found) != 2:
         have = ["reward", *(f"info/{k}" for k in info), "obs/0 and so on"]
         raise ValueError(f"the rows have no factor {name!r}, a number for each row: they have {', '.join(have)}.")
-    return found.astype(np.float64) * (-1 if name.startswith("-") else 1)
+    return found.astype(float) * (-1 if name.startswith("-") else 1)
+
+
+def checked(factors: Sequence[str], margins: Sequence[float]) -> np.ndarray:
+    """The margins float64 [L] of factors.
+
+    Raises:
+        ValueError: no factors, or margins of another number.
+    """
+    if not factors:
+        raise ValueError(
+            "labels by ranked factors need factors, the most important first, such as 'info/speed', '-info/energy'."
+        )
+    if margins and len(margins) != len(factors):
+        raise ValueError(f"there are {len(factors)} factors and {len(margins)} margins; give one for each, or none.")
+    return np.asarray(margins or np.ones(len(factors)), np.float64)
 
 
 def by_factors(
@@ -77,18 +96,13 @@ def by_factors(
     Raises:
         ValueError: no factors, an unknown one, margins of another number, or no episode of ``steps`` decisions.
     """
-    if not factors:
-        raise ValueError(
-            "labels by ranked factors need factors, the most important first, such as 'info/speed', '-info/energy'."
-        )
-    if margins and len(margins) != len(factors):
-        raise ValueError(f"there are {len(factors)} factors and {len(margins)} margins; give one for each, or none.")
+    least, rows = checked(factors, margins), jax.tree.map(np.asarray, overlaid(state))
     found = pairs.episodes(state)
     episode, start = pairs.places(found.steps, steps)
     arrivals = found.place[(found.begin[episode] + start)[:, None] + 1 + np.arange(steps)]  # [N, steps, 2]
-    each = np.stack([channel(state, f)[arrivals[..., 0], arrivals[..., 1]].mean(1) for f in factors])
+    each = np.stack([channel(rows, f)[arrivals[..., 0], arrivals[..., 1]].mean(1) for f in factors])
     chosen = rng.integers(0, len(episode), (2, count))
-    label, level = decided(each, chosen[0], chosen[1], margins or np.ones(len(factors)))
+    label, level = decided(each, chosen[0], chosen[1], least)
     made = pairs.preferences(
         episode[chosen], label, steps, start=start[chosen], weight=(level < len(factors)) * 1.0, source="heron"
     )

@@ -251,6 +251,11 @@ AGENTS = {
         value=dbc_value,
         off_policy=True,
     ),
+    "heron": Settings(  # comparisons leave open what a constant reward is
+        update={"hidden": (4,), "n_envs": 2, "steps": 5, "minibatches": 1, "reward_hidden": (4,), "reward_minibatches": 1},
+        batch=rows,
+        felt=frozenset({"lr", "discount", "gae_lambda", "clip", "entropy_coef", "kl_coef", "reward_lr"}),
+    ),
     "ppo": Settings(
         update={"hidden": (4,), "n_envs": 2, "steps": 5, "minibatches": 1},
         batch=rows,

@@ -68,7 +68,8 @@ class Config(iql.Config):
     trajectories: int = size(64, least=2)  # of source and target, at most
     pairing: Literal["all", "random", "cross_cluster"] = "all"
     least_confidence: float = size(0.0, least=0, most=1)  # of a label, |2 L - 1|; others do not count
-    factors: tuple[str, ...] = ()  # heron: what decides, the most important first, such as info/speed, -info/energy
+    # heron: what decides, the most important first, one flag each, as --agent.factors=-info/energy
+    factors: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     margins: tuple[float, ...] = size((), "heron: from how many standard deviations on each does; none: 1", least=0)
     fewshot: float = size(0.1, least=0, most=1)  # cpa+fewshot: share of true labels
     align: Align = field(default_factory=Align)
