@@ -72,11 +72,13 @@ def ppo_like_inside() -> dict[str, Any]:
     return {k: getattr(inside, k) for k in names.split()}
 
 
-def train(agent: Any, problem: Problem, seeds: int, folder: Path, who: Members | None = None) -> tuple[dict[str, Any], Any]:
+def train(
+    agent: Any, problem: Problem, seeds: int, folder: Path, who: Members | None = None, **more: Any
+) -> tuple[dict[str, Any], Any]:
     """All seeds as one program: evaluation returns over real steps, by name of the evaluation. A run in ``folder`` that was cut
-    short goes on from its last checkpoint."""
+    short goes on from its last checkpoint. ``more``: of `run`."""
     who = members([(seed, {}) for seed in range(seeds)]) if who is None else who
-    state = run(agent, problem, who, folder, options=Options(progress=False))
+    state = run(agent, problem, who, folder, options=Options(progress=False), **more)
     curves: dict[str, Any] = {}
     lines = logging.read(folder)
     for line in (line for line in lines if line["kind"] == "eval"):

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from rlx.agents import ppo
 from rlx.config import size, traced
+from rlx.dynamics.adversary import Game
 
 
 def _ppo() -> ppo.Config:
@@ -57,6 +58,20 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Filter:
+    """A dynamics reward that chooses among the members' predictions, and stops imagined episodes (`rlx.dynamics.filtered`)."""
+
+    selection: Literal["none", "softmax", "argmax", "random"] = "none"  # random: the aggregate predicts, only stopping is left
+    temperature: float = traced(0.1, "Of the softmax over scores; inf: any member.", above=0, finite=False)
+    r_min: float = traced(0.6, "An imagined episode stops where the score is below this; -inf: never.", finite=False)
+    stop: Literal["terminate", "truncate"] = "terminate"  # with a value of 0, or that of where it stopped
+    snapshots: int = size(10, "discriminators that speak", least=1)
+    hidden: tuple[int, ...] = size((64, 64), least=1)
+    game: Game = Game(steps=4_000, snap_every=100, generator=(64, 64))
+    game_every: int = size(0, "fits after which it is learned anew, on all data; 0: that of the first stays", least=0)
+
+
+@dataclass(frozen=True)
 class Config:
     """SINDy-RL: sparse dynamics, rewards and policies that can be read, from little data."""
 
@@ -98,6 +113,7 @@ class Config:
     exit: Literal["penalty", "terminate", "truncate"] = "penalty"  # beyond the box; penalty: the least reward to the end
     project: bool = True  # predictions are projected as the environment says (cosine and sine on their circle)
     uncertainty_penalty: float = traced(0.0, "Reward less per standard deviation of the ensemble; below 0 a bonus.")
+    filter: Filter = Filter()
     # the policy
     improve: Literal["ppo", "gradient"] = "ppo"  # inside the model; gradient: that of short runs, through the model
     lookahead: int = size(32, least=1)  # decisions of these runs
@@ -141,6 +157,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ppo.epochs": 2,
         "ppo.minibatches": 4,
         "ppo.hidden": (32,),
+        "filter.snapshots": 2,
+        "filter.hidden": (16,),
+        "filter.game.steps": 400,
+        "filter.game.discriminator_lr": 3e-3,
+        "filter.game.snap_every": 100,
+        "filter.game.generator": (16,),
         "horizon": 100,
         "distil_steps": 400,
         "distil_length": 50,

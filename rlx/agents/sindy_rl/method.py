@@ -30,6 +30,7 @@ import numpy as np
 from rlx import replay
 from rlx.agents import ppo
 from rlx.agents.offpolicy import at_random, obs_action_dims
+from rlx.agents.sindy_rl import filtering
 from rlx.agents.sindy_rl.config import Config
 from rlx.agents.sindy_rl.distil import HULL, blank_policy, distiller, policy_library
 from rlx.agents.sindy_rl.gradient import improver
@@ -70,7 +71,7 @@ def make(config: Config, problem: Problem) -> Agent:
         modes=("explore", "eval", "mean", "random", "sparse"),
         evals=evaluations(config, "eval" if "eval" in problem.envs else "train"),
         on_eval=keep_best,
-        report=Report(world, names, dyna.lasting, env, dyna.act, dyna.encoded),
+        report=Report(world, names, dyna.lasting, dyna.imagine, env, dyna.act, dyna.encoded),
     )
 
 
@@ -106,8 +107,10 @@ class Dyna:
     def init(self, key: Key, h: dict[str, Array]) -> AgentState:
         config, n, m = self.config, self.world.observations, self.world.actions
         own = self.learner.init(key, as_ppo(AgentState(h, {})).hyper).learned
+        model = {"model": self.world.blank(), "uncertainty_penalty": jnp.float32(0)}
         more = {
-            "world": self.imagined.params,
+            "world": {**self.imagined.params, "model": model},
+            **({"scorer": filtering.blank(self.world)} if filtering.filters(config) else {}),
             "basis": {"mean": jnp.zeros(self.observations), "modes": jnp.eye(self.observations, n)} if config.modes else {},
             "sparse": blank_policy(config, n, m),
             "fits": {k: jnp.float32(0) for k in ("done", "refused_dynamics", "refused_reward", "rows_left_out")},
@@ -132,9 +135,9 @@ class Dyna:
 
     def imagine(self, state: AgentState, sources: Sources) -> Any:
         """Parameters of the imagined environment."""
-        world = state.learned["world"]
-        model = {"model": world["model"]["model"], "uncertainty_penalty": state.hyper["uncertainty_penalty"]}
-        return {**world, "model": model}
+        world, h = state.learned["world"], state.hyper
+        model = filtering.params(self.config, world["model"]["model"], state.learned.get("scorer"), h)
+        return {**world, "model": {"model": model, "uncertainty_penalty": h["uncertainty_penalty"]}}
 
     # -------------------------------------------------------------------------------------------------------- the model
 
@@ -186,6 +189,9 @@ class Dyna:
         so_far = learned["fits"]
         fits = {k: np.float32(so_far[k] + (k.removeprefix("refused_") in refused)) for k in so_far}
         fits |= {"done": np.float32(so_far["done"] + 1), "rows_left_out": np.float32(lost)}
+        every = config.filter.game_every
+        if filtering.filters(config) and (first or every and int(so_far["done"]) % every == 0):
+            learned = {**learned, "scorer": filtering.learned(config, learned["scorer"], rows, key, first)}
         return state._replace(learned={**learned, "world": params, "fits": fits, "error": np.float32(error)})
 
     def task_starts(self, learned: dict[str, Any], key: Key) -> np.ndarray:
@@ -243,9 +249,12 @@ def imagination(world: World, box: Box | None, horizon: int) -> Env:
     """The environment that a model before its first fit imagines; where there is no ``box`` the data will name one."""
     config, n = world.config, world.observations
     low, high = (np.full(n, -FAR), np.full(n, FAR)) if box is None else box
-    params, starts = {"model": world.blank(), "uncertainty_penalty": jnp.float32(0)}, jnp.zeros((STARTS, n))
+    scorer, h = (filtering.blank(world), jax.tree.map(jnp.float32, hyper(config))) if filtering.filters(config) else ((), {})
+    model = filtering.params(config, world.blank(), scorer, h)
+    params, starts = {"model": model, "uncertainty_penalty": jnp.float32(0)}, jnp.zeros((STARTS, n))
     how: dict[str, Any] = {"actions": world.actions, "horizon": horizon, "low": low, "high": high, "exit": config.exit}
-    return as_env(penalised(world), params, starts, **how)
+    stop = config.filter.stop if filtering.filters(config) else None
+    return as_env(penalised(filtering.around(world)), params, starts, stop=stop, **how)
 
 
 KEPT = (*ppo.TRAINED, "obs_stats", "world")  # what belongs to a policy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,7 @@ class Report:
     world: World
     names: tuple[str, ...]
     imagined: Env
+    params: Callable[[AgentState, Any], Any]  # of it, with the learned state
     env: Env | HostEnv
     act: Any
     encoded: Any
@@ -88,7 +90,7 @@ class Report:
         environment, or from some of ``starts`` [S, n] in the model."""
         env: Env | HostEnv = self.env if starts is None else self.imagined
         vec = batch(env, RUNS, ends="stop")
-        params = env.params if starts is None else {**state.learned["world"], "starts": jnp.asarray(starts)}
+        params = env.params if starts is None else {**self.params(state, {}), "starts": jnp.asarray(starts)}
         key, clock = jax.random.key(0), None
         act = lambda carry, step, now: self.act(state, clock, carry, step, now, "eval")
         if env.host:
