@@ -127,7 +127,8 @@ def pushes(draw: int) -> Sets:
 
 def votes(given: argparse.Namespace) -> None:
     """One target, three sources: other draws of its task, of one whose good and bad end look alike, and of noise. How right
-    labels of each are, of all three alike (a large ``vote_tau``), and by votes."""
+    labels of each are, of all three alike (a large ``vote_tau``), by votes, and by votes after a tenth of the true labels has
+    turned what is a mirror image."""
     draws, names = 2 if given.debug else 20, ("same task", "mirror", "noise")
     found, costs, weights = [], [], []
     for seed in range(draws):
@@ -145,9 +146,15 @@ def votes(given: argparse.Namespace) -> None:
         right = [alignment.accuracy(a.label, truth) for a in each]
         right += [alignment.accuracy(alignment.vote(each, tau)[0].label, truth) for tau in (1e9, 0.01, 0.001)]
         found.append(right)
+        j, k = np.triu_indices(n, 1)
+        some = rng.permutation(len(j))[: len(j) // 10]
+        first, second = j[some], k[some]
+        better = alignment.by_return(truth)[second, first]
+        sides = [a._replace(label=alignment.oriented(a.label, first, second, better)[0]) for a in each]
+        right.append(alignment.accuracy(alignment.vote(sides, 0.01)[0].label, truth))
         costs.append([float(a.coupling.cost) for a in each])
         weights.append(alignment.vote(each, 0.01)[1])
-    columns = (*names, "alike", "votes, tau 0.01", "votes, tau 0.001")
+    columns = (*names, "alike", "votes, tau 0.01", "votes, tau 0.001", "votes, mirrors turned")
     table = {k: told(v, 3, "each") for k, v in zip(columns, np.transpose(found), strict=True)}
     table |= {f"cost of {k}": told(v, 4) for k, v in zip(names, np.transpose(costs), strict=True)}
     table |= {f"vote of {k}": told(v, 3) for k, v in zip(names, np.transpose(weights), strict=True)}

@@ -82,7 +82,7 @@ class Labelled(NamedTuple):
     pairs: Preferences
     chosen: np.ndarray  # int [N] episodes of the target
     alignment: Alignment | None  # None where nothing was carried over; of several sources what they say together
-    flipped: bool  # the coupling was a mirror image, and labels were turned
+    flipped: bool  # a coupling was a mirror image, and its labels were turned
     each: tuple[Alignment, ...]  # what each source says,
     votes: np.ndarray  # and its weight, float64 [K]
 
@@ -186,17 +186,16 @@ def label(
         made = pairs.preferences(at, y, source="script" if kind == "oracle" else "random", **each)
         return Labelled(made, chosen, None, False, (), np.zeros(0))
     voters = all_carried(kind, sources_of(kind, source), target, own)
-    told, votes = (voters[0], np.ones(1)) if len(voters) == 1 else alignment.vote(voters, own.vote_tau)
-    matrix, weight, flipped = told.label, told.weight[first, second], False
-    weight = np.where(told.confidence[first, second] >= least_confidence, weight, 0.0)
     given = rng.uniform(size=len(first)) < (share if kind == "cpa+fewshot" else 0.0)
     true = by_returns(found, *at)
-    if given.any():
-        matrix, flipped = alignment.oriented(matrix, first[given], second[given], true[given])
-    y = np.where(given, true, matrix[second, first])
+    turned = [alignment.oriented(a.label, first[given], second[given], true[given]) for a in voters]
+    voters = [a._replace(label=matrix) for a, (matrix, _) in zip(voters, turned, strict=True)]
+    told, votes = (voters[0], np.ones(1)) if len(voters) == 1 else alignment.vote(voters, own.vote_tau)
+    weight = np.where(told.confidence[first, second] >= least_confidence, told.weight[first, second], 0.0)
+    y = np.where(given, true, told.label[second, first])
     made = pairs.preferences(at, y, weight=np.where(given, 1.0, weight), source=kind.split("+")[0], **each)
     marked = np.where(given, pairs.SOURCES.index("script"), made.source).astype(np.int32)
-    return Labelled(made._replace(source=marked), chosen, told, flipped, tuple(voters), votes)
+    return Labelled(made._replace(source=marked), chosen, told, any(t for _, t in turned), tuple(voters), votes)
 
 
 def of_problem(who: str, kind: str, given: Any, scripted: Callable[[str], Preferences]) -> Preferences:

@@ -92,6 +92,20 @@ def test_votes_go_to_the_source_that_is_a_copy():
     close(told["cost"], told["votes"] @ told["costs"], atol=1e-6)
 
 
+def test_mirrors_are_turned_before_they_vote():
+    """Of two copies one is liked the wrong way round: alike they cancel out, until some true labels turn it."""
+    env = rlx.envs.make("rlx:point-mass")
+    target, truth = graded(env, 1, rot=1.1)
+    copy = labels.source_of(pairs.episodes(graded(env, 1)[0]))
+    both = [copy, copy._replace(preferred=copy.preferred.T)]
+    ask = lambda kind: labels.label(
+        kind, pairs.episodes(target), np.random.default_rng(0), source=both, settings=Settings("flat_s"), share=0.1
+    )
+    close(ask("cpa").alignment.label, 0.5, atol=1e-6)
+    got = ask("cpa+fewshot")
+    assert got.flipped and alignment.accuracy(got.alignment.label, truth) > 0.9
+
+
 def test_bad_votes_are_named():
     with pytest.raises(ValueError, match=r"labels of \[\] target trajectories"):
         alignment.vote([], 1.0)
