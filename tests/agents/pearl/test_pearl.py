@@ -143,6 +143,18 @@ def test_a_source_that_says_nothing_ends_the_run(env):
         agent.stages[0].phases[0].fn(state, {"data": data}, jax.random.key(1))
 
 
+def test_rewards_learn_from_pairs_without_a_label_on_request(env):
+    data, learned = graded(env, 0)[0], {}
+    for count in (0, 30):
+        own = {**SMALL, "model.steps": 10, "model.unlabelled": count, "pseudo_least": 0.5, "labels": "oracle", "pairs": 20}
+        agent = agents.make("pearl", None, Problem({"train": env}, {"data": data}), **own)
+        state = agent.init(jax.random.key(0), {k: jnp.float32(v) for k, v in agent.hyper.items()})
+        for stage in agent.stages[:2]:
+            state, _ = stage.phases[0].fn(jax.tree.map(np.asarray, state), {"data": data}, jax.random.key(1))
+        learned[count] = state.learned["reward"]["params"]["hidden_0"]["kernel"]
+    assert np.abs(learned[0] - learned[30]).max() > 1e-3
+
+
 def test_bad_data_are_named(env):
     data = dataset(env)
     with pytest.raises(ValueError, match="a source, and what is given is a ReplayState"):
