@@ -14,7 +14,7 @@
 - robots: the same on two tasks of Meta-World.
 - flips: Preference Transformer against its Gaussian form, where a share of the source's labels is wrong, and where the target
   has labels of its own of which a share is.
-- heron: HERON on the point mass, by the factors that it is given, and PPO on true rewards.
+- heron: HERON on a pendulum, by the factors that it is given, and PPO on true rewards.
 - oppo: OPPO and IQL on the same labels, on Hopper data of `stand_ins.py`.
 
 A draw is new data with new labels, ``seeds`` of it are one program; intervals are over draws, and over seeds where the data are
@@ -208,17 +208,18 @@ def flips(given: argparse.Namespace) -> None:
 
 
 def heron(given: argparse.Namespace) -> None:
-    """What HERON's policies earn of the reward that they never see but as a factor; the seeds are one program."""
-    own: dict[str, Any] = {"n_envs": 16, "steps": 64, "hidden": (32, 32), "lr": 1e-3, "discount": 0.95, "eval_episodes": 10}
-    own |= {"env_steps": 4_096 if given.debug else 65_536, "eval_every": 2_048 if given.debug else 8_192}
+    """What HERON's policies earn of a reward that they see as a factor or not at all; the seeds are one program."""
+    own: dict[str, Any] = {"n_envs": 16, "steps": 128, "epochs": 10, "lr": 1e-3, "discount": 0.95, "eval_episodes": 10}
+    own |= {"env_steps": 8_192 if given.debug else 131_072, "eval_every": 4_096 if given.debug else 16_384}
     learned = {"reward_hidden": (64, 64)}
     variants: dict[str, tuple[str, dict[str, Any]]] = {
         "PPO, true rewards": ("ppo", {}),
         "HERON, the reward": ("heron", {**learned, "factors": ("reward",)}),
-        "HERON, place, then speed": ("heron", {**learned, "factors": ("obs/1", "obs/3")}),
-        "HERON, speed alone": ("heron", {**learned, "factors": ("obs/3",)}),
+        "HERON, the reward, margin 0": ("heron", {**learned, "factors": ("reward",), "margins": (0.0,)}),
+        "HERON, height": ("heron", {**learned, "factors": ("obs/0",)}),
+        "HERON, height, margin 0": ("heron", {**learned, "factors": ("obs/0",), "margins": (0.0,)}),
     }
-    env, seeds, rows = envs.make("rlx:point-mass", along="y", time_limit=50), 2 if given.debug else 5, {}
+    env, seeds, rows = envs.make("rlx:pendulum"), 2 if given.debug else 5, {}
     for i, (name, (agent, more)) in enumerate(variants.items()):
         found = trained(given.run_dir / "heron" / f"{agent}-{i}", agent, env, {}, {**own, **more}, list(range(seeds)))
         rows[name] = table_of([{"returns": [[line[k]] for line in found["returns"]]} for k in range(seeds)])
