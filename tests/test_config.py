@@ -406,3 +406,16 @@ def test_json_keeps_defaults_for_what_it_lacks_and_refuses_what_it_does_not_know
     for text in ("{", "[1]", ""):
         with pytest.raises(ValueError, match="not JSON|a config is a JSON object"):
             config.from_json(Train, text)
+
+
+@dataclass(frozen=True)
+class Named:
+    names: tuple[str, ...] = ()
+
+
+def test_one_text_is_a_tuple_of_one():
+    assert (
+        config.replace(Named(), {"names": "a.npz"}).names == ("a.npz",) and config.replace(Named(), {"names": ""}).names == ()
+    )
+    with pytest.raises(ValueError, match="names"):
+        config.replace(Named(), {"names": 3})

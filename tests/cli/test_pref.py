@@ -41,6 +41,15 @@ def test_labels_are_written_and_measured(files, capsys):
     assert result_of(capsys.readouterr().out)["pairs"] <= 50
 
 
+def test_sources_vote(files, capsys):
+    """The target itself is the second source, whose cost is the least."""
+    assert transfer(files, "--source", str(files / "b.npz")) == 0
+    found = result_of(capsys.readouterr().out)
+    assert found["votes"][1] > found["votes"][0] > 0 and found["costs"][1] < found["costs"][0]
+    assert found["accuracies"][1] > 0.9 and len(found["accuracies"]) == 2 and sum(found["votes"]) == pytest.approx(1)
+    assert found["accuracies"][0] < found["accuracy"] and found["pairs"] == 30 * 29 // 2
+
+
 @pytest.mark.slow
 def test_training_goes_by_a_source(files, capsys):
     """Two seeds, each with labels, a reward and an overlay of its own."""
@@ -56,6 +65,8 @@ def test_training_goes_by_a_source(files, capsys):
     [
         (["--out", "labels.csv"], "ends in .npz"),
         (["--source", ""], "Give both"),
+        (["--source-labels", "some.npz", "--source-labels", "more.npz"], "there are 1 of --source and 2 of --source-labels"),
+        (["--vote-tau", "0"], "--vote-tau must be above 0"),
         (["--target", "nowhere.npz"], "nowhere.npz"),
         (["--features", "flat"], "unknown features 'flat'"),
     ],
