@@ -22,10 +22,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from matplotlib.figure import Figure
+from tables import told
 
 from rlx import replay
 from rlx.envs import scores
-from rlx.train import logging, stats
+from rlx.train import logging
 
 LONG = {"starts": 200, "horizon": 50}
 SHORT = {"starts": 2_000, "horizon": 5}  # as many imagined decisions
@@ -82,22 +84,34 @@ def trained(args: argparse.Namespace, method: str) -> Path:
 
 
 def row(args: argparse.Namespace, method: str, reference: Any) -> dict[str, Any]:
-    lines = logging.read(trained(args, method))
-    evals = [np.atleast_1d(np.array(line["return_mean"], float)) for line in lines if line["kind"] == "eval"]
-    value = scores.normalised(reference, evals[-1]) if reference else evals[-1]
-    found = stats.estimate(np.asarray(value)[:, None])
-    told: dict[str, Any] = {"score": round(float(found.value), 2)}
-    told["interval"] = found.interval and [round(float(x), 2) for x in found.interval]
-    told["seeds"] = [round(float(x), 2) for x in np.asarray(value)]
+    """Of the last evaluation, and of the models: their errors along windows of the data after 1, 25 and 50 steps."""
+    folder = trained(args, method)
+    lines = logging.read(folder)
+    last = [np.atleast_1d(np.array(line["return_mean"], float)) for line in lines if line["kind"] == "eval"][-1]
+    found: dict[str, Any] = {"score": told(scores.normalised(reference, last) if reference else last, 2, "each")}
     for name in ("model/error", "scorer/gap", "rollout/length", "rollout/stopped", "rollout/score"):
         of = [line for line in lines if name in line]
         if of and (name.split("/")[0] != "scorer" or METHODS[method][1].get("filter") != "none"):
-            told[name] = round(float(np.mean(of[-1][name])), 3)
-    audit = trained(args, method) / "model.json"
+            found[name] = round(float(np.mean(of[-1][name])), 3)
+    audit = folder / "model.json"
     if audit.exists():
-        told["audit"] = {k: round(float(v), 3) for k, v in json.loads(audit.read_text()).items()}
-    told["seconds"] = round(float(lines[-1]["wall_s"]))
-    return told
+        found["audit"] = {k: round(float(v), 3) for k, v in json.loads(audit.read_text()).items()}
+    return found | {"seconds": round(float(lines[-1]["wall_s"]))}
+
+
+def picture(rows: dict[str, dict[str, Any]], data_score: float, file: Path) -> None:
+    figure = Figure(figsize=(9, 0.8 + 0.28 * len(rows)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for y, found in enumerate(rows.values()):
+        left.barh(y, found["score"]["mean"], color="C0")
+        left.plot(found["score"]["interval"] or (), [y] * len(found["score"]["interval"] or ()), color="black", lw=1)
+        if "audit" in found:
+            right.plot([found["audit"][f"error_{k}"] for k in ("first", "middle", "last")], [y] * 3, "o-", color="C1", ms=3)
+    left.axvline(data_score, color="black", ls=":", lw=1)
+    left.set(xlabel="score; dots: of the data", yticks=range(len(rows)), yticklabels=list(rows))
+    left.invert_yaxis()
+    right.set(xlabel="model's error after 1, 25, 50 steps, standard deviations", xscale="log")
+    figure.savefig(file, dpi=120)
 
 
 def main() -> int:
@@ -108,7 +122,7 @@ def main() -> int:
     parser.add_argument("--method", choices=[*METHODS], action="append", help="only these")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--updates", type=int, default=20_000)
-    parser.add_argument("--penalty", type=float, default=5.0, help="of uncertainty in MOPO and its kin")
+    parser.add_argument("--penalty", type=float, default=1.0, help="of uncertainty in MOPO and its kin")
     parser.add_argument("--beta", type=float, default=0.5, help="and in MOBILE and its kin")
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--preset", choices=("debug",))
@@ -118,7 +132,8 @@ def main() -> int:
     data = replay.from_episodes(replay.load(args.data))
     mean = replay.episode_returns(data).mean()
     args.out.mkdir(parents=True, exist_ok=True)
-    file = args.out / f"morec-{args.data.name.lower()}.json"
+    penalty = "" if args.penalty == parser.get_default("penalty") else f"-penalty-{args.penalty:g}"
+    file = args.out / f"morec-{args.data.name.lower()}{penalty}.json"
     before = json.loads(file.read_text()) if file.exists() else {}
     own: dict[str, Any] = {"env": args.env, "data": args.data.name, "seeds": args.seeds, "updates": args.updates}
     own |= {"penalty": args.penalty, "beta": args.beta, "cores": os.cpu_count(), "jax": jax.__version__}
@@ -129,6 +144,7 @@ def main() -> int:
         rows[method] = row(args, method, reference)
         print(method, json.dumps(rows[method]), flush=True)
         file.write_text(json.dumps({**own, "methods": rows}, indent=1) + "\n")
+        picture({k: rows[k] for k in METHODS if k in rows}, own["data_score"], file.with_suffix(".png"))
     return 0
 
 
