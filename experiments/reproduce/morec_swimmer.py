@@ -53,7 +53,16 @@ PARTS: dict[str, dict[str, Any]] = {
     "refit-25": {"filter.game_every": 4},
 }
 STREAMS, DECISIONS = 4, 1_000  # of an imagined evaluation, the episodes of each
-COLUMNS = ("outside", "model", "median model", "decisions in it", "stopped", "real steps below r_min")
+COLUMNS = (
+    "outside",
+    "model",
+    "median model",
+    "decisions in it",
+    "stopped",
+    "score in it",
+    "score outside",
+    "real steps below r_min",
+)
 
 
 def make(part: str, setting: str, rounds: int, debug: bool) -> tuple[Any, Problem]:
@@ -77,8 +86,8 @@ def begun(folder: Path, seeds: int, debug: bool) -> Any:
 
 
 def inside(agent: Any, learned: Any, debug: bool) -> dict[str, np.ndarray]:
-    """Of whole imagined episodes of all seeds' policies, as ``agent`` has them: returns, decisions in them, and the share that
-    stopped, [seeds] each."""
+    """Of whole imagined episodes of all seeds' policies, as ``agent`` has them: returns, decisions in them, the share that
+    stopped, and the mean dynamics reward, [seeds] each."""
     report = agent.report
     vec, steps = batch(report.imagined, STREAMS, ends="stop"), 100 if debug else DECISIONS
 
@@ -88,14 +97,15 @@ def inside(agent: Any, learned: Any, debug: bool) -> dict[str, np.ndarray]:
         rows = rollout(vec, params, policy, begin(vec, params, (), key), key, steps)[1]
         arrived = rows.valid & ~rows.first
         stopped = (rows.info["stopped"] & arrived).any(0).mean()
-        return (rows.reward * arrived).sum(0).mean(), arrived.sum(0).mean(), stopped
+        score = (rows.info["score"] * arrived).sum() / arrived.sum()
+        return (rows.reward * arrived).sum(0).mean(), arrived.sum(0).mean(), stopped, score
 
     found = jax.jit(jax.vmap(earned, (0, None)))(learned, jax.random.key(0))
-    return dict(zip(("model", "decisions in it", "stopped"), map(np.asarray, found), strict=True))
+    return dict(zip(("model", "decisions in it", "stopped", "score in it"), map(np.asarray, found), strict=True))
 
 
-def doubted(agent: Any, state: Any, env: Any, seeds: int, debug: bool) -> np.ndarray:
-    """The share of real transitions of each seed's policy that its dynamics reward would stop at, [seeds]."""
+def doubted(agent: Any, state: Any, env: Any, seeds: int, debug: bool) -> dict[str, list[float]]:
+    """Of real transitions of each policy: the mean dynamics reward, and the share that it would stop at, [seeds] each."""
     found = []
     for seed in range(seeds):
         own = jax.tree.map(lambda x, seed=seed: x[seed], state.agent)
@@ -104,8 +114,8 @@ def doubted(agent: Any, state: Any, env: Any, seeds: int, debug: bool) -> np.nda
         )
         rows = transitions(collect(act, env, 100 if debug else DECISIONS, 1, seed))
         score = own.learned["scorer"](*(jnp.asarray(x, jnp.float32) for x in (rows.obs, rows.action, rows.new)))
-        found.append(float((score < R_MIN).mean()))
-    return np.array(found)
+        found.append((float(score.mean()), float((score < R_MIN).mean())))
+    return dict(zip(("score outside", "real steps below r_min"), map(list, zip(*found, strict=True)), strict=True))
 
 
 def tried(part: str, setting: str, args: argparse.Namespace) -> dict[str, list[float]]:
@@ -119,7 +129,7 @@ def tried(part: str, setting: str, args: argparse.Namespace) -> dict[str, list[f
     hyper = {**state.agent.hyper, "filter.r_min": jnp.full(args.seeds, -INF)}
     columns = {"outside": found["curves"]["main"][-1][1:], **inside(agent, state.agent, args.debug)}
     columns["median model"] = inside(plain, state.agent._replace(hyper=hyper), args.debug)["model"]
-    columns["real steps below r_min"] = doubted(agent, state, problem.envs["train"], args.seeds, args.debug)
+    columns |= doubted(agent, state, problem.envs["train"], args.seeds, args.debug)
     return {k: np.round(np.asarray(columns[k], float), 3).tolist() for k in COLUMNS}
 
 
