@@ -2,8 +2,9 @@
 the other test process. All processes, and later runs, share compiled programs where rlx keeps its own: most of what tests
 take is compiling, and much of that the same program again.
 
-LLVM optimises at level 1 instead of 3, which takes a fifth less and leaves XLA's own passes, such as fusion, as they are: ``RLX_TEST_OPT=3`` tests at the level that users have. ``RLX_TEST_TF32=1`` rounds
-products as NVIDIA's GPUs do (`tests.tf32`).
+LLVM optimises at level 1 instead of 3, which takes a fifth less and leaves XLA's own passes, such as fusion, as
+they are: ``RLX_TEST_OPT=3`` tests at the level that users have. ``RLX_TEST_TF32=1`` rounds products as NVIDIA's GPUs do
+(`tests.tf32`).
 """
 
 from __future__ import annotations
