@@ -110,7 +110,7 @@ def picture(rows: dict[str, dict[str, Any]], data_score: float, file: Path) -> N
     left.axvline(data_score, color="black", ls=":", lw=1)
     left.set(xlabel="score; dots: of the data", yticks=range(len(rows)), yticklabels=list(rows))
     left.invert_yaxis()
-    right.set(xlabel="model's error after 1, 25, 50 steps, standard deviations", xscale="log")
+    right.set(xlabel="model's error after 1, 25, 50 steps, in std", xscale="log")
     figure.savefig(file, dpi=120)
 
 
