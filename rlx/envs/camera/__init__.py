@@ -5,9 +5,21 @@
 
 from rlx.envs.camera.attach import attach
 from rlx.envs.camera.distractors import Distractor
-from rlx.envs.camera.options import Pixels, taken
-from rlx.envs.camera.options import unseen as unseen
+from rlx.envs.camera.options import Pixels, taken, unseen
 from rlx.envs.camera.raster import Picture, draw
 from rlx.envs.camera.scene import Camera, Poses, Scene, Shape, Texture
 
-__all__ = ["Camera", "Distractor", "Picture", "Pixels", "Poses", "Scene", "Shape", "Texture", "attach", "draw", "taken"]
+__all__ = [
+    "Camera",
+    "Distractor",
+    "Picture",
+    "Pixels",
+    "Poses",
+    "Scene",
+    "Shape",
+    "Texture",
+    "attach",
+    "draw",
+    "taken",
+    "unseen",
+]
