@@ -7,7 +7,7 @@
 All seeds of a method are one program; what is there already is not trained again. Small sizes are those of MOREC's preset
 `small`, the same networks and updates for all methods, so they say how methods compare there and not what they reach.
 ``results/morec-DATA.json`` has normalised returns of the last evaluation, rollout lengths, stop rates, and the errors of the
-model along windows of the data: after one step, half of them, and all 50.
+models along windows of the data, the same for all: after 1, 26 and 50 steps, medians over windows, of each seed.
 """
 
 from __future__ import annotations
@@ -26,10 +26,13 @@ from matplotlib.figure import Figure
 from tables import told
 
 from rlx import replay
+from rlx.agents import model_audit
 from rlx.envs import scores
 from rlx.train import logging
+from rlx.train.policy import load_members
 
-LONG = {"starts": 200, "horizon": 50}
+HORIZON = 50
+LONG = {"starts": 200, "horizon": HORIZON}
 SHORT = {"starts": 2_000, "horizon": 5}  # as many imagined decisions
 # Of five times as many steps, and a generator that learns ten times as fast: at the preset's it stays far from the data.
 GAME = {"scorer.game.steps": 20_000, "scorer.game.snap_every": 250, "scorer.game.generator_lr": 1e-3}
@@ -84,7 +87,7 @@ def trained(args: argparse.Namespace, method: str) -> Path:
 
 
 def row(args: argparse.Namespace, method: str, reference: Any) -> dict[str, Any]:
-    """Of the last evaluation, and of the models: their errors along windows of the data after 1, 25 and 50 steps."""
+    """Of the last evaluation, and of the models."""
     folder = trained(args, method)
     lines = logging.read(folder)
     last = [np.atleast_1d(np.array(line["return_mean"], float)) for line in lines if line["kind"] == "eval"][-1]
@@ -93,10 +96,19 @@ def row(args: argparse.Namespace, method: str, reference: Any) -> dict[str, Any]
         of = [line for line in lines if name in line]
         if of and (name.split("/")[0] != "scorer" or METHODS[method][1].get("filter") != "none"):
             found[name] = round(float(np.mean(of[-1][name])), 3)
-    audit = folder / "model.json"
-    if audit.exists():
-        found["audit"] = {k: round(float(v), 3) for k, v in json.loads(audit.read_text()).items()}
+    if METHODS[method][0] == "morec":
+        found["errors"] = errors(folder)
     return found | {"seconds": round(float(lines[-1]["wall_s"]))}
+
+
+def errors(folder: Path) -> dict[str, Any]:
+    """Of the models of all seeds, as imagined episodes have them, over `model_audit.WINDOWS` windows; by the step."""
+    found = []
+    for policy in load_members(folder, "last").values():
+        report = model_audit.of(policy.agent)
+        found.append(report.audit(policy.state, replay.export(report.method.data), HORIZON).error[:, 1])
+    at = (0, HORIZON // 2, HORIZON - 1)
+    return {f"step {t + 1}": told(np.array(found)[:, t], 3, "each") for t in at}
 
 
 def picture(rows: dict[str, dict[str, Any]], data_score: float, file: Path) -> None:
@@ -105,12 +117,13 @@ def picture(rows: dict[str, dict[str, Any]], data_score: float, file: Path) -> N
     for y, found in enumerate(rows.values()):
         left.barh(y, found["score"]["mean"], color="C0")
         left.plot(found["score"]["interval"] or (), [y] * len(found["score"]["interval"] or ()), color="black", lw=1)
-        if "audit" in found:
-            right.plot([found["audit"][f"error_{k}"] for k in ("first", "middle", "last")], [y] * 3, "o-", color="C1", ms=3)
+        for value in found.get("errors", {}).values():
+            right.plot(value["mean"], y, "o", color="C1", ms=4)
+            right.plot(value["interval"] or (), [y] * len(value["interval"] or ()), color="C1", lw=1)
     left.axvline(data_score, color="black", ls=":", lw=1)
     left.set(xlabel="score; dots: of the data", yticks=range(len(rows)), yticklabels=list(rows))
     left.invert_yaxis()
-    right.set(xlabel="model's error after 1, 25, 50 steps, in std", xscale="log")
+    right.set(xlabel="models' error after 1, 26, 50 steps, in std", xscale="log")
     figure.savefig(file, dpi=120)
 
 
