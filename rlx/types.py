@@ -67,6 +67,14 @@ class Row(NamedTuple):
         return self.terminated | self.truncated
 
 
+class Packed:
+    """Observations as replay keeps them where that takes less room than what was seen: a pytree node. Samplers open it."""
+
+    def opened(self) -> PyTree:
+        """The observations, bit for bit as they were emitted."""
+        raise NotImplementedError
+
+
 PHYSICS = "physics"  # the leaf of `Step.info` that holds the state of the physics as one float32 vector, where it was asked for
 
 Reduce = Literal["any", "sum", "max", "mean", "last"]
@@ -180,6 +188,7 @@ class Spec:
     task: Task = Task()
     native_action: Leaf | None = None  # None: the units are those of ``action``
     native_obs: PyTree = None  # of Leaf: what ``obs`` was before a wrapper made one vector of it; None: the same
+    pack: Callable[[Row], Row] | None = None  # how replay keeps rows where that takes less room, see `Packed`
     tasks: Mapping[str, Task] = field(default_factory=dict)  # all that may be asked for in this world, each with its ``score``;
     #                                     which of them is paid is the number ``params["task"]``, in this order
 

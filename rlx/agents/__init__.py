@@ -18,7 +18,7 @@ from rlx import config as configs
 from rlx import plugins
 from rlx.envs.wrappers import as_vector
 from rlx.precision import in_float32
-from rlx.types import Agent, Env, HostEnv, Leaf, Problem
+from rlx.types import Agent, Collect, Env, HostEnv, Leaf, Problem
 
 _MODULES = {
     "sac": "rlx.agents.sac",
@@ -153,4 +153,12 @@ def make(name: str, config: Any = None, problem: Problem | None = None, **overri
     agent = module.make(chosen, problem)
     if not isinstance(agent, Agent):
         raise ValueError(f"{name}: {module.__name__}.make gave a {type(agent).__name__}, it must give an rlx.types.Agent.")
-    return agent
+    return _packed(agent)
+
+
+def _packed(agent: Agent) -> Agent:
+    """Buffers keep rows as the environment that feeds them says."""
+    feeds = {p.into: p.env for stage in agent.stages for p in stage.phases if isinstance(p, Collect) and p.into}
+    how = {name: agent.envs[env].spec.pack for name, env in feeds.items() if env in agent.envs and name in agent.buffers}
+    buffers = {k: dataclasses.replace(b, pack=how[k]) if how.get(k) else b for k, b in agent.buffers.items()}
+    return dataclasses.replace(agent, buffers=buffers)

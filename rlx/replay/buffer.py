@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx.replay.flags import FIRST, LAST, TERMINATED, TRUNCATED, VALID, has, pack, put, unpack, without
-from rlx.types import Array, Key, PyTree, ReplayIndex, ReplayState, Row
+from rlx.types import Array, Key, Packed, PyTree, ReplayIndex, ReplayState, Row
 
 
 def _write(ring: Array, block: Array, head: Array) -> Array:
@@ -35,22 +35,28 @@ class Replay:
     One row of room holds the tail (the newest observation, whose action is not known yet), so at most ``capacity - 1`` rows
     are stored. With ``device=False`` the rows are numpy arrays in host memory that ``add`` changes in place; the index
     (`ReplayIndex`) is on the device all the same, so both kinds draw the same bits. ``priorities`` keeps a priority per row.
+    ``pack`` (`rlx.types.Spec.pack`): how rows are kept, where that takes less room than they do.
     """
 
     capacity: int
     streams: int
     device: bool = True
     priorities: bool = False
+    pack: Callable[[Row], Row] | None = None
+
+    def _kept(self, row: Row) -> Row:
+        """The shapes of what is stored of a row like ``row``."""
+        return without(row if self.pack is None else jax.eval_shape(self.pack, row))
 
     def nbytes(self, row: Row) -> int:
         """Bytes that `init` will allocate."""
-        size = sum(int(np.prod(x.shape)) * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(without(row)))
+        size = sum(int(np.prod(x.shape)) * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(self._kept(row)))
         return self.capacity * self.streams * (size + 1 + 4 * self.priorities)
 
     def init(self, row: Row) -> ReplayState:
         """Empty, for rows like ``row`` (leaves without leading axes: arrays or ``jax.ShapeDtypeStruct``)."""
         lead, xp = (self.capacity, self.streams), jnp if self.device else np
-        data = jax.tree.map(lambda x: xp.zeros((*lead, *x.shape), x.dtype), without(row))
+        data = jax.tree.map(lambda x: xp.zeros((*lead, *x.shape), x.dtype), self._kept(row))
         priority = jnp.zeros(lead if self.priorities else (0, 0), jnp.float32)
         index = ReplayIndex(jnp.int32(0), jnp.int32(0), jnp.bool_(False), jnp.zeros(lead, jnp.uint8), priority)
         return ReplayState(index, data, {})
@@ -72,6 +78,7 @@ class Replay:
                 f"of {self.streams} streams; give capacity >= {count + 1} and streams={width}."
             )
         block = rows if tail is None else jax.tree.map(_append, rows, tail)
+        block = block if self.pack is None else self.pack(block)
         payload, flags = without(block), pack(block)
         if self.device:
             _fits(state.data, payload)
@@ -236,7 +243,12 @@ def leaf_of(row: Row, name: str) -> Any:
 
 def stored(state: ReplayState) -> Row:
     """The whole ring as rows [C, W, ...], in the order of the ring, without the overlay."""
-    return state.data._replace(**unpack(state.index.flags))
+    return state.data._replace(**unpack(state.index.flags), obs=opened(state.data.obs))
+
+
+def opened(obs: PyTree) -> PyTree:
+    """Observations as they were emitted: where they are kept `rlx.types.Packed`, unpacked."""
+    return obs.opened() if isinstance(obs, Packed) else obs
 
 
 def overlaid(state: ReplayState) -> Row:
@@ -263,5 +275,6 @@ def export(state: ReplayState) -> list[Row]:
         cuts = np.flatnonzero(first[1:] | last[:-1] | ~valid[1:] | ~valid[:-1]) + 1
         for piece in np.split(np.arange(len(order)), cuts):
             if len(piece) >= 2:
-                episodes.append(jax.tree.map(lambda x, piece=piece, w=w: x[order[piece], w], data))
+                rows = jax.tree.map(lambda x, piece=piece, w=w: x[order[piece], w], data)
+                episodes.append(rows._replace(obs=opened(rows.obs)))
     return episodes

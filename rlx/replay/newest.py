@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlx.replay.buffer import overlaid
+from rlx.replay.buffer import opened, overlaid
 from rlx.replay.flags import unpack
 from rlx.replay.samplers import Sequences
 from rlx.replay.windows import Index
@@ -35,6 +35,7 @@ def newest(length: int, source: str = "replay") -> Sampler:
     def read(sources: Sources, drawn: Any) -> Sequences:
         t, w, flags = drawn
         rows = jax.tree.map(lambda x: x[t, w], overlaid(sources[source]))._replace(**unpack(flags))
+        rows = rows._replace(obs=opened(rows.obs))
         return Sequences(**rows._asdict(), weight=jnp.ones(w.shape[1]), index=Index(t[0], w[0]))
 
     return Sampler(draw, read, (source,))

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlx.replay.buffer import overlaid
+from rlx.replay.buffer import opened, overlaid
 from rlx.replay.flags import TERMINATED, has, unpack
 from rlx.replay.windows import Index, capacity, draw_uniform, draw_weighted, steps_ahead, steps_back, steps_within, take
 from rlx.types import Array, Clock, Key, PyTree, ReplayIndex, ReplayState, Row, Sampler, Sources
@@ -99,9 +99,10 @@ def _frames(obs: PyTree, places: Array, w: Array) -> PyTree:
     """Frames at ring positions [..., k] (newest first), stacked oldest first along the last axis of each observation."""
     k = places.shape[-1]
     if k == 1:
-        return _take(obs, places[..., 0], w)
+        return opened(_take(obs, places[..., 0], w))
     join = _join_host if isinstance(places, np.ndarray) else lambda frames: jnp.concatenate(frames, -1)
-    return jax.tree.map(lambda x: join([take(x, places[..., i], w) for i in reversed(range(k))]), obs)
+    frames = [opened(jax.tree.map(lambda x, i=i: take(x, places[..., i], w), obs)) for i in reversed(range(k))]
+    return jax.tree.map(lambda *each: join(list(each)), *frames)
 
 
 def _join_host(frames: list[np.ndarray]) -> np.ndarray:

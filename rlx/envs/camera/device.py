@@ -11,7 +11,7 @@ from rlx import keys
 from rlx.envs.camera.distractors import bank
 from rlx.envs.camera.options import Pixels
 from rlx.envs.camera.picture import Look, pictures_of
-from rlx.types import Array, Env, Key, PyTree, Step, Task
+from rlx.types import Array, Env, Key, PyTree, Step
 
 
 class Seen(NamedTuple):
@@ -32,7 +32,7 @@ def with_pixels(env: Env, pixels: Pixels, looks: list[Look]) -> Env:
     def look(params: PyTree, state: Seen, step: Step) -> Step:
         """Of one stream, ``step`` with the former observation."""
         image, clean = pictures(state.env, state.frame, params["bank"])
-        return step._replace(obs=pixels.seen(image, clean, step.obs))
+        return step._replace(obs=pixels.seen(image, clean, step.obs), info=pixels.told(step.info, state.frame))
 
     def reset(params: PyTree, key: Key) -> tuple[Seen, Step]:
         inner, step = env.reset(params["env"], key)
@@ -55,7 +55,7 @@ def with_pixels(env: Env, pixels: Pixels, looks: list[Look]) -> Env:
 
     return replace(
         env,
-        spec=replace(env.spec, obs=pixels.observation(env.spec.obs), task=Task(), tasks={}, native_obs=None),
+        spec=pixels.spec(env.spec),
         params={"env": env.params, "bank": frames},
         reset=reset,
         step=step,

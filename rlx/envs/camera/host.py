@@ -14,7 +14,7 @@ from rlx.envs.base import Around
 from rlx.envs.camera.options import Pixels
 from rlx.envs.camera.picture import Look, pictures_of
 from rlx.keys import HostKey
-from rlx.types import HostEnv, PyTree, Spec, Step, Task, VecEnv
+from rlx.types import HostEnv, PyTree, Spec, Step, VecEnv
 
 MOST = 2**30  # frames that a background runs before it begins again
 
@@ -37,7 +37,7 @@ class Seen(NamedTuple):
 def with_pixels(env: HostEnv, pixels: Pixels, camera: Callable[[VecEnv], Shots]) -> HostEnv:
     """``env`` seen by the ``camera`` that is made for its streams: the observation is {"pixels", "state"} (see `Pixels`). The
     background goes on over the ends of episodes, by the action repeat with each decision."""
-    spec = replace(env.spec, obs=pixels.observation(env.spec.obs), task=Task(), tasks={}, native_obs=None)
+    spec = pixels.spec(env.spec)
 
     def make(n: int, ends: str) -> PixelVec:
         made = env.make(n, ends)
@@ -60,8 +60,10 @@ class PixelVec(Around):
         return self.made.params
 
     def _look(self, inner: Any, frame: np.ndarray, step: Step) -> tuple[Seen, Step]:
-        image, clean = self.shots.take(inner, frame)
-        return Seen(inner, frame, step.last.copy()), step._replace(obs=self.pixels.seen(image, clean, step.obs))
+        at = (frame % MOST).astype(np.int32)
+        image, clean = self.shots.take(inner, at)
+        step = step._replace(obs=self.pixels.seen(image, clean, step.obs), info=self.pixels.told(step.info, at))
+        return Seen(inner, frame, step.last.copy()), step
 
     def reset(self, params: PyTree, key: HostKey) -> tuple[Seen, Step]:
         inner, step = self.made.reset(params, key)
@@ -108,6 +110,6 @@ def rasteriser(pixels: Pixels, looks: list[Look], read: Callable[[Any], PyTree],
     def shots(state: Any, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if frames is not None and not kept:
             kept.append(jnp.asarray(frames))
-        return jax.tree.map(np.asarray, program(read(state), (at % MOST).astype(np.int32), kept[0] if kept else None))
+        return jax.tree.map(np.asarray, program(read(state), at, kept[0] if kept else None))
 
     return Shots(shots)

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from rlx.envs.camera.distractors import Distractor
-from rlx.types import Leaf, PyTree
+from rlx.envs.camera.stored import BACKGROUND, LEAF, Halves
+from rlx.types import Leaf, PyTree, Spec, Task
 
 WAYS = ("sdf", "gl")
 FLOORS = ("stock", "gray")
+STORED = ("pixels", "clean")
 LEAST, MOST = 8, 512  # pixels
 
 
@@ -23,7 +25,8 @@ class Pixels:
     pictures lie one behind another along the channels; None: the task's own. ``distractor``: see `Distractor`.
     ``floor``: "stock", which distractors replace, or "gray", which stays, so that speed can be seen. ``state``: the vector that
     was the observation stays beside the pixels; without it the picture alone is the observation. ``paired``: the picture
-    without the distractor too, as ``clean``.
+    without the distractor too, as ``clean``. ``stored``: "pixels", or "clean": replay keeps of such a pair the clean picture,
+    the mask and the number of the frame, and samplers give back the same bytes.
     """
 
     pixels: str
@@ -34,6 +37,7 @@ class Pixels:
     floor: str = "stock"
     state: bool = True
     paired: bool = False
+    stored: str = "pixels"
 
     @property
     def size(self) -> tuple[int, int]:
@@ -52,6 +56,21 @@ class Pixels:
         if not self.state and not self.paired:
             return image
         return {"pixels": image} | ({"state": inner} if self.state else {}) | ({"clean": image} if self.paired else {})
+
+    @property
+    def pack(self) -> Halves | None:
+        """How replay keeps rows; None: as they are."""
+        return Halves(self.distractor, self.size, 1 if self.grey else 3) if self.stored == "clean" else None
+
+    def told(self, info: dict[str, Any], at: Any) -> dict[str, Any]:
+        """``info``, of a spec or of a step, with what `pack` needs to know of the background, ``at``."""
+        return {**info, BACKGROUND: at} if self.stored == "clean" else info
+
+    def spec(self, inner: Spec) -> Spec:
+        """Of the environment that is seen, where ``inner`` is its own."""
+        info = self.told(inner.info, LEAF)
+        obs = self.observation(inner.obs)
+        return replace(inner, obs=obs, info=info, task=Task(), tasks={}, native_obs=None, pack=self.pack)
 
     def seen(self, image: Any, clean: Any, inner: PyTree) -> PyTree:
         """An observation of that spec."""
@@ -90,5 +109,11 @@ def taken(name: str, pixels: Any, options: dict[str, Any]) -> Pixels:
         raise ValueError(
             f"{name}: grey pictures have no colour: leave mask='colour' and colour=true out of distractor, or grey."
         )
+    if made.stored not in STORED:
+        raise ValueError(f"{name}: stored={made.stored!r} is unknown; give {' or '.join(STORED)}.")
+    if made.stored == "clean" and (not made.paired or distractor.kind == "none"):
+        why = "without paired=true there is one picture, and the clean one takes as much room"
+        why = why if not made.paired else "without a distractor both pictures are the same"
+        raise ValueError(f"{name}: stored='clean' saves memory where pictures come in pairs: {why}. Leave it out, or add that.")
     image = tuple(int(n) for n in sides)
     return replace(made, image=image, distractor=distractor)
