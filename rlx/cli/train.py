@@ -239,7 +239,9 @@ def parse(
 
 
 def _memory_rows(agent: Agent, problem: Problem, members: int) -> list[tuple[str, str]]:
-    rows = [(f"memory {name}", console.size(members * size)) for name, size in memory.needs(agent, problem).items()]
+    plain = {k: f" (instead of {console.size(members * n)})" for k, n in memory.unpacked(agent, problem).items()}
+    sizes = memory.needs(agent, problem).items()
+    rows = [(f"memory {name}", console.size(members * size) + plain.get(name, "")) for name, size in sizes]
     return rows if members == 1 else [(name, f"{size} for all members") for name, size in rows]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -35,6 +36,13 @@ def needs(agent: Agent, problem: Problem) -> dict[str, int]:
         (_rollout(agent, state, batch(env, n, ends="stop"), n, context) for env, n, context in evals if not env.host), default=0
     )
     return parts
+
+
+def unpacked(agent: Agent, problem: Problem) -> dict[str, int]:
+    """Bytes that buffers would take of one member if they kept rows as these are emitted; of those that do not, by name."""
+    lean = {name: replace(b, pack=None) for name, b in agent.buffers.items() if b.pack is not None}
+    rows = outline(agent, problem)[1] if lean else {}
+    return {name: b.nbytes(rows[name]) for name, b in lean.items()}
 
 
 def _rollout(agent: Agent, state: AgentState, env: VecEnv, count: int, context: PyTree = None) -> int:

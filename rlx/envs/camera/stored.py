@@ -62,4 +62,5 @@ class Behind(Packed):
 
     @classmethod
     def tree_unflatten(cls, how: Halves, children: Any) -> Behind:
-        return cls(*children, how)
+        rest, bits, at = children
+        return cls(rest, bits, at, how)
