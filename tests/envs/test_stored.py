@@ -144,7 +144,6 @@ def test_a_run_trains_the_same_and_resumes(tmp_path):
         done = run(agent, problem, 1, folder, options=Options(progress=False))
         return [np.asarray(x) for x in jax.tree.leaves(done.agent.learned)]
 
-    whole = learned(40, "clean")
     learned(28, "clean", tmp_path)
-    for other in (learned(40, "pixels"), learned(40, "clean", tmp_path)):
-        assert all(np.array_equal(a, b) for a, b in zip(whole, other, strict=True))
+    resumed, plain = learned(40, "clean", tmp_path), learned(40, "pixels")
+    assert all(np.array_equal(a, b) for a, b in zip(resumed, plain, strict=True))
