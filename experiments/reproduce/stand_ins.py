@@ -1,6 +1,6 @@
 """Datasets that stand in for D4RL's and NeoRL's, which cannot always be downloaded: collected from agents trained by rlx.
 
-    python experiments/reproduce/stand_ins.py --run-dir runs/stand_ins --until medium     # hours on two cores; goes on
+    python experiments/reproduce/stand_ins.py --run-dir runs/stand_ins --until medium     # two hours of one core; goes on
     python experiments/reproduce/stand_ins.py --run-dir runs/stand_ins --preset debug     # the same path in minutes
 
 For each environment: 200 000 decisions at random; then SAC is trained to one level after the other, and at each its policy is
@@ -29,16 +29,21 @@ import numpy as np
 from rlx.envs import scores
 from rlx.replay.datasets import mapped
 
-# Levels of each environment, and the decisions after which SAC is there; the scores say how far that is
+# Levels of each environment, and the decisions after which SAC is there; the scores say how far that is. "fast" are runs of
+# their own: smaller networks, ten streams, an update for two decisions; 600 000 decisions take 20 minutes of one core.
 LEVELS = {
-    "HalfCheetah-v4": {"medium": 130_000, "expert": 1_000_000},
-    "Hopper-v4": {"low": 130_000, "medium": 300_000, "expert": 1_000_000},
-    "Walker2d-v4": {"low": 200_000, "medium": 400_000, "expert": 1_000_000},
+    "HalfCheetah-v4": {"single": {"medium": 130_000}, "fast": {"expert": 600_000}},
+    "Hopper-v4": {"single": {"low": 130_000}, "fast": {"medium": 200_000, "expert": 600_000}},
+    "Walker2d-v4": {"single": {"low": 200_000}, "fast": {"medium": 280_000, "expert": 600_000}},
+}
+SETTINGS = {
+    "single": ["--agent.eval-every", "10000"],
+    "fast": ["--agent.n-envs", "10", "--agent.utd", "0.5", "--agent.hidden", "128", "128", "--agent.eval-every", "20000"],
 }
 ORDER = ("random", "low", "medium", "expert")
 PICTURES = ["--env", "rlx:push-toy", "--env-option", "pixels=sdf", "--env-option", "image=64"]
 SCRIPT = {"push-pixels-expert": 0.0, "push-pixels-noisy": 0.15}  # the standard deviation of the noise on its actions
-SAC = ["--agent.prefill", "5000", "--agent.eval-every", "10000", "--agent.eval-episodes", "5", "--no-video", "--no-progress"]
+SAC = ["--agent.eval-episodes", "5", "--no-video", "--no-progress"]
 
 
 def rlx(*words: Any) -> None:
@@ -62,6 +67,20 @@ def pictured(folder: Path, steps: int) -> None:
         if not complete(folder / "data" / name):
             shown = ["--episodes", steps // 50, "--streams", min(100, steps // 50), "--noise", noise, "--keep-all"]
             rlx("data", "demos", *PICTURES, *shown, "--no-progress", "--out", folder / "data" / name)
+
+
+def levelled(folder: Path, env: str, how: str, level: str, steps: int, toy: bool) -> None:
+    """SAC trained to a level, or on from the one before; what its policy does, and all that it has stored."""
+    name, run_dir = env.split("-")[0], folder / f"{env}-{how}"
+    if not complete(folder / "data" / f"{name}-{level}-replay"):
+        budget, prefill = LEVELS[env][how][level] // (100 if toy else 1), 500 if toy else 5_000
+        small = ["--agent.hidden", "32", "32", "--episodes", "1"] if toy else []
+        seen = ["--env", f"gym:{env}", "--env-option", "physics=true"]  # so that the replay has it too
+        rlx("train", "sac", *seen, "--agent.env-steps", budget, "--agent.prefill", prefill, *SETTINGS[how], *SAC, *small,
+            "--run-dir", run_dir)  # fmt: skip
+    policy = ["--run-dir", run_dir, "--which", "last", "--sampled", "0.2", "--steps", steps]
+    collected(folder, f"{name}-{level}", *policy)
+    collected(folder, f"{name}-{level}-replay", "--run-dir", run_dir, "--mode", "replay")
 
 
 def complete(path: Path) -> bool:
@@ -113,19 +132,11 @@ def main() -> int:
                            "--env-option", "starts=uniform")  # fmt: skip
     pictured(folder, steps // 10)
     for env in given.env or LEVELS:
-        name, run_dir = env.split("-")[0], folder / env
+        name = env.split("-")[0]
         collected(folder, f"{name}-random", "--env", f"gym:{env}", "--mode", "random", "--steps", steps)
-        for level, budget in LEVELS[env].items():
-            if level not in levels:
-                continue
-            if not complete(folder / "data" / f"{name}-{level}-replay"):
-                small = ["--agent.hidden", "32", "32", "--episodes", "1"] if toy else []
-                seen = ["--env", f"gym:{env}", "--env-option", "physics=true"]  # so that the replay has it too
-                rlx("train", "sac", *seen, "--agent.env-steps", budget // (100 if toy else 1), *SAC, *small,
-                    *(["--agent.prefill", "500"] if toy else []), "--run-dir", run_dir)  # fmt: skip
-            policy = ["--run-dir", run_dir, "--which", "last", "--sampled", "0.2", "--steps", steps]
-            collected(folder, f"{name}-{level}", *policy)
-            collected(folder, f"{name}-{level}-replay", "--run-dir", run_dir, "--mode", "replay")
+        for how, budgets in LEVELS[env].items():
+            for level in (level for level in budgets if level in levels):
+                levelled(folder, env, how, level, steps, toy)
     out = given.out or (folder if toy else Path(__file__).parent / "results") / "stand_ins.json"
     before = json.loads(out.read_text())["data"] if out.exists() else []
     values = {"sac": LEVELS, "cores": os.cpu_count(), "data": table(folder / "data", before)}
