@@ -2,8 +2,8 @@
 the other test process. All processes, and later runs, share compiled programs where rlx keeps its own: most of what tests
 take is compiling, and much of that the same program again.
 
-LLVM optimises at level 0 instead of 3, and XLA writes fused loops by its older emitter: together this takes less than half of
-the time to compile, and leaves XLA's own passes, such as fusion, as they are. ``RLX_TEST_OPT=3`` tests what users have.
+LLVM optimises at level 0 instead of 3, and jaxlib 0.10 writes fused loops by XLA's older emitter: together this takes less than
+half of the time to compile, and leaves XLA's own passes, such as fusion, as they are. ``RLX_TEST_OPT=3`` tests what users have.
 ``RLX_TEST_TF32=1`` rounds products as NVIDIA's GPUs do (`tests.tf32`).
 """
 
@@ -14,6 +14,7 @@ import os
 import resource
 from collections import Counter
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_home / "rlx" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # as rlx has it: fresh processes want the small too
 _gpu = "cuda" in os.environ["JAX_PLATFORMS"]
 _level = f"--xla_backend_optimization_level={os.environ.get('RLX_TEST_OPT', '0')}"
-if _level[-1] == "0" and not _gpu:
+if _level[-1] == "0" and not _gpu and version("jaxlib") < "0.11":  # later ones end at flags that they do not know, such as this
     _level += " --xla_cpu_use_fusion_emitters=false"
 # On a GPU: no sums in an order of chance, since runs are compared bit by bit; and no process takes most of the memory.
 _same = "--xla_gpu_deterministic_ops=true " if _gpu else ""
