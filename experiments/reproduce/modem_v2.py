@@ -9,7 +9,8 @@ What is there already is not trained again. Results: `results/modem-<part>.json`
 other variants stays. Intervals are over seeds.
 
 - tdmpc: returns over simulation steps, to be held against the published 859 after 100 000 (four to a decision).
-- push: success and violations over decisions, of the mixture that acts, of the planner and of the clone.
+- push: success and violations over decisions, of the mixture that acts, of the planner and of the clone; and which rows violate
+  most. ``--env rlx:push-lite`` is the same in MuJoCo, ``--pixels`` the toy in pictures, beside what the finger knows of itself.
 - planner: the same search in sparse equations, in an ensemble of networks, and in that with its predictions chosen among, by
   their likelihood or by MOREC's learned reward of transitions.
 """
@@ -42,6 +43,7 @@ from rlx.train import logging
 
 PUBLISHED = {"cartpole-swingup": 859.0}  # TD-MPC after 100 000 simulation steps, from its authors' results
 SIZES = {"rlx:push-toy": "tiny", "rlx:push-lite": "tiny"}
+PIXELS = ("observe=proprio", "discs=32")  # finger, puck and goal as a channel each; the puck is in pictures alone
 # name -> presets on top of the size
 ROWS: dict[str, tuple[str, ...]] = {
     "modem_v2": (),
@@ -109,10 +111,11 @@ def tdmpc(given: argparse.Namespace) -> None:
 def push(given: argparse.Namespace) -> None:
     """All seeds of a row are one program where the environment is on the device."""
     known(given.env)
-    part = given.env.split(":")[1]
+    part = given.env.split(":")[1] + ("-pixels" if given.pixels else "")
+    seen = [word for option in (PIXELS if given.pixels else ()) for word in ("--env-option", option)]
     demos = given.run_dir / f"demos-{part}.npz"
     if not demos.exists():
-        rlx("data", "demos", "--env", given.env, "--episodes", 10, "--noise", 0.1, "--out", demos, "--no-progress")
+        rlx("data", "demos", "--env", given.env, *seen, "--episodes", 10, "--noise", 0.1, "--out", demos, "--no-progress")
     found = {}
     for name in given.only or ROWS:
         run_dir = given.run_dir / f"{part}-{name}-{given.seeds}"
@@ -122,13 +125,24 @@ def push(given: argparse.Namespace) -> None:
         own += list(OWN.get(name, ()))
         own += ["--agent.clone", "false"] if name == "v1" and given.debug else []
         if not (run_dir / "result.json").exists():
-            rlx("train", "modem_v2", "--env", given.env, "--data", demos, *own, "--seeds", given.seeds, "--no-video",
+            rlx("train", "modem_v2", "--env", given.env, *seen, "--data", demos, *own, "--seeds", given.seeds, "--no-video",
                 "--no-progress", "--log-every", 1, "--run-dir", run_dir, *given.more.split())  # fmt: skip
-        found[name] = outcome(run_dir)
+        found[name] = {"more": given.more, **outcome(run_dir)}
         print(name, json.dumps({k: v for k, v in found[name].items() if k != "curves"}))
     path = given.out / f"modem-{part}.json"
-    write(path, {"env": given.env, "cores": os.cpu_count(), "variants": found})
-    picture(json.loads(path.read_text())["variants"], path.with_suffix(".png"))
+    write(path, {"env": given.env, "options": seen[1::2], "cores": os.cpu_count(), "variants": found})
+    rows = json.loads(path.read_text())["variants"]
+    write(path, {"violations": ordered(rows)})
+    picture(rows, path.with_suffix(".png"))
+
+
+def ordered(rows: dict[str, Any]) -> dict[str, Any]:
+    """Violations per decision of all that was done up to where the shortest row ends, the most violent row first."""
+    curves = {name: row["curves"].get("violations while training", ()) for name, row in rows.items()}
+    curves = {name: curve for name, curve in curves.items() if curve}
+    until = min((curve[-1][0] for curve in curves.values()), default=0)
+    each = {name: told(np.mean([v for at, v in curve if at <= until], 0), 4) for name, curve in curves.items()}
+    return {"until": until, "rows": dict(sorted(each.items(), key=lambda item: -item[1]["mean"]))}
 
 
 def outcome(run_dir: Path) -> dict[str, Any]:
@@ -309,12 +323,15 @@ def main() -> int:
     parser.add_argument("--part", choices=PARTS, action="append")
     parser.add_argument("--only", action="append", help="only these variants")
     parser.add_argument("--env", choices=SIZES, default="rlx:push-toy", help="of the part push")
+    parser.add_argument("--pixels", action="store_true", help="of the part push: rlx:push-toy from pictures")
     parser.add_argument("--more", default="", help="words for rlx train, of the part push")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--as-is", action="store_true", help="tdmpc: train nothing, read what the run folders hold")
     parser.add_argument("--preset", choices=("debug",))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     given = parser.parse_args()
+    if given.pixels and given.env != "rlx:push-toy":
+        parser.error(f"--pixels is for rlx:push-toy, and --env is {given.env}: leave one of them out.")
     given.debug = given.preset == "debug"
     given.run_dir.mkdir(parents=True, exist_ok=True)
     given.out.mkdir(parents=True, exist_ok=True)
