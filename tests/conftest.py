@@ -2,9 +2,9 @@
 the other test process. All processes, and later runs, share compiled programs where rlx keeps its own: most of what tests
 take is compiling, and much of that the same program again.
 
-LLVM optimises at level 0 instead of 3, and jaxlib 0.10 writes fused loops by XLA's older emitter: together this takes less than
-half of the time to compile, and leaves XLA's own passes, such as fusion, as they are. ``RLX_TEST_OPT=3`` tests what users have.
-``RLX_TEST_TF32=1`` rounds products as NVIDIA's GPUs do (`tests.tf32`).
+LLVM optimises at level 0 instead of 3, or at 1 where a file compares programs, and jaxlib 0.10 writes fused loops by
+XLA's older emitter: this halves the time to compile, and leaves XLA's own passes, such as fusion, as they are.
+``RLX_TEST_OPT=3`` tests what users have. ``RLX_TEST_TF32=1`` rounds products as NVIDIA's GPUs do (`tests.tf32`).
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ _home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_home / "rlx" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # as rlx has it: fresh processes want the small too
 _gpu = "cuda" in os.environ["JAX_PLATFORMS"]
-_level = f"--xla_backend_optimization_level={os.environ.get('RLX_TEST_OPT', '0')}"
-if _level[-1] == "0" and not _gpu and version("jaxlib") < "0.11":  # later ones end at flags that they do not know, such as this
+_quick = "RLX_TEST_OPT" not in os.environ and not _gpu
+_level = f"--xla_backend_optimization_level={os.environ.get('RLX_TEST_OPT', '1')}"
+if _quick and version("jaxlib") < "0.11":  # later ones end at flags that they do not know, such as this
     _level += " --xla_cpu_use_fusion_emitters=false"
 # On a GPU: no sums in an order of chance, since runs are compared bit by bit; and no process takes most of the memory.
 _same = "--xla_gpu_deterministic_ops=true " if _gpu else ""
@@ -70,7 +71,10 @@ def all_bits() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="module")
 def _programs_go_with_their_file(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A process may map so many pieces of memory and no more, and each compiled program takes some: beyond that XLA crashes."""
+    """A process may map so many pieces of memory and no more, and each compiled program takes some: beyond that XLA crashes.
+
+    A file with ``COMPARES_PROGRAMS`` has LLVM's level 1: at 0 two programs of the same formulas round more differently."""
+    jax.config.update("jax_disable_most_optimizations", _quick and not getattr(request.module, "COMPARES_PROGRAMS", False))
     yield
     for value in list(vars(request.module).values()):
         getattr(value, "cache_clear", lambda: None)()
