@@ -73,8 +73,11 @@ def all_bits() -> Iterator[None]:
 def _programs_go_with_their_file(request: pytest.FixtureRequest) -> Iterator[None]:
     """A process may map so many pieces of memory and no more, and each compiled program takes some: beyond that XLA crashes.
 
-    A file with ``COMPARES_PROGRAMS`` has LLVM's level 1: at 0 two programs of the same formulas round more differently."""
-    jax.config.update("jax_disable_most_optimizations", _quick and not getattr(request.module, "COMPARES_PROGRAMS", False))
+    A file with ``COMPARES_PROGRAMS`` has LLVM's level 1: at 0 two programs of the same formulas round more differently. The
+    processes that a file starts compile as it does, so that what they compute can be compared with it bit by bit."""
+    level_0 = _quick and not getattr(request.module, "COMPARES_PROGRAMS", False)
+    jax.config.update("jax_disable_most_optimizations", level_0)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(level_0))
     yield
     for value in list(vars(request.module).values()):
         getattr(value, "cache_clear", lambda: None)()
