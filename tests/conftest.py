@@ -1,8 +1,8 @@
-"""Tests run on the CPU, or where ``JAX_PLATFORMS`` says (``make test-gpu``). MuJoCo's and JAX's threads share two cores with
-the other test process. All processes, and later runs, share compiled programs where rlx keeps its own: most of what tests
-take is compiling, and much of that the same program again.
+"""Tests run on the CPU, or where ``JAX_PLATFORMS`` says (``make test-gpu``). Of several test processes each has a core of its
+own: threads that wait for one another on shared cores double the time that small programs take. All processes, and later runs,
+share compiled programs where rlx keeps its own: most of what tests take is compiling, and much of that the same program again.
 
-LLVM optimises at level 0 instead of 3, or at 1 where a file compares programs, and jaxlib 0.10 writes fused loops by
+LLVM optimises at level 0 instead of 3, or at 1 in files that say so by ``LLVM_LEVEL``, and jaxlib 0.10 writes fused loops by
 XLA's older emitter: this halves the time to compile, and leaves XLA's own passes, such as fusion, as they are.
 ``RLX_TEST_OPT=3`` tests what users have. ``RLX_TEST_TF32=1`` rounds products as NVIDIA's GPUs do (`tests.tf32`).
 """
@@ -20,6 +20,9 @@ from typing import Any
 
 import pytest
 
+if (_worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
+    _cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {_cores[int(_worker.removeprefix("gw")) % len(_cores)]})
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_home / "rlx" / "xla"))
@@ -73,9 +76,10 @@ def all_bits() -> Iterator[None]:
 def _programs_go_with_their_file(request: pytest.FixtureRequest) -> Iterator[None]:
     """A process may map so many pieces of memory and no more, and each compiled program takes some: beyond that XLA crashes.
 
-    A file with ``COMPARES_PROGRAMS`` has LLVM's level 1: at 0 two programs of the same formulas round more differently. The
-    processes that a file starts compile as it does, so that what they compute can be compared with it bit by bit."""
-    level_0 = _quick and not getattr(request.module, "COMPARES_PROGRAMS", False)
+    Level 1 is for files that compare two programs of the same formulas, which at 0 round more differently, and for those that
+    compute for longer than they compile. The processes that a file starts compile as it does, so that what they compute can be
+    compared with it bit by bit."""
+    level_0 = _quick and getattr(request.module, "LLVM_LEVEL", 0) == 0
     jax.config.update("jax_disable_most_optimizations", level_0)
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(level_0))
     yield

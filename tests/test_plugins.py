@@ -32,6 +32,7 @@ from tests.export.laws import off, run_c
 
 ROOT = Path(__file__).resolve().parents[1]
 PLUGIN = ROOT / "tests" / "plugin"
+LLVM_LEVEL = 1  # an agent learns to swing up
 TRAIN = "train crossq --import acrobatics --env rlx:pendulum --preset small --seeds 2 --run-dir run".split()
 TRAIN += ["--no-video", "--no-progress", "--checkpoint-cycles", "20", "--episodes", "5"]
 

@@ -11,6 +11,8 @@ other variants stays. Intervals are over seeds.
 - tdmpc: returns over simulation steps, to be held against the published 859 after 100 000 (four to a decision).
 - push: success and violations over decisions, of the mixture that acts, of the planner and of the clone; and which rows violate
   most. ``--env rlx:push-lite`` is the same in MuJoCo, ``--pixels`` the toy in pictures, beside what the finger knows of itself.
+- oversampling: how many of the decisions that succeed the reward head finds soon after the warm-up, with and without a share of
+  demonstrations in each batch.
 - planner: the same search in sparse equations, in an ensemble of networks, and in that with its predictions chosen among, by
   their likelihood or by MOREC's learned reward of transitions.
 """
@@ -31,7 +33,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from tables import told
 
-from rlx import envs, keys
+from rlx import envs, keys, replay
+from rlx.agents.modem_v2.method import Method
 from rlx.agents.sindy_rl.world import Rows, transitions
 from rlx.dynamics import EnsembleDynamics, SparseDynamics, adversary, bootstrap, ensemble, filtered, scorer
 from rlx.dynamics.filtered import by_likelihood, by_reward
@@ -40,6 +43,7 @@ from rlx.envs import batch, begin, rollout
 from rlx.envs.experts import known
 from rlx.planning import mppi
 from rlx.train import logging
+from rlx.train.policy import load_members
 
 PUBLISHED = {"cartpole-swingup": 859.0}  # TD-MPC after 100 000 simulation steps, from its authors' results
 SIZES = {"rlx:push-toy": "tiny", "rlx:push-lite": "tiny"}
@@ -113,9 +117,7 @@ def push(given: argparse.Namespace) -> None:
     known(given.env)
     part = given.env.split(":")[1] + ("-pixels" if given.pixels else "")
     seen = [word for option in (PIXELS if given.pixels else ()) for word in ("--env-option", option)]
-    demos = given.run_dir / f"demos-{part}.npz"
-    if not demos.exists():
-        rlx("data", "demos", "--env", given.env, *seen, "--episodes", 10, "--noise", 0.1, "--out", demos, "--no-progress")
+    demos = demonstrations(given.run_dir / f"demos-{part}.npz", "--env", given.env, *seen)
     found = {}
     for name in given.only or ROWS:
         run_dir = given.run_dir / f"{part}-{name}-{given.seeds}"
@@ -134,6 +136,13 @@ def push(given: argparse.Namespace) -> None:
     rows = json.loads(path.read_text())["variants"]
     write(path, {"violations": ordered(rows)})
     picture(rows, path.with_suffix(".png"))
+
+
+def demonstrations(path: Path, *words: Any, episodes: int = 10) -> Path:
+    """Those of the script under noise, made unless they are there."""
+    if not path.exists():
+        rlx("data", "demos", *words, "--episodes", episodes, "--noise", 0.1, "--out", path, "--no-progress")
+    return path
 
 
 def ordered(rows: dict[str, Any]) -> dict[str, Any]:
@@ -194,6 +203,36 @@ def picture(rows: dict[str, Any], path: Path) -> None:
     right.set_yscale("symlog", linthresh=1e-3)
     left.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=120)
+
+
+# ------------------------------------------------------------------------------------------------------------ oversampling
+
+
+def oversampling(given: argparse.Namespace) -> None:
+    """Trained until one episode after the warm-up; the reward head is asked about demonstrations that it did not learn from."""
+    task = ("--env", "rlx:push-toy")
+    demos = demonstrations(given.run_dir / "demos-push-toy.npz", *task)
+    others = replay.load(demonstrations(given.run_dir / "demos-others.npz", *task, "--seed", 1, episodes=20))
+    rows, found = transitions(list(others)), {}
+    obs, action, success = np.float32(rows.obs), np.float32(rows.action), rows.reward > 0.5
+    size, until = ("debug", ()) if given.debug else ("tiny", ("--agent.env-steps", 3_200))
+    for name, presets in (("with demonstrations", ()), ("without", ("no_oversampling",))):
+        run_dir = given.run_dir / f"oversampling-{name.split()[0]}-{given.seeds}"
+        own = [word for preset in (size, *presets) for word in ("--preset", preset)]
+        if not (run_dir / "result.json").exists():
+            rlx("train", "modem_v2", *task, "--data", demos, *own, *until, "--seeds", given.seeds, "--no-video",
+                "--no-progress", "--run-dir", run_dir)  # fmt: skip
+        policies = list(load_members(run_dir, "last").values())
+        net = Method.of(policies[0].agent.config, policies[0].spec, 1).net
+        learned = [p.state.learned["params"] for p in policies]
+        said = np.array([net.rewards(x, net.encode(x["encoder"], obs), action) for x in learned]) > 0.5
+        found[name] = {
+            "recall": told(said[:, success].mean(1), 3, "each"),
+            "false alarms": told(said[:, ~success].mean(1), 3, "each"),
+        }
+        print(name, found[name], flush=True)
+    counts = {"successes": int(success.sum()), "others": int((~success).sum())}
+    write(given.out / "modem-oversampling.json", {"env": task[1], **counts, "cores": os.cpu_count(), "variants": found})
 
 
 # ----------------------------------------------------------------------------------------------------------------- planner
@@ -314,7 +353,7 @@ def planner(given: argparse.Namespace) -> None:
         write(given.out / "modem-planner.json", {"env": env.name, "search": str(SEARCH), "variants": {kind: row}})
 
 
-PARTS = {"tdmpc": tdmpc, "push": push, "planner": planner}
+PARTS = {"tdmpc": tdmpc, "push": push, "oversampling": oversampling, "planner": planner}
 
 
 def main() -> int:

@@ -20,7 +20,7 @@ from .td_jepa.worlds import PICTURES
 from .test_sac import transitions
 
 pytestmark = pytest.mark.usefixtures("all_bits")
-COMPARES_PROGRAMS = True
+LLVM_LEVEL = 1  # it compares programs
 CLOCK = Clock(*[jnp.int32(0)] * 3)
 SMALL = {"hidden": (5,), "model_hidden": (4,), "features": 3, "frames": 1}
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from rlx import agents, envs, keys, replay
-from rlx.train import Options, run
+from rlx.train import Options, Stop, run
 from rlx.train.memory import unpacked
 from rlx.types import Clock, Problem, Row
 
@@ -136,14 +136,20 @@ def test_a_run_trains_the_same_and_resumes(tmp_path):
         "embedding": 8, "hidden": 8, "belief": 8, "state": 4, "horizon": 3, "eval_every": 10**6, "eval_episodes": 2,
     }  # fmt: skip
 
-    def learned(steps, stored, folder=None):
+    def made(stored):
         env = envs.make("rlx:point-mass", distractor=KINDS[0], **{**SEEN, "image": 16, "stored": stored})
         problem = Problem({"train": env})
-        agent = agents.make("repo", None, problem, **{**sizes, "env_steps": steps})
+        agent = agents.make("repo", None, problem, **sizes)
         assert (unpacked(agent, problem) != {}) == (stored == "clean")
-        done = run(agent, problem, 1, folder, options=Options(progress=False))
-        return [np.asarray(x) for x in jax.tree.leaves(done.agent.learned)]
+        return agent, problem
 
-    learned(28, "clean", tmp_path)
-    resumed, plain = learned(40, "clean", tmp_path), learned(40, "pixels")
-    assert all(np.array_equal(a, b) for a, b in zip(resumed, plain, strict=True))
+    def stop(line, state):
+        if line["env_steps"] >= 20:
+            raise Stop
+
+    packed, options = made("clean"), Options(progress=False)
+    begun = run(*packed, 1, tmp_path, options=options, callback=stop)
+    resumed, plain = run(*packed, 1, tmp_path, options=options), run(*made("pixels"), 1, options=options)
+    assert begun.counts["env_steps"] < resumed.counts["env_steps"] == plain.counts["env_steps"]
+    learned = [jax.tree.leaves(done.agent.learned) for done in (resumed, plain)]
+    assert all(np.array_equal(a, b) for a, b in zip(*learned, strict=True))

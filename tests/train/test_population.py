@@ -27,7 +27,7 @@ from tests.train.devices import small
 from tests.train.toys import QUIET, evaluations, toy
 
 pytestmark = pytest.mark.usefixtures("all_bits")  # in all tests, so that they share programs
-COMPARES_PROGRAMS = True
+LLVM_LEVEL = 1  # it compares programs
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = {"sac": {"env_steps": 220}, "td3": {"env_steps": 220}, "ppo": {"env_steps": 256}}  # long runs part by rounding
 

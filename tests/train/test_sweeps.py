@@ -21,7 +21,7 @@ from rlx.cli import main
 from rlx.train import run_config as run_configs
 from rlx.train import sweeps
 
-COMPARES_PROGRAMS = True
+LLVM_LEVEL = 1  # it compares programs
 # twenty updates: longer runs part from one another by rounding
 SMALL = ["--env", "rlx:pendulum", "--preset", "debug", "--agent.env-steps", "220", "--agent.eval-every", "20", "--seeds", "2"]
 RATES = ["--grid", "agent.actor_lr=1e-2,1e-4"]
