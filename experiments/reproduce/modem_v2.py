@@ -225,7 +225,7 @@ def oversampling(given: argparse.Namespace) -> None:
         policies = list(load_members(run_dir, "last").values())
         net = Method.of(policies[0].agent.config, policies[0].spec, 1).net
         learned = [p.state.learned["params"] for p in policies]
-        said = np.array([net.rewards(x, net.encode(x["encoder"], obs), action) for x in learned]) > 0.5
+        said = np.array([net.rewards(x["reward"], net.encode(x["encoder"], obs), action) for x in learned]) > 0.5
         found[name] = {
             "recall": told(said[:, success].mean(1), 3, "each"),
             "false alarms": told(said[:, ~success].mean(1), 3, "each"),

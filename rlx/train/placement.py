@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -79,7 +80,13 @@ class Placement:
         if len(self.devices) == 1:
             return fn
         specs = tuple(P() if a is None else P(AXIS) for a in axes)
-        return jax.shard_map(fn, mesh=self.mesh, in_specs=specs, out_specs=P(AXIS) if out is None else out, check_vma=False)
+
+        def local(*args: PyTree) -> Any:
+            """Arrays without elements, such as priorities that nobody asks for, are made anew: the compiler of jax 0.11 dies
+            of those that come from outside and are used."""
+            return fn(*jax.tree.map(lambda x: x if x.size else jnp.zeros_like(x), args))
+
+        return jax.shard_map(local, mesh=self.mesh, in_specs=specs, out_specs=P(AXIS) if out is None else out, check_vma=False)
 
     def any(self, flag: Any) -> Any:
         """Within a mapped program: whether ``flag`` is set on any device of this process."""
