@@ -152,7 +152,10 @@ class Builder:
         return [self.add("select_n", (index, *cases), cases[0].shape, cases[0].dtype) for cases in zip(*results, strict=True)]
 
     def scan(self, args: list[Value], params: dict[str, Any]) -> list[Value]:
-        fixed_, carried = params["num_consts"], params["num_carry"]
+        if "num_consts" in params:
+            fixed_, carried = params["num_consts"], params["num_carry"]
+        else:  # jax 0.11 keeps trees of what is fixed, carried, and gone through
+            fixed_, carried = (len(list(part)) for part in params["ft_in"].unpack()[:2])
         consts, carry, xs = args[:fixed_], args[fixed_ : fixed_ + carried], args[fixed_ + carried :]
         steps = range(params["length"])
         rows: list[list[Value]] = []
