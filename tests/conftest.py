@@ -1,5 +1,5 @@
 """Tests run on the CPU, or where ``JAX_PLATFORMS`` says (``make test-gpu``). Of several test processes each has a core of its
-own: threads that wait for one another on shared cores double the time that small programs take. All processes, and later runs,
+own: on shared cores threads wait for one another, and small programs take half as long again. All processes, and later runs,
 share compiled programs where rlx keeps its own: most of what tests take is compiling, and much of that the same program again.
 
 LLVM optimises at level 0 instead of 3, or at 1 in files that say so by ``LLVM_LEVEL``, and jaxlib 0.10 writes fused loops by

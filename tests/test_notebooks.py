@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FILMED = ("tour", "sindy_rl")
+LLVM_LEVEL = 1  # they train and draw for longer than they compile
 
 
 @pytest.mark.slow
@@ -19,7 +20,6 @@ FILMED = ("tour", "sindy_rl")
 def test_runs(path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
     monkeypatch.setenv("ROUNDS", "2")  # where a notebook trains for minutes
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")  # they train and draw for longer than they compile
     notebook = nbformat.read(path, as_version=4)
     nbclient.NotebookClient(notebook, timeout=200, kernel_name="python3").execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
