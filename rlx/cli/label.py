@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -55,12 +53,11 @@ def run(flags: Flags) -> None:
     given = session.given()
     if given is not None:
         pairs.inside(given, data.lengths)
-    with ThreadPoolExecutor(1) as drawing:
-        kind, film = drawing.submit(_film, flags, data).result()
-        page = Page(session, _by(drawing, film), f"{Path(flags.data).name}: which is better?", flags.question, flags.port)
-        rows = [("questions", f"{len(session)}, of which {session.answered().sum()} are answered"), ("shown", kind)]
-        console.table("Labels of a person", [*rows, ("answers", out), ("open", page.url)])
-        serve(page)
+    kind, film = _film(flags, data)
+    page = Page(session, film, f"{Path(flags.data).name}: which is better?", flags.question, flags.port)
+    rows = [("questions", f"{len(session)}, of which {session.answered().sum()} are answered"), ("shown", kind)]
+    console.table("Labels of a person", [*rows, ("answers", out), ("open", page.url)])
+    serve(page)
     given = session.given()
     told = [] if given is None else list(zip(given.label.tolist(), given.weight.tolist(), strict=True))
     counts = {name: told.count(what) for name, what in ANSWERS.items()}
@@ -86,9 +83,3 @@ def _film(flags: Flags, data: Dataset) -> tuple[str, Film]:
         except ValueError as error:
             print(f"no pictures of the physics: {error}", flush=True)
     return film_of(data, still)
-
-
-def _by(drawing: ThreadPoolExecutor, film: Film) -> Film:
-    """``film`` in the one thread of ``drawing``: OpenGL's contexts belong to the thread that made them."""
-    call: Callable[..., Any] = lambda *at: drawing.submit(film, *at).result()
-    return call

@@ -12,12 +12,15 @@ the model has it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from rlx.envs import camera, registry, tasks
+from rlx.envs.camera import Distractor, Pixels
+from rlx.envs.camera.gl import GlCamera
 from rlx.envs.control.base import Plant, state_of
 from rlx.envs.options import dm_control_suite
 from rlx.types import PHYSICS, Env
@@ -42,13 +45,13 @@ def still_of(name: str, /, **options: Any) -> Still:
             return _of_mujoco(name, own.model(), own.camera, own.goal_geom)
         world, _, kind = (tasks.PAID[task].world if task in tasks.PAID else task).partition("-")
         env = dm_control_suite().load(world, kind, task_kwargs={"random": 0})
-        return _of_mujoco(name, env.physics.model.ptr, 0 if env.physics.model.ncam else -1)
+        return _of_mujoco(name, env.physics.model.ptr)
     if prefix == "gym":
         import gymnasium
 
         model = getattr(gymnasium.make(task, **options).unwrapped, "model", None)
         if model is not None:
-            return _of_mujoco(name, model, 0 if model.ncam else -1)
+            return _of_mujoco(name, model)
     raise ValueError(f"{name} cannot be drawn from stored physics: it is no rlx:, dmc: or MuJoCo's gym: environment.")
 
 
@@ -66,23 +69,23 @@ def _of_plant(name: str, options: dict[str, Any]) -> Still:
     return draw
 
 
-def _of_mujoco(name: str, model: Any, camera: Any, goal_geom: str | None = None) -> Still:
+def _of_mujoco(name: str, model: Any, camera: Any = 0, goal_geom: str | None = None) -> Still:
     import mujoco
 
     data, ends = mujoco.MjData(model), np.cumsum([model.nq, model.nv, model.na])
-    try:
-        renderer = mujoco.Renderer(model, SIZE, SIZE)
-    except Exception as error:  # the GL back-ends raise errors of many kinds
-        raise ValueError(f"{name} cannot be drawn: {error}. Without a screen EGL or OSMesa is needed, see BUILD.md.") from error
+    thread = ThreadPoolExecutor(1)  # OpenGL's contexts belong to the thread that made them, and pictures are asked for by many
+    drawing = thread.submit(GlCamera, name, model, Pixels("gl", image=SIZE, distractor=Distractor()), camera).result()
 
     def draw(physics: np.ndarray) -> np.ndarray:
         _fits(name, physics, int(ends[-1]), more=goal_geom is not None)
+        return thread.submit(shoot, physics).result()
+
+    def shoot(physics: np.ndarray) -> np.ndarray:
         data.qpos[:], _, _, goal = np.split(np.asarray(physics, np.float64), ends)
         if goal_geom is not None:
             model.geom(goal_geom).pos[:2] = goal
         mujoco.mj_forward(model, data)
-        renderer.update_scene(data, camera=camera)
-        return renderer.render()
+        return drawing.shoot(data)[0][0]
 
     return draw
 

@@ -36,9 +36,9 @@ class Page(ThreadingHTTPServer):
     def __init__(self, asking: Asking, film: Film, title: str, question: str, port: int = 0):
         """Raises OSError where the port is taken."""
         super().__init__((HOST, port), _Handler)
-        self.asking, self.lock, self.finished = asking, threading.Lock(), threading.Event()
+        self.asking, self.lock, self.drawing, self.finished = asking, threading.Lock(), threading.Lock(), threading.Event()
         self.token = secrets.token_urlsafe(16)
-        self.clip: Callable[[int, int], Clip] = functools.lru_cache(KEPT)(functools.partial(_clip, asking, film))
+        self.drawn: Callable[[int, int], Clip] = functools.lru_cache(KEPT)(functools.partial(_clip, asking, film))
         self.title, self.question = title, question
 
     @property
@@ -55,11 +55,18 @@ class Page(ThreadingHTTPServer):
         shown = None if now is None else [self.clip(now, side).pictures for side in (0, 1)]
         return {"question": now, "answered": done, "of": len(self.asking), "pictures": shown}
 
+    def clip(self, question: int, side: int) -> Clip:
+        """One thread draws at a time, and what it has drawn the others find."""
+        with self.drawing:
+            return self.drawn(question, side)
+
     def draw_ahead(self) -> None:
         """The clips of the question after this one, while somebody looks at this one."""
         for question in np.flatnonzero(~self.asking.answered())[1:2]:
             for side in (0, 1):
-                self.clip(int(question), side)
+                with self.drawing:
+                    if not self.finished.is_set():
+                        self.drawn(int(question), side)
 
 
 def serve(page: Page) -> None:
@@ -73,6 +80,8 @@ def serve(page: Page) -> None:
         page.shutdown()
         thread.join()
         page.server_close()
+        with page.drawing:  # what is being drawn ahead ends before the program does
+            pass
 
 
 def _clip(asking: Asking, film: Film, question: int, side: int) -> Clip:
@@ -104,6 +113,8 @@ class _Handler(BaseHTTPRequestHandler):
             how(self._path())
         except _Refused as no:
             self._send(json.dumps({"error": str(no)}).encode(), "application/json", no.code)
+        except ValueError as error:
+            self._send(json.dumps({"error": str(error)}).encode(), "application/json", HTTPStatus.CONFLICT)
         except ConnectionError:
             pass  # the browser has gone on
 
@@ -133,9 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
         kind, _, rest = path.partition("/")
         question, _, side = rest.removesuffix(".png").partition("/")
         if kind == "clip" and question.isdecimal() and side in ("0", "1") and int(question) < len(page.asking):
-            with page.lock:
-                clip = page.clip(int(question), int(side))
-            return self._send(clip.strip, "image/png")
+            return self._send(page.clip(int(question), int(side)).strip, "image/png")
         raise _Refused(HTTPStatus.NOT_FOUND, "there is no such page")
 
     def _post(self, path: str) -> None:
@@ -157,8 +166,6 @@ class _Handler(BaseHTTPRequestHandler):
                     raise _Refused(HTTPStatus.NOT_FOUND, "there is no such page")
         except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError):
             raise _Refused(HTTPStatus.BAD_REQUEST, 'give {"question": 0, "answer": "left"}') from None
-        except ValueError as error:
-            raise _Refused(HTTPStatus.CONFLICT, str(error)) from None
         except OSError as error:
             raise _Refused(HTTPStatus.INTERNAL_SERVER_ERROR, f"the answer could not be written: {error.strerror}") from None
         self._state()

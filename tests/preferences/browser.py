@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -17,11 +18,13 @@ class Browser:
     def __init__(self, program: str, profile: Path):
         to_read, self.out = os.pipe()
         self.into, to_write = os.pipe()
-        script = f'exec "$0" "$@" 3<&{to_read} 4>&{to_write}'  # the descriptors that Chromium talks on are 3 and 4
+        # The descriptors that Chromium talks on are 3 and 4. Not by a shell: dash knows those of one digit alone.
+        launch = f"import os, sys; [os.dup2(a, b) for a, b in zip([{to_read}, {to_write}, 103, 104], [103, 104, 3, 4])]; "
+        launch += "os.execv(sys.argv[1], sys.argv[1:])"
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
         flags += ["--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"]
         quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self.process = subprocess.Popen(["sh", "-c", script, program, *flags], pass_fds=(to_read, to_write), **quiet)
+        self.process = subprocess.Popen([sys.executable, "-c", launch, program, *flags], pass_fds=(to_read, to_write), **quiet)
         os.close(to_read)
         os.close(to_write)
         self.count, self.rest, self.session = 0, b"", ""

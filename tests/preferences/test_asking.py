@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -137,6 +138,8 @@ def test_stored_physics_is_drawn():
     kind, film = film_of(data, draw)
     assert kind == "physics" and opened(film(1, 0, 3)).shape == (4 * 256, 256, 3)
     assert film_of(data)[0] == "traces"
+    jumping, fallen = (still_of("gym:Hopper-v5")(np.r_[0, height, np.zeros(10)]) for height in (1.5, 0.5))
+    assert jumping.shape == (256, 256, 3) and (jumping != fallen).any()
     with pytest.raises(ValueError, match="physics of 2 numbers"):
         draw(np.zeros(5))
     with pytest.raises(ValueError, match="cannot be drawn from stored physics"):
@@ -222,19 +225,22 @@ def test_a_killed_server_loses_no_answer(data, tmp_path):
     pairs.rows_of(answers, pairs.episodes(replay.load(data).replay(False)))
 
 
-@pytest.fixture
-def page(data, tmp_path):
-    import threading
-
-    found = replay.load(data)
-    asked = asking.questions(found.lengths, 2, 3, np.random.default_rng(0))
-    page = Page(Asking(asked, tmp_path / "labels.npz"), film_of(found)[1], "a <title>", "Which?")
+@contextlib.contextmanager
+def serving(page):
     thread = threading.Thread(target=serve, args=(page,), daemon=True)
     thread.start()
     yield page
     page.finished.set()
     thread.join(10)
     assert not thread.is_alive()
+
+
+@pytest.fixture
+def page(data, tmp_path):
+    found = replay.load(data)
+    asked = asking.questions(found.lengths, 2, 3, np.random.default_rng(0))
+    with serving(Page(Asking(asked, tmp_path / "labels.npz"), film_of(found)[1], "a <title>", "Which?")) as page:
+        yield page
 
 
 def test_other_sites_are_refused(page, tmp_path):
@@ -274,21 +280,76 @@ def test_odd_requests_are_answered_with_words(page):
     assert told(f"{page.url}state")["answered"] == 0
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome is installed")
-def test_a_browser_shows_two_clips_and_takes_keys_and_buttons(page, tmp_path):
+def test_what_cannot_be_drawn_is_said(tmp_path):
+    def film(episode, start, steps):
+        raise ValueError("physics of 2 numbers, these have the shape [5]: another's?")
+
+    asked = asking.questions(np.array([6, 8]), 1, 3, np.random.default_rng(0))
+    with serving(Page(Asking(asked, tmp_path / "labels.npz"), film, "a <title>", "Which?")) as page:
+        code, _, said = fetch(f"{page.url}state")
+    assert (code, json.loads(said)["error"]) == (409, "physics of 2 numbers, these have the shape [5]: another's?")
+
+
+@pytest.fixture
+def browser(tmp_path):
+    if BROWSER is None:
+        pytest.skip("no chromium or google-chrome is installed")
     with Browser(BROWSER, tmp_path / "profile") as browser:
+        yield browser
+
+
+PICTURE = "document.getElementById('clip0').toDataURL()"
+
+
+@pytest.mark.slow
+def test_a_browser_plays_two_clips_and_takes_keys_and_buttons(browser, tmp_path):
+    images = datasets.Dataset(*_joined(replay.export(replay.from_episodes(rows(images=True)))))
+    kind, film = film_of(images)
+    asked = asking.questions(images.lengths, 3, 3, np.random.default_rng(0))
+    with serving(Page(Asking(asked, tmp_path / "labels.npz"), film, "a <title>", "Which?")) as page:
         browser.open(page.url)
         browser.wait("document.body.dataset.question === '0'")
-        assert browser.value("[0, 1].every((i) => document.getElementById('clip' + i).width > 100)")
+        sizes = "[0, 1].map((i) => document.getElementById('clip' + i)).map((c) => [c.width, c.height])"
+        assert (kind, browser.value(sizes)) == ("images", [[10, 8], [10, 8]])
+        assert browser.value("document.getElementById('clip1').toDataURL()") != browser.value(PICTURE)
+        first = browser.value(PICTURE)
+        browser.wait(f"{PICTURE} !== '{first}'")  # it plays
         browser.key("ArrowRight")
         browser.wait("document.body.dataset.question === '1'")
-        browser.value("document.getElementById('undo').click()")
+        browser.key("u")
         browser.wait("document.body.dataset.question === '0'")
         browser.key("ArrowDown")
         browser.wait("document.body.dataset.question === '1'")
+        browser.value("document.getElementById('left').click()")
+        browser.wait("document.body.dataset.question === '2'")
+        browser.value("document.getElementById('undo').click()")
+        browser.wait("document.body.dataset.question === '1'")
+        browser.value("document.getElementById('clip1').click()")
+        browser.wait("document.body.dataset.question === '2'")
         browser.value("document.getElementById('unsure').click()")
         browser.wait("document.body.dataset.question === 'none'")
         assert browser.value("document.getElementById('said').textContent").startswith("All is answered")
-    told = pairs.read(page.asking.out)
-    assert told.label.tolist() == [0.5, 0.5] and told.weight.tolist() == [1, 0]
+    answers = pairs.read(page.asking.out)
+    assert answers.label.tolist() == [0.5, 1, 0.5] and answers.weight.tolist() == [1, 1, 0]
+
+
+@pytest.mark.slow
+def test_a_browser_says_that_the_server_was_killed_and_goes_on_with_the_next(browser, data, tmp_path):
+    out, asked = tmp_path / "labels.npz", ("--pairs", "3", "--segment", "4")
+    with labelling(data, out, *asked) as (process, url):
+        browser.open(url)
+        browser.wait("document.body.dataset.question === '0'")
+        browser.key("ArrowLeft")
+        browser.wait("document.body.dataset.question === '1'")
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        browser.key("ArrowRight")
+        browser.wait("document.getElementById('said').textContent.startsWith('The server is gone. Answers are kept')")
+    with labelling(data, out, *asked) as (process, url):
+        browser.open(url)
+        browser.wait("document.body.dataset.question === '1'")
+        browser.key("ArrowRight")
+        browser.wait("document.body.dataset.question === '2'")
+        browser.value("document.getElementById('finish').click()")
+        assert process.wait(30) == 0
+    assert pairs.read(out).label.tolist() == [0, 1]
