@@ -6,7 +6,7 @@
     python experiments/reproduce/modem_v2.py --run-dir runs/modem --preset debug        # the same path at toy size
 
 What is there already is not trained again. Results: `results/modem-<part>.json`, and pictures beside them; what a file holds of
-other variants stays. Intervals are over seeds.
+other variants stays. Runs and results of the toy size lie in the folder `debug` of the run folder. Intervals are over seeds.
 
 - tdmpc: returns over simulation steps, to be held against the published 859 after 100 000 (four to a decision).
 - push: success and violations over decisions, of the mixture that acts, of the planner and of the clone; and which rows violate
@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -92,7 +93,10 @@ def tdmpc(given: argparse.Namespace) -> None:
         if not given.as_is and not (run_dir / "result.json").exists():
             rlx("train", "tdmpc", "--env", "dmc:cartpole-swingup", "--repeat", 4, "--preset", size, "--seed", seed,
                 "--no-video", "--no-progress", "--run-dir", run_dir)  # fmt: skip
-        curves[seed] = [(int(line["sim_steps"]), float(line["return_mean"])) for line in evaluated(run_dir, "main")]
+        curve = [(int(line["sim_steps"]), float(line["return_mean"])) for line in evaluated(run_dir, "main")]
+        curves |= {seed: curve} if curve else {}
+    if not curves:
+        raise SystemExit(f"{given.run_dir} holds no evaluation of TD-MPC yet: leave out --as-is, or wait for the first.")
     last = {seed: curve[-1] for seed, curve in curves.items()}
     for seed, (steps, value) in last.items():
         print(f"seed {seed}: {value:.1f} after {steps} simulation steps")
@@ -120,7 +124,7 @@ def push(given: argparse.Namespace) -> None:
     demos = demonstrations(given.run_dir / f"demos-{part}.npz", "--env", given.env, *seen)
     found = {}
     for name in given.only or ROWS:
-        run_dir = given.run_dir / f"{part}-{name}-{given.seeds}"
+        run_dir = given.run_dir / "-".join([part, name, str(given.seeds), *re.findall(r"[\w.]+", given.more)])
         small = ["debug"] if given.debug else []
         presets = ["tiny_v1", *small] if name == "v1" else [*(small or [SIZES[given.env]]), *ROWS[name]]
         own = [word for preset in presets for word in ("--preset", preset)]
@@ -367,11 +371,14 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--as-is", action="store_true", help="tdmpc: train nothing, read what the run folders hold")
     parser.add_argument("--preset", choices=("debug",))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--out", type=Path, help="default: results/ beside this script, with --preset in the run folder")
     given = parser.parse_args()
     if given.pixels and given.env != "rlx:push-toy":
         parser.error(f"--pixels is for rlx:push-toy, and --env is {given.env}: leave one of them out.")
     given.debug = given.preset == "debug"
+    if given.debug:
+        given.run_dir /= "debug"
+    given.out = given.out or (given.run_dir if given.debug else Path(__file__).parent / "results")
     given.run_dir.mkdir(parents=True, exist_ok=True)
     given.out.mkdir(parents=True, exist_ok=True)
     for name in given.part or PARTS:

@@ -283,7 +283,7 @@ def make(config: Config, problem: Problem) -> Agent:
         method.act,
         (first, learn),
         {"train": batch(env, config.n_envs)},
-        {"replay": replay.ring(rows + 1, config.n_envs, priorities=True)},
+        {"replay": replay.ring(rows + 1, config.n_envs, priorities=True, ends=config.horizon)},
         carry=method.carry,
         evals=(Eval("main", "eval" if "eval" in problem.envs else "train", config.eval_episodes, every, stages=("learn",)),),
         modes=("explore", "eval", "random"),

@@ -9,9 +9,10 @@ import numpy as np
 from gymnasium import spaces
 
 from rlx.envs.actions import box
+from rlx.envs.outcomes import SUCCESS
 from rlx.types import Array, Leaf, PyTree, Reduce
 
-FLAGS = ("success", "is_success", "violation")  # keys of info that episodes are counted by wherever an environment has them
+FLAGS = (*SUCCESS, "violation")  # keys of info that episodes are counted by wherever an environment has them
 REDUCES = get_args(Reduce)
 
 

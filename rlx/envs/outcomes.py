@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from rlx.types import Leaf
 
+SUCCESS = ("success", "is_success")  # leaves that say that the task is done now; the second is that of others' environments
 LEAVES = {
     "success": Leaf((), bool, reduce="any"),
     "solved": Leaf((), bool, reduce="any"),

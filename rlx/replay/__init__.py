@@ -36,8 +36,9 @@ from rlx.replay.samplers import (
 from rlx.replay.windows import Index
 
 
-def ring(capacity: int, streams: int, *, device: bool = True, priorities: bool = False) -> Replay:
-    """A replay with room for ``capacity`` rows of each of ``streams`` streams, see `Replay`.
+def ring(capacity: int, streams: int, *, device: bool = True, priorities: bool = False, ends: int = 1) -> Replay:
+    """A replay with room for ``capacity`` rows of each of ``streams`` streams, see `Replay`. ``priorities``: with one for each
+    row, of which the last ``ends`` of an episode are drawn by no sampler.
 
     Raises:
         ValueError: fewer than 2 rows or 1 stream.
@@ -46,7 +47,7 @@ def ring(capacity: int, streams: int, *, device: bool = True, priorities: bool =
         raise ValueError(
             f"ring(capacity={capacity}, streams={streams}): needs capacity >= 2 (one row is the tail's), streams >= 1."
         )
-    return Replay(capacity, streams, device, priorities)
+    return Replay(capacity, streams, device, priorities, ends)
 
 
 __all__ = [

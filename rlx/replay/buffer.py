@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,8 @@ class Replay:
 
     One row of room holds the tail (the newest observation, whose action is not known yet), so at most ``capacity - 1`` rows
     are stored. With ``device=False`` the rows are numpy arrays in host memory that ``add`` changes in place; the index
-    (`ReplayIndex`) is on the device all the same, so both kinds draw the same bits. ``priorities`` keeps a priority per row.
+    (`ReplayIndex`) is on the device all the same, so both kinds draw the same bits. ``priorities`` keeps a priority per row;
+    the last ``ends`` rows of an episode begin no sample, so nobody updates theirs, and they do not say what new rows get.
     ``pack`` (`rlx.types.Spec.pack`): how rows are kept, where that takes less room than they do.
     """
 
@@ -42,6 +44,7 @@ class Replay:
     streams: int
     device: bool = True
     priorities: bool = False
+    ends: int = 1
     pack: Callable[[Row], Row] | None = None
 
     def _kept(self, row: Row) -> Row:
@@ -66,7 +69,7 @@ class Replay:
     def add(self, state: ReplayState, rows: Row, tail: Row | None = None) -> ReplayState:
         """``rows`` [T, W, ...] follow what is stored (the tail is overwritten); then ``tail`` [W, ...] completes them.
 
-        Rows with ``valid=False`` take room but are never drawn. New rows get the largest priority there is.
+        Rows with ``valid=False`` take room but are never drawn. New rows get the largest priority of those that can be drawn.
 
         Raises:
             ValueError: rows that do not fit the ring's capacity or streams.
@@ -83,13 +86,13 @@ class Replay:
         if self.device:
             _fits(state.data, payload)
             data = jax.tree.map(lambda ring, x: _write(ring, x, state.index.head), state.data, payload)
-            return ReplayState(_index(state.index, flags, count), data, state.overlay)
+            return ReplayState(_index(state.index, flags, count, self.ends), data, state.overlay)
         if isinstance(state.index.head, jax.core.Tracer) or isinstance(rows.reward, jax.core.Tracer):
             raise ValueError("add: this replay is in host memory and cannot be changed inside jit or vmap; use device=True.")
         payload = jax.tree.map(np.asarray, payload)
         _fits(state.data, payload)
         jax.tree.map(lambda ring, x: _write_host(ring, x, int(state.index.head)), state.data, payload)
-        return state._replace(index=_index_jit(state.index, flags, count))
+        return state._replace(index=_index_jit(state.index, flags, count, self.ends))
 
     def close(self, state: ReplayState) -> ReplayState:
         """Keeps a pending tail as a row: the interaction ends here, truncated unless it had ended anyway."""
@@ -155,12 +158,14 @@ def _fits(data: PyTree, block: PyTree) -> None:
             )
 
 
-def _index(index: ReplayIndex, flags: Array, count: int) -> ReplayIndex:
+def _index(index: ReplayIndex, flags: Array, count: int, ends: int) -> ReplayIndex:
     """The index after a block with ``flags`` [T, W]: ``count`` rows, and the tail if it has one more."""
     size = index.flags.shape[0]
     priority = index.priority
     if priority.size:
-        top = jnp.where(priority.max() > 0, priority.max(), 1.0)
+        near = functools.reduce(jnp.logical_or, [jnp.roll(has(index.flags, LAST), -i, 0) for i in range(ends)])
+        most = jnp.where(near, 0.0, priority).max()
+        top = jnp.where(most > 0, most, 1.0)
         priority = _write(priority, jnp.full(flags.shape, top, priority.dtype), index.head)
     return ReplayIndex(
         head=(index.head + count) % size,
@@ -171,7 +176,7 @@ def _index(index: ReplayIndex, flags: Array, count: int) -> ReplayIndex:
     )
 
 
-_index_jit = jax.jit(_index, static_argnums=2)
+_index_jit = jax.jit(_index, static_argnums=(2, 3))
 
 
 def update_priorities(state: ReplayState, index: PyTree, priority: Array) -> ReplayState:

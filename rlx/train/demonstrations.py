@@ -11,10 +11,10 @@ import numpy as np
 
 from rlx import keys
 from rlx.envs.experts import Expert, shown
+from rlx.envs.outcomes import SUCCESS
 from rlx.train.collect import Behaviour, collect
 from rlx.types import PHYSICS, Array, Env, HostEnv, Key, PyTree, Row, Spec, Step
 
-SUCCESS = ("success", "is_success")  # leaves of info that say that the task is done now
 CLIP = 3.0  # noise stays within so many of its standard deviations
 TRIES = 10  # episodes that are played for each that is wanted, at most
 

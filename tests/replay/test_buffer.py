@@ -261,6 +261,19 @@ def test_new_rows_get_the_largest_priority():
     np.testing.assert_array_equal(state.index.priority[6:10], np.full((4, 3), 7.0))
 
 
+def test_the_last_rows_of_an_episode_do_not_say_what_new_ones_get():
+    """They begin no sample, so theirs would stay at what was the largest priority when they came."""
+    for ends in (1, 3):
+        world = World([[8]])  # rows 0 to 7, of which the last has no action; then 8 to 15
+        buffer, state = fill(world, 64, [12], priorities=True, ends=ends)
+        drawn = np.r_[0 : 8 - ends, 8:13]
+        at = replay.Index(jnp.asarray(drawn), jnp.zeros(len(drawn), jnp.int32))
+        state = replay.update_priorities(state, at, jnp.linspace(0.1, 0.2, len(drawn)))
+        assert float(state.index.priority[7, 0]) == 1
+        state = buffer.add(state, *world.next(3))
+        np.testing.assert_allclose(state.index.priority[12:16, 0], 0.2, rtol=1e-6)
+
+
 def test_errors_say_what_to_do():
     world = World(LENGTHS)
     buffer, state = fill(world, 8, [3])

@@ -42,8 +42,9 @@ class Config(TdConfig):
     warm_start: bool = False  # a search begins with the last plan
     bc_use_tail: bool = False  # the last ``horizon`` decisions of a demonstration are cloned too
     fix_tail_mask: bool = False  # the last decision of an episode may end a window
-    success: str = "solved"  # info that says whether an episode did the task, for a gated handover
-    penalty: str = ""  # info, such as a torque, that costs ``penalty_coef``
+    success: str = "solved"  # gated: info that says whether an episode did the task; "": evaluations go by returns
+    reward: str = ""  # info, such as success, that is the reward: 1 where it says so, else 0; "": the environment's own
+    penalty: str = ""  # info, such as torque, whose Euclidean norm costs ``penalty_coef``
 
     frames: int = size(2, least=1)  # images: stacked
     pad: int | None = size(None, least=0)  # images: random shifts, by so many pixels at most; None: a 21st of a side
@@ -59,7 +60,7 @@ class Config(TdConfig):
     demo_share: float = traced(0.75, "Share of demonstrations in a batch at first.", least=0, most=1)
     demo_share_end: float = traced(0.25, "And in the end.", least=0, most=1)
     demo_steps: float = traced(50_000, "Decisions until then.", least=1)
-    reward_shift: float = traced(0.0, "Added to rewards: -1 makes them 0 at success, else -1.")
+    reward_shift: float = traced(0.0, "Added to rewards: -1 makes of 1 and 0 a 0 at success, else -1.")
     penalty_coef: float = traced(0.0, "Price of ``penalty``.", least=0)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rlx.agents import offline
+from rlx.envs.outcomes import SUCCESS
 from rlx.replay.buffer import overlaid
 from rlx.replay.flags import FIRST, LAST, VALID, has
 from rlx.types import Problem, ReplayState
@@ -33,8 +34,9 @@ def demonstrations(problem: Problem, horizon: int) -> tuple[ReplayState, int]:
             f"{NAME}: a demonstration has {lengths.max()} decisions, episodes of {problem.envs['train'].name} have {limit}: "
             "give --time-limit, or demonstrations of this environment."
         )
-    success = rows.info["success"] if "success" in rows.info else rows.reward > 0
-    if not (np.asarray(success) & there).any():
-        what = "info 'success' never says so" if "success" in rows.info else "no reward is above 0"
+    name = next((k for k in SUCCESS if k in rows.info), None)
+    success = np.asarray(rows.reward > 0 if name is None else rows.info[name])
+    if not ((success > 0) & there).any():
+        what = "no reward is above 0" if name is None else f"info {name!r} never says so"
         raise ValueError(f"{NAME}: none of the {len(lengths)} demonstrations does the task: {what}.")
     return data, int((there & ~last).sum())

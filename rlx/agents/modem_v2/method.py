@@ -19,7 +19,7 @@ so that Adam begins to count then. Rows of the method's table of ablations are p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -65,9 +65,11 @@ BC, SEED, WARM, LEARN = "bc", "seed", "warm", "learn"  # stages
 
 def make(config: Config, problem: Problem) -> Agent:
     env = problem.envs["train"]
-    _, count = demonstrations(problem, config.horizon)
+    data, count = demonstrations(problem, config.horizon)
+    require_infos(config, env.spec.info, data.data.info)
     method = Method.of(config, env.spec, config.bc_updates or 2 * count)
     times = method.times
+    rows = min(-(-config.capacity // config.n_envs), times.rows) + 1
     return Agent(
         NAME,
         config,
@@ -76,7 +78,7 @@ def make(config: Config, problem: Problem) -> Agent:
         method.act,
         stages(method),
         {"train": batch(env, config.n_envs)} if times.cycles else {},
-        {"replay": replay.ring(min(-(-config.capacity // config.n_envs), times.rows) + 1, config.n_envs, priorities=True)}
+        {"replay": replay.ring(rows, config.n_envs, priorities=True, ends=config.horizon + method.spare)}
         if times.cycles
         else {},
         reads=("data",),
@@ -159,6 +161,11 @@ class Method:
         """Of images, that networks see."""
         return self.config.frames if self.net.encoder.views else 1
 
+    @property
+    def spare(self) -> int:
+        """Decisions at the end of an episode that no window holds."""
+        return 0 if self.config.fix_tail_mask else 1
+
     # ------------------------------------------------------------------------------------------------------ parameters
 
     def init(self, key: Key, h: dict[str, Array]) -> AgentState:
@@ -168,7 +175,7 @@ class Method:
         clone = {"encoder": params["encoder"], "policy": head(params["policies"], 0)}
         target = jax.tree.map(jnp.copy, {k: params[k] for k in ("encoder", "critics")})
         opt = {"clone": cloning(h).init(clone)}
-        at_first = {"cap": jnp.float32(0), "best": jnp.float32(0), "alpha": jnp.float32(0)}
+        at_first = {"cap": jnp.float32(0), "best": jnp.float32(-jnp.inf), "alpha": jnp.float32(0)}
         return AgentState(h, {"params": params, "target": target, "clone": clone, "opt": opt, **at_first})
 
     def copied(self, state: AgentState, sources: Sources, key: Key) -> AgentState:
@@ -208,7 +215,7 @@ class Method:
         obs, carry = self.stacked(carry, step)
         zb = self.net.encode(learned["clone"]["encoder"], obs)
         k_coin, k_plan, k_clone = jax.random.split(key, 3)
-        if mode in ("bc", "bc_noisy"):
+        if mode in ("bc", "bc_noisy") or not self.times.cycles:  # nothing but the clone was trained
             mean = self.net.act(learned["clone"]["policy"], zb)
             return noisy(mean, h["std"] if mode == "bc_noisy" else 0.0, k_clone), carry, {}
         k, n = self.times.acting(clock), first.shape[0]
@@ -257,7 +264,7 @@ class Method:
         old, found = state.learned, report.get("main")
         if self.config.handover.kind != "gated" or found is None:
             return state
-        success = found.get(f"info/{self.config.success}", found["returns"]).mean()
+        success = found[f"info/{self.config.success}" if self.config.success else "returns"].mean()
         better = success >= old["best"]
         raised = jnp.where(better & (old["cap"] < old["alpha"]), old["cap"] + state.hyper["handover.raised"], old["cap"])
         return state._replace(learned={**old, "cap": raised, "best": jnp.maximum(old["best"], success)})
@@ -268,7 +275,7 @@ class Method:
         """Windows of both sources, a scheduled share of demonstrations."""
         c = self.config
         one = lambda source: replay.sequences(
-            c.batch, c.horizon + 1, source=source, priorities=True, stack=self.frames, spare=0 if c.fix_tail_mask else 1
+            c.batch, c.horizon + 1, source=source, priorities=True, stack=self.frames, spare=self.spare
         )
         share = lambda h, clock: share_at(self.times.learning(clock, stage), h, c.batch)
         return replay.mix([one("data"), one("replay")], share)
@@ -319,15 +326,23 @@ class Method:
         return state._replace(learned=learned), Out(metrics, said.priority)
 
     def paid(self, drawn: replay.Sequences, h: dict[str, Array]) -> Array:
-        """Rewards [H, B], shifted, less the price of what is penalised. Raises ValueError where that is not in the rows."""
-        after = slice(1, self.config.horizon + 1)
-        reward, name = drawn.reward[after] + h["reward_shift"], self.config.penalty
-        if not name:
+        """Rewards [H, B], shifted, less the price of what is penalised: its Euclidean norm."""
+        c, after = self.config, slice(1, self.config.horizon + 1)
+        reward = (drawn.info[c.reward] > 0.5).astype(jnp.float32) if c.reward else drawn.reward
+        reward = reward[after] + h["reward_shift"]
+        if not c.penalty:
             return reward
-        if name not in drawn.info:
-            raise ValueError(f"{NAME}: penalty={name!r} is no info of both environment and data: {', '.join(drawn.info)}.")
-        price = drawn.info[name][after].astype(jnp.float32)
-        return reward - h["penalty_coef"] * price.reshape(*price.shape[:2], -1).sum(-1)
+        price = drawn.info[c.penalty][after].astype(jnp.float32)
+        return reward - h["penalty_coef"] * jnp.sqrt((price.reshape(*price.shape[:2], -1) ** 2).sum(-1))
+
+
+def require_infos(c: Config, env: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Raises ValueError where the settings name an info that the environment, or one that is learned from that the data, lack."""
+    asked = {"reward": c.reward, "penalty": c.penalty, "success": c.success if c.handover.kind == "gated" else ""}
+    for setting, name in asked.items():
+        for where, info in {"the environment": env, "the data": data if setting != "success" else env}.items():
+            if name and name not in info:
+                raise ValueError(f"{NAME}: {setting}={name!r} is no info of {where}, which has {', '.join(info) or 'none'}.")
 
 
 def imitation(clone: PyTree, net: Told, obs: PyTree, action: Array) -> Array:

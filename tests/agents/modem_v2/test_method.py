@@ -122,6 +122,15 @@ def test_before_control_is_handed_over_the_clone_acts_and_then_the_planner_does(
     assert 0 < np.abs(noisy - np.asarray(cautious)).max() <= 0.3 + 1e-6
 
 
+def test_where_only_the_clone_was_trained_it_acts():
+    own = method(env_steps=0)
+    state = begun(own, values=True)
+    cautious = own.net.act(state.learned["clone"]["policy"], own.net.encode(state.learned["clone"]["encoder"], OBS))
+    np.testing.assert_allclose(acting(own, state, 0, "eval"), cautious, atol=1e-6)
+    alone = method(env_steps=0, clone=False, centering=False, members=1, **{"handover.kind": "off"})
+    np.testing.assert_allclose(acting(alone, state, 0, "eval"), cautious, atol=1e-6)
+
+
 def test_the_planner_has_its_share_of_decisions():
     """At alpha = 0.2 the clone's actions are those of a planner that is far away but in a fifth of the cases."""
     own = method(**{"n_envs": 1, "hidden": 4, "encoder_hidden": 4, "members": 1, "samples": 4, "elites": 1})
@@ -148,6 +157,12 @@ def test_a_gated_handover_waits_for_success():
     held = own.on_eval(state._replace(learned={**state.learned, "alpha": jnp.float32(0.1)}), report, KEY)
     close(held.learned["cap"], 0.15, rtol=1e-6)
     assert own.on_eval(state, {"bc": {}}, KEY) is state
+    by_returns = method(success="", **{"handover.kind": "gated"})
+    state, caps = state._replace(learned={**begun(own).learned, "alpha": jnp.float32(1), "best": jnp.float32(-jnp.inf)}), []
+    for value in (-50.0, -20.0, -30.0, -1.0):
+        state = by_returns.on_eval(state, {"main": {"returns": jnp.full(4, value)}}, KEY)
+        caps.append(float(state.learned["cap"]))
+    close(caps, [0.05, 0.10, 0.10, 0.15], rtol=1e-6)
 
 
 # ------------------------------------------------------------------------------------------------------------- learning
@@ -212,8 +227,15 @@ def test_rewards_are_shifted_and_what_is_penalised_costs():
     drawn, h = windows(own), {"reward_shift": jnp.float32(-1), "penalty_coef": jnp.float32(2)}
     close(own.paid(drawn, h), drawn.reward[1:] - 1 - 2 * drawn.info["torque"][1:], rtol=1e-5, atol=1e-6)
     close(method().paid(drawn, h), drawn.reward[1:] - 1, rtol=1e-6)
-    with pytest.raises(ValueError, match="penalty='power' is no info of both environment and data: torque"):
-        method(penalty="power").paid(drawn, h)
+    two = drawn._replace(info={"torque": jnp.broadcast_to(jnp.float32([3, -4]), (*drawn.reward.shape, 2))})
+    close(own.paid(two, h), drawn.reward[1:] - 1 - 2 * 5, rtol=1e-6)
+
+
+def test_success_may_be_the_reward():
+    own = method(reward="success")
+    drawn, done = windows(own), np.random.default_rng(0).random((3, 6)) < 0.5
+    drawn = drawn._replace(info={"success": jnp.asarray(done)})
+    close(own.paid(drawn, {"reward_shift": jnp.float32(-1), "penalty_coef": 0.0}), np.where(done[1:], 0.0, -1.0))
 
 
 def test_imitation_is_the_mean_square():

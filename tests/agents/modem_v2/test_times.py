@@ -102,6 +102,9 @@ def test_windows_keep_off_the_last_decisions_unless_told():
         ({}, {"length": 3}, "a demonstration has 2 decisions; windows of horizon=2 need 3"),
         ({}, {"length": 80}, "a demonstration has 79 decisions, episodes of rlx:push-toy have 50"),
         ({}, {"paid": 0.0}, "none of the 3 demonstrations does the task: no reward is above 0"),
+        ({"penalty": "power"}, {}, "penalty='power' is no info of the environment, which has success, solved"),
+        ({"reward": "success"}, {}, "reward='success' is no info of the data, which has none"),
+        ({"handover.kind": "gated", "success": "nonsense"}, {}, "success='nonsense' is no info of the environment"),
         ({}, {"obs": 4}, r"obs of the data 'data' is float32\[4\]; that of rlx:push-toy is float32\[6\]"),
     ],
 )
