@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlx.types import Array, Env, HostEnv, Leaf, PyTree, Row
+from rlx.types import Array, Env, HostEnv, Leaf, PyTree, ReplayState, Row
 
 
 def cast(leaves: PyTree, values: Any) -> PyTree:
@@ -50,6 +50,22 @@ def flatten(xp: Any, obs: PyTree, lead: tuple[int, ...]) -> Array:
 def described(leaves: PyTree) -> str:
     """For messages: ``camera uint8[8, 8, 3], arm/position float32[7]``."""
     return ", ".join(f"{name} {np.dtype(x.dtype)}{list(x.shape)}".strip() for name, x in named(leaves).items())
+
+
+def as_vectors(data: ReplayState, env: Env | HostEnv, name: str) -> ReplayState:
+    """``data`` whose observations are the dicts of ``env``, as `flatten` makes of them; others as they are.
+
+    Raises:
+        ValueError: other dicts than those of ``env``, or they lie on disk.
+    """
+    obs = data.data.obs
+    if not isinstance(obs, dict):
+        return data
+    same_rows(data.data, env, name)
+    if any(isinstance(x, np.memmap) for x in jax.tree.leaves(obs)):
+        raise ValueError(f"observations of the data {name!r} are dicts, which become vectors in memory: give --data-in host.")
+    xp = np if isinstance(jax.tree.leaves(obs)[0], np.ndarray) else jax.numpy
+    return data._replace(data=data.data._replace(obs=flatten(xp, obs, data.data.reward.shape)))
 
 
 def same_rows(rows: Row, env: Env | HostEnv, name: str) -> None:

@@ -197,7 +197,10 @@ def _load(run_dir: str | os.PathLike, which: Which | None, members: Iterable[int
     folder = Path(run_dir) / "checkpoints"
     found = None
     if folder.is_dir():
-        problem = run_config.problem()
+        try:
+            problem = run_config.problem()
+        except ValueError as error:
+            raise ValueError(f"{run_dir}: its agent is made for its environment and data: {error}") from error
         agent = run_config.make(problem)
         found = Checkpoints(folder).newest(lambda meta: _template(agent, problem, run_config, meta, folder), part=True)
     if found is None:

@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from rlx import agents, config, envs, keys, plugins
 from rlx.envs import options, scores
+from rlx.envs.observations import as_vectors
 from rlx.files import read_json, write_text
 from rlx.precision import Precision, exact
 from rlx.replay import columns
@@ -53,6 +54,8 @@ class RunConfig:
         words = isinstance(self.data_options, (tuple, list))
         given = options.parsed(self.data_options, "--data-option") if words else dict(self.data_options)
         object.__setattr__(self, "data_options", given)
+        if self.data:  # a run is read from other folders than it was begun in
+            object.__setattr__(self, "data", os.path.abspath(os.path.expanduser(self.data)))
         if keys.checked(self.seed) + self.seeds - 1 > keys.MOST_SEED:
             raise ValueError(f"seeds={self.seeds} from seed={self.seed} on go past {keys.MOST_SEED}, the largest: begin lower.")
         each_once("settings", [tuple(f"{k}={v}" for k, v in sorted(setting.items())) for setting in self.settings])
@@ -62,9 +65,13 @@ class RunConfig:
     def problem(self) -> Problem:
         """Raises ValueError where the environment is unknown or cannot be had, or the dataset is not as it should be."""
         given: dict[str, Any] = {"repeat": self.repeat, "time_limit": self.time_limit}
-        data = {"data": replay_of(self.data, self.data_in, **self.data_options)} if self.data else {}
         env = envs.make(self.env, **{k: v for k, v in given.items() if v is not None}, **self.env_options)
-        return Problem({"train": agents.seen_by(self.agent, env)}, data)
+        seen, data = agents.seen_by(self.agent, env), {}
+        if self.data:
+            data["data"] = replay_of(self.data, self.data_in, **self.data_options)
+            if isinstance(env.spec.obs, dict) and not isinstance(seen.spec.obs, dict):
+                data["data"] = as_vectors(data["data"], env, "data")
+        return Problem({"train": seen}, data)
 
     def with_options(self, **env_options: Any) -> RunConfig:
         """The same but for these options of the environment."""

@@ -12,11 +12,13 @@ import pytest
 
 import rlx.envs
 from rlx import agents, replay
-from rlx.envs.observations import described, named
+from rlx.envs.observations import as_vectors, described, named
 from rlx.envs.wrappers import as_vector, flatten_observation, normalize_observation
 from rlx.keys import HostKey
 from rlx.nn import normalize
+from rlx.replay import datasets
 from rlx.train import Options, run
+from rlx.train.run_config import RunConfig
 from rlx.types import Agent, AgentState, Collect, Leaf, Problem, Spec, Stage
 from tests.envs.gym_fixtures import LENGTH
 
@@ -205,3 +207,19 @@ def test_an_info_that_changes_its_shape_is_refused():
 
 def test_a_spec_says_what_its_vector_was_made_of():
     assert Spec(Leaf((3,)), Leaf((1,))).native_obs is None
+
+
+def test_dicts_of_a_dataset_become_vectors_as_those_of_the_environment_do(tmp_path, monkeypatch):
+    """Positions, velocities, goal: in the order of their names. A relative path holds from wherever the run is read."""
+    obs = {"goal": np.full((4, 1), 9), "arm": {"velocity": np.full((4, 2), 3), "position": np.full((4, 2), 1)}}
+    episode = {"obs": jax.tree.map(np.float32, obs), "action": np.zeros((4, 2)), "reward": np.zeros(4)}
+    monkeypatch.chdir(tmp_path)
+    rows = replay.from_episodes([{**episode, "terminated": np.zeros(4, bool)}])
+    datasets.write(tmp_path / "arm.npz", replay.export(rows))
+    chosen = RunConfig("bc", f"{MODULE}RlxArm-v0", None, time_limit=LENGTH, data="arm.npz")
+    monkeypatch.chdir("/")
+    problem = chosen.problem()
+    assert problem.envs["train"].spec.obs.shape == (5,)
+    np.testing.assert_array_equal(problem.data["data"].data.obs, np.tile([1, 1, 3, 3, 9], (4, 1, 1)))
+    with pytest.raises(ValueError, match=r"obs of the data 'data' is arm/position float32\[2\].*RlxCamera-v0 is arm"):
+        as_vectors(rows, rlx.envs.make(f"{MODULE}RlxCamera-v0"), "data")

@@ -337,7 +337,7 @@ class Method:
 
 
 def require_infos(c: Config, env: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    """Raises ValueError where the settings name an info that the environment, or one that is learned from that the data, lack."""
+    """Raises ValueError where settings name an info that the environment lacks, or, if rewards depend on it, the data."""
     asked = {"reward": c.reward, "penalty": c.penalty, "success": c.success if c.handover.kind == "gated" else ""}
     for setting, name in asked.items():
         for where, info in {"the environment": env, "the data": data if setting != "success" else env}.items():
