@@ -238,7 +238,7 @@ def preferences(args: argparse.Namespace) -> dict[str, Any]:
             z = {}
             for task in TASKS:
                 earned = paid(task, seen, done).sum(-1)[:, :n]
-                labels = 0.5 * (1 + np.sign(earned[0] - earned[1]))
+                labels = 0.5 * (1 + np.sign(earned[1] - earned[0]))
                 z[task] = ask.infer_preferences((seen[0, :n], seen[1, :n]), labels)
             returns[f"{n} pairs"].append(of_tasks(play, ask.state, z))
     at_random = player(None, len(TASKS) * EPISODES)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -123,7 +124,8 @@ def scales(data: ReplayState, config: DataConfig) -> Scales:
     obs = overlaid(data).obs
     mean, std = np.zeros(obs.shape[-1]), np.ones(obs.shape[-1])
     if config.normalize_obs:
-        mean, std = moments(np.asarray(obs), has(np.asarray(data.index.flags), VALID))
+        there = has(np.asarray(data.index.flags), VALID)
+        mean, std = moments(np.asarray(obs) if isinstance(obs, jax.Array) else obs, there)  # what is mapped stays on disk
         std = std + LEAST_STD
     unit = 1.0
     if isinstance(config, ValueConfig) and config.normalize_returns:
@@ -137,8 +139,9 @@ def scales(data: ReplayState, config: DataConfig) -> Scales:
     return Scales(*(jnp.asarray(x, jnp.float32) for x in (mean, std, unit)))
 
 
-def moments(x: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation [n] of the rows of ``x`` [C, W, n] where ``there`` [C, W], in float64."""
+def moments(x: Any, there: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation [n] of the rows of ``x`` [C, W, n], numpy or mapped, where ``there`` [C, W], in float64. A
+    chunk of it is in memory at a time, since what is mapped may be larger."""
     parts = [slice(i, i + CHUNK) for i in range(0, len(x), CHUNK)]
     over = lambda f: sum(f(x[part][there[part]].astype(np.float64)).sum(0) for part in parts) / there.sum()
     mean = over(lambda rows: rows)

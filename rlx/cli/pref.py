@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,17 @@ def body(argv: list[str]) -> None:
             f"there are {len(flags.source)} of --source and {len(flags.source_labels)} of --source-labels: give one of the "
             "latter for each of the former, in their order, or none."
         )
+    _spares(flags)
     _transfer(flags)
+
+
+def _spares(flags: Flags) -> None:
+    """Stops where the file to write is one that is read, or holds what people have answered."""
+    out, same = Path(flags.out), lambda path: os.path.realpath(path) == os.path.realpath(flags.out)
+    if any(map(same, (*flags.source, flags.target, *flags.source_labels))):
+        config.stop(f"--out {out} is one of the files to read, and would be lost: give another name.")
+    if out.exists() and (pairs.read(out).source == pairs.SOURCES.index("human")).any():
+        config.stop(f"--out {out} holds answers of people, which would be lost: give another name.")
 
 
 def _transfer(flags: Flags) -> None:

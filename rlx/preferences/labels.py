@@ -44,13 +44,16 @@ class Source(NamedTuple):
 
 def source_of(found: Episodes, given: Preferences | None = None, most: int = 64, seed: int = 0) -> Source:
     """At most ``most`` episodes as a source: labelled by their true returns, or only where ``given`` compares two whole ones.
+    Of several answers on one pair the mean counts, by their weights.
 
     Raises:
-        ValueError: a pair points outside of the episodes, or none of ``given`` is between episodes that are taken.
+        ValueError: a pair points outside of the episodes, or is of pieces; none of ``given`` is between episodes that are
+            taken; or nothing is given, and all returns are the same.
     """
     chosen = some(len(found.steps), most, np.random.default_rng(seed))
     if given is not None:
         pairs.rows_of(given, found)
+        _whole(given, found)
         named = np.unique(np.asarray(given.episode)[:, np.asarray(given.weight) > 0])
         chosen = named[some(len(named), most, np.random.default_rng(seed))]
     longest = int(found.steps[chosen].max())
@@ -58,17 +61,37 @@ def source_of(found: Episodes, given: Preferences | None = None, most: int = 64,
     pad = lambda x: np.concatenate([x, np.repeat(x[-1:], longest - len(x), 0)]).astype(np.float32)
     obs, action = (np.stack([pad(all_of[i][part]) for i in chosen]) for part in (0, 1))
     if given is None:
+        if np.ptp(found.returns[chosen]) == 0:
+            raise ValueError("all episodes of the source have one return, so nothing says which is better: give it labels.")
         z, known = alignment.by_return(found.returns[chosen]), np.ones((len(chosen),) * 2, bool)
         return Source(obs, action, z.astype(np.float32), known)
-    z, known = np.full((len(chosen),) * 2, 0.5), np.eye(len(chosen), dtype=bool)
+    total, weight = np.zeros((2, len(chosen), len(chosen)))
     place = {int(e): at for at, e in enumerate(chosen)}
     for first, second, y, w in zip(*np.asarray(given.episode), given.label, given.weight, strict=True):
-        if w > 0 and first in place and second in place:
+        if w > 0 and first != second and first in place and second in place:
             i, k = place[int(first)], place[int(second)]
-            z[i, k], z[k, i], known[i, k], known[k, i] = 1 - y, y, True, True
-    if known.sum() == len(chosen):
+            total[i, k], total[k, i] = total[i, k] + w * (1 - y), total[k, i] + w * y
+            weight[[i, k], [k, i]] += w
+    known = (weight > 0) | np.eye(len(chosen), dtype=bool)
+    z = np.where(weight > 0, total / np.maximum(weight, 1e-12), 0.5)
+    if not weight.any():
         raise ValueError("none of the source's labels is between two of the trajectories that are taken of it.")
     return Source(obs, action, z.astype(np.float32), known)
+
+
+def _whole(given: Preferences, found: Episodes) -> None:
+    """Raises ValueError where nothing of ``given`` counts, or something is of pieces of episodes."""
+    counts = np.asarray(given.weight) > 0
+    if not counts.any():
+        raise ValueError("no label of the source counts: all weights are 0.")
+    shorter = found.steps[np.asarray(given.episode)].min(0)
+    pieces = counts & ((np.asarray(given.start) > 0).any(0) | (np.asarray(given.steps) < shorter))
+    if pieces.any():
+        at = int(np.argmax(pieces))
+        raise ValueError(
+            f"pair {at} of the source's labels is of pieces ({given.steps[at]} of {shorter[at]} decisions); transport compares "
+            "whole episodes, since pieces of different phases would mix time with quality. Label whole ones (no --segment)."
+        )
 
 
 def some(n: int, most: int, rng: np.random.Generator) -> np.ndarray:
@@ -210,9 +233,15 @@ def of_problem(who: str, kind: str, given: Any, scripted: Callable[[str], Prefer
             raise ValueError(
                 f"{who}: Problem.data['pairs'] is a {type(given).__name__}; give rlx.preferences.preferences(...)."
             )
-        return given
+        return _counting(who, given)
     if kind.endswith(".npz"):
-        return pairs.read(kind)
+        return _counting(who, pairs.read(kind))
     if kind not in ("oracle", "random"):
         raise ValueError(f"{who}: labels={kind!r} is unknown: oracle, random, or a file of pairs that ends in .npz.")
     return scripted(kind)
+
+
+def _counting(who: str, given: Preferences) -> Preferences:
+    if not (np.asarray(given.weight) > 0).any():
+        raise ValueError(f"{who}: no pair of preferences counts: all weights are 0, so there is nothing to learn from.")
+    return given

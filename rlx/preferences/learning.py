@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -149,21 +150,31 @@ def windows(pairs: Preferences, found: Episodes, segment: int) -> tuple[Windows,
     Raises:
         ValueError: a pair points outside of the episodes.
     """
-    row, steps = rows_of(pairs, found), min(segment, int(np.max(pairs.steps)))
+    row, steps = rows_of(pairs, found), window_length(pairs, segment)
     parts = (found.obs, found.action, row, pairs.steps, pairs.label, pairs.weight, pairs.annotator)
     kinds = (np.float32, np.float32, np.int32, np.int32, np.float32, np.float32, np.int32)
     return Windows(*(jnp.asarray(x, kind) for x, kind in zip(parts, kinds, strict=True))), steps
+
+
+def window_length(pairs: Preferences, segment: int) -> int:
+    """Of the windows that a model is fitted on, and therefore judges by."""
+    return min(segment, int(np.max(pairs.steps)))
 
 
 def init(model: PreferenceModel, key: Key, n: int, m: int) -> PyTree:
     return model.init(key, jnp.zeros((1, 1, n)), jnp.zeros((1, 1, m)), jnp.ones((1, 1)))
 
 
-def split(count: int, share: float, key: Key) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs to learn from and pairs held out, before anything is learned; at least one of the former."""
-    order = np.asarray(jax.random.permutation(key, count))
+def split(weight: np.ndarray, share: float, key: Key) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs to learn from and pairs held out, before anything is learned; at least one of the former. How many that are depends
+    on how many there are in all; of those that count (``weight`` [P] > 0) a share is held out, and one at least is not."""
+    count, order = len(weight), np.asarray(jax.random.permutation(key, len(weight)))
     held = min(int(round(share * count)), MOST_HELD, count - 1)
-    return order[held:], order[:held]
+    counts = np.asarray(weight)[order] > 0
+    some, none = order[counts], order[~counts]
+    mine = min(max(int(round(share * len(some))), held - len(none), 1), held, max(len(some) - 1, 0))
+    out = np.concatenate([some[:mine], none[: held - mine]])
+    return order[~np.isin(order, out)], order[np.isin(order, out)]
 
 
 def fit(
@@ -187,7 +198,7 @@ def fit(
     data, steps = windows(every, found, how.segment)
     if not float(np.sum(pairs.weight)) > 0:
         raise ValueError("no pair of preferences counts: all weights are 0, so there is nothing to learn a reward from.")
-    learn, held = split(count, how.held_out, keys.fold(key, "held out"))
+    learn, held = split(pairs.weight, how.held_out, keys.fold(key, "held out"))
     run = functools.partial(fitted, model=model, steps=steps, how=how)
     guess = jnp.arange(count, len(every.label))
     return run(params, data, jnp.asarray(learn), jnp.asarray(held), guess, key, coefs or Coefs())
@@ -254,13 +265,13 @@ def fitted(
             return jnp.float32(jnp.nan)
         first, second = judge(params, held, data.room(held, steps) // 2, None)
         each = surprise(first, second, data.label[held])
-        return (data.weight[held] * each).sum() / jnp.maximum(data.weight[held].sum(), 1e-6)
+        return (data.weight[held] * each).sum() / data.weight[held].sum()  # NaN where none of them counts
 
     def check(carry: tuple, i: Array) -> tuple[tuple, tuple[Array, Array]]:
         (params, opt), best, least, which = carry
         (params, opt), got = jax.lax.scan(update, (params, opt), i * block + jnp.arange(block))
         now = held_loss(params)
-        better = ~(now >= least)  # without held-out pairs the last is kept
+        better = ~(now >= least)  # without held-out pairs that count the last is kept
         best = jax.tree.map(lambda new, old: jnp.where(better, new, old), params, best)
         return ((params, opt), best, jnp.where(better, now, least), jnp.where(better, i, which)), (got.mean(), now)
 
@@ -314,10 +325,14 @@ def rewards(
 
 
 def scaled(reward: np.ndarray, found: Episodes, horizon: int) -> tuple[np.ndarray, float]:
-    """``reward`` [N] times ``horizon`` / (largest - smallest return of an episode), and that factor; 1 where all episodes are
-    worth the same."""
+    """``reward`` [N] times ``horizon`` / (largest - smallest return of an episode), and that factor; 1, with a warning, where
+    all episodes are worth the same."""
     returns = np.add.reduceat(np.nan_to_num(reward), found.begin)
     span = float(np.ptp(returns))
+    if span < 1e-8:
+        warnings.warn(
+            "by the learned reward all episodes are worth the same: it says nothing, and is not scaled.", stacklevel=2
+        )
     factor = 1.0 if span < 1e-8 else horizon / span
     return reward * factor, factor
 

@@ -74,10 +74,18 @@ def preferences(
         each("label", label, np.float32),
         each("weight", weight, np.float32),
     )
-    for name, x, fine in (("label", label, (label >= 0) & (label <= 1)), ("weight", weight, weight >= 0)):
+    checks = {
+        "label": (label, (label >= 0) & (label <= 1)),
+        "weight": (weight, (weight >= 0) & np.isfinite(weight)),
+        "annotator": (ints[1], ints[1] >= 0),
+    }
+    for name, (x, fine) in checks.items():
         if not fine.all():
             at = int(np.argmin(fine))
-            raise ValueError(f"preferences: {name} {x[at]:.4g} of pair {at}; labels lie in [0, 1], weights are not negative.")
+            raise ValueError(
+                f"preferences: {name} {x[at]:.4g} of pair {at}; labels lie in [0, 1], weights are not negative and finite, "
+                "annotators are numbers from 0 on."
+            )
     return Preferences(episode, start, ints[0], label, weight, ints[1], np.full(count, SOURCES.index(source), np.int32))
 
 

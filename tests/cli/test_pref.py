@@ -41,6 +41,19 @@ def test_labels_are_written_and_measured(files, capsys):
     assert result_of(capsys.readouterr().out)["pairs"] <= 50
 
 
+def test_what_is_read_and_what_people_have_said_is_not_written_over(files, tmp_path, capsys):
+    said = pairs.preferences([[0], [1]], [1], 5, source="human")
+    for name in ("labels.npz", "answers.npz"):
+        pairs.write(tmp_path / name, said)
+    out = str(tmp_path / "labels.npz")
+    for more, words in (
+        (["--source-labels", out, "--out", out], "is one of the files to read"),
+        (["--out", str(tmp_path / "answers.npz")], "holds answers of people"),
+    ):
+        assert transfer(files, *more) == 2 and words in capsys.readouterr().err
+    assert all(pairs.read(tmp_path / name).source.tolist() == said.source.tolist() for name in ("labels.npz", "answers.npz"))
+
+
 def test_sources_vote(files, capsys):
     """The target itself is the second source, whose cost is the least."""
     assert transfer(files, "--source", str(files / "b.npz")) == 0

@@ -267,7 +267,8 @@ def test_unit_of_rewards():
     reward = np.array([1, 1, np.nan, 4, 6, np.nan])  # returns 2 and 10
     new, factor = learning.scaled(reward, found, 500)
     assert factor == 62.5 and new[0] == 62.5
-    assert learning.scaled(np.ones(6), found, 500)[1] == 1
+    with pytest.warns(UserWarning, match="all episodes are worth the same"):
+        assert learning.scaled(np.ones(6), found, 500)[1] == 1
 
 
 # ------------------------------------------------------------------------------------------------------------------ learning
@@ -311,7 +312,7 @@ def test_windows_of_pieces_that_are_shorter_are_masked():
     close(obs[0], np.r_[found.obs[:3], np.zeros((1, 3))], atol=0)
     close(obs[3], found.obs[found.begin[2] + 1 :][:4], atol=0)
     close(action[2], np.r_[found.action[4:7], np.zeros((1, 2))], atol=0)
-    assert learning.windows(given, found, 99)[1] == 5
+    assert learning.windows(given, found, 99)[1] == learning.window_length(given, 99) == 5
 
 
 def test_nothing_to_learn_from_is_named():
@@ -321,9 +322,29 @@ def test_nothing_to_learn_from_is_named():
         learning.fit(model, learning.init(model, KEY, 3, 2), prefs._replace(weight=0 * prefs.weight), found, KEY)
 
 
+def test_of_the_pairs_that_count_some_are_held_out_and_some_are_not():
+    """Whatever the draw: a held-out loss of pairs of weight 0 says nothing, and to learn from such is to learn nothing."""
+    for seed in range(20):
+        weight = np.random.default_rng(seed).permutation(np.arange(40) < 20).astype(float)
+        learn, held = learning.split(weight, 0.1, jax.random.key(seed))
+        assert (len(held), (weight[held] > 0).sum()) == (4, 2) and sorted([*learn, *held]) == [*range(40)]
+        learn, held = learning.split(np.arange(8) < 2, 0.5, jax.random.key(seed))
+        assert len(held) == 4 and (held < 2).sum() == 1
+        learn, held = learning.split(np.arange(8) < 1, 0.5, jax.random.key(seed))
+        assert len(held) == 4 and 0 in learn
+
+
+def test_without_a_held_out_pair_that_counts_the_last_parameters_are_kept():
+    found, prefs, _ = compared(episodes=4)
+    one = prefs._replace(weight=(np.arange(len(prefs.label)) == 0).astype(np.float32))
+    model, how = models.RewardMLP((4,)), learning.Training(steps=20, batch=4, held_out=0.5, checks=4)
+    got = learning.fit(model, learning.init(model, KEY, 3, 2), one, found, KEY, how)
+    assert np.isnan(got.held_loss).all() and int(got.best) == 3
+
+
 def test_pairs_are_held_out_before_training():
-    learn, held = learning.split(20, 0.25, KEY)
+    learn, held = learning.split(np.ones(20), 0.25, KEY)
     assert len(held) == 5 and sorted([*learn, *held]) == [*range(20)]
-    assert [len(x) for x in learning.split(1, 0.5, KEY)] == [1, 0]
-    assert len(learning.split(10_000, 0.5, KEY)[1]) == learning.MOST_HELD
+    assert [len(x) for x in learning.split(np.ones(1), 0.5, KEY)] == [1, 0]
+    assert len(learning.split(np.ones(10_000), 0.5, KEY)[1]) == learning.MOST_HELD
     close([learning.step_share(x) for x in (0.0, 0.1, 0.55, 1.0)], [0.1, 1, 0.55, 0.1], atol=1e-6)

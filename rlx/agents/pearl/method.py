@@ -189,7 +189,8 @@ def make(config: Config, problem: Problem) -> Agent:
 
     def relabel(state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
         rows = pairs.episodes(sources["data"])
-        each = learning.rewards(model, state.learned["reward"], rows, config.model.segment, state.hyper["kappa"])
+        steps = learning.window_length(state.learned["pairs"], config.model.segment)
+        each = learning.rewards(model, state.learned["reward"], rows, steps, state.hyper["kappa"])
         new, factor = learning.scaled(each, rows, horizon)
         return tell(state, {"factor": factor}), {**sources, "data": pairs.with_rewards(sources["data"], rows, new)}
 

@@ -77,8 +77,8 @@ def of_goal(features: Any, moment: Any = None) -> np.ndarray:
 
 
 def preferred(first: Any, second: Any, labels: Any, steps: int = STEPS) -> np.ndarray:
-    """z [d] by which the segments with the embeddings ``first`` [P, d] were preferred to ``second``, where ``labels`` [P] is 1
-    (0 the other way round, 1/2 for ties, which count both ways): Adam on
+    """z [d] by which the segments with the embeddings ``second`` [P, d] were preferred to ``first`` with the probabilities
+    ``labels`` [P], of which ties (1/2) count both ways: Adam on
 
         -log softmax(cos(z, e) / t) of the preferred one of two
 
@@ -91,12 +91,12 @@ def preferred(first: Any, second: Any, labels: Any, steps: int = STEPS) -> np.nd
 @partial(jax.jit, static_argnums=3)
 def _searched(one: Array, two: Array, label: Array, steps: int) -> Array:
     """What Adam finds after so many steps, for embeddings [P, d] of norm 1."""
-    start = ((2 * label[:, None] - 1) * (one - two)).mean(0)
+    start = ((2 * label[:, None] - 1) * (two - one)).mean(0)
 
     def loss(z: Array) -> Array:
         unit = z / jnp.sqrt((z**2).sum() + 1e-24)
         odds = jax.nn.log_softmax(jnp.stack([one @ unit, two @ unit], -1) / TEMPERATURE)
-        return -(label * odds[:, 0] + (1 - label) * odds[:, 1]).mean()
+        return -((1 - label) * odds[:, 0] + label * odds[:, 1]).mean()
 
     adam = optax.adam(STEP_SIZE)
 

@@ -86,8 +86,8 @@ class ZeroShot:
         return zs.of_goal(psi, self.state.learned["moment"] if scaled else None)
 
     def infer_preferences(self, pairs: tuple[Any, Any], labels: Sequence[float] | Array) -> np.ndarray:
-        """z [d] of preferences between segments: ``pairs`` are two arrays [P, T, ...] of observations; ``labels`` [P] is 1
-        where the first was preferred, 0 where the second, 1/2 for a tie. A segment is embedded as its mean feature.
+        """z [d] of preferences between segments: ``pairs`` are two arrays [P, T, ...] of observations; ``labels`` [P]
+        say how likely the second is preferred, as all of `rlx.preferences` do. A segment is embedded as its mean feature.
 
         Raises:
             ValueError: shapes do not fit, or labels are something else.
@@ -97,8 +97,8 @@ class ZeroShot:
         if first.shape != second.shape or first.ndim < 3 or labels.shape != first.shape[:1] or not len(labels):
             given = f"{list(first.shape)}, {list(second.shape)} and {list(labels.shape)}"
             raise ValueError(f"infer_preferences takes two arrays [P, T, ...] and P labels; got {given}.")
-        if not np.isin(labels, (0.0, 0.5, 1.0)).all():
-            raise ValueError("infer_preferences: labels are 1 (the first), 0 (the second) or 0.5 (a tie).")
+        if not ((labels >= 0) & (labels <= 1)).all():
+            raise ValueError("infer_preferences: labels lie in [0, 1]: 0 for the first, 1 for the second, 0.5 for a tie.")
         embed = lambda x: self.features(x.reshape(-1, *x.shape[2:])).reshape(*x.shape[:2], -1).mean(1)
         return zs.preferred(embed(first), embed(second), labels)
 

@@ -109,6 +109,26 @@ def test_a_source_may_be_labelled_in_part(env):
         labels.source_of(found, pairs.preferences([[4], [40]], [1], 12))
 
 
+def test_several_answers_on_a_pair_are_averaged_and_pieces_are_refused(env):
+    """Three say 7, one with a third of the weight says 4: 3 / 4 and 1 / 4, in whatever order and direction they come."""
+    found = pairs.episodes(graded(env, 0)[0])
+    given = pairs.preferences([[4, 7, 4], [7, 4, 7]], [1, 0, 0], 12, weight=[1, 0.5, 0.5], annotator=[0, 1, 2])
+    for order in ([0, 1, 2], [2, 1, 0]):
+        source = labels.source_of(found, jax.tree.map(lambda x, order=order: x[..., order], given))
+        np.testing.assert_allclose(source.preferred, [[0.5, 0.25], [0.75, 0.5]])
+    with pytest.raises(ValueError, match=r"pair 1 of the source's labels is of pieces \(11 of 12 decisions\)"):
+        labels.source_of(found, pairs.preferences([[4, 4], [7, 7]], [1, 1], [12, 11]))
+    with pytest.raises(ValueError, match="no label of the source counts"):
+        labels.source_of(found, given._replace(weight=0 * given.weight))
+    with pytest.raises(ValueError, match="one return, so nothing says which is better"):
+        labels.source_of(found._replace(reward=0 * found.reward))
+    with pytest.raises(ValueError, match="ipl: no pair of preferences counts"):
+        labels.of_problem("ipl", "oracle", given._replace(weight=0 * given.weight), None)
+    for own in ({"weight": np.inf}, {"annotator": -1}):
+        with pytest.raises(ValueError, match=f"preferences: {next(iter(own))} "):
+            pairs.preferences([[4], [7]], [1], 12, **own)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -576,7 +576,7 @@ def test_networks_follow_the_default_precision_and_statistics_are_exact():
         (lambda q, o: q.infer_reward(o[:, :3], np.ones(8)), r"observations here are \[N, 4\]; got \[8, 3\]"),
         (lambda q, o: q.infer_goal(o[0, :2]), r"\[N, 4\]; got \[1, 2\]"),
         (lambda q, o: q.infer_preferences((o, o), np.ones(8)), r"two arrays \[P, T, ...\] and P labels"),
-        (lambda q, o: q.infer_preferences((o[:, None], o[:, None]), np.full(8, 0.3)), "labels are 1"),
+        (lambda q, o: q.infer_preferences((o[:, None], o[:, None]), np.full(8, 1.3)), r"labels lie in \[0, 1\]"),
     ],
 )
 def test_bad_questions_are_answered_with_words(asked, ask, words):

@@ -171,7 +171,7 @@ def test_preferences_find_the_direction_that_made_them():
     first, second = RNG.normal(size=(2, 400, 5))
     true = np.array([1.0, -2, 0, 0.5, 0])
     score = lambda e: zs.brought_to_sphere(e) @ true
-    labels = (score(first) > score(second)).astype(float)
+    labels = (score(second) > score(first)).astype(float)
     found = zs.preferred(first, second, labels)
     close(np.linalg.norm(found), 5**0.5)
     assert found @ true / np.linalg.norm(found) / np.linalg.norm(true) > 0.98
