@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -41,6 +41,10 @@ class Flags:
     eps: float = config.size(5e-3, "larger: softer labels, of which the sure ones are more reliable", above=0)
     outer: int = config.size(20, "rounds of linearisation", least=1)
     inner: int = config.size(50, "rounds of Sinkhorn in each", least=1)
+    restarts: int = config.size(
+        0, "so many random couplings to begin at, besides the even one; the cheapest counts", least=0
+    )
+    scale: Literal["max", "mean", "none"] = config.size("max", "what distances within a task are divided by")
     proximal: bool = config.size(False, "towards a coupling without blur")
     norm: Literal["pair", "global"] = "pair"
     tau: float = config.size(0.0, "global: labels less confident are ties", least=0)
@@ -94,8 +98,7 @@ def _spares(flags: Flags) -> None:
 
 
 def _transfer(flags: Flags) -> None:
-    names = ("features", "entries", "geometry", "alpha", "eps", "outer", "inner", "proximal", "norm", "tau", "vote_tau")
-    settings = Settings(**{k: getattr(flags, k) for k in (*names, "float64")})
+    settings = Settings(**{f.name: getattr(flags, f.name) for f in fields(Settings)})
     read = lambda path: pairs.episodes(replay.load(path).replay(False))
     target = read(flags.target)
     given = map(pairs.read, flags.source_labels) if flags.source_labels else [None] * len(flags.source)

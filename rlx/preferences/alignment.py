@@ -46,6 +46,7 @@ class Settings:
     eps: float = 5e-3
     outer: int = 20
     inner: int = 50
+    restarts: int = 0  # besides p q', so many random couplings to begin at; the result of the least cost is taken
     proximal: bool = False  # anneals to a coupling without blur
     norm: Norm = "pair"
     tau: float = 0.0  # global: less confident labels are ties
@@ -126,7 +127,7 @@ def couple(source: np.ndarray, target: np.ndarray, settings: Settings) -> Coupli
         cost = between(source, target)
         costs["m"] = cost / cost.max() if cost.max() > 0 else cost
 
-    def solve(xp: Any, p: Any, q: Any, cs: Any, ct: Any, m: Any = None) -> Coupling:
+    def solve(xp: Any, p: Any, q: Any, cs: Any, ct: Any, m: Any = None, start: Any = None) -> Coupling:
         if settings.geometry == "linear":
             return transport.linear(xp, m, p, q, eps=settings.eps, inner=settings.outer * settings.inner)
         how: dict[str, Any] = {
@@ -135,12 +136,24 @@ def couple(source: np.ndarray, target: np.ndarray, settings: Settings) -> Coupli
             "inner": settings.inner,
             "proximal": settings.proximal,
         }
-        return transport.gromov_wasserstein(xp, cs, ct, p, q, between=m, **how)
+        return transport.gromov_wasserstein(xp, cs, ct, p, q, between=m, start=start, **how)
 
-    if settings.float64:
-        return solve(np, p, q, **costs)
-    found = jax.jit(lambda p, q, costs: solve(jnp, p, q, **costs))(*jax.tree.map(jnp.float32, (p, q, costs)))
-    return Coupling(*(np.asarray(x, np.float64) for x in found))
+    def solved(start: np.ndarray | None) -> Coupling:
+        if settings.float64:
+            return solve(np, p, q, **costs, start=start)
+        given = jax.tree.map(jnp.float32, (p, q, costs, start))
+        found = on_device(*given)
+        return Coupling(*(np.asarray(x, np.float64) for x in found))
+
+    on_device = jax.jit(lambda p, q, costs, start: solve(jnp, p, q, **costs, start=start))
+    each = [solved(start) for start in (None, *random_couplings(p, q, settings.restarts))]
+    return min(each, key=lambda found: float(found.cost))
+
+
+def random_couplings(p: np.ndarray, q: np.ndarray, count: int) -> list[np.ndarray]:
+    """So many of [M, N] with the marginals ``p`` and ``q``, always the same."""
+    rng = np.random.default_rng(0)
+    return [transport.sinkhorn(np, rng.uniform(size=(len(p), len(q))), p, q, 0.1, 50) for _ in range(count)]
 
 
 def says_nothing(source: np.ndarray, target: np.ndarray, plan: np.ndarray) -> bool:

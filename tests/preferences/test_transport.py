@@ -193,6 +193,21 @@ def test_the_two_norms_agree_in_sign():
     assert (tied == 0.5).all()
 
 
+@pytest.mark.parametrize("float64", [True, False])
+def test_of_several_starts_the_cheapest_coupling_is_taken(float64):
+    rng = np.random.default_rng(4)
+    source, target = rng.normal(size=(7, 3)), rng.normal(size=(6, 2))
+    own = Settings(restarts=6, float64=float64)
+    p, q = np.full(7, 1 / 7), np.full(6, 1 / 6)
+    starts = alignment.random_couplings(p, q, 6)
+    assert all(abs(t.sum(0) - q).max() < 1e-12 and abs(t.sum(1) - p).max() < 1e-3 for t in starts)
+    cs, ct = distances(source, "max"), distances(target, "max")
+    costs = [float(transport.gromov_wasserstein(np, cs, ct, p, q, start=t).cost) for t in (None, *starts)]
+    assert min(costs) < costs[0]  # the even start is not the best one here
+    found = alignment.couple(source, target, own)
+    assert float(found.cost) == pytest.approx(min(costs), rel=1e-9 if float64 else 1e-3)
+
+
 def test_orders_turns_and_units_do_not_matter():
     rng = np.random.default_rng(7)
     source, quality = toy_quality(rng, 9)

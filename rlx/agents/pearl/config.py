@@ -22,6 +22,9 @@ class Align:
     eps: float = size(5e-3, above=0)
     outer: int = size(20, least=1)
     inner: int = size(50, least=1)
+    restarts: int = size(0, least=0)  # besides p q', so many random couplings to begin at; the cheapest result is taken
+    scale: Literal["max", "mean", "none"] = "max"  # what distances within a task are divided by
+    float64: bool = False  # on the host, instead of float32 on the device
     proximal: bool = False  # towards a coupling without blur
     norm: Literal["pair", "global"] = "pair"
     tau: float = size(0.0, least=0)  # norm=global: labels less confident are ties
