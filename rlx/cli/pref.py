@@ -41,9 +41,7 @@ class Flags:
     eps: float = config.size(5e-3, "larger: softer labels, of which the sure ones are more reliable", above=0)
     outer: int = config.size(20, "rounds of linearisation", least=1)
     inner: int = config.size(50, "rounds of Sinkhorn in each", least=1)
-    restarts: int = config.size(
-        0, "so many random couplings to begin at, besides the even one; the cheapest counts", least=0
-    )
+    restarts: int = config.size(0, "so many random couplings to begin at, besides the even one; the cheapest counts", least=0)
     scale: Literal["max", "mean", "none"] = config.size("max", "what distances within a task are divided by")
     proximal: bool = config.size(False, "towards a coupling without blur")
     norm: Literal["pair", "global"] = "pair"

@@ -240,18 +240,10 @@ def scaled(values: np.ndarray, bounds: Any, name: str) -> np.ndarray:
     Raises:
         ValueError: bounds that are no finite numbers [A], with low below high.
     """
+    bounds = limits(bounds)
     if bounds is None or (isinstance(bounds, str) and values.dtype.kind != "f"):
         return values
-    if isinstance(bounds, str) and "," in bounds:
-        try:
-            bounds = tuple(float(x) for x in bounds.split(","))
-        except ValueError:
-            raise ValueError(f"bounds={bounds!r} are no two numbers: give LOW,HIGH, or data, or clip.") from None
-        if len(bounds) != 2:
-            raise ValueError(f"bounds are {len(bounds)} numbers: give LOW,HIGH, or data, or clip.")
     if isinstance(bounds, str):
-        if bounds not in ("data", "clip"):
-            raise ValueError(f"bounds={bounds!r} is none: give LOW,HIGH, or data, or clip.")
         if bounds == "clip":
             return np.clip(values, -1, 1)
         low, high = values.min(0), values.max(0)
@@ -264,6 +256,38 @@ def scaled(values: np.ndarray, bounds: Any, name: str) -> np.ndarray:
             f"bounds=({low.tolist()}, {high.tolist()}) do not scale {name}, {values.dtype}{list(values.shape[1:])}."
         )
     return (2 * (values - low) / (high - low) - 1).astype(np.float32)
+
+
+def limits(bounds: Any) -> Any:
+    """What ``bounds`` of actions say: None, "data", "clip", or the pair of low and high, each a number or an array [A].
+
+    Raises:
+        ValueError: something else.
+    """
+    if bounds is None or (isinstance(bounds, str) and bounds in ("data", "clip")):
+        return bounds
+    ways = "give LOW,HIGH, or data, or clip"
+    if isinstance(bounds, str) and "," not in bounds:
+        raise ValueError(f"bounds={bounds!r} is none: {ways}.")
+    if not isinstance(bounds, str | tuple | list | np.ndarray):
+        raise ValueError(f"bounds={bounds!r} is no pair of LOW and HIGH: {ways}.")
+    try:
+        given = [np.asarray(x, np.float64) for x in (bounds.split(",") if isinstance(bounds, str) else bounds)]
+    except (TypeError, ValueError):
+        raise ValueError(f"bounds={bounds!r} are no two numbers: {ways}.") from None
+    if len(given) != 2:
+        raise ValueError(f"bounds are {len(given)} numbers: {ways}.")
+    return tuple(given)
+
+
+def differ(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Where rows [N, ...] differ, bool [N]. Few do, so they are picked out, which is faster than to ask each row."""
+    rows, differ = np.zeros(len(a), bool), a != b
+    width = differ.size // max(len(a), 1)
+    if np.count_nonzero(differ) > len(a):
+        return differ.reshape(len(a), width).any(1)
+    rows[np.flatnonzero(differ) // max(width, 1)] = True
+    return rows
 
 
 def path_name(path: Any) -> str:

@@ -181,7 +181,7 @@ def from_steps(
 
 
 def join(parts: Iterable[Dataset]) -> Dataset:
-    """Several as one, in this order.
+    """Several as one, in this order. Of what is known about them stays what all say alike, such as the environment.
 
     Raises:
         ValueError: none, or ones whose rows differ in their leaves, shapes or dtypes; the message names the first.
@@ -198,7 +198,7 @@ def join(parts: Iterable[Dataset]) -> Dataset:
     formats = dict.fromkeys(d.format for d in given)
     notes = dict.fromkeys(n for d in given for n in d.notes)
     name = f"{given[0].name} and {len(given) - 1} more"
-    meta = given[0].meta if all(d.meta == given[0].meta for d in given) else {}
+    meta = {k: v for k, v in given[0].meta.items() if all(k in d.meta and d.meta[k] == v for d in given[1:])}
     return Dataset(rows, offsets, name, ", ".join(formats), tuple(notes), meta)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from rlx import replay
 from rlx.replay import columns, datasets
-from rlx.replay.datasets import d4rl, unpickle
+from rlx.replay.datasets import unpickle
 from tests.replay import test_readers, test_readers_demos
 
 
@@ -207,10 +207,10 @@ def test_rows_that_differ_are_found_where_they_are_few_and_many(shape, every):
     a = np.random.default_rng(0).normal(size=shape)
     wanted = np.arange(len(a)) % every == 0
     b = np.where(wanted.reshape(-1, *(1 for _ in shape[1:])), a + 1, a)
-    assert d4rl._differ(a, b).tolist() == wanted.tolist() and not d4rl._differ(a, a).any()
+    assert columns.differ(a, b).tolist() == wanted.tolist() and not columns.differ(a, a).any()
     b = a.copy()
     b.reshape(len(a), -1)[7, -1] = np.nan
-    assert np.flatnonzero(d4rl._differ(a, b)).tolist() == [7]
+    assert np.flatnonzero(columns.differ(a, b)).tolist() == [7]
 
 
 def test_arrays_that_begin_where_devices_like_it():

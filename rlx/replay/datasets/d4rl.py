@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from rlx.replay import columns
 from rlx.replay.dataset import Dataset, from_steps
 from rlx.replay.datasets.found import CUTS, Found, Layout, Reading, first_episodes, look, need, one_length, one_per_entry
+from rlx.replay.datasets.found import reading as reading_of
 
 _KNOWN = ("observations", "actions", "rewards", "terminals", "timeouts", "dones", "next_observations")
 _INFOS = {"infos/qpos": "qpos", "infos/qvel": "qvel"}
@@ -36,7 +37,7 @@ def from_d4rl(data: Mapping[str, Any] | str | os.PathLike, bounds: Any = None, *
         ValueError: missing keys, unequal lengths, what is no number or not finite, ends that are not 0 or 1, actions beyond
             their bounds, or no way to know where episodes end.
     """
-    options = Reading(bounds=bounds, **reading)
+    options = reading_of(bounds=bounds, **reading)
     if isinstance(data, str | os.PathLike):
         with columns.of(data):
             return _read(look(Path(data)), options)
@@ -44,26 +45,38 @@ def from_d4rl(data: Mapping[str, Any] | str | os.PathLike, bounds: Any = None, *
         return dataset(dict(data), "D4RL data", options)
 
 
-def dataset(columns_by_name: dict[str, Any], name: str, reading: Reading) -> Dataset:
-    """`from_d4rl` of arrays, as a reader calls it."""
-    return _dataset({k: v for k, v in columns_by_name.items() if k not in reading.ignore}, name, "D4RL", reading)
+def dataset(columns_by_name: dict[str, Any], name: str, reading: Reading, index: np.ndarray | None = None) -> Dataset:
+    """`from_d4rl` of arrays, as a reader calls it. ``index``: where trajectories end for certain, whatever columns say."""
+    _only("D4RL", reading, (*_KNOWN, *_INFOS, *columns_by_name))
+    taken = {k: v for k, v in columns_by_name.items() if k not in reading.ignore}
+    return _dataset(taken if index is None else taken | {"index": index}, name, "D4RL", reading)
+
+
+def _only(layout: str, reading: Reading, known: Iterable[str]) -> None:
+    reading.only(layout, "bounds", *("dones",) * (layout == "D4RL"), "horizon", "ignore", known=tuple(known))
 
 
 def _read(found: Found, reading: Reading) -> Dataset:
+    _only("D4RL", reading, (*_KNOWN, *_INFOS, *found.arrays))
     arrays = found.load([k for k in (*_KNOWN, *_INFOS) if k not in reading.ignore])
     return _dataset(arrays, str(found.path), "D4RL", reading)
 
 
 def _read_neorl(found: Found, reading: Reading) -> Dataset:
+    _only("NeoRL", reading, (*_NEORL, "index", *found.arrays))
     arrays = found.load([k for k in (*_NEORL, "index") if k not in reading.ignore])
     renamed = {_NEORL.get(k, k): v for k, v in arrays.items()}
     return _dataset(renamed, str(found.path), "NeoRL", reading)
 
 
 def _dataset(given: dict[str, Any], name: str, format: str, reading: Reading) -> Dataset:
-    need(given, ("observations", "actions", "rewards"))
+    free = "rewards" in reading.ignore
+    if not free and "rewards" not in given and {"observations", "actions"} <= given.keys():
+        raise ValueError(f"it lacks rewards; it has {', '.join(given)}. With ignore=rewards they are 0.")
+    need(given, _KNOWN[: 2 if free else 3])
     given = {k: columns.numbers(v, k) for k, v in given.items() if k in (*_KNOWN, *_INFOS, "index")}
     trajectories = given.pop("index", None)
+    given.setdefault("rewards", np.zeros(given["observations"].shape[:1], np.float32))
     count = one_length(given)
     for k in given:
         columns.finite(given[k], k)
@@ -73,6 +86,7 @@ def _dataset(given: dict[str, Any], name: str, format: str, reading: Reading) ->
     if following is not None and following.shape != obs.shape:
         raise ValueError(f"next_observations is {list(following.shape)}, observations {list(obs.shape)}; they must be alike.")
     terminal, ends, notes = _ends(given, trajectories, reading)
+    notes += ["no rewards: they are 0"] * free
     ends[-1] = True
     borders = first_episodes(np.concatenate([[0], np.flatnonzero(ends) + 1]), reading)
     info = {short: given[k] for k, short in _INFOS.items() if k in given}
@@ -130,7 +144,7 @@ def _ends(
     """What terminated, bool [N]; where episodes end, bool [N]; and what is to be said about it."""
     flags = {k: columns.flags(one_per_entry(given[k], k), k) for k in ("terminals", "timeouts", "dones") if k in given}
     count = len(given["rewards"])
-    terminal, timeout, notes = flags.get("terminals"), flags.get("timeouts"), []
+    terminal, timeout, notes = flags.get("terminals"), flags.get("timeouts"), _unused(flags, trajectories, reading)
     if terminal is None:
         if "dones" not in flags:
             raise ValueError(f"it lacks terminals; it has {', '.join(given)}.")
@@ -152,7 +166,7 @@ def _ends(
             notes.append(_jump_words(given, ends))
         return terminal, ends, list(filter(None, notes))
     obs = given["observations"]
-    jump = np.append(_differ(following[:-1], obs[1:]), False)
+    jump = np.append(columns.differ(following[:-1], obs[1:]), False)
     if timeout is None:
         notes.append("no timeouts: episodes end where next_observations and the next observation differ")
         return terminal, terminal | jump, notes
@@ -167,14 +181,14 @@ def _ends(
     return terminal, terminal | timeout, notes
 
 
-def _differ(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Where rows [N, ...] differ, bool [N]. Few do, so they are picked out, which is faster than to ask each row."""
-    rows, differ = np.zeros(len(a), bool), a != b
-    width = differ.size // max(len(a), 1)
-    if np.count_nonzero(differ) > len(a):
-        return differ.reshape(len(a), width).any(1)
-    rows[np.flatnonzero(differ) // max(width, 1)] = True
-    return rows
+def _unused(flags: Mapping[Any, np.ndarray], trajectories: np.ndarray | None, reading: Reading) -> list[str]:
+    """What was said that this file does not leave open."""
+    told = "timeouts" if "timeouts" in flags else "index" if trajectories is not None else ""
+    told = told or ("dones" if "terminals" not in flags and reading.dones == "truncated" else "")
+    notes = ["dones= is not used: there are terminals"] * (reading.dones is not None and "terminals" in flags)
+    if reading.horizon is not None and told and (reading.dones != "both" or "terminals" in flags):
+        notes.append(f"horizon= is not used: {told} say where episodes were cut")
+    return notes
 
 
 def _of_dones(
@@ -184,7 +198,8 @@ def _of_dones(
     if reading.dones is None:
         raise ValueError(
             "it has dones and no terminals, and dones may mark terminal states, where a value ends, or time limits, where it "
-            f"goes on: say which by dones=terminated, dones=truncated, or dones=both with horizon=STEPS. "
+            "goes on: say which by dones=terminated, dones=truncated, or dones=both with horizon=STEPS (of commands: "
+            f"--data-option dones=terminated). "
             f"{_jump_words(given, dones)}"
         )
     if reading.dones == "terminated":
@@ -226,7 +241,8 @@ def _trajectory_ends(index: np.ndarray, count: int) -> np.ndarray:
 def _ask(given: dict[str, np.ndarray], terminal: np.ndarray) -> str:
     return (
         "without timeouts and next_observations nothing says where episodes end that did not terminate: say horizon=STEPS if "
-        f"they were cut after so many, horizon=0 if none was, or add timeouts, 1 at the last entry of each that was cut. "
+        "they were cut after so many, horizon=0 if none was (of commands: --data-option horizon=STEPS), or add timeouts, 1 at "
+        f"the last entry of each that was cut. "
         f"{_jump_words(given, terminal)}"
     )
 
@@ -236,6 +252,8 @@ def _jump_words(given: dict[str, np.ndarray], ends: np.ndarray) -> str:
     obs = given["observations"].reshape(len(ends), -1)
     if len(obs) < 2:
         return ""
+    if ends[:-1].all():
+        return "Every entry is marked as an end, each an episode of one step."
     steps = np.abs(np.diff(obs.astype(np.float32), axis=0)).max(1)
     usual, steps = float(np.median(steps)), np.where(ends[:-1], -1, steps)
     at = int(np.argmax(steps))
@@ -244,7 +262,9 @@ def _jump_words(given: dict[str, np.ndarray], ends: np.ndarray) -> str:
 
 
 def _is_d4rl(found: Found) -> bool:
-    return found.has("observations", "actions", "rewards") and bool(found.names & {"terminals", "dones"})
+    """Without rewards too where it has timeouts, which OGBench's files have not, so that what is asked for is named."""
+    ends = found.names & {"terminals", "dones"}
+    return found.has("observations", "actions") and bool(ends) and bool(found.names & {"rewards", "timeouts"})
 
 
 LAYOUT = Layout("D4RL", "observations, actions, rewards, terminals, timeouts [N, ...] (HDF5, .npz)", _is_d4rl, _read)

@@ -74,6 +74,7 @@ def _check_images(obs: Mapping[str, np.ndarray], where: str) -> None:
 
 
 def _read(found: Found, reading: Reading) -> Dataset:
+    reading.only("demonstrations", "bounds", "keys")
     with hdf5.opened(found.path) as file:
         names = sorted(k for k in hdf5.names(file) if k.startswith("ep_"))[: reading.episodes]
         parts = []
@@ -114,6 +115,7 @@ def _episode(group: h5py.Group, name: str, reading: Reading) -> tuple[Row, np.nd
 LAYOUT = Layout(
     "demonstrations",
     "ep_00000/{action, reward, proprio, rgb_CAMERA} (HDF5), as datasets.write_demos writes it",
-    lambda f: f.kind == "hdf5" and any(k.startswith("ep_") and k.endswith("/action") for k in f.arrays),
+    lambda f: any(k.startswith("ep_") and k.endswith("/action") for k in f.arrays),
     _read,
+    ("hdf5",),
 )

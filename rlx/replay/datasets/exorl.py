@@ -17,10 +17,12 @@ from rlx.replay.datasets.found import Found, Layout, Reading, need, one_length, 
 from rlx.types import PHYSICS
 
 _NAMES = ("observation", "action", "reward", "discount")
+_MORE = ("physics", "pixels")
 
 
 def _read(found: Found, reading: Reading) -> Dataset:
-    given = found.load([k for k in (*_NAMES, "physics", "pixels") if k not in reading.ignore])
+    reading.only("ExoRL", "bounds", "ignore", "keys", known=(*_NAMES, *_MORE, *found.arrays))
+    given = found.load([k for k in (*_NAMES, *_MORE) if k not in reading.ignore])
     if "reward" in reading.ignore and "discount" in given:
         given["reward"] = np.zeros(given["discount"].shape, np.float32)
     need(given, _NAMES)
@@ -35,11 +37,12 @@ def _read(found: Found, reading: Reading) -> Dataset:
         )
     action = columns.actions(columns.scaled(given["action"][1:], reading.bounds, "action"), "action")
     taken = np.concatenate([action, np.zeros_like(given["action"][:1], action.dtype)])
-    obs: Any = given["observation"]
+    obs: Any = {"observation": given["observation"]}
     if "pixels" in given:
-        obs = {"observation": obs, "pixels": _channels_last(given["pixels"])}
-        obs = {k: obs[k] for k in reading.keys} if reading.keys else obs
-        obs = next(iter(obs.values())) if len(obs) == 1 else obs
+        obs["pixels"] = _channels_last(given["pixels"])
+    need(obs, reading.keys)
+    obs = {k: obs[k] for k in reading.keys or obs}
+    obs = next(iter(obs.values())) if len(obs) == 1 else obs
     info = {PHYSICS: given["physics"]} if "physics" in given else {}
     rows = from_rows(obs, taken, one_per_entry(reward, "reward"), discount == 0, np.array([0, count]), info)
     return Dataset(*rows, str(found.path), "ExoRL")
@@ -55,6 +58,7 @@ def _channels_last(pixels: np.ndarray) -> np.ndarray:
 LAYOUT = Layout(
     "ExoRL",
     "observation, action, reward, discount [T + 1, ...], an .npz per episode",
-    lambda f: f.kind == "npz" and f.has(*_NAMES),
+    lambda f: f.has(*_NAMES),
     _read,
+    ("npz",),
 )

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from rlx import files
-from rlx.config import replace, size
+from rlx.config import check, nearest, replace, size
 from rlx.replay import columns
 from rlx.replay.columns import Header
 from rlx.replay.dataset import Dataset
@@ -23,7 +23,9 @@ class Reading:
     """What a file may leave open. Nothing of it is guessed: where a file needs one, the message says which."""
 
     format: str | None = size(None, "the layout, where the contents do not say it")
-    bounds: Any = size(None, "actions beyond [-1, 1]: LOW,HIGH that -1 and 1 stand for; data: the least and greatest; clip")
+    bounds: Any = size(  # finite or not is asked where they are applied, beside the actions that they are to scale
+        None, "actions beyond [-1, 1]: LOW,HIGH that -1 and 1 stand for; data: the least and greatest; clip", finite=False
+    )
     dones: Literal["terminated", "truncated", "both"] | None = size(
         None, "what `dones` mark: terminal states, time limits, or both (then after `horizon` steps it is the limit)"
     )
@@ -34,17 +36,46 @@ class Reading:
     episodes: int | None = size(None, "so many at most, the first ones", least=1)
     trust_arrays: bool = size(False, "read layouts that exist as pickles only: arrays, numbers, text, lists and dicts of them")
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no file is read by: a number out of its bounds, ``bounds`` that are none."""
+        columns.limits(self.bounds)
+        check(self)
 
-def reading(**options: Any) -> Reading:
-    """A `Reading`, of values that may be as a command line gives them: lists with commas between.
+    def only(self, layout: str, *uses: str, known: Collection[str] = ()) -> None:
+        """For readers: nothing is said that this one does not use, so that no option is without effect unnoticed.
+
+        Raises:
+            ValueError: an option other than ``uses``, or a column in ``ignore`` that is none of ``known``; the message says
+                which there are.
+        """
+        for one in fields(self):
+            if one.name not in (*uses, *_ALL_USE) and getattr(self, one.name) != one.default:
+                raise ValueError(
+                    f"{one.name}={_said(getattr(self, one.name))} is of no use to the layout {layout}, which takes "
+                    f"{', '.join((*uses, *_ALL_USE[:2]))}: leave it out."
+                )
+        odd = [k for k in self.ignore if k not in known]
+        if odd:
+            hint = nearest(odd[0], set(known))
+            raise ValueError(f"ignore={odd[0]} names no column of the layout {layout}, nor of this file.{hint}")
+
+
+_ALL_USE = ("episodes", "format", "trust_arrays")  # the last one comes with every command of `rlx data`
+
+
+def _said(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def reading(start: Reading | None = None, /, **options: Any) -> Reading:
+    """A `Reading`, of values that may be as a command line gives them: lists with commas between. ``start``: what holds for
+    the options that are not named.
 
     Raises:
-        ValueError: an unknown name, or a value of another type.
+        ValueError: an unknown name, a value of another type, or one out of its bounds.
     """
-    several = ("ignore", "keys")
-    return replace(
-        Reading(), {k: tuple(v.split(",")) if k in several and isinstance(v, str) else v for k, v in options.items()}
-    )
+    apart = lambda k, v: tuple(filter(None, v.split(","))) if k in ("ignore", "keys") and isinstance(v, str) else v
+    return replace(start or Reading(), {k: apart(k, v) for k, v in options.items()})
 
 
 # Of `Dataset.meta`, where the last step before each cut is missing, since nothing says what followed it.
@@ -83,12 +114,17 @@ class Found:
 
 
 class Layout(NamedTuple):
-    """A published layout of files. ``fits`` looks at names, shapes and dtypes alone."""
+    """A published layout of files. ``fits`` looks at names, shapes and dtypes alone, of what is of one of ``kinds``."""
 
     name: str
     about: str
     fits: Callable[[Found], bool]
     read: Callable[[Found, Reading], Dataset]
+    kinds: tuple[Kind, ...] = ("npz", "hdf5")
+
+    def holds(self, found: Found) -> bool:
+        """Whether this is the layout of what lies there."""
+        return found.kind in self.kinds and self.fits(found)
 
 
 def look(path: Path) -> Found:

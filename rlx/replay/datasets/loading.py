@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import replace as but
 from pathlib import Path
 from typing import Any
 
-from rlx.config import nearest, replace
+from rlx.config import nearest
 from rlx.replay import columns
 from rlx.replay.dataset import Dataset, join
 from rlx.replay.datasets import d4rl, demonstrations, exorl, minari, native, ogbench, pickled, robohive, robomimic
@@ -30,62 +31,115 @@ LAYOUTS: tuple[Layout, ...] = (
     pickled.LAYOUT,
 )
 _SUFFIXES = (".npz", ".hdf5", ".h5", ".pickle", ".pkl", ".pt")  # of the files in a folder that may be data
+_WORDS = {"npz": "an .npz", "hdf5": "HDF5", "pickle": "a pickle", "torch": "a file of torch.save", "folder": "a folder"}
 
 Source = str | os.PathLike | Iterable[str | os.PathLike]
 
 
 def load(source: Source, reading: Reading | None = None, **options: Any) -> Dataset:
     """The episodes of a file, of a folder of files, of a glob, or of a list of these, joined in sorted order (a list: as
-    given).
+    given). Of a folder's own folders those that are datasets are read, such as shards; what is left out is said.
 
     The layout is recognised from the contents; `Dataset.format` says which it was and `Dataset.notes` what was done.
     ``options`` are the fields of `Reading`, which say what a file leaves open.
 
     Raises:
-        ValueError: nothing is there, no layout fits, the file is damaged, or it leaves something open that no option says; the
-            message names the file, the column, the row where there is one, and what to do.
+        ValueError: nothing is there, no layout fits, the file is damaged, it leaves something open that no option says, or an
+            option says what its layout does not use; the message names the file, the column, the row where there is one, and
+            what to do.
     """
-    chosen = reading_of(**options) if reading is None else replace(reading, options)
-    return _joined(paths(source), chosen)
+    chosen = reading_of(reading, **options)
+    notes, given = list[str](), paths(source)
+    whole = join(_as_many((one for path in given for one in parts(look(path), chosen.format, notes, given)), chosen))
+    return but(whole, notes=(*whole.notes, *notes)) if notes else whole
 
 
-def _joined(files: list[Path], reading: Reading) -> Dataset:
+def _as_many(given: Iterable[Found], reading: Reading) -> list[Dataset]:
     """As many of them as hold the episodes that were asked for."""
-    parts: list[Dataset] = []
-    for path in files:
-        left = None if reading.episodes is None else reading.episodes - sum(map(len, parts))
+    read, left = list[Dataset](), reading.episodes
+    for found in given:
+        read.append(_load(found, but(reading, episodes=left)))
+        left = None if left is None else left - len(read[-1])
         if left == 0:
             break
-        parts.append(_load(look(path), replace(reading, {"episodes": left})))
-    return join(parts)
+    return read
 
 
 def layout_of(found: Found, format: str | None = None) -> Layout | None:
-    """The layout of what lies there, by its contents or by name; None where none fits.
+    """The layout of what lies there, by its contents or by name; None where none fits. A folder whose files are to be of the
+    layout of that name has none itself.
 
     Raises:
-        ValueError: there is no layout of that name.
+        ValueError: there is no layout of that name, or it is one of other kinds of files.
     """
-    if format is not None:
-        known = {layout.name.lower(): layout for layout in LAYOUTS}
-        if format.lower() not in known:
-            raise ValueError(f"unknown format {format!r}.{nearest(format, [layout.name for layout in LAYOUTS])}")
-        return known[format.lower()]
-    return next((layout for layout in LAYOUTS if layout.fits(found)), None)
+    own = next((layout for layout in LAYOUTS if layout.holds(found)), None)
+    if format is None:
+        return own
+    named = next((layout for layout in LAYOUTS if layout.name.lower() == format.lower()), None)
+    if named is None:
+        raise ValueError(f"unknown format {format!r}.{nearest(format, [layout.name for layout in LAYOUTS])}")
+    if named.holds(found) or (found.kind != "folder" and found.kind in named.kinds):
+        return named
+    if found.kind == "folder" and own is None:
+        return None
+    what = f"{_WORDS[found.kind]}{f' of the layout {own.name}' if own else ''}"
+    kinds = " or ".join(_WORDS[kind] for kind in named.kinds)
+    raise ValueError(
+        f"{found.path} is {what}; format={format} is for {kinds}: leave format out, and the layout is seen from the contents."
+    )
 
 
 def paths(source: Source) -> list[Path]:
     """The files and folders that ``source`` names. Raises ValueError where there is none."""
     if not isinstance(source, str | os.PathLike):
-        return [path for one in source for path in paths(one)] or _nothing(source)
+        return _once([path for one in source for path in paths(one)]) or _nothing(source)
     path = Path(source).expanduser()
     if path.exists() or not glob.has_magic(str(path)):
         return [path]
-    return sorted(map(Path, glob.glob(str(path), recursive=True)), key=natural) or _nothing(source)
+    return _once(sorted(map(Path, glob.glob(str(path), recursive=True)), key=natural)) or _nothing(source)
+
+
+def _once(given: list[Path]) -> list[Path]:
+    """Without what is read as a part of another one: ``data/**`` names the folder, and all that is in it as well."""
+    folders = {path: layout_of(look(path)) is not None for path in given if path.is_dir()}
+    if not folders or len(given) == 1:
+        return given
+    whole = {path for path, is_dataset in folders.items() if is_dataset}
+    taken = lambda path: path.parent in folders and folders.get(path, path.suffix in _SUFFIXES)  # as `parts` reads it
+    return [path for path in given if not whole.intersection(path.parents) and not taken(path)]
 
 
 def _nothing(source: Any) -> list[Path]:
     raise ValueError(f"there is no dataset {source}: nothing is there.")
+
+
+def parts(
+    found: Found, format: str | None = None, notes: list[str] | None = None, given: Collection[Path] = ()
+) -> Iterable[Found]:
+    """What is read of what lies there, one after another: itself, or of a folder that is no dataset the files and datasets in
+    it. ``notes``: where to say what is left out, unless it is ``given`` itself.
+
+    Raises:
+        ValueError: there is nothing to read in it.
+    """
+    if found.kind != "folder" or layout_of(found, format) is not None:
+        return [found]
+    inside, left = list[Path](), list[str]()
+    for path in sorted(found.path.iterdir(), key=natural):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir() and layout_of(look(path)) is None:
+            left += [path.name] * (path not in given and any(p.suffix in _SUFFIXES for p in path.iterdir()))
+        elif path.is_dir() or path.suffix in _SUFFIXES:
+            inside.append(path)
+    if not inside:
+        deeper = f" There are some in folders of it, give these: {', '.join(left)}." if left else ""
+        raise ValueError(
+            f"{found.path} is a folder without data: neither files ({', '.join(_SUFFIXES)}) nor a layout.{deeper}{_known()}"
+        )
+    if left and notes is not None:
+        notes.append(f"folders in {found.path} that are left out, give them too where they belong to it: {', '.join(left)}")
+    return map(look, inside)
 
 
 def _load(found: Found, reading: Reading) -> Dataset:
@@ -93,13 +147,6 @@ def _load(found: Found, reading: Reading) -> Dataset:
     if layout is not None:
         with columns.of(found.path):
             return layout.read(found, reading)
-    if found.kind == "folder":
-        inside = [p for p in sorted(found.path.iterdir(), key=natural) if p.suffix in _SUFFIXES and not p.name.startswith(".")]
-        if not inside:
-            raise ValueError(
-                f"{found.path} is a folder without data: neither files ({', '.join(_SUFFIXES)}) nor a layout.{_known()}"
-            )
-        return _joined(inside, reading)
     held = ", ".join(sorted(found.names)) or "nothing that can be listed"
     raise ValueError(f"{found.path} ({found.kind}) is of no layout that is known; it holds {held}.{_known()}")
 

@@ -23,9 +23,10 @@ from rlx.replay import columns
 from rlx.replay.dataset import Dataset, from_rows
 from rlx.replay.datasets import hdf5
 from rlx.replay.datasets.found import Found, Layout, Reading, look, need, one_per_entry
+from rlx.replay.datasets.found import reading as reading_of
 from rlx.types import PyTree
 
-_FILE = Path("data", "main_data.hdf5")
+FILE = Path("data", "main_data.hdf5")  # within a dataset's folder
 _NAMES = ("observations", "actions", "rewards", "terminations", "truncations")
 
 
@@ -37,7 +38,7 @@ def from_minari(episodes: Any, bounds: Any = None, **reading: Any) -> Dataset:
         ValueError: missing fields, unequal lengths, what is no number or not finite, ends that are not 0 or 1 or stand within
             an episode, actions beyond their bounds.
     """
-    options = Reading(bounds=bounds, **reading)
+    options = reading_of(bounds=bounds, **reading)
     if isinstance(episodes, str | os.PathLike):
         found = look(Path(episodes))
         if not _is_minari(found):
@@ -84,6 +85,7 @@ def _plain(tree: Any) -> Any:
 
 def _of_episodes(episodes: Iterable[Any], name: str, reading: Reading, meta: Mapping[str, Any] | None = None) -> Dataset:
     """Episodes, or (what to call it, episode) pairs, as one dataset."""
+    reading.only("Minari", "bounds", "keys")
     parts: list[tuple] = []
     notes, empty = [], 0
     for i, given in enumerate(episodes):
@@ -133,14 +135,16 @@ def _columns(episode: Mapping[str, Any], name: str, reading: Reading) -> tuple[P
             raise ValueError(f"{name}: {k} ends it at step {int(np.argmax(marks))} of {taken}; cut it there.")
     pad = lambda x: np.concatenate([x, np.zeros_like(x[:1])])
     shift = lambda x: np.concatenate([np.zeros_like(x[:1]), x])
-    if isinstance(obs, dict) and reading.keys:
+    if reading.keys:
+        if not isinstance(obs, dict):
+            raise ValueError(f"{name}: observations are one array, of which keys name no part: leave keys out.")
         need(obs, reading.keys, f"{name}: observations")
         obs = {k: obs[k] for k in reading.keys}
     return obs, jax.tree.map(pad, actions), shift(rewards.astype(np.float32)), shift(ended)
 
 
 def _read(found: Found, reading: Reading) -> Dataset:
-    path = found.path / _FILE if found.kind == "folder" else found.path
+    path = found.path / FILE if found.kind == "folder" else found.path
     if not path.exists():
         raise ValueError(
             "it has no data/main_data.hdf5: Minari wrote it in another form. Where minari is installed, "
@@ -166,10 +170,14 @@ def _meta(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_minari(found: Found) -> bool:
     if found.kind == "folder":
-        return (found.path / _FILE).exists() or (found.path / _FILE).with_name("metadata.json").exists()
+        return (found.path / FILE).exists() or (found.path / FILE).with_name("metadata.json").exists()
     return found.kind == "hdf5" and any(re.fullmatch(r"episode_\d+/terminations", k) for k in found.arrays)
 
 
 LAYOUT = Layout(
-    "Minari", "a folder with data/main_data.hdf5, or that file: groups episode_0, episode_1, ...", _is_minari, _read
+    "Minari",
+    "a folder with data/main_data.hdf5, or that file: groups episode_0, episode_1, ...",
+    _is_minari,
+    _read,
+    ("folder", "hdf5"),
 )

@@ -21,7 +21,7 @@ import numpy as np
 
 from rlx import files
 from rlx.replay import columns
-from rlx.replay.dataset import Dataset, from_rows
+from rlx.replay.dataset import Dataset, from_rows, replaced
 from rlx.replay.datasets.found import Layout, Reading, need, one_length
 from rlx.replay.datasets.mapped import Mapped
 from rlx.replay.episodes import episode_row
@@ -79,6 +79,8 @@ def read(path: str | os.PathLike) -> Dataset:
 
 
 def _read_file(path: Path, reading: Reading) -> Dataset:
+    with columns.of(path):
+        reading.only("rlx", "bounds")
     arrays = columns.load(path)
     if str(arrays.pop("format", "")) != FORMAT:
         raise ValueError(f"{path} is not a dataset of rlx; rlx.replay.load reads others too.")
@@ -118,17 +120,26 @@ def _rows(arrays: dict[str, Any], reading: Reading, sound: bool = False) -> tupl
     if sound:
         first = np.zeros(offsets[-1], bool)
         first[offsets[:-1]] = True
-        ends: dict[str, Any] = {k: np.asarray(arrays[k][:]) for k in _FLAT}
-        return Row(**{k: _unflatten(k, arrays) for k in _TREES}, **ends, first=first, valid=np.ones(len(first), bool)), offsets
+        tree: dict[str, Any] = {k: _unflatten(k, arrays) for k in _TREES} | {k: np.asarray(arrays[k][:]) for k in _FLAT}
+        if reading.bounds is not None:
+            each = lambda x: replaced(_scaled(np.asarray(x[:]), offsets, reading), np.roll(first, -1), 0)
+            tree["action"] = jax.tree.map(each, tree["action"])
+        return Row(**tree, first=first, valid=np.ones(len(first), bool)), offsets
     plain = {k: columns.numbers(v, k) for k, v in arrays.items()}
     terminated, truncated = (columns.flags(plain[k], k) for k in ("terminated", "truncated"))
-    tree: dict[str, Any] = {k: _unflatten(k, plain) for k in _TREES}
-    tree["action"] = jax.tree.map(
-        lambda x: columns.actions(columns.scaled(x, reading.bounds, "action"), "action"), tree["action"]
-    )
+    tree = {k: _unflatten(k, plain) for k in _TREES}
+    tree["action"] = jax.tree.map(lambda x: _scaled(x, offsets, reading), tree["action"])
     early = truncated.copy()
     early[offsets[1:] - 1] = False
     return from_rows(tree["obs"], tree["action"], plain["reward"], terminated | early, offsets, tree["info"], tree["extras"])
+
+
+def _scaled(action: np.ndarray, offsets: np.ndarray, reading: Reading) -> np.ndarray:
+    """Actions in the units that ``bounds`` say. Those of last rows lead nowhere: they are none of the least or greatest."""
+    if reading.bounds is not None:
+        action = action.copy()
+        action[offsets[1:] - 1] = action[offsets[:-1]]
+    return columns.actions(columns.scaled(action, reading.bounds, "action"), "action")
 
 
 def _flatten(name: str, tree: PyTree) -> dict[str, np.ndarray]:
@@ -264,13 +275,16 @@ def _manifest(path: Path, unfinished: bool = False) -> dict[str, Any]:
 
 def mapped(path: str | os.PathLike, reading: Reading | None = None) -> Dataset:
     """The episodes of a folder of shards, its columns mapped from the files: nothing is read before it is asked for, so the
-    data may be larger than memory. Sizes are compared with the list, checksums are not: `verify` does that.
+    data may be larger than memory; but for actions where ``bounds`` scale them. Sizes are compared with the list, checksums are
+    not: `verify` does that.
 
     Raises:
         ValueError: no such folder, one that is not complete, or a file of it that is missing or of another size.
     """
     path = Path(path)
     manifest, reading = _manifest(path), reading or Reading()
+    with columns.of(path):
+        reading.only("rlx shards", "bounds")
     names = list(manifest.get("columns", {}))
     each = {name: [_open(path, shard, name) for shard in manifest["shards"]] for name in names}
     if not each:
@@ -320,10 +334,12 @@ FILE = Layout(
     "what datasets.write wrote (.npz)",
     lambda f: f.has("format", "offsets", "terminated", "truncated"),
     lambda f, r: _read_file(f.path, r),
+    ("npz",),
 )
 FOLDER = Layout(
     "rlx shards",
     f"a folder with {MANIFEST}, as `rlx data convert` writes it",
-    lambda f: f.kind == "folder" and MANIFEST in f.names,
+    lambda f: MANIFEST in f.names,
     lambda f, r: _read_folder(f.path, r),
+    ("folder",),
 )

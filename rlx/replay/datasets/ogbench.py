@@ -19,6 +19,7 @@ import numpy as np
 from rlx.replay import columns
 from rlx.replay.dataset import Dataset, from_rows, from_steps
 from rlx.replay.datasets.found import Found, Layout, Reading, first_episodes, look, need, one_length, one_per_entry
+from rlx.replay.datasets.found import reading as reading_of
 
 _OWN = ("observations", "actions", "terminals", "rewards", "masks", "valids", "next_observations")
 
@@ -31,13 +32,16 @@ def from_ogbench(data: Mapping[str, Any] | str | os.PathLike, bounds: Any = None
         ValueError: missing keys, unequal lengths, what is no number or not finite, ends that are not 0 or 1, actions beyond
             their bounds, a trajectory of one observation or one without its end.
     """
-    options = Reading(bounds=bounds, **reading)
+    options = reading_of(bounds=bounds, **reading)
     if isinstance(data, str | os.PathLike):
         return _read(look(Path(data)), options)
-    return _dataset(dict(data), "OGBench data", options)
+    options.only("OGBench", "bounds", "ignore", known=(*_OWN, *data))
+    return _dataset({k: v for k, v in data.items() if k not in options.ignore}, "OGBench data", options)
 
 
 def _read(found: Found, reading: Reading) -> Dataset:
+    with columns.of(found.path):
+        reading.only("OGBench", "bounds", "ignore", known=(*_OWN, *found.arrays))
     return _dataset(found.load([k for k in found.arrays if k not in reading.ignore]), str(found.path), reading)
 
 
@@ -70,6 +74,13 @@ def _of_transitions(
     reading: Reading,
 ) -> tuple:
     ends = last | solved
+    jump = columns.differ(given["next_observations"][:-1], given["observations"][1:]) & ~ends[:-1]
+    if jump.any():
+        raise ValueError(
+            f"after entry {int(np.argmax(jump))} comes another observation than its next_observations says, and neither "
+            f"terminals nor masks end an episode there ({int(jump.sum())} such entries): the two are out of step. Mend "
+            "terminals, 1 at the last transition of each trajectory; or, if another column marks time limits, call it timeouts."
+        )
     ends[-1] = True
     borders = first_episodes(np.concatenate([[0], np.flatnonzero(ends) + 1]), reading)
     cut = lambda x: x[: borders[-1]]
@@ -113,7 +124,9 @@ def _of_observations(
 
 
 def _is_ogbench(found: Found) -> bool:
-    return found.has("observations", "actions", "terminals") and ("rewards" not in found.names or "masks" in found.names)
+    """D4RL's files have timeouts, which no form of OGBench's has: these must not become one more column."""
+    own = "rewards" not in found.names or "masks" in found.names
+    return found.has("observations", "actions", "terminals") and own and "timeouts" not in found.names
 
 
 LAYOUT = Layout(

@@ -29,7 +29,8 @@ def _read(found: Found, reading: Reading) -> Dataset:
         )
     tree = unpickle.load(found.path)
     if isinstance(tree, list | tuple) and tree and all(unpickle.arrays(x) for x in tree):
-        return d4rl.dataset(_joined([unpickle.arrays(x) or {} for x in tree[: reading.episodes]]), str(found.path), reading)
+        whole, ends = _joined([unpickle.arrays(x) or {} for x in tree[: reading.episodes]])
+        return d4rl.dataset(whole, str(found.path), reading, ends)
     if robohive.is_episode(tree):
         return robohive.of_episode(tree, found, reading)
     if isinstance(tree, dict) and all(isinstance(tree.get(k), list | tuple) for k in _SINDY):
@@ -43,8 +44,9 @@ def _read(found: Found, reading: Reading) -> Dataset:
     return d4rl.dataset(arrays, str(found.path), reading)
 
 
-def _joined(episodes: list[dict[str, np.ndarray]]) -> dict[str, Any]:
-    """Columns of all episodes; where none says so, the last entry of an episode that did not terminate is its time limit."""
+def _joined(episodes: list[dict[str, np.ndarray]]) -> tuple[dict[str, Any], np.ndarray]:
+    """Columns of all episodes, and where each ends: whatever they mark, the last entry of one that did not terminate is its
+    time limit."""
     names = [k for k in episodes[0] if all(k in e for e in episodes)]
     for i, episode in enumerate(episodes):
         with columns.of(f"trajectory {i}"):
@@ -54,17 +56,14 @@ def _joined(episodes: list[dict[str, np.ndarray]]) -> dict[str, Any]:
                 raise ValueError(
                     f"trajectory {i}: {k} is {list(episode[k].shape)}, of trajectory 0 {list(episodes[0][k].shape)}."
                 )
-    whole: dict[str, Any] = {k: np.concatenate([e[k] for e in episodes]) for k in names}
-    if "timeouts" not in whole and "rewards" in whole:
-        ends = np.cumsum([len(e["rewards"]) for e in episodes]) - 1
-        last = np.zeros(len(whole["rewards"]), bool)
-        last[ends] = True
-        whole["timeouts"] = last & ~np.asarray(whole.get("terminals", np.zeros(len(last))), bool).reshape(-1)
-    return whole
+    ends = np.cumsum([len(e[names[0]]) if names else 0 for e in episodes])
+    return {k: np.concatenate([e[k] for e in episodes]) for k in names}, ends
 
 
 def _trajectories(tree: dict[str, Any], name: str, reading: Reading) -> Dataset:
     """Of each trajectory the transitions between its observations; rewards that are None are 0."""
+    with columns.of(name):
+        reading.only("SINDy-RL", "bounds")
     xs, us, rs = (tree[k] for k in _SINDY)
     if not len(xs) == len(us) == len(rs) or not len(xs):
         raise ValueError(f"{name}: x, u and r have {len(xs)}, {len(us)} and {len(rs)} trajectories; they are to be as many.")
@@ -92,6 +91,7 @@ def _trajectories(tree: dict[str, Any], name: str, reading: Reading) -> Dataset:
 LAYOUT = Layout(
     "pickle",
     "with --trust-arrays: a dict of D4RL's columns or a list of them by episode; SINDy-RL's x, u, r; MoDem's demonstrations",
-    lambda f: f.kind in ("pickle", "torch"),
+    lambda f: True,
     _read,
+    ("pickle", "torch"),
 )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from rlx.files import free_memory
-from rlx.replay.datasets import native
+from rlx.replay.datasets import minari, native
 from rlx.replay.datasets.found import Found, look, reading
-from rlx.replay.datasets.loading import Source, layout_of, load, paths
+from rlx.replay.datasets.loading import Source, layout_of, load, parts, paths
 from rlx.types import ReplayState
 
 Where = Literal["device", "host", "disk"]
@@ -21,13 +22,13 @@ def replay_of(source: Source, where: Where = "device", **options: Any) -> Replay
         ValueError: as `load`; data that do not fit into memory, or that cannot be mapped.
     """
     if where == "disk":
-        found = [look(path) for path in paths(source)]
-        if len(found) > 1 or layout_of(found[0]) is not native.FOLDER:
+        found, chosen = [look(path) for path in paths(source)], reading(**options)
+        if len(found) > 1 or layout_of(found[0], chosen.format) is not native.FOLDER:
             raise ValueError(
                 f"{source} is no folder of shards, and only these are read from disk as they are drawn: make one by "
                 f"`rlx data convert {source} NAME`."
             )
-        return native.mapped(found[0].path, reading(**options)).replay(device=False)
+        return native.mapped(found[0].path, chosen).replay(device=False)
     needs, free = nbytes(source), free_memory()
     if free is not None and needs > free and "episodes" not in options:
         raise ValueError(
@@ -38,11 +39,19 @@ def replay_of(source: Source, where: Where = "device", **options: Any) -> Replay
 
 
 def nbytes(source: Source) -> int:
-    """About what `load` will take in memory, from the headers alone. Raises ValueError where nothing is there."""
-    return sum(_nbytes(look(path)) for path in paths(source))
+    """About what `load` will take in memory, from the headers of what it reads alone: files may be compressed. Of pickles it is
+    their size, and that of the folder of frames beside them. Raises ValueError where nothing is there."""
+    read = [one for path in paths(source) for one in parts(look(path))]
+    frames = {one.path.parent / "frames" for one in read if one.kind in ("pickle", "torch")}
+    return sum(map(_nbytes, read)) + sum(map(_on_disk, frames))
 
 
 def _nbytes(found: Found) -> int:
     if found.kind == "folder":
-        return sum(p.stat().st_size for p in found.path.rglob("*") if p.is_file())
+        inner = found.path / minari.FILE
+        return _nbytes(look(inner)) if inner.exists() else _on_disk(found.path)
     return found.nbytes or found.path.stat().st_size
+
+
+def _on_disk(folder: Path) -> int:
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())

@@ -63,6 +63,7 @@ def _flat(tree: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _traces(trials: Mapping[str, tuple[Collection[str], Callable]], found: Found, reading: Reading) -> Dataset:
+    reading.only("RoboHive", "bounds", "keys")
     parts, notes = [], [NOTE]
     for trial in sorted(trials, key=natural)[: reading.episodes]:
         names, get = trials[trial]
@@ -130,6 +131,7 @@ def is_episode(tree: Any) -> bool:
 
 def of_episode(tree: Mapping[str, Any], found: Found, reading: Reading) -> Dataset:
     """An episode with its images, ``rgb`` uint8 [L + 1, h, w, 3], and ``state``."""
+    reading.only("MoDem", "bounds", "keys")
     obs = {"rgb": _images(tree["frames"], found.path.parent / "frames")}
     if isinstance(tree.get("states"), np.ndarray):
         obs["state"] = columns.numbers(tree["states"], "states").astype(np.float32)
@@ -183,6 +185,7 @@ def _images(names: Any, folder: Path) -> np.ndarray:
 LAYOUT = Layout(
     "RoboHive",
     "TRIAL/{actions, env_infos/solved, env_infos/obs_dict/...} (HDF5; as a pickle with --trust-arrays)",
-    lambda f: f.kind == "hdf5" and any("/env_infos/" in k for k in f.arrays),
+    lambda f: any("/env_infos/" in k for k in f.arrays),
     _read,
+    ("hdf5",),
 )

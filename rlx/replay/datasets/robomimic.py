@@ -24,6 +24,7 @@ ORDER = ("object", *(f"robot0_{name}" for name in ROBOT))  # of the entries of a
 
 
 def _read(found: Found, reading: Reading) -> Dataset:
+    reading.only("robomimic", "bounds", "dones", "ignore", "keys", "split", known=("next_obs",))
     with hdf5.opened(found.path) as file:
         data = hdf5.group(file, "data")
         demos = {name: hdf5.group(data, name) for name in _names(file, data, reading)}
@@ -154,7 +155,7 @@ def _meta(attributes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fits(found: Found) -> bool:
-    return found.kind == "hdf5" and any(k.startswith("data/") and k.endswith("/actions") for k in found.arrays)
+    return any(k.startswith("data/") and k.endswith("/actions") for k in found.arrays)
 
 
-LAYOUT = Layout("robomimic", "data/demo_K/{actions, rewards, dones, obs/KEY} (HDF5)", _fits, _read)
+LAYOUT = Layout("robomimic", "data/demo_K/{actions, rewards, dones, obs/KEY} (HDF5)", _fits, _read, ("hdf5",))
