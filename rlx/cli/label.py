@@ -27,7 +27,7 @@ OUT = Annotated[str, tyro.conf.arg(aliases=("-o",))]
 class Flags:
     data: str = ""  # episodes: a file, folder or glob
     out: OUT = "labels.npz"  # the file of answers; what it holds already is not asked again
-    pairs: int = config.size(100, "pieces are drawn for so many questions", least=1)
+    pairs: int = config.size(100, "so many questions are drawn, or all where there are fewer", least=1)
     pairs_file: str = config.size("", "instead: the pairs of this file are asked, whatever their labels are")
     segment: int | None = config.size(None, "steps of a piece; without: whole episodes", least=1)
     question: str = "Which of the two is better?"

@@ -7,6 +7,11 @@ stopped.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +27,50 @@ ANSWERS = {"left": (0.0, 1.0), "right": (1.0, 1.0), "tie": (0.5, 1.0), "unsure":
 
 
 def questions(lengths: np.ndarray, count: int, steps: int | None, rng: np.random.Generator) -> Preferences:
-    """At most ``count`` pairs of different episodes of ``lengths`` [E] decisions, pieces of ``steps`` (None: of all that both
-    have) from places drawn uniformly, which nobody has answered: their weights are 0.
+    """At most ``count`` pairs of episodes of ``lengths`` [E] decisions, each pair once, or of pieces of ``steps`` of them
+    (`_pieces`). Nobody has answered them: their weights are 0.
 
     Raises:
-        ValueError: fewer than two episodes.
+        ValueError: there is not one pair.
     """
+    if steps is not None:
+        return _pieces(lengths, count, steps, rng)
     if len(lengths) < 2:
         raise ValueError(f"preferences are between two episodes; the data hold {len(lengths)}.")
     chosen = some(len(lengths), max(2 * count, 2), rng)
     episode = chosen[np.stack(pairs.choose(len(chosen), count, "random", rng))]
-    length = lengths[episode].min(0) if steps is None else np.minimum(lengths[episode].min(0), steps)
-    start = 0 * episode if steps is None else rng.integers(0, lengths[episode] - length + 1)
-    return pairs.preferences(episode, np.full(episode.shape[1], 0.5), length, start=start, weight=0.0)
+    return pairs.preferences(episode, np.full(episode.shape[1], 0.5), lengths[episode].min(0), weight=0.0)
+
+
+def _pieces(lengths: np.ndarray, count: int, steps: int, rng: np.random.Generator) -> Preferences:
+    """Pairs of pieces drawn uniformly from all that there are: each once, in random order of its two, which do not overlap. A
+    shorter episode is one piece, and what it is compared with is cut to its length.
+
+    Pieces are numbered through all episodes, so those that a piece may be paired with and that come after it are all from one
+    number on. Pairs have numbers too, then, and are drawn by these: none twice, however few there are.
+    """
+    size = np.minimum(lengths, steps)
+    room = np.where(size > 0, lengths - size + 1, 0)
+    end = np.cumsum(room)
+    of = np.repeat(np.arange(len(room)), room)  # [N] the episode of each piece
+    number = np.arange(len(of))
+    partner = np.minimum(number + size[of], end[of])
+    before = np.cumsum(len(of) - partner)  # pairs whose first is this piece or an earlier one
+    most = int(before[-1]) if len(of) else 0
+    if not most:
+        raise ValueError(f"the data hold no two pieces of {steps} steps that do not overlap: {len(lengths)} short episode(s).")
+    drawn = rng.choice(most, min(count, most), replace=False)
+    first = np.searchsorted(before, drawn, side="right")
+    both = np.stack([first, len(of) - (before[first] - drawn)])
+    both = np.where(rng.uniform(size=len(drawn)) < 0.5, both, both[::-1])
+    episode = of[both]
+    start = both - (end - room)[episode]
+    return pairs.preferences(episode, np.full(len(drawn), 0.5), size[episode].min(0), start=start, weight=0.0)
 
 
 class Asking:
     """Questions, and the file ``out`` with the answers of ``annotator`` (and of others). The file is all there is to know: it
-    is read anew for each answer.
+    is read anew for each answer. Others may answer into the same file at the same time: it is read and written under a lock.
 
     Raises:
         ValueError: ``out`` is there and is no file of preferences.
@@ -77,19 +108,18 @@ class Asking:
         """
         if what not in ANSWERS:
             raise ValueError(f"{what!r} is no answer: give one of {', '.join(ANSWERS)}.")
-        now, given = self.current(), self.given()
-        if question != now:
-            raise ValueError(f"question {question} is not the one that is asked now, which is {now}.")
         label, weight = ANSWERS[what]
-        row = _take(self.asked, [question])._replace(
-            label=np.array([label], np.float32),
-            weight=np.array([weight], np.float32),
-            annotator=np.array([self.annotator], np.int32),
-            source=np.array([HUMAN], np.int32),
-        )
-        if given is not None:
-            row = Preferences(*(np.concatenate(both, -1) for both in zip(given, row, strict=True)))
-        pairs.write(self.out, row)
+        with _alone(self.out):
+            now, given = self.current(), self.given()
+            if question != now:
+                raise ValueError(f"question {question} is not the one that is asked now, which is {now}.")
+            row = _take(self.asked, [question])._replace(
+                label=np.array([label], np.float32),
+                weight=np.array([weight], np.float32),
+                annotator=np.array([self.annotator], np.int32),
+                source=np.array([HUMAN], np.int32),
+            )
+            pairs.write(self.out, row if given is None else pairs.joined(given, row))
 
     def undo(self) -> None:
         """Takes back the last answer of the file, also one of an earlier start.
@@ -97,18 +127,45 @@ class Asking:
         Raises:
             ValueError: the last one is no answer of this annotator to one of these questions.
         """
-        given = self.given()
-        last = -1 if given is None else len(given.label) - 1
         known = {_place(self.asked, i) for i in range(len(self))}
-        if given is None or not self._mine(given)[last] or _place(given, last) not in known:
-            raise ValueError("there is no answer to take back.")
-        if last:
-            pairs.write(self.out, _take(given, range(last)))
-        else:
-            self.out.unlink()
+        with _alone(self.out):
+            given = self.given()
+            last = -1 if given is None else len(given.label) - 1
+            if given is None or not self._mine(given)[last] or _place(given, last) not in known:
+                raise ValueError("there is no answer to take back.")
+            if last:
+                pairs.write(self.out, _take(given, range(last)))
+            else:
+                self.out.unlink()
 
     def _mine(self, given: Preferences) -> np.ndarray:
         return (np.asarray(given.source) == HUMAN) & (np.asarray(given.annotator) == self.annotator)
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """What stands in the block is done by one thread of one process at a time; the others wait. The lock is a file beside
+    ``path``, which itself is replaced by each writing, and it stays: to remove it would let two hold it. Where none can be had,
+    a warning says so."""
+    file = None
+    try:
+        try:
+            file = _lock_file(path.with_name(f".{path.name}.lock"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:  # Lustre, some NFS and FUSE mounts; a folder that is not ours to write
+            warnings.warn(f"{path} cannot be locked ({error.strerror}): see that nobody else answers into it.", stacklevel=4)
+        yield
+    finally:
+        if file is not None:
+            os.close(file)
+
+
+def _lock_file(path: Path) -> int:
+    """Open; that of another user, which we may only read, does too."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except PermissionError:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _take(given: Preferences, which: Any) -> Preferences:

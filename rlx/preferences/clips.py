@@ -35,11 +35,14 @@ Film = Callable[[int, int, int], Clip]  # (episode, start, steps) -> the clip of
 
 
 def film_of(data: Dataset, still: Still | None = None) -> tuple[str, Film]:
-    """What is shown ("images", "physics" or "traces"), and the film: images that the observations hold, else ``still`` of the
-    physics that the rows hold, else traces of observations and actions."""
-    images = [x for x in jax.tree.leaves(data.rows.obs) if x.ndim == 4 and x.dtype == np.uint8 and x.shape[-1] % 3 == 0]
+    """What is shown ("images", "physics" or "traces"), and the film: images that the observations hold (in colour, else in
+    grey), else ``still`` of the physics that the rows hold, else traces of observations and actions."""
+    images = [x for x in jax.tree.leaves(data.rows.obs) if x.ndim == 4 and x.dtype == np.uint8 and x.shape[-1]]
+    colour = [x for x in images if x.shape[-1] % 3 == 0]
+    if colour:
+        return "images", _moving(data, lambda row: np.asarray(colour[0][row])[..., -3:])  # of a stack the newest
     if images:
-        return "images", _moving(data, lambda row: np.asarray(images[0][row])[..., -3:])  # of a stack the newest
+        return "images", _moving(data, lambda row: np.repeat(np.asarray(images[0][row])[..., -1:], 3, -1))
     if still is not None and PHYSICS in data.rows.info:
         physics = data.rows.info[PHYSICS]
         return "physics", _moving(data, lambda row: still(np.asarray(physics[row])))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import io
 import json
 import os
@@ -14,6 +16,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +36,9 @@ ROOT = Path(__file__).resolve().parents[2]
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
 
-def rows(lengths=(6, 8, 5), images=False, info=None):
+def rows(lengths=(6, 8, 5), images=False, info=None, channels=6):
     rng = np.random.default_rng(0)
-    shape = (8, 10, 6) if images else (3,)
+    shape = (8, 10, channels) if images else (3,)
     draw = lambda n: rng.integers(0, 255, (n, *shape)).astype(np.uint8) if images else rng.normal(size=(n, *shape))
     one = lambda n: {
         "obs": draw(n + 1),
@@ -59,13 +62,45 @@ def data(tmp_path_factory):
 def test_questions_are_pieces_of_two_episodes():
     lengths = np.array([6, 8, 5, 30])
     asked = asking.questions(lengths, 100, 4, np.random.default_rng(0))
-    assert asked.label.shape == (6,) and (asked.episode[0] != asked.episode[1]).all() and (asked.steps == 4).all()
+    assert asked.label.shape == (100,) and (asked.steps == 4).all()
     pairs.inside(asked, lengths)
     assert (asked.weight == 0).all() and asked.start.max() > 4
     whole = asking.questions(lengths, 3, None, np.random.default_rng(0))
     assert len(whole.label) == 3 and (whole.start == 0).all() and (whole.steps == lengths[whole.episode].min(0)).all()
     with pytest.raises(ValueError, match="the data hold 1"):
         asking.questions(lengths[:1], 3, None, np.random.default_rng(0))
+
+
+def every_pair(lengths, steps):
+    """What may be asked, counted one by one."""
+    size = np.minimum(lengths, steps)
+    found = [(e, s) for e, n in enumerate(lengths) for s in range(n - size[e] + 1) if n]
+    apart = lambda x, y: x[0] != y[0] or abs(x[1] - y[1]) >= steps
+    return {(x, y) for i, x in enumerate(found) for y in found[i + 1 :] if apart(x, y)}
+
+
+@pytest.mark.parametrize("lengths", [(6, 8, 5, 3, 0), (11,), (2, 3), (4, 4, 9)])
+def test_all_pairs_of_pieces_are_asked_once_where_so_many_are_wanted(lengths):
+    lengths = np.array(lengths)
+    asked = asking.questions(lengths, 10_000, 4, np.random.default_rng(0))
+    pairs.inside(asked, lengths)
+    places = [tuple(sorted(map(tuple, x))) for x in np.stack([asked.episode, asked.start], -1).swapaxes(0, 1).tolist()]
+    assert len(places) == len(set(places)) and set(places) == every_pair(lengths, 4)
+    assert (asked.steps == np.minimum(4, lengths[asked.episode].min(0))).all()
+
+
+@pytest.mark.parametrize("lengths", [(400,) * 3, (400,), (40,), (100_000,) * 20])
+def test_as_many_pairs_of_pieces_are_drawn_as_are_wanted(lengths):
+    lengths = np.array(lengths)
+    asked, again = (asking.questions(lengths, 100, 20, np.random.default_rng(1)) for _ in range(2))
+    assert len(asked.label) == (1 if lengths.max() == 40 else 100)
+    assert all((x == y).all() for x, y in zip(asked, again, strict=True))
+    same = asked.episode[0] == asked.episode[1]
+    assert (np.abs(asked.start[0] - asked.start[1]) >= 20)[same].all()
+    if len(lengths) > 1:
+        assert 0 < same.mean() < 0.6 and 0.3 < (asked.episode[0] < asked.episode[1])[~same].mean() < 0.7
+    with pytest.raises(ValueError, match="no two pieces of 20 steps that do not overlap"):
+        asking.questions(np.array([39]), 100, 20, np.random.default_rng(0))
 
 
 def test_each_answer_is_in_the_file_at_once(tmp_path):
@@ -99,6 +134,34 @@ def test_each_answer_is_in_the_file_at_once(tmp_path):
     assert not out.exists()
 
 
+def answer_all(asked, out, annotator):
+    one = Asking(asked, out, annotator)
+    while (now := one.current()) is not None:
+        one.answer(now, "left")
+        if now == 3:
+            one.answer(one.current(), "tie")
+            with contextlib.suppress(ValueError):  # where somebody else has answered in between, it is not taken back
+                one.undo()
+
+
+def test_two_who_answer_at_once_lose_nothing(tmp_path):
+    out, asked = tmp_path / "labels.npz", asking.questions(np.array([60, 60]), 20, 3, np.random.default_rng(0))
+    with ThreadPoolExecutor(2) as pool:  # each opens the lock anew, as another process does
+        list(pool.map(answer_all, [asked] * 2, [out] * 2, (0, 1)))
+    assert np.bincount(pairs.read(out).annotator).tolist() == [20, 20]
+
+
+def test_where_the_file_system_knows_no_locks_answers_are_taken_all_the_same(tmp_path, monkeypatch):
+    def flock(file, how):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    one = Asking(asking.questions(np.array([6, 8]), 2, 3, np.random.default_rng(0)), tmp_path / "labels.npz")
+    with pytest.warns(UserWarning, match="cannot be locked"):
+        one.answer(0, "left")
+    assert one.current() == 1
+
+
 # --------------------------------------------------------------------------------------------------------------- the clips
 
 
@@ -116,6 +179,15 @@ def test_clips_are_the_rows_of_a_piece():
     long = film(1, 10, 140)
     assert long.pictures == 47  # every third of 141
     np.testing.assert_array_equal(opened(long).reshape(47, 8, 10, 3)[46], data.rows.obs[5 + 10 + 138, ..., 3:])
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_grey_images_are_shown_by_their_newest(channels):
+    data = datasets.Dataset(*_joined(replay.export(replay.from_episodes(rows((4,), images=True, channels=channels)))))
+    kind, film = film_of(data)
+    assert kind == "images"
+    seen = opened(film(0, 1, 2)).reshape(3, 8, 10, 3)
+    np.testing.assert_array_equal(seen, np.stack([data.rows.obs[1:4, ..., -1]] * 3, -1))
 
 
 def _joined(episodes):
