@@ -6,9 +6,12 @@ import contextlib
 import io
 import json
 import os
+import re
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -19,6 +22,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from rlx import config, files, plugins
+from rlx.replay import datasets
 from rlx.train import Diverged, Interrupted, processes
 from rlx.train.checkpoint import CheckpointError
 from rlx.train.signals import sigterm_interrupts
@@ -73,7 +77,7 @@ def command(body: Callable[[list[str]], None], argv: Sequence[str] | None) -> in
             raise
         if debug:
             traceback.print_exc()
-        print(f"error: {words(error)}", file=sys.stderr)
+        print(f"error: {words(error)}{_as_flag(error, given)}", file=sys.stderr)
         return BAD_INPUT
     except processes.Gone as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -118,6 +122,20 @@ def words(error: Exception) -> str:
     return f"cannot read or write{where}: {what}. {remedy}."
 
 
+_READING = re.compile(rf"(?<![\w-])({'|'.join(field.name for field in fields(datasets.Reading))})=(\w+(?:,\w+)*)")
+
+
+def _as_flag(error: Exception, given: Sequence[str]) -> str:
+    """Readers name the options that a file needs as Python has them: how the first of them that nobody has ``given`` is
+    written on a command line, where the message does not say it."""
+    modules = {frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)}
+    if not any(name.startswith(datasets.__name__) for name in modules) or "--data-option" in str(error):
+        return ""
+    has = lambda name: any(re.search(rf"(^|=){name}=", word.replace("-", "_")) for word in given)
+    named = next((found for found in _READING.finditer(str(error)) if not has(found[1])), None)
+    return f" On the command line: --data-option {named[0]}." if named else ""
+
+
 def destination(out: str) -> Path:
     """Where a new dataset goes, as ``--out`` says it; ends the command where it cannot go there."""
     if not out:
@@ -128,6 +146,50 @@ def destination(out: str) -> Path:
     if path.exists() and path.suffix != ".npz":
         config.stop(f"--out {path} is there already: give another name, or remove it first")
     return path
+
+
+@contextlib.contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder beside ``out`` to write into, which is moved there when the block ends and goes where it fails: so ``out`` is
+    whole or not there, and the same command begins anew after a kill."""
+    part = out.with_name(f".{out.name}.part")
+    if part.exists():  # of a command that was ended
+        shutil.rmtree(part)
+    try:
+        yield part
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    part.rename(out)
+
+
+def spare_inputs(out: Path, inputs: Iterable[Path]) -> Path:
+    """``out``; ends the command where writing it would destroy what the command reads: one of its inputs, or a file in one."""
+    place = out.resolve()
+    for path in inputs:
+        same = out.exists() and path.exists() and out.samefile(path)
+        if same or (out.exists() and path.resolve() in place.parents):
+            config.stop(f"{out} is what this command reads, and would be written over: give another name by --out")
+    return out
+
+
+def drawn(picture: Path, draw: Callable[[], None], asked: bool) -> Path | None:
+    """``picture``, when ``draw`` has written it; None where that cannot be and nobody ``asked`` for it, which is said.
+
+    Raises:
+        ValueError: what was asked for cannot be written.
+    """
+    try:
+        draw()
+    except OSError as error:
+        what, remedy = files.what_and_remedy(error, picture)
+        said = f"the picture {picture} cannot be written: {what}. {remedy}; --out says where it goes."
+        if asked:
+            raise ValueError(said) from error
+        print(said, file=sys.stderr)
+        return None
+    print(f"  picture: {picture}", flush=True)
+    return picture
 
 
 def on_disk(path: Path) -> int:
@@ -197,7 +259,7 @@ def trials(total: int, done: int, enabled: bool) -> Iterator[Callable[[str, int]
 
 
 @contextlib.contextmanager
-def steps(total: int, what: str, enabled: bool) -> Iterator[Callable[[int], None]]:
+def steps(total: int, what: str, enabled: bool) -> Iterator[Callable[[float], None]]:
     """A bar over so many steps, on a terminal: gives ``done -> None`` to call as they are taken."""
     screen = Console(stderr=True)
     with Progress(console=screen, disable=not enabled or not screen.is_terminal) as progress:

@@ -80,7 +80,7 @@ def body(argv: list[str]) -> None:
     if out.suffix == ".npz":
         datasets.write(out, rows, meta)
     else:
-        with datasets.Writer(out, meta) as writer:
+        with console.whole_folder(out) as part, datasets.Writer(part, meta) as writer:
             writer.append(rows)
     _say(flags, out, env, found, played)
 

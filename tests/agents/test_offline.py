@@ -13,6 +13,7 @@ import pytest
 import rlx.envs
 from rlx import agents, replay
 from rlx.agents import bc, iql, offline, offpolicy, rebrac, td3, td3_bc
+from rlx.replay import datasets
 from rlx.train import Options, population, run
 from rlx.train.evaluate import evaluate_members
 from rlx.types import Clock, Members, Problem, Step
@@ -107,6 +108,20 @@ def test_units_of_the_data_by_hand(monkeypatch):
     close(seen.next_obs, (double(batch.next_obs) - [1, 2, 3, 4]) / 2)
     far = offline.scales(replay.from_episodes([{**e, "obs": e["obs"] + 1e6} for e in episodes([0] * 99)]), bc.Config())
     close(far.std[0], np.std(np.arange(100)) + 1e-3)  # no digits are lost
+
+
+def test_units_of_mapped_data_without_reading_them_as_a_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(offline, "CHUNK", 4)
+    given = episodes([1, 2], [5], [0, 0, -1])
+    with datasets.Writer(tmp_path / "shards") as out:
+        for episode in given:
+            out.append([episode])
+    state = datasets.mapped(tmp_path / "shards").replay(device=False)
+    whole = replay.from_episodes(given)
+    monkeypatch.setattr(type(state.data.obs), "__array__", lambda *_, **__: pytest.fail("all of it was read"))
+    found = offline.scales(state, bc.Config())
+    jax.tree.map(np.testing.assert_array_equal, found, offline.scales(whole, bc.Config()))
+    assert found.mean[0] == 4
 
 
 @pytest.mark.parametrize("name", NAMES)

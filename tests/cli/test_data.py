@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import weakref
 
 import h5py
 import numpy as np
@@ -123,3 +125,158 @@ def test_a_conversion_that_was_killed_leaves_nothing_that_reads_as_whole(hopper,
         datasets.read(tmp_path / ".shards.part")
     assert command.main(["convert", hopper, "--out", str(out)]) == 0
     assert len(replay.load(out)) == 3 and not (tmp_path / ".shards.part").exists()
+
+
+def rollouts(path, lengths, name="rlx:pendulum", pay=1.0, **meta):
+    """An .npz as `rlx collect` writes it: each step pays ``pay``, and no episode ends in a terminal state."""
+    rows = []
+    for n in lengths:
+        obs, reward = np.zeros((n + 1, 3), "f4"), np.r_[0, np.full(n, pay)].astype("f4")
+        rows.append({"obs": obs, "action": np.zeros((n + 1, 1), "f4"), "reward": reward, "terminated": np.zeros(n + 1, bool)})
+    datasets.write(path, rows, {"env": name, "env_options": {}, "repeat": 1, **meta})
+    return str(path)
+
+
+def test_episodes_that_were_cut_before_the_time_limit_are_no_returns(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("RLX_REFERENCES", str(tmp_path / "references.json"))
+    monkeypatch.chdir(tmp_path)
+    path = rollouts(tmp_path / "a.npz", [200, 150, 200], time_limit=200)  # of pendulum as it is
+    assert command.main(["info", path]) == 0
+    said = capsys.readouterr().out
+    assert json.loads(said.rsplit("RESULT ", 1)[1])["return_mean"] == 200 and "2, mean return 200" in said
+    assert command.main(["reference", path, "--of", "random"]) == 0
+    assert result(capsys)["random"] == 200
+    best = rollouts(tmp_path / "best.npz", [200], pay=3.0, time_limit=200)
+    assert command.main(["reference", best, "--of", "expert"]) == 0
+    capsys.readouterr()
+    some = rollouts(tmp_path / "some.npz", [200, 30], pay=2.0, time_limit=200)
+    assert command.main(["score", some]) == 0
+    found = result(capsys)
+    assert (found["return_mean"], found["score"], found["episodes"]) == (400, 50, 1)
+    pieces = rollouts(tmp_path / "pieces.npz", [150, 150], time_limit=200)
+    assert command.main(["info", pieces]) == 0 and result(capsys)["return_mean"] is None
+    assert command.main(["reference", pieces, "--of", "random"]) == 2
+    assert "none of 2 episodes is whole" in capsys.readouterr().err
+
+
+def test_references_hold_for_the_time_limit_and_options_of_the_environment_alone(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("RLX_REFERENCES", str(tmp_path / "references.json"))
+    monkeypatch.chdir(tmp_path)
+    for of, pay in (("random", 1.0), ("expert", 3.0)):
+        path = rollouts(tmp_path / f"{of}.npz", [200], pay=pay, time_limit=200)
+        assert command.main(["reference", path, "--of", of]) == 0
+    short = rollouts(tmp_path / "short.npz", [10, 10], time_limit=10)
+    other = rollouts(tmp_path / "other.npz", [200], time_limit=200, env_options={"gravity": 1})
+    joined = rollouts(tmp_path / "full.npz", [200], time_limit=200), short
+    for files in ([short], [other], joined):
+        capsys.readouterr()
+        assert command.main(["info", *files]) == 0 and result(capsys)["score"] is None
+        assert command.main(["score", *files]) == 2
+        assert "do not hold for this data's time limit or options" in capsys.readouterr().err
+        assert command.main(["reference", *files, "--of", "random"]) == 2
+    for of in ("random", "expert"):  # of a name of one's own it is the user who knows
+        path = short if of == "random" else rollouts(tmp_path / "good.npz", [10], pay=2.0, time_limit=10)
+        assert command.main(["reference", path, "--of", of, "--env", "mine:short"]) == 0
+    capsys.readouterr()
+    assert command.main(["score", short, "--env", "mine:short"]) == 0 and result(capsys)["score"] == 0
+
+
+def test_conversion_holds_one_file_at_a_time(tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for i in range(4):
+        rollouts(folder / f"{i}.npz", [3 + i], pay=i, time_limit=9, seed=i)
+    loaded = []
+
+    def watched(source, options=None):
+        assert not [ref for ref in loaded[:-1] if ref() is not None]  # the last one may be what is handed on
+        data = load(source, options)
+        loaded.append(weakref.ref(data))
+        return data
+
+    load = datasets.load
+    monkeypatch.setattr(datasets, "load", watched)
+    assert command.main(["convert", str(folder), "--out", str(tmp_path / "all"), "--data-option", "episodes=3"]) == 0
+    assert len(loaded) == 3 and result(capsys)["transitions"] == 12
+    found, wanted = replay.load(tmp_path / "all"), load(folder, episodes=3)
+    np.testing.assert_array_equal(found.rows.reward, wanted.rows.reward)
+    np.testing.assert_array_equal(found.offsets, [0, 4, 9, 15])
+    assert found.meta["env"] == "rlx:pendulum" and "seed" not in found.meta and len(found.notes) == 1
+    monkeypatch.setattr(datasets, "load", None)  # shards are not read as a whole
+    assert command.main(["convert", str(tmp_path / "all"), "--out", str(tmp_path / "again")]) == 0
+    np.testing.assert_array_equal(replay.load(tmp_path / "again").rows.reward, wanted.rows.reward)
+
+
+def test_a_file_that_does_not_fit_is_refused_and_leaves_nothing(hopper, tmp_path, capsys, monkeypatch):
+    out = str(tmp_path / "shards")
+    monkeypatch.setattr(command, "free_memory", lambda: 100)
+    assert command.main(["convert", hopper, "--out", out]) == 2
+    assert "--data-option episodes=N" in capsys.readouterr().err
+    assert command.main(["convert", hopper, "--out", out, "--data-option", "episodes=1"]) == 0
+    assert command.main(["convert", hopper, "--out", out + "2", "--data-option", "episodes=1", "--data-option", "keys=a"]) == 2
+    assert [p.name for p in tmp_path.iterdir() if "part" in p.name] == []
+
+
+def test_nothing_is_written_over_what_is_read(tmp_path, capsys):
+    folder = tmp_path / "files"
+    folder.mkdir()
+    path = rollouts(folder / "a.npz", [3, 4])
+    before, link = (folder / "a.npz").read_bytes(), tmp_path / "link.npz"
+    link.symlink_to(path)
+    for words in (
+        ["slice", path, "--episodes", "1", "--out", path],
+        ["slice", path, "--episodes", "1", "--out", str(link)],
+        ["convert", str(folder), "--out", path],
+        ["slice", str(folder / "*"), "--episodes", "1", "--out", path],
+        ["info", path, "--out", path],
+    ):
+        assert command.main(words) == 2 and "is what this command reads" in capsys.readouterr().err
+        assert (folder / "a.npz").read_bytes() == before
+    named = tmp_path / "b.png"  # what a file is is not seen from its name
+    named.write_bytes(before)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert command.main(["info", "b.png"]) == 2 and named.read_bytes() == before
+
+
+def test_the_table_stands_where_the_picture_cannot(tmp_path, capsys, monkeypatch):
+    rollouts(tmp_path / "a.npz", [3, 4])
+    monkeypatch.chdir(tmp_path)
+    assert command.main(["info", "*.npz"]) == 0 and result(capsys)["picture"] == "data.png"
+    (tmp_path / "runs").mkdir()
+    rollouts(tmp_path / "runs" / "b.npz", [3])
+    assert command.main(["info", str(tmp_path / "runs" / "*.n?z")]) == 0 and result(capsys)["picture"] == "runs.png"
+    (tmp_path / "a.png").mkdir()  # nothing can be written there
+    assert command.main(["info", "a.npz"]) == 0
+    said = capsys.readouterr()
+    assert "picture a.png cannot be written" in said.err and json.loads(said.out.rsplit("RESULT ", 1)[1])["picture"] is None
+    assert command.main(["info", "a.npz", "--out", "nowhere/a.png"]) == 2
+    said = capsys.readouterr()
+    assert "length of an episode" in said.out and "picture nowhere/a.png cannot be written" in said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["convert", "--out", "cv", "--episodes", "3"], "--episodes .* rlx data slice.* --data-option episodes=N"),
+        (["convert", "--out", "cv", "--best"], "--best does nothing in rlx data convert, it is for rlx data slice"),
+        (["info", "--horizon", "10"], "rlx data score --model.* --data-option horizon=STEPS"),
+        (["score", "--out", "a.png"], "--out does nothing in rlx data score without --model"),
+        (["reference", "--of", "random", "--out", "a.npz"], "--out does nothing in rlx data reference"),
+        (["slice", "--out", "a.npz", "--of", "expert"], "--of does nothing in rlx data slice, it is for rlx data reference"),
+    ],
+)
+def test_flags_of_other_actions_are_refused(words, message, hopper, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    assert command.main([words[0], hopper, *words[1:]]) == 2
+    assert re.search(message, capsys.readouterr().err) and sorted(tmp_path.iterdir()) == before
+
+
+def test_options_of_readers_are_said_as_flags(hopper, capsys):
+    with h5py.File(hopper, "a") as file:
+        file["actions"][4] = 3
+    assert command.main(["info", hopper]) == 2
+    assert capsys.readouterr().err.rstrip().endswith("On the command line: --data-option bounds=LOW,HIGH.")
+    assert command.main(["info", hopper, "--data-option", "bounds=-2,2"]) == 2
+    assert "On the command line" not in capsys.readouterr().err

@@ -14,6 +14,7 @@ from rlx.cli import data as command
 from rlx.envs import experts
 from rlx.envs.rewards import reward_of
 from rlx.envs.stills import still_of
+from rlx.replay import datasets
 from rlx.train.demonstrations import demonstrate, successes
 
 PUSH = ["demos", "--env", "rlx:push-toy"]
@@ -79,6 +80,24 @@ def test_before_a_camera_expert_reward_and_still_are_what_they_are_without():
     assert episode.reward.sum() >= 5
     draw, plain = still_of("rlx:push-toy", physics=True, **look), still_of("rlx:push-toy")
     np.testing.assert_array_equal(draw(episode.info["physics"][9]), plain(episode.info["physics"][9]))
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path, capsys):
+    out = tmp_path / "push"
+    words = ["-o", str(out), "--episodes", "2", "--streams", "2"]
+
+    def ended(self, rows):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.Writer, "_shard", ended)
+        assert command.main([*PUSH, *words, "--no-progress"]) == 130
+    assert list(tmp_path.iterdir()) == []
+    part = tmp_path / ".push.part"  # and what a kill leaves
+    part.mkdir()
+    (part / "dataset.json").write_text("{}")
+    ran(capsys, *words)
+    assert len(replay.load(out)) == 2 and list(tmp_path.iterdir()) == [out]
 
 
 def test_the_expert_of_a_task_in_mujoco(tmp_path):
