@@ -121,6 +121,10 @@ def test_traces_of_robohive(tmp_path):
     np.testing.assert_array_equal(one.action[:-1], given["actions"][:-1])
     assert one.reward.tolist() == [0, 0, 1, 2] and one.info["success"].tolist() == [0, 0, 0, 1] and one.truncated[-1]
     assert replay.load(tmp_path / "trace.h5", keys="other").rows.obs["proprio"].shape == (9, 5)
+    cut = replay.load(tmp_path / "trace.h5", horizon=2, ignore="rwd_dense")
+    assert cut.lengths.tolist() == [2, 2] and cut[1].truncated.tolist() == [False, False, True]
+    np.testing.assert_array_equal(cut[0].obs["proprio"], wanted[:3])
+    assert all(replay.load(tmp_path / "trace.h5", ignore="rwd_dense")[1].reward == [0, 0, 0, 1, 1])
 
 
 def test_traces_of_robohive_as_pickles_are_the_same(tmp_path):

@@ -4,6 +4,7 @@ Those of V2 are traces of RoboHive, in HDF5 or a pickle: a group per trial with 
 ``obs_dict/{qp, qv, grasp_pos, ...}`` [T, n], ``visual_dict/{rgb:CAMERA:HxW:2d, d:CAMERA:HxW:2d}`` [T, h, w, 3] and
 [T, 1, h, w], ``solved`` (of real robots ``success``) and ``rwd_dense`` [T]. Entry t is an observation and the action taken
 there, with what the action brought; its outcome is entry t + 1. Actions stay in the units of the environment: ``bounds``.
+Traces go on after the episodes that agents learn from: ``horizon`` cuts them. ``ignore=rwd_dense`` rewards success alone.
 
 Those of the first are a ``torch.save`` per episode: ``frames``, the names of L + 1 images in the folder ``frames`` beside it,
 ``states`` [L + 1, S], ``actions`` [L, A], ``infos``, which say ``success`` or ``goal_achieved``, and perhaps ``rewards``.
@@ -25,6 +26,7 @@ from rlx.replay.datasets.found import Found, Layout, Reading, natural, need, one
 from rlx.types import Row
 
 VECTORS = ("qp", "qv", "grasp_pos", "grasp_rot", "object_err", "target_err")
+DENSE = "rwd_dense"
 NOTE = "rewards are rwd_dense, or where there is none whether the task is solved; the last action of a trace leads nowhere"
 PIXELS = 2**24  # of an image at most
 _SOLVED = ("env_infos/solved", "env_infos/success", "success")
@@ -63,7 +65,7 @@ def _flat(tree: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _traces(trials: Mapping[str, tuple[Collection[str], Callable]], found: Found, reading: Reading) -> Dataset:
-    reading.only("RoboHive", "bounds", "keys")
+    reading.only("RoboHive", "bounds", "keys", "horizon", "ignore", known=(DENSE,))
     parts, notes = [], [NOTE]
     for trial in sorted(trials, key=natural)[: reading.episodes]:
         names, get = trials[trial]
@@ -103,12 +105,14 @@ def _trace(
         lacking = "env_infos/solved" if obs else "observations in its env_infos"
         raise ValueError(f"{trial} has no {lacking}; it has {', '.join(names)}.")
     success = one_per_entry(number(solved), f"{trial}/{solved}").astype(np.float32)
-    dense = "env_infos/rwd_dense"
-    reward = one_per_entry(number(dense), f"{trial}/{dense}").astype(np.float32) if dense in names else success
+    dense = f"env_infos/{DENSE}"
+    paid = dense in names and DENSE not in reading.ignore
+    reward = one_per_entry(number(dense), f"{trial}/{dense}").astype(np.float32) if paid else success
     lengths = {k: len(v) for k, v in {"actions": action, "rewards": reward, solved: success, **obs}.items()}
     count = min(lengths.values())
     if max(lengths.values()) > count + 1 or count < 2:
         raise ValueError(f"the arrays of {trial} are to be of one length, 2 or more; they are {lengths}.")
+    count = min(count, 1 + (reading.horizon or count))
     taken = columns.actions(columns.scaled(action[: count - 1], reading.bounds, f"{trial}/actions"), f"{trial}/actions")
     arrived = lambda x: np.concatenate([np.zeros_like(x[:1]), x[: count - 1]])
     return from_rows(
