@@ -33,14 +33,13 @@ from rlx.agents.offpolicy import Networks, critic_loss
 from rlx.config import hyper, size, traced
 from rlx.envs.observations import described
 from rlx.nn.distributions import tanh_normal_sample
-from rlx.nn.images import ConvTrunk, push_frame
+from rlx.nn.images import LEAST_SIDE, ConvTrunk, push_frame
 from rlx.nn.mlp import MLP
 from rlx.nn.optim import apply_gradients, optimizer, polyak
 from rlx.replay import Transitions
 from rlx.types import Agent, AgentState, Array, Clock, Key, Leaf, Out, Problem, PyTree, Spec, Step
 
 OBSERVATIONS = "images"  # and vectors
-LEAST_SIDE = 15  # pixels: what four convolutions leave something of
 
 
 @dataclass(frozen=True)
@@ -129,6 +128,8 @@ class Net(NamedTuple):
 
 def seen_leaf(c: Config, spec: Spec) -> Leaf:
     """The observation. Raises ValueError for what the agent cannot take."""
+    if c.n_step != 1:
+        raise ValueError(f"dbc: n_step={c.n_step}; the model that features learn from is of one step: give 1.")
     leaf = spec.obs
     picture = isinstance(leaf, Leaf) and len(leaf.shape) == 3 and leaf.dtype == np.uint8
     if not picture and not (isinstance(leaf, Leaf) and len(leaf.shape) == 1):

@@ -102,8 +102,14 @@ def _goal(flags: Flags, policy: Policy) -> np.ndarray:
     from PIL import Image
 
     with Image.open(flags.goal) as picture:
-        image = np.asarray(picture.convert("RGB").resize(leaf.shape[1::-1]), np.uint8)
-    return np.concatenate([image] * frames, -1)
+        image = np.asarray(picture.convert("L" if leaf.shape[-1] == 1 else "RGB").resize(leaf.shape[1::-1]), np.uint8)
+    return np.concatenate([image.reshape(*leaf.shape[:2], -1)] * frames, -1)
+
+
+def _stacked(obs: np.ndarray, frames: int) -> np.ndarray:
+    """Pictures of an episode [T, H, W, C], each with those before it, the newest last; others as they are."""
+    at = np.maximum(np.arange(len(obs)) - np.arange(frames)[::-1, None], 0)
+    return np.concatenate(list(obs[at]), -1) if frames > 1 else obs
 
 
 def _samples(flags: Flags, policy: Policy) -> tuple[np.ndarray, np.ndarray]:
@@ -121,4 +127,5 @@ def _played(policy: Policy, score: Score, episodes: int, seed: int) -> np.ndarra
     env = policy.problem.envs["train"]
     steps = episodes * (env.spec.horizon or 1000)
     rows = collect(acting(policy), env, steps, episodes, keys.fold(keys.root(seed), "zero_shot"))
-    return np.array([np.asarray(score(np, np.asarray(r.obs)[1:], np.asarray(r.action)[:-1])).mean() for r in rows])
+    seen = lambda r: _stacked(np.asarray(r.obs), policy.agent.config.frames)[1:]
+    return np.array([np.asarray(score(np, seen(r), np.asarray(r.action)[:-1])).mean() for r in rows])

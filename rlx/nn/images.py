@@ -14,6 +14,7 @@ from rlx.nn.convolutions import Conv
 from rlx.nn.mlp import LayerNormMLP, orthogonal
 from rlx.types import Array, Key
 
+LEAST_SIDE = 15  # pixels: what the four convolutions of `ConvTrunk` leave something of
 STRIDED = (7, 5, 3, 3, 3, 3)  # kernels of `StridedTrunk`
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rlx.cli import main
+from rlx.cli.zero_shot import _stacked
 
 from .test_commands import result_of
 
@@ -63,3 +64,9 @@ def test_a_goal_is_answered(run_dir, capsys):
 def test_bad_questions(run_dir, capsys, given, words):
     assert ask(run_dir, *given) == 2
     assert words in capsys.readouterr().err
+
+
+def test_pictures_of_an_episode_lie_behind_those_before_them():
+    pictures = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1) * np.ones((1, 2, 2, 1), np.uint8)
+    assert _stacked(pictures, 3)[:, 0, 0].tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 2], [1, 2, 3]]
+    assert _stacked(pictures, 1) is pictures

@@ -43,7 +43,7 @@ from rlx.agents.td_jepa.report import Report, Watch, watched
 from rlx.agents.td_jepa.tasks import GIVEN, Tasks, evaluations
 from rlx.config import hyper
 from rlx.envs import batch as streams_of
-from rlx.nn.images import push_frame, random_shift
+from rlx.nn.images import LEAST_SIDE, push_frame, random_shift
 from rlx.nn.optim import apply_gradients, optimizer, polyak
 from rlx.types import (
     Agent,
@@ -148,6 +148,8 @@ class Method:
         images = isinstance(spec.obs, Leaf) and len(spec.obs.shape) == 3
         if images and spec.obs.dtype != np.uint8:
             raise ValueError(f"td_jepa takes images in uint8; this environment has {spec.obs.dtype}.")
+        if images and min(spec.obs.shape[:2]) < LEAST_SIDE:
+            raise ValueError(f"td_jepa: pictures must be at least {LEAST_SIDE} wide and high; these are {spec.obs.shape[:2]}.")
         if c.frames > 1 and not images:
             raise ValueError(f"td_jepa: frames={c.frames} are stacked of images; observations here are {spec.obs.shape}.")
         vector = Spec(Leaf((1,)), spec.action) if images else spec

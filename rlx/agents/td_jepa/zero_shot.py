@@ -59,7 +59,8 @@ class ZeroShot:
         return np.asarray(zs.sample(key, jnp.zeros((n, self.method.config.d_psi)), 0.0))
 
     def infer_reward(self, samples: Any, rewards: Any) -> np.ndarray:
-        """z [d] of rewards [N] for arriving at observations ``samples`` [N, ...] of the data.
+        """z [d] of rewards [N] for arriving at observations ``samples`` [N, ...] of the data. The run's ``reward_shift`` is added
+        to them first: the presets of OGBench make 1 and 0 of its 0 and -1.
 
         Raises:
             ValueError: they are not of one length, not finite, or all 0.
@@ -69,9 +70,13 @@ class ZeroShot:
             raise ValueError(f"infer_reward takes one reward for each of {len(psi)} samples; got {list(rewards.shape)}.")
         if not np.isfinite(rewards).all():
             raise ValueError(f"infer_reward: {int((~np.isfinite(rewards)).sum())} of {len(rewards)} rewards are not finite.")
-        rewards = rewards + float(self.state.hyper["reward_shift"])
-        if not rewards.any():
-            raise ValueError("infer_reward: all rewards are 0, which asks for nothing: give samples where some are not.")
+        shift = float(self.state.hyper["reward_shift"])
+        if not rewards.any() or not (rewards + shift).any():
+            after = f", with reward_shift={shift:g} 0" if rewards.any() else ""
+            raise ValueError(
+                f"infer_reward: all rewards are {rewards[0]:g}{after}, which asks for nothing: give samples where some are not."
+            )
+        rewards = rewards + shift
         return self.method.inferred(psi, rewards)
 
     def infer_goal(self, obs: Any, scaled: bool | None = None) -> np.ndarray:

@@ -17,7 +17,8 @@ from rlx.agents.td_jepa import ZeroShot, actor, adapt, relabelled
 from rlx.agents.td_jepa.config import Config
 from rlx.agents.td_jepa.features import METHODS
 from rlx.agents.td_jepa.features.base import predicted_next
-from rlx.agents.td_jepa.method import plan
+from rlx.agents.td_jepa.method import Method, plan
+from rlx.agents.td_jepa.tasks import Tasks
 from rlx.envs.control import pointmass_maze as maze
 from rlx.envs.rewards import reward_of
 from rlx.train import Options, run
@@ -87,6 +88,27 @@ def test_the_loss_of_each_method_trains_its_networks_and_no_others(features):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(own))
     assert not any(np.any(x) for x in jax.tree.leaves(of_targets))
     assert set(state.learned["target"]) == {k for k in method.features.targets if k in own}
+
+
+@pytest.mark.slow
+def test_icvf_pays_one_on_arrival_and_looks_no_further():
+    agent, data = made("icvf", same_goals=1.0, expectile=0.9)
+    method, state = agent.report.method, started(agent)
+    batch = method.features.view(sampled(agent, data, state.hyper), state.hyper)
+    size = len(batch.more["reached"])
+    batch = batch._replace(more={**batch.more, "reached": jnp.ones(size, bool)})
+    given, _ = method.given(state.learned, batch, state.hyper, jax.random.key(1), jax.random.key(2))
+    net, p = method.net, state.learned["params"]
+    _, told = method.features.loss(net, p, given)
+
+    def value(params):
+        outcome = net.psi(params, net.see(p, "psi", batch.more["goal"]))
+        seen = net.modules["state"].apply(params["state"], net.see(p, "psi", batch.obs))
+        return np.asarray(net.modules["value"].apply(params["value"], seen, outcome, outcome), np.float64)
+
+    better = 1 - value(given.target).mean(0) >= 0
+    fit = 2 * (np.where(better, 0.9, 0.1) * (1 - value(p)) ** 2).mean()
+    np.testing.assert_allclose(told["features/loss"], fit, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -459,6 +481,9 @@ def test_bad_rewards_are_named(given, words):
 
 
 def test_missing_data_are_named():
+    small = rlx.envs.make("rlx:pointmass-maze", pixels="sdf", image=12, state=False)
+    with pytest.raises(ValueError, match=r"at least 15 wide and high; these are \(12, 12\)"):
+        Method.of(Config(), small.spec, Tasks((), 0))
     with pytest.raises(ValueError, match="td_jepa learns from data, and there are none"):
         agents.make("td_jepa", None, Problem({"train": rlx.envs.make("rlx:pointmass-maze")}), **SHORT)
     with pytest.raises(ValueError, match="obs of the data"):
@@ -567,12 +592,19 @@ def test_networks_follow_the_default_precision_and_statistics_are_exact():
     ) == {None}
 
 
+def shifted(asked, shift):
+    hyper = {**asked.state.hyper, "reward_shift": jnp.float32(shift)}
+    return ZeroShot(asked.agent, asked.state._replace(hyper=hyper))
+
+
 @pytest.mark.parametrize(
     ("ask", "words"),
     [
         (lambda q, o: q.infer_reward(o, np.ones(3)), r"one reward for each of 8 samples; got \[3\]"),
         (lambda q, o: q.infer_reward(o, np.full(8, np.nan)), "8 of 8 rewards are not finite"),
         (lambda q, o: q.infer_reward(o, np.zeros(8)), "all rewards are 0"),
+        (lambda q, o: shifted(q, 1.0).infer_reward(o, np.zeros(8)), "all rewards are 0, which"),
+        (lambda q, o: shifted(q, 1.0).infer_reward(o, -np.ones(8)), "all rewards are -1, with reward_shift=1 0, which"),
         (lambda q, o: q.infer_reward(o[:, :3], np.ones(8)), r"observations here are \[N, 4\]; got \[8, 3\]"),
         (lambda q, o: q.infer_goal(o[0, :2]), r"\[N, 4\]; got \[1, 2\]"),
         (lambda q, o: q.infer_preferences((o, o), np.ones(8)), r"two arrays \[P, T, ...\] and P labels"),

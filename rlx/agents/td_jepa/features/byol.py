@@ -52,4 +52,6 @@ class ByolGamma(Byol):
 def future_goals(drawn: replay.Goals, hyper: dict[str, Array]) -> Batch:
     """Transitions with goals: their own ``discount`` is that of the time until the goal."""
     discount = jnp.where(drawn.terminated, 0.0, hyper["discount"])
-    return Batch(drawn.obs, drawn.action, drawn.next_obs, discount, {"goal": drawn.goal, "here": drawn.here})
+    return Batch(
+        drawn.obs, drawn.action, drawn.next_obs, discount, {"goal": drawn.goal, "here": drawn.here, "reached": drawn.reached}
+    )

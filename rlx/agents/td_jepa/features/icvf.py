@@ -1,7 +1,7 @@
 """Intention-conditioned value functions (Ghosh et al. 2023, arXiv:2304.04782): how soon g is reached by who means to go to y,
 as a multilinear form of features, by expectile regression on the data; then successor features of psi::
 
-    V_j(s, g, y) = A_j(f(s) * T_j(psi(y)))' B_j(psi(g) * T_j(psi(y)));    q_j = 1 at g, else discount V_j-(s', g, y)
+    V_j(s, g, y) = A_j(f(s) * T_j(psi(y)))' B_j(psi(g) * T_j(psi(y)));    q_j = 1 on arrival at g, else discount V_j-(s', g, y)
     weights by the advantage of y for y: |expectile - 1[min_j q_j(y, y) - mean_j V_j-(s, y, y) < 0]|
 
 The intent is the outcome with probability ``same_goals``, else the goal of another row.
@@ -78,7 +78,7 @@ class Icvf(Features):
 
         outcome, intent = goals(p, goal)
         outcome_, intent_ = goals(x.target, still(goal))
-        at_goal, at_intent = more["here"], more["here"] & same
+        at_goal, at_intent = more["reached"], more["reached"] & same
         soon = lambda arrived, v: jnp.where(arrived, 1.0, h["discount"] * v)
         q = soon(at_goal, value(x.target, x.next_psi, outcome_, intent_))
         meant = soon(at_intent, value(x.target, x.next_psi, intent_, intent_)).min(0)
