@@ -141,4 +141,6 @@ def test_what_it_cannot_look_at_is_one_message():
         other = dataclasses.replace(env, spec=Spec(leaf, env.spec.action, horizon=5))
         with pytest.raises(ValueError, match=words):
             dbc.make(dbc.Config(), Problem({"train": other}))
+    with pytest.raises(ValueError, match="n_step=3; the model .* is of one step"):
+        dbc.make(dbc.Config(n_step=3), Problem({"train": env}))
     assert isinstance(made().config, offpolicy.OffPolicyConfig)

@@ -59,8 +59,8 @@ class ZeroShot:
         return np.asarray(zs.sample(key, jnp.zeros((n, self.method.config.d_psi)), 0.0))
 
     def infer_reward(self, samples: Any, rewards: Any) -> np.ndarray:
-        """z [d] of rewards [N] for arriving at observations ``samples`` [N, ...] of the data. The run's ``reward_shift`` is added
-        to them first: the presets of OGBench make 1 and 0 of its 0 and -1.
+        """z [d] of rewards [N] for arriving at observations ``samples`` [N, ...] of the data. The run's ``reward_shift`` is
+        added to them first: the presets of OGBench make 1 and 0 of its 0 and -1.
 
         Raises:
             ValueError: they are not of one length, not finite, or all 0.
