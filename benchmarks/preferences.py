@@ -156,7 +156,7 @@ def seeds_part(members: int, steps: int, rounds: int) -> dict[str, Any]:
     one = lambda key: learning.fit(model, start(key), given, found, key, training).held_loss
     several = jax.random.split(jax.random.key(0), members)
     data, window = learning.windows(given, found, training.segment)
-    parts = [learning.split(500, training.held_out, key) for key in several]
+    parts = [learning.split(np.ones(500), training.held_out, key) for key in several]
     learn, held = (jnp.stack([jnp.asarray(p[k]) for p in parts]) for k in (0, 1))
 
     def program(params: Any, learn: Any, held: Any, key: Any) -> Any:

@@ -89,7 +89,8 @@ def judged(config: Any, members: list[Any], found: Episodes) -> dict[str, list[l
         given = learned["pairs"]
         there = given.weight > 0
         right.append(learning.agreement(labels.by_returns(found, *given.episode)[there], given.label[there]))
-        each = np.nan_to_num(learning.rewards(model, learned["reward"], found, config.model.segment))
+        steps = learning.window_length(given, config.model.segment)
+        each = np.nan_to_num(learning.rewards(model, learned["reward"], found, steps))
         ranks.append(float(spearmanr(np.add.reduceat(each, found.begin), found.returns)[0]))
     return {"rank correlation of returns": [ranks]} | ({} if config.labels.endswith(".npz") else {"labels right": [right]})
 
