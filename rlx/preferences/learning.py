@@ -173,8 +173,8 @@ def split(weight: np.ndarray, share: float, key: Key) -> tuple[np.ndarray, np.nd
     counts = np.asarray(weight)[order] > 0
     some, none = order[counts], order[~counts]
     mine = min(max(int(round(share * len(some))), held - len(none), 1), held, max(len(some) - 1, 0))
-    out = np.concatenate([some[:mine], none[: held - mine]])
-    return order[~np.isin(order, out)], order[np.isin(order, out)]
+    out = np.isin(order, np.concatenate([some[:mine], none[: held - mine]]))
+    return order[~out], order[out]
 
 
 def fit(
@@ -333,8 +333,8 @@ def scaled(reward: np.ndarray, found: Episodes, horizon: int) -> tuple[np.ndarra
         warnings.warn(
             "by the learned reward all episodes are worth the same: it says nothing, and is not scaled.", stacklevel=2
         )
-    factor = 1.0 if span < 1e-8 else horizon / span
-    return reward * factor, factor
+        return reward, 1.0
+    return reward * (horizon / span), horizon / span
 
 
 def agreement(label: np.ndarray, said: np.ndarray) -> float:

@@ -17,6 +17,7 @@ from rlx.envs.actions import to_native
 from rlx.envs.observations import cast, flatten, named
 from rlx.envs.wrappers import as_vector
 from rlx.precision import in_float32
+from rlx.replay import columns
 from rlx.train import layout
 from rlx.train import run_config as run_configs
 from rlx.train import state as states
@@ -197,10 +198,8 @@ def _load(run_dir: str | os.PathLike, which: Which | None, members: Iterable[int
     folder = Path(run_dir) / "checkpoints"
     found = None
     if folder.is_dir():
-        try:
+        with columns.of(f"{run_dir}: its agent is made for its environment and data"):
             problem = run_config.problem()
-        except ValueError as error:
-            raise ValueError(f"{run_dir}: its agent is made for its environment and data: {error}") from error
         agent = run_config.make(problem)
         found = Checkpoints(folder).newest(lambda meta: _template(agent, problem, run_config, meta, folder), part=True)
     if found is None:
