@@ -21,7 +21,7 @@ from rlx.cli import console, demos, gen_pref
 from rlx.envs import scores
 from rlx.files import free_memory
 from rlx.replay import datasets
-from rlx.replay.dataset import Dataset, alike
+from rlx.replay.dataset import Dataset, agreed, alike
 from rlx.replay.datasets.found import Found, look, reading
 from rlx.replay.datasets.loading import LAYOUTS, layout_of, parts, paths
 from rlx.replay.datasets.native import FOLDER
@@ -232,7 +232,7 @@ class _Told:
             bare = jax.tree.map(lambda x: np.empty((0, *x.shape[1:]), x.dtype), data.rows)
             self.first, self.meta = replace(data, rows=bare), dict(data.meta)
         alike([self.first, data])
-        self.meta = {k: v for k, v in self.meta.items() if k in data.meta and data.meta[k] == v}
+        self.meta = agreed(self.meta, data.meta)
         self.notes |= dict.fromkeys(data.notes)
         self.episodes, self.transitions = self.episodes + len(data), self.transitions + data.transitions
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -180,6 +181,11 @@ def from_steps(
     )
 
 
+def agreed(meta: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """What both say alike."""
+    return {k: v for k, v in meta.items() if k in other and other[k] == v}
+
+
 def join(parts: Iterable[Dataset]) -> Dataset:
     """Several as one, in this order. Of what is known about them stays what all say alike, such as the environment.
 
@@ -198,7 +204,7 @@ def join(parts: Iterable[Dataset]) -> Dataset:
     formats = dict.fromkeys(d.format for d in given)
     notes = dict.fromkeys(n for d in given for n in d.notes)
     name = f"{given[0].name} and {len(given) - 1} more"
-    meta = {k: v for k, v in given[0].meta.items() if all(k in d.meta and d.meta[k] == v for d in given[1:])}
+    meta = functools.reduce(agreed, [d.meta for d in given])
     return Dataset(rows, offsets, name, ", ".join(formats), tuple(notes), meta)
 
 
