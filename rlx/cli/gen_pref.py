@@ -11,6 +11,7 @@ import tyro
 
 from rlx import config, keys, replay
 from rlx.cli import console
+from rlx.envs import meta_world_cpl
 from rlx.preferences import labels, meta_world, pairs, stand_ins
 from rlx.preferences.pairs import Preferences
 from rlx.replay import datasets
@@ -35,6 +36,8 @@ class Flags:
     episodes: int | None = config.size(None, "of either task; None: 40, of metaworld-mixed 400", least=2, most=1_000_000)
     steps: int | None = config.size(None, "of an episode; None: 50, metaworld 150, metaworld-mixed 500", least=2, most=100_000)
     segment: int | None = config.size(None, "compare pieces of so many; None: whole episodes, of metaworld-mixed 25", least=1)
+    # metaworld: observations of 35 numbers, a tenth of the reward and 250 steps, as contrastive preference learning has it
+    cpl: bool = False
     pairs: int = config.size(500, "of the source that are labelled by true returns, at most", least=1)
     flips: float = config.size(0.0, "share of these labels that are turned round", least=0, most=1)
     seed: int = config.size(0, least=0, most=keys.MOST_SEED)
@@ -53,7 +56,7 @@ def body(argv: list[str]) -> None:
     if out.exists():
         config.stop(f"--out {out} is there already: give another name, or remove it first")
     usual = SIZES[flags.recipe]
-    episodes, steps = flags.episodes or usual[0], flags.steps or usual[1]
+    episodes, steps = flags.episodes or usual[0], flags.steps or (meta_world_cpl.HORIZON if flags.cpl else usual[1])
     segment = flags.segment or (usual[2] and min(usual[2], steps))
     states, meta = made(flags, episodes, steps)
     rng = np.random.default_rng(flags.seed)
@@ -76,6 +79,8 @@ def made(flags: Flags, episodes: int, steps: int) -> tuple[dict[str, ReplayState
     """Source and target, and what their files say of them."""
     meta: dict[str, dict[str, Any]] = {name: {"generator": f"gen-pref {flags.recipe}"} for name in ("source", "target")}
     if flags.recipe in stand_ins.RECIPES:
+        if flags.cpl:
+            config.stop(f"--cpl is a form of Meta-World's episodes, and --recipe {flags.recipe} has none: give metaworld.")
         found = stand_ins.RECIPES[flags.recipe](episodes, steps, flags.seed)
         if flags.recipe == "point-mass":
             for name, axis in (("source", "x"), ("target", "y")):
@@ -86,8 +91,9 @@ def made(flags: Flags, episodes: int, steps: int) -> tuple[dict[str, ReplayState
         for i, (name, task) in enumerate((("source", flags.source_task), ("target", flags.target_task))):
             key = keys.fold(keys.root(flags.seed), name, task)
             told = lambda done, i=i: progress(i * episodes + done)
-            states[name] = replay.from_episodes(meta_world.RECIPES[flags.recipe](task, episodes, steps, key, told))
-            meta[name] |= {"env": meta_world.ENV, "env_options": {"env_name": task}}
+            rows = meta_world.RECIPES[flags.recipe](task, episodes, steps, key, told)
+            states[name] = replay.from_episodes(map(meta_world.as_cpl, rows) if flags.cpl else rows)
+            meta[name] |= {"env": meta_world.CPL if flags.cpl else meta_world.ENV, "env_options": {"env_name": task}}
     return states, meta
 
 

@@ -41,6 +41,7 @@ class Flags:
     eps: float = config.size(5e-3, "larger: softer labels, of which the sure ones are more reliable", above=0)
     outer: int = config.size(20, "rounds of linearisation", least=1)
     inner: int = config.size(50, "rounds of Sinkhorn in each", least=1)
+    group_size: int | None = config.size(None, "transport and pairs within random groups of so many of either task", least=3)
     restarts: int = config.size(0, "so many random couplings to begin at, besides the even one; the cheapest counts", least=0)
     scale: Literal["max", "mean", "none"] = config.size("max", "what distances within a task are divided by")
     proximal: bool = config.size(False, "towards a coupling without blur")
@@ -140,17 +141,18 @@ def _said(value: Any) -> str:
 def _measured(got: labels.Labelled, sources: Sequence[labels.Source], target: Episodes) -> dict[str, Any]:
     """Accuracies over all pairs of trajectories where the target has true rewards: of each source alone too where there are
     several, and of the nearest trajectory where there is one source with as many numbers. Else nothing."""
-    returns = target.returns[got.chosen]
-    if np.ptp(returns) == 0 or got.alignment is None:
+    returns, told = target.returns[got.chosen], got.alignment
+    if np.ptp(returns) == 0 or told is None:
         return {}
-    found: dict[str, Any] = {"accuracy": alignment.accuracy(got.alignment.label, returns)}
+    right = lambda label: alignment.accuracy(label, returns, None if told.degenerate else told.weight)
+    found: dict[str, Any] = {"accuracy": right(told.label)}
     if len(sources) > 1:
-        return {**found, "accuracies": [alignment.accuracy(a.label, returns) for a in got.each]}
+        return {**found, "accuracies": [right(a.label) for a in got.each]}
     try:
         nearest = labels.carried("dis", sources[0], [target.trajectories()[i] for i in got.chosen], Settings())
     except ValueError:  # the spaces differ
         return found
-    return {**found, "accuracy_nearest": alignment.accuracy(nearest.label, returns)}
+    return {**found, "accuracy_nearest": right(nearest.label)}
 
 
 def draw(told: Alignment, path: Path) -> None:

@@ -17,7 +17,7 @@ The cost of the coupling says how alike two tasks are, so several sources can `v
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -46,6 +46,7 @@ class Settings:
     eps: float = 5e-3
     outer: int = 20
     inner: int = 50
+    group_size: int | None = None  # random groups of so many trajectories, each of which one of the source's labels; None: all
     restarts: int = 0  # besides p q', so many random couplings to begin at; the result of the least cost is taken
     proximal: bool = False  # anneals to a coupling without blur
     norm: Norm = "pair"
@@ -181,21 +182,58 @@ def align(
     fs, ft = (features(x, settings.features, settings.entries) for x in (source, target))
     if len(z) != len(fs):
         raise ValueError(f"there are {len(fs)} source trajectories and labels of {len(z)}.")
+    if settings.group_size is not None:
+        return _in_groups(fs, ft, z, b, settings)
     return carry(couple(fs, ft, settings), fs, ft, z, b, settings)
+
+
+def groups_of(n: int, size: int | None) -> np.ndarray:
+    """int [n]: which random group each of ``n`` trajectories is in, always the same. Groups have ``size`` members, and as few
+    more as there must be; None: one group."""
+    out = np.zeros(n, int)
+    parts = np.array_split(np.random.default_rng(0).permutation(n), max(n // size, 1) if size else 1)
+    for number, members in enumerate(parts):
+        out[members] = number
+    return out
+
+
+def _in_groups(fs: np.ndarray, ft: np.ndarray, z: np.ndarray, b: np.ndarray, settings: Settings) -> Alignment:
+    """Each group of targets is labelled by one of sources, these by turns; pairs of two groups are not. On the host, which is
+    done with a few small problems before a program is compiled."""
+    settings, n = replace(settings, float64=True), len(ft)
+    source, target = groups_of(len(fs), settings.group_size), groups_of(n, settings.group_size)
+    label, weight, confidence, plan = np.full((n, n), 0.5), *np.zeros((2, n, n)), np.zeros((len(fs), n))
+    each = []
+    for number in range(target.max() + 1):
+        i, j = np.flatnonzero(source == number % (source.max() + 1)), np.flatnonzero(target == number)
+        inner, own = np.ix_(i, i), np.ix_(j, j)
+        part = carry(couple(fs[i], ft[j], settings), fs[i], ft[j], z[inner], b[inner], settings)
+        label[own], weight[own], confidence[own] = part.label, part.weight, part.confidence
+        plan[np.ix_(i, j)] = part.coupling.plan * len(j) / n
+        each.append(part)
+    mean = lambda name: np.float64(np.mean([getattr(part.coupling, name) for part in each]))
+    coupling = Coupling(plan, mean("cost"), mean("row_error"), np.float64(max(part.coupling.change for part in each)))
+    nothing, ranks = all(part.degenerate for part in each), asymmetry(distances(fs, settings.scale), z, b)
+    return Alignment(label, weight, confidence, coupling, nothing, ranks)
+
+
+def asymmetry(cs: np.ndarray, z: np.ndarray, b: np.ndarray) -> float:
+    """See `Alignment`, of distances [M, M] of the source and its labels; 0 where either are all alike."""
+    far, liked = cs.mean(1), (b * z).sum(1) / np.maximum(b.sum(1), 1)
+    return float(spearmanr(far, liked).statistic) if np.ptp(far) > 0 and np.ptp(liked) > 0 else 0.0
 
 
 def carry(coupling: Coupling, fs: np.ndarray, ft: np.ndarray, z: np.ndarray, b: np.ndarray, settings: Settings) -> Alignment:
     """Labels along a coupling of features [M, f] and [N, g]; none where it says nothing."""
     cs, ct = distances(fs, settings.scale), distances(ft, settings.scale)
     m, n = len(fs), len(ft)
-    far = (b * z).sum(1) / np.maximum(b.sum(1), 1)
-    ranks = spearmanr(cs.mean(1), far).statistic if np.ptp(cs.mean(1)) > 0 and np.ptp(far) > 0 else 0.0
+    ranks = asymmetry(cs, z, b)
     if settings.geometry != "linear" and says_nothing(cs, ct, coupling.plan) or not np.isfinite(coupling.plan).all():
         nothing = np.zeros((n, n))
         even = coupling._replace(plan=np.full((m, n), 1 / (m * n)))
-        return Alignment(nothing + 0.5, nothing, nothing, even, True, float(ranks))
+        return Alignment(nothing + 0.5, nothing, nothing, even, True, ranks)
     label, weight, confidence = transfer(coupling.plan, np.full(n, 1 / n), z, b, settings.norm, settings.tau)
-    return Alignment(label, weight, confidence, coupling, False, float(ranks))
+    return Alignment(label, weight, confidence, coupling, False, ranks)
 
 
 def vote(each: Sequence[Alignment], tau: float) -> tuple[Alignment, np.ndarray]:
@@ -254,12 +292,12 @@ def oriented(label: np.ndarray, first: np.ndarray, second: np.ndarray, truth: np
     return (1 - label, True) if agree < 0.5 else (label, False)
 
 
-def accuracy(label: np.ndarray, returns: np.ndarray) -> float:
+def accuracy(label: np.ndarray, returns: np.ndarray, weight: np.ndarray | None = None) -> float:
     """Share of pairs j < l of which ``label`` [N, N] prefers the one with the larger of ``returns`` [N]; ties of returns do not
-    count, a label of 0.5 counts half. NaN where all are ties."""
+    count, nor pairs of no ``weight`` [N, N], and a label of 0.5 counts half. NaN where there are none."""
     j, ell = np.triu_indices(len(returns), 1)
     better, said = np.sign(returns[j] - returns[ell]), np.sign(label[j, ell] - 0.5)
-    told = better != 0
+    told = (better != 0) & (True if weight is None else weight[j, ell] > 0)
     return float(0.5 + 0.5 * (better * said)[told].mean()) if told.any() else float("nan")
 
 

@@ -122,19 +122,21 @@ class Asking:
             pairs.write(self.out, row if given is None else pairs.joined(given, row))
 
     def undo(self) -> None:
-        """Takes back the last answer of the file, also one of an earlier start.
+        """Takes back this annotator's last answer to one of these questions, also one of an earlier start; what others have
+        answered since stays.
 
         Raises:
-            ValueError: the last one is no answer of this annotator to one of these questions.
+            ValueError: there is none.
         """
         known = {_place(self.asked, i) for i in range(len(self))}
         with _alone(self.out):
             given = self.given()
-            last = -1 if given is None else len(given.label) - 1
-            if given is None or not self._mine(given)[last] or _place(given, last) not in known:
+            mine = [] if given is None else [i for i in np.flatnonzero(self._mine(given)).tolist() if _place(given, i) in known]
+            if given is None or not mine:
                 raise ValueError("there is no answer to take back.")
-            if last:
-                pairs.write(self.out, _take(given, range(last)))
+            left = np.delete(np.arange(len(given.label)), mine[-1])
+            if len(left):
+                pairs.write(self.out, _take(given, left))
             else:
                 self.out.unlink()
 

@@ -154,6 +154,11 @@ def carried(kind: str, source: Source, target: Trajectories, settings: Settings)
     return Alignment(label, weight, confidence, coupling, False, float("nan"))
 
 
+def groups(kind: str, n: int, size: int | None) -> np.ndarray:
+    """int [n]: the group of each trajectory; only pairs within one get labels of this kind."""
+    return alignment.groups_of(n, size if kind in ("cpa", "cpa+fewshot") else None)
+
+
 def by_returns(found: Episodes, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """float64 [P]: 1 where the second episode's true return is larger, 0.5 where they are equal."""
     return 0.5 + 0.5 * np.sign(found.returns[second] - found.returns[first])
@@ -201,7 +206,7 @@ def label(
     target = [found.trajectories()[i] for i in chosen]
     own = settings or Settings()
     vectors = features(target, own.features, own.entries) if pairing == "cross_cluster" else None
-    first, second = pairs.choose(len(chosen), count, pairing, rng, vectors)
+    first, second = pairs.choose(len(chosen), count, pairing, rng, vectors, groups(kind, len(chosen), own.group_size))
     at, steps = chosen[np.stack([first, second])], found.steps[chosen]
     each: dict[str, Any] = {"steps": np.minimum(steps[first], steps[second])}
     if kind in ("oracle", "random"):

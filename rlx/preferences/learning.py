@@ -10,6 +10,8 @@ Gaussian for each step's reward::
     L_v = mean max(0, entropy - (log std + log(2 pi e) / 2))          keeps the entropy of each up
     L   = L_m + L_s + 0.1 L_v
 
+With ``constant`` every std is the one that L_v asks for, which tells what learning it is good for.
+
 That the paper has these kinds of terms is known, their exact sum and constants are not: all are settings (`Coefs`, `Training`).
 
 Pairs that nobody labelled can be learned from too, by what the model itself is sure of (the code of the Preference Transformer,
@@ -29,6 +31,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.stats import pearsonr, spearmanr
 
 from rlx import keys
 from rlx.nn.optim import apply_gradients, optimizer
@@ -65,6 +68,7 @@ class Training:
     samples: int = 4
     noise: Literal["per_segment", "per_step"] = "per_segment"  # independent noise of many steps all but cancels in their mean
     variance: Literal["hinge", "target"] = "hinge"  # at least that entropy, or that one
+    constant: bool = False  # a model without a Gaussian is taken for one, with the std of that entropy throughout
     schedule: bool = False
     held_out: float = 0.1  # share of the pairs, drawn before training; what is kept is the model that judged these best
     checks: int = 20  # how often these are looked at
@@ -74,7 +78,7 @@ class Fit(NamedTuple):
     """What came of it. Curves are over ``checks``."""
 
     params: PyTree
-    train_loss: Array  # [checks]
+    train_loss: Array  # [checks], or of as many as there are updates
     held_loss: Array  # [checks] cross-entropy of the held-out pairs; NaN where there are none
     best: Array  # int32: the check whose parameters are kept
 
@@ -93,6 +97,9 @@ def surprise(first: Opinion, second: Opinion, label: Array) -> Array:
 def loss(first: Opinion, second: Opinion, label: Array, weight: Array, key: Key, coef: Coefs, how: Training) -> Array:
     """L of a batch [B]."""
     total = coef.mean * (weight * surprise(first, second, label)).mean()
+    if how.constant:
+        std = jnp.exp(coef.entropy - HALF_LOG_2PIE)
+        first, second = (j._replace(std=jnp.full_like(j.mean, std)) for j in (first, second))  # type: ignore[attr-defined]
     if not isinstance(first, Judged) or not isinstance(second, Judged) or first.std is None or second.std is None:
         return total
     pair = jax.random.normal(key, (2, how.samples, *label.shape, 1 if how.noise == "per_segment" else first.mean.shape[-1]))
@@ -231,7 +238,8 @@ def fitted(
 ) -> Fit:
     """`fit`, of parameters and windows as they are: pairs ``learn`` [L], ``held`` [M], and ``guess`` [U] without a label. It
     may be mapped over seeds."""
-    block = max(how.steps // how.checks, 1)
+    checks = min(how.checks, how.steps)
+    begins = jnp.asarray([how.steps * i // checks for i in range(checks + 1)])
     chain = lambda lr: optimizer(lr, weight_decay=coef.weight_decay)
 
     def judge(params: PyTree, pair: Array, offset: Array, dropout: Key | None) -> tuple[Any, Any]:
@@ -254,11 +262,11 @@ def fitted(
         draw, shift, dropout = jax.random.split(keys.fold(key, "unlabelled"), 3)
         return total + coef.pseudo * pseudo_loss(*judge(params, *drawn(guess, draw, shift), dropout), coef.pseudo_least)
 
-    def update(carry: tuple[PyTree, PyTree], t: Array) -> tuple[tuple[PyTree, PyTree], Array]:
-        params, opt = carry
+    def update(t: Array, carry: tuple[PyTree, PyTree, Array]) -> tuple[PyTree, PyTree, Array]:
+        params, opt, total = carry
         got, grads = jax.value_and_grad(value)(params, keys.fold(key, "step", t))
-        scale = step_share(t / (block * how.checks)) if how.schedule else 1.0
-        return apply_gradients(chain(coef.lr * scale), params, grads, opt), got
+        scale = step_share(t / how.steps) if how.schedule else 1.0
+        return *apply_gradients(chain(coef.lr * scale), params, grads, opt), total + got
 
     def held_loss(params: PyTree) -> Array:
         if not len(held):
@@ -269,14 +277,17 @@ def fitted(
 
     def check(carry: tuple, i: Array) -> tuple[tuple, tuple[Array, Array]]:
         (params, opt), best, least, which = carry
-        (params, opt), got = jax.lax.scan(update, (params, opt), i * block + jnp.arange(block))
+        params, opt, total = jax.lax.fori_loop(begins[i], begins[i + 1], update, (params, opt, jnp.float32(0)))
         now = held_loss(params)
         better = ~(now >= least)  # without held-out pairs that count the last is kept
         best = jax.tree.map(lambda new, old: jnp.where(better, new, old), params, best)
-        return ((params, opt), best, jnp.where(better, now, least), jnp.where(better, i, which)), (got.mean(), now)
+        return ((params, opt), best, jnp.where(better, now, least), jnp.where(better, i, which)), (
+            total / (begins[i + 1] - begins[i]),
+            now,
+        )
 
     start = ((params, chain(0.0).init(params)), params, jnp.float32(jnp.inf), jnp.int32(0))
-    (_, best, _, which), curves = jax.lax.scan(check, start, jnp.arange(how.checks))
+    (_, best, _, which), curves = jax.lax.scan(check, start, jnp.arange(checks))
     return Fit(best, *curves, which)
 
 
@@ -324,9 +335,20 @@ def rewards(
     return out
 
 
-def scaled(reward: np.ndarray, found: Episodes, horizon: int) -> tuple[np.ndarray, float]:
-    """``reward`` [N] times ``horizon`` / (largest - smallest return of an episode), and that factor; 1, with a warning, where
-    all episodes are worth the same."""
+Rescale = Literal["range", "from_worst", "none"]
+
+
+def scaled(reward: np.ndarray, found: Episodes, horizon: int, how: Rescale = "range") -> tuple[np.ndarray, float]:
+    """Rewards [N] as agents are paid them, and the factor that was applied::
+
+        range        r horizon / (largest - smallest return R of an episode)
+        from_worst   (r - R_least / steps of its episode) horizon / (largest - smallest)       as for AntMaze, less 1 there
+        none         r
+
+    The first two are those of the Preference Transformer's code. Where all episodes are worth the same it is 1, with a warning.
+    """
+    if how == "none":
+        return reward, 1.0
     returns = np.add.reduceat(np.nan_to_num(reward), found.begin)
     span = float(np.ptp(returns))
     if span < 1e-8:
@@ -334,7 +356,17 @@ def scaled(reward: np.ndarray, found: Episodes, horizon: int) -> tuple[np.ndarra
             "by the learned reward all episodes are worth the same: it says nothing, and is not scaled.", stacklevel=2
         )
         return reward, 1.0
-    return reward * (horizon / span), horizon / span
+    share = returns.min() / np.repeat(found.steps, found.steps + 1) if how == "from_worst" else 0.0
+    return (reward - share) * (horizon / span), horizon / span
+
+
+def correlations(reward: np.ndarray, found: Episodes) -> dict[str, float]:
+    """Of the episodes' returns by rewards [N] and by true ones, by ranks (Spearman) and as they are (Pearson); NaN where either
+    are all the same."""
+    returns = np.add.reduceat(np.nan_to_num(reward), found.begin)
+    apart = np.ptp(returns) > 0 and np.ptp(found.returns) > 0
+    of = {"rank_correlation": spearmanr, "correlation": pearsonr}
+    return {name: float(by(returns, found.returns)[0]) if apart else float("nan") for name, by in of.items()}
 
 
 def agreement(label: np.ndarray, said: np.ndarray) -> float:

@@ -22,10 +22,11 @@ import jax
 import numpy as np
 
 from rlx import keys
-from rlx.envs import batch, begin, experts, make, rollout
+from rlx.envs import batch, begin, experts, make, meta_world_cpl, rollout
 from rlx.types import HostEnv, Key, Row
 
 ENV = "gym:Meta-World/MT1"
+CPL = f"gym:{meta_world_cpl.__name__}:{meta_world_cpl.ID}"
 # From which tasks to which PEARL carries labels, as we recall its paper
 PAIRS = tuple(
     (source, target)
@@ -87,6 +88,12 @@ def until_done(episode: Row) -> Row:
     done = np.cumsum(np.asarray(episode.info["success"]) > 0.5)
     stop = int(np.searchsorted(done, ENOUGH)) + 1
     return jax.tree.map(lambda x: x[:stop], episode)
+
+
+def as_cpl(episode: Row) -> Row:
+    """With the observations and rewards of `CPL`."""
+    obs = meta_world_cpl.shortened(np.asarray(episode.obs))
+    return episode._replace(obs=obs, reward=np.asarray(episode.reward) * np.float32(meta_world_cpl.REWARD_SCALE))
 
 
 RECIPES = {"metaworld": graded, "metaworld-mixed": mixed}

@@ -211,12 +211,20 @@ def from_segments(given: Pairs) -> tuple[ReplayState, Preferences]:
 
 
 def choose(
-    n: int, most: int | None, how: Pairing, rng: np.random.Generator, features: np.ndarray | None = None
+    n: int,
+    most: int | None,
+    how: Pairing,
+    rng: np.random.Generator,
+    features: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which of ``n`` trajectories to compare: ``first``, ``second`` int [P], each pair once, in random order of its two, at
-    most ``most``. "cross_cluster" compares trajectories of different ones of two clusters of ``features`` [n, f] (K-means); how
-    the paper forms its clusters we could not verify."""
+    most ``most``, and only within ``groups`` (int [n], the number of each one's). "cross_cluster" compares trajectories of
+    different ones of two clusters of ``features`` [n, f] (K-means); how the paper forms its clusters we could not verify."""
     first, second = np.triu_indices(n, 1)
+    if groups is not None:
+        same = groups[first] == groups[second]
+        first, second = first[same], second[same]
     if how == "cross_cluster":
         assert features is not None
         label = kmeans2(features, 2, minit="++", rng=rng)[1]

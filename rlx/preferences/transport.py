@@ -1,4 +1,4 @@
-"""Optimal transport between sets of trajectories: Sinkhorn in the log domain, and Gromov-Wasserstein.
+"""Optimal transport between sets of trajectories: Sinkhorn, stabilised in the log domain, and Gromov-Wasserstein.
 
 A coupling T [M, N] says how much of the i-th source goes to the j-th target; its rows sum to p, its columns to q.
 Gromov-Wasserstein compares distances within one set to distances within the other, so the two need nothing in common::
@@ -31,6 +31,8 @@ import numpy as np
 from rlx.precision import exact
 from rlx.types import Array
 
+SCALED = 5  # rounds of Sinkhorn between two looks at the log domain
+
 
 class Coupling(NamedTuple):
     """A plan and how far it can be trusted. Batches have a leading axis."""
@@ -62,20 +64,40 @@ def _logsumexp(xp: Any, x: Array, axis: int) -> Array:
     return top.squeeze(axis) + xp.log(xp.where(total > 0, total, 1.0))
 
 
+def _ratio(xp: Any, weight: Array, total: Array) -> Array:
+    """weight / total; 0 where there is neither."""
+    return weight / xp.where(total > 0, total, 1.0)
+
+
 @exact
 def sinkhorn(xp: Any, cost: Array, p: Array, q: Array, eps: float | Array, inner: int) -> Array:
     """The coupling [M, N] with the least <cost, T> - eps entropy(T) (Cuturi 2013), after ``inner`` rounds. The columns' update
-    comes last, so column sums are exact whether it has converged or not."""
+    comes last, so column sums are exact whether it has converged or not.
+
+    Potentials f, g are in the log domain, where nothing underflows; the exponential of the matrix, which costs most, is taken
+    once for `SCALED` rounds, which scale its rows and columns by u, v (Schmitzer 2019, arXiv:1610.06519, section 3.1). That is
+    safe: after a first round column sums are q, and a round makes no row's sum less than min(q) of what it was.
+    """
     log_p, log_q = _log(xp, p), _log(xp, q)
+    g = xp.where(q > 0, 0.0 * q, -xp.inf)
+    f = eps * (log_p - _logsumexp(xp, (g[None] - cost) / eps, 1))
+    g = eps * (log_q - _logsumexp(xp, (f[:, None] - cost) / eps, 0))
 
-    def step(fg: tuple[Array, Array]) -> tuple[Array, Array]:
-        f = eps * (log_p - _logsumexp(xp, (fg[1][None] - cost) / eps, 1))
-        return f, eps * (log_q - _logsumexp(xp, (f[:, None] - cost) / eps, 0))
+    def scaled(fg: tuple[Array, Array], rounds: int) -> tuple[Array, Array]:
+        f, g = fg
+        plan = xp.exp((f[:, None] + g[None] - cost) / eps)
 
-    f, g = _repeat(xp, inner, step, (xp.where(p > 0, 0.0 * p, -xp.inf), xp.where(q > 0, 0.0 * q, -xp.inf)))
+        def step(uv: tuple[Array, Array]) -> tuple[Array, Array]:
+            u = _ratio(xp, p, plan @ uv[1])
+            return u, _ratio(xp, q, u @ plan)
+
+        u, v = _repeat(xp, rounds, step, (xp.ones_like(p), xp.ones_like(q)))
+        return f + eps * _log(xp, u), g + eps * _log(xp, v)
+
+    times, rest = divmod(inner - 1, SCALED)
+    f, g = scaled(_repeat(xp, times, lambda fg: scaled(fg, SCALED), (f, g)), rest)
     plan = xp.exp((f[:, None] + g[None] - cost) / eps)
-    total = plan.sum(0)
-    return plan * (q / xp.where(total > 0, total, 1.0))  # the last digits of float32
+    return plan * _ratio(xp, q, plan.sum(0))  # the last digits of float32
 
 
 @exact

@@ -9,6 +9,7 @@ import pytest
 
 from rlx import envs, keys, replay
 from rlx.cli import main
+from rlx.envs import meta_world_cpl
 from rlx.preferences import meta_world, pairs, stand_ins
 from rlx.types import Row
 
@@ -68,6 +69,29 @@ def test_meta_worlds_scripts_with_noise(tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_meta_world_as_contrastive_preference_learning_has_it(tmp_path):
+    """Its episodes are the environment's: the actions of one, played again, give its observations and rewards."""
+    pytest.importorskip("metaworld")
+    out = tmp_path / "pair"
+    words = ["data", "gen-pref", "--recipe", "metaworld", "--cpl", "-o", str(out), "--episodes", "5", "--steps", "20"]
+    assert main([*words, "--source-task", "reach-v3", "--target-task", "reach-v3"]) == 0
+    data = replay.load(out / "source.npz")
+    assert data.rows.obs.shape == (5 * 21, 35) and data.lengths.tolist() == [20] * 5
+    env = envs.make(data.meta["env"], **data.meta["env_options"])
+    assert env.spec.obs.shape == (35,) and env.spec.horizon == 250
+    vec, key = envs.batch(env, 1), keys.HostKey.of(keys.root(0), 1)
+    state, step = vec.reset(vec.params, key)
+    whole = envs.batch(envs.make(meta_world.ENV, env_name="reach-v3", time_limit=250, disable_env_checker=True), 1)
+    other, wanted = whole.reset(whole.params, key)
+    for action in data.rows.action[:3]:
+        np.testing.assert_array_equal(step.obs, meta_world_cpl.shortened(wanted.obs))
+        np.testing.assert_allclose(step.reward, 0.1 * wanted.reward, rtol=1e-6)
+        state, step = vec.step(vec.params, state, action[None], key)
+        other, wanted = whole.step(whole.params, other, action[None], key)
+    vec.close(), whole.close()
+
+
+@pytest.mark.slow
 def test_meta_worlds_scripts_mixed():
     pytest.importorskip("metaworld")
     found = meta_world.mixed("reach-v3", 5, 60, keys.root(0))
@@ -87,6 +111,12 @@ def test_an_episode_ends_when_the_task_has_been_done_for_a_while():
     assert len(cut.reward) == 4 + 10 + 3 + 15 and cut.info["success"].sum() == meta_world.ENOUGH == 25
     short = meta_world.until_done(row._replace(info={"success": zero}))
     assert len(short.reward) == rows
+
+
+def test_what_the_hand_did_before_can_be_left_out(tmp_path, capsys):
+    assert meta_world_cpl.shortened(np.arange(39)[None]).tolist() == [[*range(18), *range(22, 39)]]
+    assert main(["data", "gen-pref", "--cpl", "-o", str(tmp_path / "pair")]) == 2
+    assert "--cpl is a form of Meta-World's episodes, and --recipe toy has none" in capsys.readouterr().err
 
 
 def test_a_layout_that_is_another_leaves_the_hand():

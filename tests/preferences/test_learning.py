@@ -267,8 +267,19 @@ def test_unit_of_rewards():
     reward = np.array([1, 1, np.nan, 4, 6, np.nan])  # returns 2 and 10
     new, factor = learning.scaled(reward, found, 500)
     assert factor == 62.5 and new[0] == 62.5
+    new, factor = learning.scaled(reward, found, 500, "from_worst")  # each of two steps is a half of the least return, 2, less
+    assert factor == 62.5 and new[[0, 1, 3, 4]].tolist() == [0, 0, 3 * 62.5, 5 * 62.5]
+    assert learning.scaled(reward, found, 500, "none") == (pytest.approx(reward, nan_ok=True), 1.0)
     with pytest.warns(UserWarning, match="all episodes are worth the same"):
         assert learning.scaled(np.ones(6), found, 500)[1] == 1
+
+
+def test_how_returns_go_with_true_ones():
+    found = pairs.episodes(data([1, 1, 1, 1]))._replace(reward=np.array([0, 1, 0, 2, 0, 3, 0, 4.0]))
+    told = learning.correlations(np.array([1, np.nan, 3, np.nan, 2, np.nan, 10, np.nan]), found)  # ranks 1 3 2 4 of 1 2 3 4
+    assert told["rank_correlation"] == pytest.approx(1 - 6 * 2 / (4 * 15))
+    assert told["correlation"] == pytest.approx(np.corrcoef([1, 3, 2, 10], [1, 2, 3, 4])[0, 1])
+    assert all(np.isnan(x) for x in learning.correlations(np.ones(8), found).values())
 
 
 # ------------------------------------------------------------------------------------------------------------------ learning
@@ -340,6 +351,31 @@ def test_without_a_held_out_pair_that_counts_the_last_parameters_are_kept():
     model, how = models.RewardMLP((4,)), learning.Training(steps=20, batch=4, held_out=0.5, checks=4)
     got = learning.fit(model, learning.init(model, KEY, 3, 2), one, found, KEY, how)
     assert np.isnan(got.held_loss).all() and int(got.best) == 3
+
+
+def test_all_updates_are_made_whatever_the_checks():
+    found, prefs, _ = compared(episodes=4)
+    model = models.RewardMLP((4,))
+    of = lambda checks: learning.fit(
+        model, learning.init(model, KEY, 3, 2), prefs, found, KEY, learning.Training(7, 4, held_out=0, checks=checks)
+    )
+    one, three, many = of(1), of(3), of(20)
+    assert len(three.train_loss) == 3 and len(many.train_loss) == 7
+    close(np.average(three.train_loss, weights=[2, 2, 3]), one.train_loss[0], rtol=1e-5)
+    for got in (three, many):
+        jax.tree.map(lambda x, y: close(x, y, atol=1e-6), got.params, one.params)
+
+
+def test_a_constant_std_is_the_one_that_is_asked_for():
+    """As a Gaussian head that gives it everywhere, of which nothing is left to be asked."""
+    share, coef = jnp.full((3, 4), 0.25), learning.Coefs(entropy=0.5)
+    first, second = (models.Judged(jax.random.normal(jax.random.key(i), (3, 4)), None, share) for i in (0, 1))
+    std = jnp.full((3, 4), np.exp(0.5) / np.sqrt(2 * np.pi * np.e))
+    label, weight = jnp.array([0.0, 1.0, 0.5]), jnp.ones(3)
+    of = lambda a, b, **how: learning.loss(a, b, label, weight, KEY, coef, learning.Training(**how))
+    found = of(first, second, constant=True)
+    close(found, of(first._replace(std=std), second._replace(std=std)), atol=1e-5)
+    assert found > of(first, second) and learning.spread(first._replace(std=std), coef, learning.Training()) < 1e-6
 
 
 def test_pairs_are_held_out_before_training():

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import logsumexp
 
-from rlx.preferences import Settings, align, alignment, toy_quality, transfer, transport
+from rlx.preferences import Settings, align, alignment, labels, pairs, toy_quality, transfer, transport
 from rlx.preferences.features import distances, features
 
 close = functools.partial(np.testing.assert_allclose, rtol=0)
@@ -50,6 +51,24 @@ def test_a_set_goes_to_itself():
     rough = solve(TRIANGLE, TRIANGLE, eps=1e-6, outer=3, inner=200)
     close(rough.plan.sum(0), even(3), atol=1e-9)  # exact though rows have not converged
     assert rough.row_error > 0.1
+
+
+@pytest.mark.parametrize("inner", [1, 2, 6, 7, 50])
+@pytest.mark.parametrize("eps", [0.1, 5e-3, 1e-3])
+def test_sinkhorn_is_that_of_the_log_domain(eps, inner):
+    """Uneven weights, one of them 0, and costs of which the exponential is 0 in either precision."""
+    rng = np.random.default_rng(0)
+    cost, p, q = rng.uniform(0, 3, (7, 5)), rng.uniform(1e-4, 1, 7), rng.uniform(1e-4, 1, 5)
+    p[2] = q[4] = 0
+    p, q = p / p.sum(), q / q.sum()
+    with np.errstate(divide="ignore"):
+        log_p, log_q, g = np.log(p), np.log(q), np.where(q > 0, 0, -np.inf)
+    for _ in range(inner):
+        f = eps * (log_p - logsumexp((g[None] - cost) / eps, axis=1))
+        g = eps * (log_q - logsumexp((f[:, None] - cost) / eps, axis=0))
+    wanted = np.exp((f[:, None] + g[None] - cost) / eps)
+    close(transport.sinkhorn(np, cost, p, q, eps, inner), wanted, atol=1e-10)
+    close(transport.sinkhorn(jnp, *map(jnp.float32, (cost, p, q)), eps, inner), wanted, atol=2e-4)
 
 
 def test_eps_is_half_of_what_pot_calls_epsilon():
@@ -206,6 +225,29 @@ def test_of_several_starts_the_cheapest_coupling_is_taken(float64):
     assert min(costs) < costs[0]  # the even start is not the best one here
     found = alignment.couple(source, target, own)
     assert float(found.cost) == pytest.approx(min(costs), rel=1e-9 if float64 else 1e-3)
+
+
+def test_in_groups_each_group_is_labelled_by_one_of_the_source():
+    rng = np.random.default_rng(3)
+    (source, quality), (target, _) = toy_quality(rng, 8), toy_quality(rng, 13, rot=0.4)
+    settings, z = Settings("flat_s", group_size=4, float64=True), alignment.by_return(quality)
+    found = align(source, target, z, None, settings)
+    groups = alignment.groups_of(13, 4)
+    assert sorted(np.bincount(groups)) == [4, 4, 5] and (alignment.groups_of(13, None) == 0).all()
+    same = groups[:, None] == groups[None]
+    assert (found.weight > 0).tolist() == same.tolist() and (found.label[~same] == 0.5).all()
+    close(found.coupling.plan.sum(0), np.full(13, 1 / 13), atol=1e-12)
+    of = alignment.groups_of(8, 4)
+    for number, whose in enumerate((0, 1, 0)):  # by turns
+        i, j = np.flatnonzero(of == whose), np.flatnonzero(groups == number)
+        alone = align([source[k] for k in i], [target[k] for k in j], z[np.ix_(i, i)], None, Settings("flat_s", float64=True))
+        close(found.label[np.ix_(j, j)], alone.label, atol=1e-12)
+    first, second = pairs.choose(13, None, "all", rng, groups=labels.groups("cpa", 13, 4))
+    assert len(first) == 6 + 6 + 10 and same[first, second].all()
+    assert len(pairs.choose(13, None, "all", rng, groups=labels.groups("oracle", 13, 4))[0]) == 13 * 12 // 2
+    returns = np.arange(13.0)
+    wrong = np.where(same, alignment.by_return(returns), alignment.by_return(-returns))
+    assert alignment.accuracy(wrong, returns, found.weight) == 1 > alignment.accuracy(wrong, returns)
 
 
 def test_orders_turns_and_units_do_not_matter():

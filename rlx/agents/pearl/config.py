@@ -22,6 +22,7 @@ class Align:
     eps: float = size(5e-3, above=0)
     outer: int = size(20, least=1)
     inner: int = size(50, least=1)
+    group_size: int | None = size(None, least=3)  # transport and pairs within random groups of so many trajectories
     restarts: int = size(0, least=0)  # besides p q', so many random couplings to begin at; the cheapest result is taken
     scale: Literal["max", "mean", "none"] = "max"  # what distances within a task are divided by
     float64: bool = False  # on the host, instead of float32 on the device
@@ -66,7 +67,7 @@ class Config(iql.Config):
     labels: str = "cpa"  # oracle, random, cpa, cpa+fewshot, sim, dis, heron; or a file of pairs, such as labels.npz
     # a file of the source's episodes, labelled by their returns, where Problem.data has no "source"; of several, one flag each
     source: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    head: Literal["gaussian", "deterministic"] = "gaussian"
+    head: Literal["gaussian", "constant", "deterministic"] = "gaussian"  # constant: a std that is set, not learned
     pairs: int = size(500, least=1)
     trajectories: int = size(64, least=2)  # of source and target, at most
     pairing: Literal["all", "random", "cross_cluster"] = "all"
@@ -85,6 +86,8 @@ class Config(iql.Config):
     weight_decay: float = traced(1e-4, "Decoupled weight decay of the reward model.", least=0)
     pseudo_coef: float = traced(1.0, "model.unlabelled: weight of the loss of pairs without a label.", least=0)
     pseudo_least: float = traced(0.95, "model.unlabelled: how sure the model must be of such a pair.", least=0.5, below=1)
+    # of learned rewards: by horizon / range of the episodes' returns; the same from the worst episode on; as they are
+    rescale: Literal["range", "from_worst", "none"] = "range"
     kappa: float = traced(0.0, "Rewards are the mean less so many standard deviations.", least=0)
 
 
@@ -95,6 +98,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "mlp": {"model.kind": "mlp", "model.batch": 16, "model.segment": 25, "reward_lr": 3e-4, "weight_decay": 0.0},
     "general": {"model.kind": "general", "head": "deterministic", "model.batch": 64, "model.segment": 25, "weight_decay": 0.0},
     "mixture": {"model.kind": "mixture", "head": "deterministic", "model.batch": 64, "model.segment": 25, "weight_decay": 0.0},
+    "antmaze": iql.PRESETS["antmaze"] | {"rescale": "from_worst"},
     "metaworld": iql.PRESETS["metaworld"] | {"align.entries": 18, "model.segment": 25},
     "robomimic": iql.PRESETS["robomimic"] | {"model.segment": 50},
 }
+PRESETS["metaworld-mlp"] = PRESETS["metaworld"] | PRESETS["mlp"] | {"rescale": "none"}

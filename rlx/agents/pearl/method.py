@@ -5,12 +5,12 @@
     label    pairs of episodes of the data, labelled from those of another task by optimal transport      (rlx.preferences)
     reward   a model with a Gaussian for each step, fitted to these pairs (and, on request, to what it is sure of in others);
              the one is kept that judges held-out pairs best
-    relabel  each decision is worth the mean of its Gaussian, times horizon / range of the episodes' returns
+    relabel  each decision is worth the mean of its Gaussian, times horizon / range of the episodes' returns (``rescale``)
     learn    implicit Q-learning on these rewards                                                          (rlx.agents.iql)
 
 What it is compared with are settings: ``labels`` (true ones, chance, the nearest source trajectory) and ``head``
 (deterministic: the Preference Transformer, or an MLP). True rewards of the data are looked at by labels=oracle and cpa+fewshot
-alone.
+alone; ``pearl.json`` says how learned returns go with true ones, which decides nothing.
 
 The paper's constants, its features and the sum of its losses could not be verified; docs/methods/pearl.md lists what is ours.
 """
@@ -39,7 +39,7 @@ from rlx.preferences.tastes import GeneralPreference, MixtureOfTastes
 from rlx.types import Agent, AgentState, Array, Clock, Host, Key, Problem, Stage, Step
 
 # What the stages found out, in learned["told"]; NaN where it does not apply. Of each source there are "costs" and "votes" too.
-TOLD = ("flipped", "cost", "row_error", "asymmetry", "held_loss", "factor")
+TOLD = ("flipped", "cost", "row_error", "asymmetry", "held_loss", "factor", "rank_correlation", "correlation")
 
 
 def model_of(config: Config) -> PreferenceModel:
@@ -47,7 +47,7 @@ def model_of(config: Config) -> PreferenceModel:
     gaussian, own = config.head == "gaussian", config.model
     if own.kind == "transformer" and own.width % own.heads:
         raise ValueError(f"pearl: model.width={own.width} is no multiple of model.heads={own.heads}.")
-    if own.kind in ("general", "mixture") and gaussian:
+    if own.kind in ("general", "mixture") and config.head != "deterministic":
         raise ValueError(f"pearl: model.kind={own.kind!r} does not say how sure it is: give head='deterministic' with it.")
     if own.annotator >= own.annotators:
         raise ValueError(f"pearl: model.annotator={own.annotator} is none of the {own.annotators} of model.annotators.")
@@ -65,7 +65,8 @@ def model_of(config: Config) -> PreferenceModel:
 def training_of(config: Config) -> learning.Training:
     own = config.model
     names = ("steps", "batch", "segment", "samples", "noise", "variance", "held_out", "checks")
-    return learning.Training(**{k: getattr(own, k) for k in names}, schedule=own.kind == "transformer")
+    of = {k: getattr(own, k) for k in names}
+    return learning.Training(**of, schedule=own.kind == "transformer", constant=config.head == "constant")
 
 
 def coefs_of(h: dict[str, Array]) -> learning.Coefs:
@@ -109,7 +110,8 @@ def pairs_of(config: Config, found: Episodes) -> tuple[int, Preferences | None]:
     n = min(len(found.steps), config.trajectories)
     if n < 2:
         raise ValueError("pearl: preferences are between two episodes; the data hold one.")
-    return min(config.pairs, n * (n - 1) // 2), None
+    members = np.bincount(labels.groups(config.labels, n, config.align.group_size))
+    return min(config.pairs, int((members * (members - 1) // 2).sum())), None
 
 
 def padded(given: Preferences, count: int) -> Preferences:
@@ -191,8 +193,9 @@ def make(config: Config, problem: Problem) -> Agent:
         rows = pairs.episodes(sources["data"])
         steps = learning.window_length(state.learned["pairs"], config.model.segment)
         each = learning.rewards(model, state.learned["reward"], rows, steps, state.hyper["kappa"])
-        new, factor = learning.scaled(each, rows, horizon)
-        return tell(state, {"factor": factor}), {**sources, "data": pairs.with_rewards(sources["data"], rows, new)}
+        new, factor = learning.scaled(each, rows, horizon, config.rescale)
+        told = {"factor": factor, **learning.correlations(each, rows)}
+        return tell(state, told), {**sources, "data": pairs.with_rewards(sources["data"], rows, new)}
 
     def act(state: AgentState, clock: Clock, carry: Any, step: Step, key: Key, mode: str) -> tuple[Array, Any, dict]:
         policy = offline.gaussian(nets.actor, state.learned["actor"], state.learned["scales"].obs(step.obs))

@@ -60,7 +60,8 @@ def test_labels_of_another_task_become_rewards_of_this_one(env, tmp_path):
     np.testing.assert_allclose(np.ptp(made.returns), env.spec.horizon, rtol=1e-4)
     np.testing.assert_array_equal(target.data.reward, new.data.reward)  # the rows are shared, the overlay is the run's own
     written = {p.name: p for p in agent.report(jax.tree.map(np.asarray, state.agent), tmp_path)}
-    assert json.loads(written["pearl.json"].read_text())["held_loss"] < 0.69
+    told = json.loads(written["pearl.json"].read_text())
+    assert told["held_loss"] < 0.69 and told["rank_correlation"] > 0.5
     again = pairs.read(written["labels.npz"])
     assert set(again.source) == {pairs.SOURCES.index("cpa")} and len(again.label) == 200
     # the same labels from the file, which needs no source
@@ -136,6 +137,7 @@ def test_several_answers_on_a_pair_are_averaged_and_pieces_are_refused(env):
         ({"labels": "sim"}, "labels='sim' are carried over"),
         ({"labels": "best"}, "labels='best' is unknown: one of oracle, random"),
         ({"labels": "oracle", "normalize_returns": True}, "normalize_returns looks at true rewards"),
+        ({"labels": "oracle", "head": "constant", "model.kind": "mixture"}, "does not say how sure it is: give head='determin"),
         ({"labels": "oracle", "model.heads": 3}, "model.width=256 is no multiple of model.heads=3"),
         ({"labels": "oracle", "pairs": 0}, "pairs must be at least 1"),
     ],
