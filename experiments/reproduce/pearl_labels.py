@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import time
@@ -306,14 +307,14 @@ def rewards(given: argparse.Namespace) -> None:
         wrong = rng.uniform(size=200) < 0.2
         for share, flip in ((0, wrong & False), (20, wrong)):
             told_pairs = pairs.flipped(made, flip)
-            for gaussian in (False, True):
-                model, key = RewardMLP((128, 128), gaussian), keys.fold(keys.root(seed), "reward")
+            for head in ("deterministic", "Gaussian", "constant"):
+                model, key = RewardMLP((128, 128), head == "Gaussian"), keys.fold(keys.root(seed), "reward")
                 params = learning.init(model, key, found.obs.shape[1], found.action.shape[1])
-                params = learning.fit(model, params, told_pairs, found, key, how).params
+                own = dataclasses.replace(how, constant=head == "constant")
+                params = learning.fit(model, params, told_pairs, found, key, own).params
                 said = learning.predictions(model, params, new, found, how.segment)
-                name = f"{'Gaussian' if gaussian else 'deterministic'}, {share}% flipped"
-                out.setdefault(name, []).append(learning.agreement(new.label, said))
-                if gaussian and share:
+                out.setdefault(f"{head}, {share}% flipped", []).append(learning.agreement(new.label, said))
+                if model.gaussian and share:
                     ratio = doubt(model, params, told_pairs, found, flip, how.segment)
                     out.setdefault("standard deviation on flipped pairs, to others", []).append(ratio)
     table = {k: told(v, 3, "each") for k, v in out.items()}
