@@ -41,6 +41,7 @@ class Config:
     greedy: Literal["best_of_100", "tanh_mean"] = "best_of_100"  # acting in evaluations
     probe: Probe = field(default_factory=Probe)
 
+    pad: int = size(0, least=0)  # pictures of a window are shifted, all alike, by so many pixels at most
     channels: tuple[int, ...] = size((32, 64, 128, 256), least=1)  # of the encoder's convolutions
     embedding: int = size(1024, least=1)  # of observations
     belief: int = size(200, least=1)  # what the model computes
@@ -61,6 +62,8 @@ class Config:
     init_beta: float = traced(1e-5, "The multiplier at the start; its logarithm is learned.", least=0)
     beta_lr: float = traced(1e-4, "Adam's step size for it.", least=0)
     least_beta: float = traced(0.0, "The multiplier goes no lower.", least=0)
+    most_beta: float = traced(1e8, "And no higher.", above=0)
+    beta_gain: float = traced(0.0, "It is e times larger for each 1 / beta_gain nats above the bound, at once.", least=0)
     prior_train_steps: float = traced(5.0, "So many times as far goes the prior to the posterior as that to it.", least=0)
     free_nats: float = traced(3.0, "bottleneck=free_nats: what costs nothing, per step.", least=0)
     recon_coef: float = traced(1.0, "objective=recon: weight of observations.", least=0)

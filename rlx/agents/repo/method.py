@@ -25,11 +25,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlx import replay
+from rlx import keys, replay
 from rlx.agents import offpolicy
 from rlx.agents.repo import behaviour, world
 from rlx.agents.repo.config import Config
-from rlx.agents.repo.networks import BEHAVIOUR, Net
+from rlx.agents.repo.networks import BEHAVIOUR, Net, seen_leaf
 from rlx.agents.repo.report import Report
 from rlx.config import hyper
 from rlx.dynamics.rssm import Latent, drawn
@@ -116,7 +116,7 @@ class Method:
     def update(self, state: AgentState, clock: Clock, rows: Sequences, key: Key) -> tuple[AgentState, Out]:
         net, h, old = self.net, state.hyper, state.learned
         k_filter, k_imagine = jax.random.split(key)
-        w = world.window(net, rows)
+        w = world.shifted(world.window(net, rows), keys.fold(key, "shift"), self.config.pad)
         noise = jax.random.normal(k_filter, (*w.reward.shape, net.noises))
 
         params, opt, beta = old["params"], old["opt"], self.beta(state)
@@ -192,6 +192,10 @@ def make(config: Config, problem: Problem) -> Agent:
     train = problem.envs["train"]
     if config.bottleneck == "dual" and config.init_beta <= 0:
         raise ValueError("repo: init_beta=0 stays 0, its logarithm is learned: give more, or bottleneck='fixed'.")
+    if config.least_beta > config.most_beta:
+        raise ValueError(f"repo: least_beta={config.least_beta:g} is above most_beta={config.most_beta:g}.")
+    if config.pad and len(seen_leaf(train.spec).shape) != 3:
+        raise ValueError(f"repo: pad={config.pad} shifts pictures, and this environment has none: give pad=0, or pixels='sdf'.")
     method, plan = Method(config, Net.of(config, train.spec)), Plan.of(config, train.spec)
     rows = min(-(-config.capacity // config.n_envs), plan.prefill + plan.cycles * config.collect)
     if rows < max(plan.prefill, config.collect):

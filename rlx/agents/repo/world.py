@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from rlx.agents.repo import losses
 from rlx.agents.repo.networks import Net, Params
 from rlx.dynamics.rssm import Filtered
+from rlx.nn.images import random_shift
 from rlx.nn.optim import apply_gradients, optimizer
 from rlx.replay import Sequences
-from rlx.types import Array, PyTree
+from rlx.types import Array, Key, PyTree
 
 
 class Window(NamedTuple):
@@ -31,6 +32,11 @@ def window(net: Net, rows: Sequences) -> Window:
     return Window(rows.action[:-1], seen, after(rows.reward), ~after(rows.first), after(rows.terminated))
 
 
+def shifted(w: Window, key: Key, pad: int) -> Window:
+    """With pictures moved at random, those of one window by one shift: what stands still goes on to stand still."""
+    return w._replace(seen=jax.vmap(lambda images: random_shift(key, images, pad))(w.seen)) if pad else w
+
+
 class Loss(NamedTuple):
     """What a loss found beside its value."""
 
@@ -47,7 +53,10 @@ def bottleneck(net: Net, filtered: Filtered, beta: Array, h: dict[str, Array]) -
         each = filtered.posterior.kl(filtered.prior)
         return jnp.maximum(each, h["free_nats"]).mean(), each.mean()
     kl = losses.divergence(filtered.posterior, filtered.prior, share).mean()
-    return jax.lax.stop_gradient(beta) * (kl - h["target_kl"]), kl
+    violation = kl - h["target_kl"]
+    if c.bottleneck == "dual":
+        beta = jnp.minimum(beta * jnp.exp(h["beta_gain"] * violation), h["most_beta"])
+    return jax.lax.stop_gradient(beta) * violation, kl
 
 
 def loss(p: Params, net: Net, w: Window, noise: Array, beta: Array, h: dict[str, Array]) -> tuple[Array, Loss]:
@@ -150,4 +159,4 @@ def dual_chain(h: dict[str, Array]) -> Any:
 def dual_step(log_beta: Array, opt: PyTree, violation: Array, h: dict[str, Array]) -> tuple[Array, PyTree]:
     """The logarithm of the multiplier after one step of ascent: up while the divergence is above its bound."""
     log_beta, opt = apply_gradients(dual_chain(h), log_beta, losses.dual_slope(violation), opt)
-    return jnp.maximum(log_beta, jnp.log(h["least_beta"])), opt
+    return jnp.clip(log_beta, jnp.log(h["least_beta"]), jnp.log(h["most_beta"])), opt

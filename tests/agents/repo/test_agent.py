@@ -92,6 +92,37 @@ def test_nothing_but_the_probe_feels_the_probe():
     assert any(not np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (weak["rssm"], strong["rssm"])), strict=True))
 
 
+def test_the_multiplier_may_answer_to_the_violation_at_once():
+    method, given = method_of(), rows()
+    state, w = started(made()), world.window(method.net, given)
+    noise = jax.random.normal(jax.random.key(1), (*w.reward.shape, method.net.noises))
+
+    @jax.jit
+    def total(gain, most):
+        own = {"target_kl": 0.2, "beta_gain": gain, "most_beta": most}
+        h = {**state.hyper, **{k: jnp.float32(v) for k, v in own.items()}}
+        p = {k: state.learned["params"][k] for k in method.net.world}
+        value, found = world.loss(p, method.net, w, noise, jnp.float32(0.3), h)
+        return value, found.kl - 0.2
+
+    (plain, violation), (more, _), (capped, _) = total(0.0, np.inf), total(2.0, np.inf), total(2.0, 0.31)
+    assert violation > 0.05
+    np.testing.assert_allclose(more - plain, 0.3 * (np.exp(2 * violation) - 1) * violation, rtol=1e-3)
+    np.testing.assert_allclose(capped - plain, 0.01 * violation, rtol=2e-2)
+
+
+def test_pictures_of_a_window_are_shifted_alike():
+    w = world.window(method_of().net, rows(5, 6))
+    assert world.shifted(w, jax.random.key(0), 0) is w
+    moved = np.asarray(world.shifted(w, jax.random.key(0), 2).seen)
+    around, found = np.pad(w.seen, ((0, 0), (0, 0), (2, 2), (2, 2), (0, 0)), mode="edge"), set()
+    for b in range(6):
+        fits = [(y, x) for y in range(5) for x in range(5) if (moved[:, b] == around[:, b, y : y + 16, x : x + 16]).all()]
+        assert len(fits) == 1
+        found |= set(fits)
+    assert len(found) > 1
+
+
 @pytest.mark.parametrize("objective", ["recon", "barlow"])
 def test_what_other_objectives_teach_the_encoder(objective):
     method = method_of(objective=objective)
@@ -384,5 +415,9 @@ def test_the_plan_is_of_whole_episodes():
         made(chunk=8)
     with pytest.raises(ValueError, match="init_beta=0 stays 0"):
         made(init_beta=0.0)
+    with pytest.raises(ValueError, match="least_beta=1 is above most_beta=0.5"):
+        made(least_beta=1.0, most_beta=0.5)
+    with pytest.raises(ValueError, match="pad=2 shifts pictures, and this environment has none"):
+        agents.make("repo", None, Problem({"train": rlx.envs.make("rlx:point-mass")}), **{**SHORT, "pad": 2})
     with pytest.raises(ValueError, match="capacity=10 does not hold"):
         made(capacity=10)

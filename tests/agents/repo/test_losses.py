@@ -63,8 +63,8 @@ def test_returns_of_imagined_states(lambda_, wanted):
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def multiplier(start, violation, steps, least=0.0):
-    h = {"beta_lr": jnp.float32(1e-4), "least_beta": jnp.float32(least)}
+def multiplier(start, violation, steps, least=0.0, most=jnp.inf):
+    h = {"beta_lr": jnp.float32(1e-4), "least_beta": jnp.float32(least), "most_beta": jnp.float32(most)}
     log_beta = jnp.log(jnp.float32(start))
     one = lambda c, _: (world.dual_step(*c, violation, h), None)
     return jax.lax.scan(one, (log_beta, world.dual_chain(h).init(log_beta)), None, steps)[0][0]
@@ -80,6 +80,7 @@ def test_the_multiplier_goes_up_where_the_bound_is_broken_and_down_where_it_is_n
 def test_the_multiplier_goes_no_lower_than_it_may():
     np.testing.assert_allclose(np.exp(multiplier(1e-2, -0.5, 1000, 9.5e-3)), 9.5e-3, rtol=1e-5)
     np.testing.assert_allclose(np.exp(multiplier(1e-2, 0.5, 1000, 9.5e-3)), 1.10517e-2, rtol=2e-4)
+    np.testing.assert_allclose(np.exp(multiplier(1e-2, 0.5, 1000, 9.5e-3, 1.05e-2)), 1.05e-2, rtol=1e-5)  # and no higher
 
 
 def test_rewards_that_belong_to_no_transition_count_for_nothing():
@@ -116,7 +117,7 @@ def test_agreement_of_two_views():
 
 def descend(loss, params, steps, lr=3e-2):
     """Adam on ``loss(params, log_beta) -> (value, violation)``, and the multiplier's ascent with it."""
-    h = {"beta_lr": jnp.float32(1e-2), "least_beta": jnp.float32(0)}
+    h = {"beta_lr": jnp.float32(1e-2), "least_beta": jnp.float32(0), "most_beta": jnp.float32(jnp.inf)}
     log_beta = jnp.log(jnp.float32(0.1))
 
     @jax.jit
