@@ -81,9 +81,7 @@ def source_of(found: Episodes, given: Preferences | None = None, most: int = 64,
 
 def _whole(given: Preferences, found: Episodes) -> None:
     """Raises ValueError where nothing of ``given`` counts, or something is of pieces of episodes."""
-    counts = np.asarray(given.weight) > 0
-    if not counts.any():
-        raise ValueError("no label of the source counts: all weights are 0.")
+    counts = pairs.counting(given, "source: ")
     shorter = found.steps[np.asarray(given.episode)].min(0)
     pieces = counts & ((np.asarray(given.start) > 0).any(0) | (np.asarray(given.steps) < shorter))
     if pieces.any():
@@ -233,20 +231,15 @@ def of_problem(who: str, kind: str, given: Any, scripted: Callable[[str], Prefer
     Raises:
         ValueError: what is given are no pairs, or ``kind`` is nothing that is known.
     """
+    if given is None and kind.endswith(".npz"):
+        given = pairs.read(kind)
     if given is not None:
         if not isinstance(given, Preferences):
             raise ValueError(
                 f"{who}: Problem.data['pairs'] is a {type(given).__name__}; give rlx.preferences.preferences(...)."
             )
-        return _counting(who, given)
-    if kind.endswith(".npz"):
-        return _counting(who, pairs.read(kind))
+        pairs.counting(given, f"{who}: ")
+        return given
     if kind not in ("oracle", "random"):
         raise ValueError(f"{who}: labels={kind!r} is unknown: oracle, random, or a file of pairs that ends in .npz.")
     return scripted(kind)
-
-
-def _counting(who: str, given: Preferences) -> Preferences:
-    if not (np.asarray(given.weight) > 0).any():
-        raise ValueError(f"{who}: no pair of preferences counts: all weights are 0, so there is nothing to learn from.")
-    return given

@@ -36,7 +36,7 @@ from scipy.stats import pearsonr, spearmanr
 from rlx import keys
 from rlx.nn.optim import apply_gradients, optimizer
 from rlx.preferences.models import Judged, Opinion, PreferenceModel
-from rlx.preferences.pairs import Episodes, Preferences, joined, rows_of
+from rlx.preferences.pairs import Episodes, Preferences, counting, joined, rows_of
 from rlx.preferences.tastes import MOST_OPPONENTS, GeneralPreference, win_rate
 from rlx.types import Array, Key, PyTree
 
@@ -203,8 +203,7 @@ def fit(
     how, count = training or Training(), len(pairs.label)
     every = pairs if unlabelled is None else joined(pairs, unlabelled)
     data, steps = windows(every, found, how.segment)
-    if not float(np.sum(pairs.weight)) > 0:
-        raise ValueError("no pair of preferences counts: all weights are 0, so there is nothing to learn a reward from.")
+    counting(pairs)
     learn, held = split(pairs.weight, how.held_out, keys.fold(key, "held out"))
     run = functools.partial(fitted, model=model, steps=steps, how=how)
     guess = jnp.arange(count, len(every.label))

@@ -145,6 +145,18 @@ def episodes(state: ReplayState) -> Episodes:
     return Episodes(obs, action, reward, np.cumsum(counts) - counts, counts - 1, place)
 
 
+def counting(given: Preferences, whose: str = "") -> np.ndarray:
+    """bool [P]: which pairs count. ``whose`` begins a message.
+
+    Raises:
+        ValueError: none does.
+    """
+    counts = np.asarray(given.weight) > 0
+    if not counts.any():
+        raise ValueError(f"{whose}no pair of preferences counts: all weights are 0, so they say nothing.")
+    return counts
+
+
 def inside(pairs: Preferences, lengths: np.ndarray) -> None:
     """Holds pairs to data whose episodes have ``lengths`` [E] decisions.
 

@@ -119,7 +119,7 @@ def test_several_answers_on_a_pair_are_averaged_and_pieces_are_refused(env):
         np.testing.assert_allclose(source.preferred, [[0.5, 0.25], [0.75, 0.5]])
     with pytest.raises(ValueError, match=r"pair 1 of the source's labels is of pieces \(11 of 12 decisions\)"):
         labels.source_of(found, pairs.preferences([[4, 4], [7, 7]], [1, 1], [12, 11]))
-    with pytest.raises(ValueError, match="no label of the source counts"):
+    with pytest.raises(ValueError, match="source: no pair of preferences counts"):
         labels.source_of(found, given._replace(weight=0 * given.weight))
     with pytest.raises(ValueError, match="one return, so nothing says which is better"):
         labels.source_of(found._replace(reward=0 * found.reward))
