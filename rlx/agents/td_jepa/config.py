@@ -29,7 +29,7 @@ PRETRAIN, PREFILL, ADAPT = "pretrain", "prefill", "adapt"  # stages
 class Config:
     """TD-JEPA (Bagatella et al. 2025) and other zero-shot methods: `features` says which. Needs --data, a dataset."""
 
-    features: Method = "td_jepa"  # the loss that makes the features
+    features: Method = "td_jepa"  # the loss that makes the features; presets of its names bring its settings too
     updates: int = size(3_000_000, least=0, budget=True)  # in all, rounded up to whole intervals of evaluations
     adapt: int = size(0, least=0, budget=True)  # updates after that on the environment's own task, by TD3 on the dataset
     adapt_frozen: bool = False  # and the state encoder stays as it is then
@@ -150,4 +150,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     "pixels": {"updates": 2_000_000, "batch": 512, "frames": 3},
     "ogbench": _OGBENCH,  # manipulation; antmaze has bc=0.3
     "ogbench_pixels": {**_OGBENCH, "d_phi": 256, "phi_layers": 0, "frames": 3},
+    # Baselines: what each has for itself, to be named behind one of the above. Weights are out of the authors' grids.
+    "fb": {"features": "fb", "lambda_psi": 1.0},
+    "fb_ogbench": {"features": "fb", "lambda_psi": 100.0},
+    "one_step_fb": {"features": "one_step_fb", "lambda_psi": 1.0},
+    "rldp": {"features": "rldp", "lambda_psi": 0.01, "horizon": 5},
+    "byol": {"features": "byol", "lambda_psi": 0.01},
+    "byol_gamma": {"features": "byol_gamma", "lambda_psi": 0.01},
+    "hilp": {"features": "hilp", "expectile": 0.5, "random_goals": 0.375, "future_discount": 0.99},
+    "icvf": {"features": "icvf", "expectile": 0.9, "random_goals": 0.375, "same_goals": 0.5, "d_phi": 50, "d_psi": 50},
 }
