@@ -50,14 +50,15 @@ def loss(
     own: Params, net: Net, p: Params, h: Array, batch: Batch, z: Array, hyper: dict[str, Array], key: Key
 ) -> tuple[Array, dict[str, Array]]:
     """Of the actor's parameters ``own`` (and the flow model's); ``p`` are those of all networks, ``h`` [B, n] what the state
-    encoder sees. Where the weight ``bc`` of the data is 0, values are not scaled."""
+    encoder sees. Values are divided by their mean size, but for a Gaussian actor where the weight ``bc`` of the data is 0."""
     k_act, k_flow, k_time = jax.random.split(key, 3)
     h, p = jax.lax.stop_gradient((h, p))
     x, state = net.actor_sees(p, h), net.phi(p, h)
     noise = jax.random.normal(k_act, (h.shape[0], net.noise)) if net.noise else None
     action = acted(net, own, x, z, hyper, k_act) if noise is None else net.pi(own, x, z, noise)
     q = values(net, p, state, z, action)
-    scale = jax.lax.stop_gradient(jnp.where(hyper["bc"] > 0, jnp.maximum(jnp.abs(q).mean(), 1e-6), 1.0))
+    scaled = (hyper["bc"] > 0) | (noise is not None)
+    scale = jax.lax.stop_gradient(jnp.where(scaled, jnp.maximum(jnp.abs(q).mean(), 1e-6), 1.0))
     climb = -reduced(q, hyper["actor_pessimism"]).mean() / scale
     metrics = {"actor/q_mean": q.mean()}
     if noise is None:

@@ -5,7 +5,7 @@ dataset with that task's rewards, and online on what it does itself::
     online: act for a while, then before each update once more;  half of a batch is of these decisions, half of the dataset
     Q_h(s, a) = T_h(phi(s), z, a)' z;    y <- r + discount min_h Q_h-(s', clip(pi(phi-(s'), z) + noise))
     T, phi <- down the gradient of (Q_h(s, a) - y)^2
-    every other update: pi <- up Q_1, near the data where asked for;  targets <- a step of tau
+    every other update: pi <- up the mean of Q_h, near the data where asked for;  targets <- a step of tau
 
 Features are regularised no more, and the state encoder stays as it is where that is asked for.
 """
@@ -41,8 +41,10 @@ def scaled(z: Array, most: Array) -> Array:
 
 
 def targets(net: Net, p: Params, target: Params, seen: Array, z: Array, reward: Array, discount: Array, key: Key) -> Array:
-    """y [B]; ``seen`` [B, n] is what the state encoder sees of next observations."""
-    mean = net.pi(p, net.actor_sees(target, seen), z, *((jnp.zeros((len(seen), net.noise)),) if net.noise else ()))
+    """y [B]; ``seen`` [B, n] is what the state encoder sees of next observations. A flow actor draws its noise here as when it
+    acts, and TD3's comes on top."""
+    own = jax.random.normal(jax.random.fold_in(key, 1), (len(seen), net.noise)) if net.noise else None
+    mean = net.pi(p, net.actor_sees(target, seen), z, own)
     noise = jnp.clip(SMOOTHING * jax.random.normal(key, mean.shape), -SMOOTHING_CLIP, SMOOTHING_CLIP)
     q = actor.values(net, target, net.phi(target, seen), z, jnp.clip(mean + noise, -1.0, 1.0))
     return jax.lax.stop_gradient(reward + discount * q.min(0))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlx.agents.td_jepa import actor, losses
+from rlx.agents.td_jepa import actor, adapt, losses
 from rlx.agents.td_jepa import z as zs
 from rlx.agents.td_jepa.config import Config
+from rlx.agents.td_jepa.features.base import Batch
 from rlx.agents.td_jepa.networks import Net, on_sphere
 from rlx.agents.td_jepa.report import spread, watched
 from rlx.nn.optim import polyak
@@ -213,3 +216,39 @@ def test_gaussian_actions_are_bounded_with_the_gradient_of_the_identity():
     assert np.abs(noisy).max() <= actor.EDGE + 1e-7 and np.abs(noisy[:, 0]).max() == pytest.approx(0.3)
     assert noisy[:, 0].std() == pytest.approx(0.2 * 0.877, rel=0.03)  # of a normal cut at 1.5
     close(jax.grad(lambda m: actor.drawn(m, jax.random.key(0), 0.2, 0.3).sum())(mean), np.ones_like(mean))
+
+
+def bundle(noise: int) -> Net:
+    """Networks that are formulas: the actor adds its noise, heads are two sums, the flow goes nowhere."""
+    modules = {
+        "actor": SimpleNamespace(apply=lambda p, x, z, e: p * jnp.tanh(x[:, :2]) + (e if noise else 0.0)),
+        "predictor": SimpleNamespace(apply=lambda p, x, z, a: jnp.stack([a + x[:, :2], 3 * a - z])),
+        "flow": SimpleNamespace(apply=lambda p, h, place, time: 0.0 * place),
+    }
+    return Net(Config(actor_input="obs", flow_steps=2), modules, 2, noise=noise)
+
+
+@pytest.mark.parametrize(("noise", "bc"), [(2, 0.0), (2, 3.0), (0, 0.0), (0, 3.0)])
+def test_values_are_scaled_in_the_actors_loss(noise, bc):
+    """Always for the flow actor; for the Gaussian one where it is held to the data."""
+    net, x, z, key = bundle(noise), RNG.normal(size=(5, 3)), RNG.normal(size=(5, 2)), jax.random.key(3)
+    p = {"actor": 0.5, "predictor": None, "flow": None}
+    h = {"bc": jnp.float32(bc), "actor_pessimism": 0.0, "actor_std": 0.0, "actor_clip": 0.3}
+    batch = Batch(*(jnp.zeros((5, 2)) for _ in range(4)))
+    _, told = actor.loss(p, net, p, jnp.asarray(x), batch, jnp.asarray(z), h, key)
+    own = np.asarray(jax.random.normal(jax.random.split(key, 3)[0], (5, 2))) if noise else 0.0
+    a = 0.5 * np.tanh(x[:, :2]) + own
+    q = np.stack([((a + x[:, :2]) * z).sum(-1), ((3 * a - z) * z).sum(-1)])
+    close(told["actor/loss"], -q.mean() / (np.abs(q).mean() if noise or bc else 1.0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("noise", [0, 2])
+def test_targets_of_an_adaptation_draw_the_flow_actors_noise(noise):
+    net, x, z, key = bundle(noise), RNG.normal(size=(6, 3)), RNG.normal(size=(6, 2)), jax.random.key(4)
+    reward, discount, p = RNG.normal(size=6), RNG.uniform(size=6), {"actor": 0.5, "predictor": None}
+    y = adapt.targets(net, p, p, jnp.asarray(x), jnp.asarray(z), jnp.asarray(reward), jnp.asarray(discount), key)
+    own = np.asarray(jax.random.normal(jax.random.fold_in(key, 1), (6, 2))) if noise else 0.0
+    smooth = np.clip(0.2 * np.asarray(jax.random.normal(key, (6, 2))), -0.5, 0.5)
+    a = np.clip(0.5 * np.tanh(x[:, :2]) + own + smooth, -1, 1)
+    q = np.stack([((a + x[:, :2]) * z).sum(-1), ((3 * a - z) * z).sum(-1)])
+    close(y, reward + discount * q.min(0), rtol=1e-4)
