@@ -43,6 +43,7 @@ from rlx.agents.td_jepa.report import Report, Watch, watched
 from rlx.agents.td_jepa.tasks import GIVEN, Tasks, evaluations
 from rlx.config import hyper
 from rlx.envs import batch as streams_of
+from rlx.envs.observations import described
 from rlx.nn.images import LEAST_SIDE, push_frame, random_shift
 from rlx.nn.optim import apply_gradients, optimizer, polyak
 from rlx.types import (
@@ -145,13 +146,7 @@ class Method:
     def of(c: Config, spec: Spec, tasks: Tasks) -> Method:
         """Raises ValueError for settings that cannot be."""
         features = METHODS[c.features](c)
-        images = isinstance(spec.obs, Leaf) and len(spec.obs.shape) == 3
-        if images and spec.obs.dtype != np.uint8:
-            raise ValueError(f"td_jepa takes images in uint8; this environment has {spec.obs.dtype}.")
-        if images and min(spec.obs.shape[:2]) < LEAST_SIDE:
-            raise ValueError(f"td_jepa: pictures must be at least {LEAST_SIDE} wide and high; these are {spec.obs.shape[:2]}.")
-        if c.frames > 1 and not images:
-            raise ValueError(f"td_jepa: frames={c.frames} are stacked of images; observations here are {spec.obs.shape}.")
+        images = sees_images(c, spec)
         vector = Spec(Leaf((1,)), spec.action) if images else spec
         actions = obs_action_dims(vector, "td_jepa")[1]
         features.check()
@@ -327,6 +322,24 @@ class Method:
         for said in [*words, *(f"task {name!r}: {said_of}" for name in empty)]:
             warnings.warn(f"td_jepa: {said}", stacklevel=2)
         return state._replace(learned={**state.learned, "tasks": z, "watch": watch}), sources
+
+
+def sees_images(c: Config, spec: Spec) -> bool:
+    """Whether observations are images. Raises ValueError for those that the agent cannot take."""
+    leaf = lambda x: isinstance(x, Leaf)
+    pictures = [x for x in jax.tree.leaves(spec.obs, is_leaf=leaf) if len(x.shape) == 3]
+    if pictures and not leaf(spec.obs):
+        raise ValueError(
+            f"td_jepa takes a vector, or one image in uint8 [H, W, C]; this environment has {described(spec.obs)}. With "
+            "pixels=... give state=false too (--env-option state=false), so that the picture alone is the observation."
+        )
+    if pictures and spec.obs.dtype != np.uint8:
+        raise ValueError(f"td_jepa takes images in uint8; this environment has {spec.obs.dtype}.")
+    if pictures and min(spec.obs.shape[:2]) < LEAST_SIDE:
+        raise ValueError(f"td_jepa: pictures must be at least {LEAST_SIDE} wide and high; these are {spec.obs.shape[:2]}.")
+    if c.frames > 1 and not pictures:
+        raise ValueError(f"td_jepa: frames={c.frames} are stacked of images; observations here are {described(spec.obs)}.")
+    return bool(pictures)
 
 
 def shifted(batch: Batch, key: Key, pad: int) -> Batch:

@@ -23,7 +23,7 @@ from rlx.envs.control import pointmass_maze as maze
 from rlx.envs.rewards import reward_of
 from rlx.train import Options, run
 from rlx.train.collect import collect, random
-from rlx.types import Clock, Members, Problem
+from rlx.types import Clock, Leaf, Members, Problem, Spec
 from tests.test_precision import HIGHEST, at, traced
 
 from .worlds import PICTURES, SHORT, SMALL, maze_rows
@@ -484,6 +484,9 @@ def test_missing_data_are_named():
     small = rlx.envs.make("rlx:pointmass-maze", pixels="sdf", image=12, state=False)
     with pytest.raises(ValueError, match=r"at least 15 wide and high; these are \(12, 12\)"):
         Method.of(Config(), small.spec, Tasks((), 0))
+    both = Spec({"pixels": small.spec.obs, "state": Leaf((4,))}, small.spec.action)
+    with pytest.raises(ValueError, match=r"has pixels uint8\[12, 12, 3\], state .*--env-option state=false"):
+        Method.of(Config(), both, Tasks((), 0))
     with pytest.raises(ValueError, match="td_jepa learns from data, and there are none"):
         agents.make("td_jepa", None, Problem({"train": rlx.envs.make("rlx:pointmass-maze")}), **SHORT)
     with pytest.raises(ValueError, match="obs of the data"):
