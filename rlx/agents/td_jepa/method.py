@@ -156,6 +156,8 @@ class Method:
             raise ValueError("td_jepa: adapt_online=True says where adapting has its data from; adapt=0 does none.")
         if c.adapt and tasks.given:
             raise ValueError(f"td_jepa: adapt={c.adapt} takes rewards of all rows; the data {GIVEN!r} have those of some.")
+        if c.adapt and tasks.goals:
+            raise ValueError(f"td_jepa: adapt={c.adapt} takes data with rewards, such as OGBench's files of a single task.")
         own = features.modules(actions)
         modules = {**common(c, actions, images, features.shared), **{name: module for name, (module, _) in own.items()}}
         noise = actions if c.actor == "flow" else 0

@@ -14,6 +14,7 @@ import numpy as np
 from rlx import replay
 from rlx.agents.td_jepa.config import ADAPT, PREFILL, Config
 from rlx.agents.td_jepa.features.base import SOURCE
+from rlx.agents.td_jepa.ogbench import Goal, columns, goals_of
 from rlx.envs.rewards import Reward
 from rlx.keys import roots
 from rlx.replay.buffer import overlaid
@@ -30,6 +31,7 @@ class Tasks:
 
     - ``Problem.data["tasks"]``: {"index": (t [N], w [N]) of transitions in the dataset, "rewards": {name: [N]}};
     - the environment's `rlx.types.Spec.tasks`, which score observations and actions;
+    - the goals of OGBench, where the dataset has no rewards: "task1" and so on;
     - the rewards in the dataset, one task called "reward".
     """
 
@@ -37,6 +39,7 @@ class Tasks:
     own: int  # the task of the environment itself
     scores: tuple[Task, ...] = ()
     given: bool = False
+    goals: tuple[Goal, ...] = ()
 
     @staticmethod
     def of(problem: Problem, spec: Spec, params: Any) -> Tasks:
@@ -45,6 +48,9 @@ class Tasks:
             return Tasks(_checked(problem.data[GIVEN]), 0, given=True)
         if spec.tasks:
             return Tasks(tuple(spec.tasks), int(params["task"]), tuple(spec.tasks.values()))
+        goals, own = goals_of(problem.envs["train"], problem.data.get(SOURCE))
+        if goals:
+            return Tasks(tuple(f"task{i + 1}" for i in range(len(goals))), own, goals=goals)
         return Tasks(("reward",), 0)
 
     def samples(self, c: Config, hyper: dict[str, Array], sources: dict[str, Any], key: Key) -> tuple[np.ndarray, np.ndarray]:
@@ -54,6 +60,10 @@ class Tasks:
             rewards = np.stack([np.asarray(sources[GIVEN]["rewards"][name]) for name in self.names])
             return arrivals(sources[SOURCE], t, w, c.frames), rewards
         drawn = transitions_of(sources[SOURCE], c.inference, c.frames, hyper, key)
+        if self.goals:
+            stored, (t, w) = columns(sources[SOURCE]), drawn.index
+            after = {name: np.asarray(stored[name])[(t + 1) % len(stored[name]), w] for name in self.goals[0].reads}
+            return drawn.next_obs, np.stack([goal.rewards(after) for goal in self.goals])
         if not self.scores:
             return drawn.next_obs, drawn.reward[None]
         return drawn.next_obs, np.stack([self.scored(i, np, drawn.next_obs, drawn.action) for i in range(len(self.names))])
@@ -142,6 +152,6 @@ def _of_all(c: Config, problem: Problem, tasks: Tasks, every: int, stage: str) -
     if len(tasks.names) == 1:
         return [Eval(tasks.names[0], where, c.eval_episodes, every, context=np.int32(0), stages=when)]
     rows = [(np.int32(i), name) for i, name in enumerate(tasks.names) if name in problem.envs]
-    if tasks.scores and not rows:  # on the host: its own task
+    if (tasks.scores or tasks.goals) and not rows:  # on the host: its own task
         return [Eval(tasks.names[tasks.own], where, c.eval_episodes, every, context=np.int32(tasks.own), stages=when)]
     return [Eval(name, name, c.eval_episodes, every, context=i, stages=when) for i, name in rows]

@@ -1,0 +1,101 @@
+"""Rewards of OGBench's tasks (Park et al. 2024, arXiv:2410.20092), which its datasets do not have: what arriving in a stored
+state pays. Of K conditions those that are met, less K, so 0 where the task is solved::
+
+    maze, soccer   the ant, the point, or the ball lies within a radius of its goal
+    cube           each cube within 4 cm of its place
+    puzzle         each button as it should be
+    scene          cubes, buttons, and drawer and window within 4 cm
+
+States are ``qpos`` and ``button_states``, which files as downloaded hold beside observations, pictures too.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rlx.envs.gym_suites import origin, registered
+from rlx.replay.buffer import overlaid
+from rlx.types import PHYSICS, Env, HostEnv, ReplayState
+
+NEAR = 0.04
+OBJECTS, CUBE, BALL = 14, 7, 15  # where objects begin in qpos, behind the arm; entries of a cube; where a ball begins
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One task, as the environment tells of it (its ``task_infos``)."""
+
+    told: Mapping[str, Any]
+    radius: float = 0.0  # of mazes
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The names of what is stored and `met` is asked with."""
+        buttons, place = ("button_states",), ("qpos",)
+        return buttons if "goal_button_states" in self.told else place + buttons if "goal" in self.told else place
+
+    def met(self, qpos: Any = None, button_states: Any = None) -> np.ndarray:
+        """The conditions [N, K] of states [N, n]."""
+        told = self.told
+        if "goal_button_states" in told:
+            return np.asarray(button_states) == told["goal_button_states"]
+        if "goal_xy" in told:
+            at = BALL if "ball_init_xy" in told else 0
+            return np.linalg.norm(qpos[:, at : at + 2] - told["goal_xy"], axis=-1, keepdims=True) <= self.radius
+        wanted = np.asarray(told["goal"]["block_xyzs"] if "goal" in told else told["goal_xyzs"])
+        end = OBJECTS + CUBE * len(wanted)
+        found = qpos[:, OBJECTS:end].reshape(len(qpos), len(wanted), CUBE)[..., :3]
+        cubes = np.linalg.norm(found - wanted, axis=-1) <= NEAR
+        if "goal" not in told:
+            return cubes
+        goal, end = told["goal"], end + len(told["goal"]["button_states"])
+        slides = np.abs(qpos[:, end : end + 2] - [goal["drawer_pos"], goal["window_pos"]]) <= NEAR
+        return np.concatenate([cubes, button_states == goal["button_states"], slides], -1)
+
+    def rewards(self, stored: Mapping[str, np.ndarray]) -> np.ndarray:
+        """float32 [N], of columns [N, n] by name."""
+        met = self.met(**{name: stored[name] for name in self.reads})
+        return (met.sum(-1) - met.shape[-1]).astype(np.float32)
+
+
+def goals(name: str) -> tuple[tuple[Goal, ...], int]:
+    """All tasks of a single-task environment such as ``gym:antmaze-medium-singletask-task2-v0``, and the place of its own among
+    them; none of any other environment."""
+    prefix, _, task = name.partition(":")
+    if prefix != "gym" or "-singletask-" not in task or origin(registered(task)) != "ogbench":
+        return (), 0
+    import gymnasium
+
+    env: Any = gymnasium.make(registered(task))
+    own = env.unwrapped
+    found = tuple(Goal(told, float(getattr(own, "_goal_tol", 0.0))) for told in own.task_infos)
+    env.close()
+    return found, own._reward_task_id - 1
+
+
+def goals_of(env: Env | HostEnv, data: Any) -> tuple[tuple[Goal, ...], int]:
+    """`goals` of ``env``, where ``data`` (a replay, or None) have no rewards and hold what they are computed from. Warns where
+    they do not."""
+    if data is None or np.any(np.asarray(overlaid(data).reward)):
+        return (), 0
+    found, own = goals(env.name)
+    lacking = [name for name in found[0].reads if name not in columns(data)] if found else []
+    if lacking:
+        warnings.warn(
+            f"td_jepa: the data have no rewards and, of {env.name}, no {' and no '.join(lacking)} to compute them from, so the "
+            "z of its task means nothing: give the file as it was downloaded, or that of one task with rewards. Goals that are "
+            "observations can be asked for all the same (ZeroShot.infer_goal).",
+            stacklevel=2,
+        )
+    return ((), 0) if lacking else (found, own)
+
+
+def columns(data: ReplayState) -> dict[str, Any]:
+    """What is stored beside observations, by name. Physics begin with ``qpos``."""
+    info = overlaid(data).info
+    return {**({"qpos": info[PHYSICS]} if PHYSICS in info else {}), **info}
