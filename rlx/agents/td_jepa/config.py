@@ -146,7 +146,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         **dict.fromkeys(("lr_phi", "lr_psi", "lr_predictor", "lr_actor"), 1e-3),
     },
     "walker": {},  # the paper's, for walker, cheetah and quadruped with states
-    "pointmass": {"discount": 0.99, "future_discount": 0.99, "lr_actor": 1e-6},
+    "pointmass": {"discount": 0.99, "lr_actor": 1e-6},
     "pixels": {"updates": 2_000_000, "batch": 512, "frames": 3},
     "ogbench": _OGBENCH,  # manipulation; antmaze has bc=0.3
     "ogbench_pixels": {**_OGBENCH, "d_phi": 256, "phi_layers": 0, "frames": 3},
