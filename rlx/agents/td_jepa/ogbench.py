@@ -11,6 +11,7 @@ States are ``qpos`` and ``button_states``, which files as downloaded hold beside
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -63,9 +64,10 @@ class Goal:
         return (met.sum(-1) - met.shape[-1]).astype(np.float32)
 
 
+@functools.cache
 def goals(name: str) -> tuple[tuple[Goal, ...], int]:
     """All tasks of a single-task environment such as ``gym:antmaze-medium-singletask-task2-v0``, and the place of its own among
-    them; none of any other environment."""
+    them; none of any other environment. Made once per name, which takes seconds where there is an arm."""
     prefix, _, task = name.partition(":")
     if prefix != "gym" or "-singletask-" not in task or origin(registered(task)) != "ogbench":
         return (), 0
