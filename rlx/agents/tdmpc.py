@@ -25,7 +25,7 @@ from rlx import replay
 from rlx.agents.offpolicy import at_random
 from rlx.config import hyper, size, traced
 from rlx.dynamics import told_learning as learning
-from rlx.dynamics.told import Told, noisy, seen
+from rlx.dynamics.told import Sight, Told, noisy, seen
 from rlx.dynamics.told_learning import Coefs, Windows
 from rlx.envs import batch
 from rlx.nn.mlp import head
@@ -63,6 +63,7 @@ class TdConfig:
     hidden: int = size(512, least=1)  # width of all networks but the encoder
     encoder_hidden: int = size(256, least=1)
     convolutions: int = size(0, least=0, most=6)  # of images; 0: as many as their size allows
+    cameras: int | None = size(None, least=1)  # whose channels lie in an image one after another; None: one for each three
     horizon: int = size(5, least=1)
     delay: int = size(2, least=1)  # updates per step of the targets
 
@@ -210,6 +211,7 @@ class Method:
     """The functions of the agent."""
 
     config: Config
+    sight: Sight
     net: Told
     sizes: mppi.Search
     spec: Spec
@@ -218,16 +220,17 @@ class Method:
     @staticmethod
     def of(c: Config, spec: Spec) -> Method:
         """Raises ValueError for settings, observations or actions that cannot be."""
-        views, convolutions = seen(spec, "tdmpc", c.convolutions)
+        sight, convolutions = seen(spec, "tdmpc", c.convolutions, c.cameras)
         if spec.action.choices is not None or len(spec.action.shape) != 1:
             raise ValueError(f"tdmpc takes actions that are vectors; this environment has {spec.action}.")
         m = spec.action.shape[0]
-        net = Told.of(m, c.latent, c.hidden, c.encoder_hidden, views, convolutions)
+        net = Told.of(m, c.latent, c.hidden, c.encoder_hidden, sight.views, convolutions)
         sizes = mppi.Search(c.horizon, c.samples, c.proposals, c.elites, c.iterations)
-        return Method(c, net, sizes, spec, Times.of(c, spec))
+        return Method(c, sight, net, sizes, spec, Times.of(c, spec))
 
     def init(self, key: Key, h: dict[str, Array]) -> AgentState:
-        params = self.net.init(key, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self.spec.obs))
+        obs = self.sight(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self.spec.obs))
+        params = self.net.init(key, obs)
         opts = learning.model_optimizers(params, MODEL)
         target = jax.tree.map(jnp.copy, {k: params[k] for k in ("encoder", "critics")})
         opt = {**opts, "policies": learning.policy_optimizers(params["policies"])}
@@ -241,7 +244,7 @@ class Method:
             return at_random(key, step, *self.spec.action.shape), carry, {}
         h, params, k = state.hyper, state.learned["params"], self.times.acting(clock)
         imagine, settings = imagination(self.net, params, h["std"]), settings_at(k, h)
-        z = self.net.encode(params["encoder"], step.obs)
+        z = self.net.encode(params["encoder"], self.sight(step.obs))
         mean = jnp.where(jnp.asarray(step.first)[:, None, None], 0.0, carry.mean)
         ahead, noise = horizon_at(k, h, self.config.horizon), jnp.float32(mode == "explore")
         one = lambda z, mean, key: mppi.search(imagine, self.sizes, settings, z, mean, ahead, noise, key)
@@ -251,7 +254,7 @@ class Method:
     def update(self, state: AgentState, clock: Clock, drawn: replay.Sequences, key: Key) -> tuple[AgentState, Out]:
         h, old, coefs = state.hyper, state.learned, Coefs.of(state.hyper)
         k_model, k_policy = jax.random.split(key)
-        windows = Windows.of(drawn, self.config.horizon)
+        windows = Windows.of(drawn._replace(obs=self.sight(drawn.obs)), self.config.horizon)
         rates = h["lr"], h["max_grad_norm"]
         params, opt, said = learning.learn_model(
             self.net, old["params"], old["opt"], None, old["target"], windows, coefs, *rates, k_model

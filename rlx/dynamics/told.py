@@ -81,24 +81,60 @@ def parted(obs: PyTree, views: tuple[str, ...]) -> tuple[dict[str, Array], Array
     return {k: obs[k] for k in views}, jnp.concatenate(rest, -1) if rest else None
 
 
-def seen(spec: Spec, name: str, convolutions: int = 0) -> tuple[tuple[str, ...], int]:
-    """The names of the images in what an environment shows, and how many convolutions look at them (``convolutions``, or 0: as
-    many as their size allows).
+@dataclass(frozen=True)
+class Sight:
+    """What networks are shown of observations that hold frames along their last axes, the oldest first: of images all of them,
+    each camera as an image of its own, and of vectors the newest."""
+
+    images: tuple[tuple[str, int], ...] = ()  # by name, "" where the observation is one; and how many cameras lie in each
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The names of what `__call__` makes of the images: that of the image, or one for each of its cameras."""
+        return tuple(view for k, n in self.images for view in self._cameras(k, n))
+
+    @staticmethod
+    def _cameras(name: str, count: int) -> tuple[str, ...]:
+        return (name,) if count == 1 else tuple(f"{name or 'camera'}_{i}" for i in range(count))
+
+    def __call__(self, obs: PyTree, frames: int = 1) -> PyTree:
+        """Of ``obs`` [...] with so many ``frames``. The channels of an image are [frames, cameras, C], flat."""
+        newest = lambda x: x if frames == 1 else x[..., -(x.shape[-1] // frames) :]
+        if not self.images:
+            return jax.tree.map(newest, obs)
+        leaves, found = obs if isinstance(obs, Mapping) else {"": obs}, {}
+        for k, n in self.images:
+            x = leaves[k]
+            apart = x.reshape(*x.shape[:-1], frames, n, -1) if n > 1 else None
+            for i, view in enumerate(self._cameras(k, n)):
+                found[view] = x if apart is None else apart[..., i, :].reshape(*x.shape[:-1], -1)
+        found |= {k: newest(x) for k, x in leaves.items() if k not in dict(self.images)}
+        return found[""] if set(found) == {""} else found
+
+
+def seen(spec: Spec, name: str, convolutions: int = 0, cameras: int | None = None) -> tuple[Sight, int]:
+    """What networks are shown of an environment, and how many convolutions look at its images (``convolutions``, or 0: as many
+    as their size allows). ``cameras``: how many lie in each image; None: one for each three channels, if there are such.
 
     Raises:
-        ValueError: observations that are neither vectors nor images in uint8 (nor a dict of such), images of several sizes, or
-            too small.
+        ValueError: observations that are neither vectors nor images in uint8 (nor a dict of such), images of several sizes, too
+            small, or with no equal shares for the cameras.
     """
     flat = dict(spec.obs) if isinstance(spec.obs, Mapping) else {"": spec.obs}
-    views = tuple(k for k, leaf in sorted(flat.items()) if isinstance(leaf, Leaf) and len(leaf.shape) == 3)
+    images = tuple(k for k, leaf in sorted(flat.items()) if isinstance(leaf, Leaf) and len(leaf.shape) == 3)
     odd = {k: leaf for k, leaf in flat.items() if not isinstance(leaf, Leaf) or len(leaf.shape) not in (1, 3)}
-    odd |= {k: flat[k] for k in views if flat[k].dtype != np.uint8}
+    odd |= {k: flat[k] for k in images if flat[k].dtype != np.uint8}
     if odd:
         raise ValueError(f"{name} takes vectors, and images in uint8 [H, W, C]; this environment has {odd}.")
-    sides = {min(flat[k].shape[:2]) for k in views}
-    if not sides:
-        return (), 0
-    return views, StridedTrunk.convolutions_for(min(sides), convolutions)
+    if not images:
+        return Sight(), 0
+    channels = {k: flat[k].shape[-1] for k in images}
+    for k, n in channels.items():
+        if n % (cameras or 1):
+            raise ValueError(f"{name}: the {n} channels of the image {k!r} are no equal shares for cameras={cameras}.")
+    count = lambda n: cameras or (n // 3 if n % 3 == 0 else 1)
+    sides = [min(leaf.shape[:2]) for leaf in (flat[k] for k in images)]
+    return Sight(tuple((k, count(n)) for k, n in channels.items())), StridedTrunk.convolutions_for(min(sides), convolutions)
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,13 @@ def test_stages_and_room():
         tdmpc.Method.of(Config(), Spec(Leaf((3,)), Leaf((), np.int32, 0, 2)))
 
 
+def test_each_camera_has_a_trunk_of_its_own():
+    spec = Spec({"pixels": Leaf((32, 32, 6), np.uint8), "state": Leaf((4,))}, Leaf((2,)), horizon=50)
+    own = tdmpc.Method.of(Config(latent=5, hidden=8, encoder_hidden=8), spec)
+    shapes = jax.eval_shape(own.init, jax.random.key(0), dict.fromkeys(H, 0.0)).learned["params"]["encoder"]["params"]
+    assert {k for k in shapes if k.startswith("view")} == {"view_pixels_0", "view_pixels_1"}
+
+
 def test_a_search_begins_with_the_last_plan_except_where_an_episode_does():
     problem = Problem({"train": rlx.envs.make("rlx:pendulum", time_limit=50)})
     settings = {**agents.presets("tdmpc")["debug"], "momentum": 1.0}  # a search leaves its mean where it was

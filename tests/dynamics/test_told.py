@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlx.dynamics.told import Told, noisy, seen
+from rlx.dynamics.told import Sight, Told, noisy, seen
 from rlx.nn.images import StridedTrunk
 from rlx.types import Leaf, Spec
 
@@ -27,9 +27,9 @@ def test_sizes_of_the_planar_push_model():
     """One view of two RGB-D frames at 224 pixels, 23 numbers of proprioception, 5 actions, 5 actor-critics and a cloned pair:
     6,124,297 parameters (MoDem-V2)."""
     obs = {"pixels": image(224, 8), "state": Leaf((23,))}
-    views, convolutions = seen(Spec(obs, Leaf((5,))), "x")
-    assert (views, convolutions) == (("pixels",), 6)
-    net = Told.of(5, views=views, convolutions=convolutions, count=5, extra=1)
+    sight, convolutions = seen(Spec(obs, Leaf((5,))), "x")
+    assert (sight.views, convolutions) == (("pixels",), 6)
+    net = Told.of(5, views=sight.views, convolutions=convolutions, count=5, extra=1)
     params = jax.eval_shape(net.init, KEY, jax.tree.map(lambda x: x.zeros(), obs))
     assert count(params["encoder"]["params"]["view_pixels"]) == 81_650
     assert params["critics"]["params"]["Dense_0"]["kernel"].shape == (6, 2, 55, 512)
@@ -57,7 +57,8 @@ def test_images_that_are_too_small_are_refused():
 
 def test_views_and_vectors_are_added_up():
     obs = {"left": image(40), "right": image(40), "a": Leaf((2,)), "b": Leaf((3,))}
-    views, n = seen(Spec(obs, Leaf((2,))), "x")
+    sight, n = seen(Spec(obs, Leaf((2,))), "x")
+    views = sight.views
     assert (views, n) == (("left", "right"), 4)
     net = Told.of(2, 6, 8, 8, views, n)
     rng = np.random.default_rng(0)
@@ -74,6 +75,32 @@ def test_views_and_vectors_are_added_up():
         u = u + StridedTrunk(6, n).apply({"params": p[f"view_{view}"]}, some[view])
     np.testing.assert_allclose(net.encode(params, some), dense(p["MLP_1"], u), rtol=1e-4, atol=1e-5)
     assert net.encode(params, jax.tree.map(lambda x: np.stack([x] * 3), some)).shape == (3, 6)
+
+
+@pytest.mark.parametrize(
+    ("channels", "asked", "cameras"), [(3, None, 1), (6, None, 2), (9, None, 3), (4, None, 1), (8, 2, 2), (2, 2, 2), (6, 1, 1)]
+)
+def test_how_many_cameras_lie_in_an_image(channels, asked, cameras):
+    obs = {"pixels": image(32, channels), "state": Leaf((4,))}
+    assert seen(Spec(obs, Leaf((1,))), "x", cameras=asked)[0] == Sight((("pixels", cameras),))
+
+
+def test_cameras_of_one_image_become_images_with_all_of_their_frames():
+    sight = Sight((("pixels", 2),))
+    cube = lambda n: np.random.default_rng(n).integers(0, 255, (5, 3, 8, 8, 3)).astype(np.uint8)
+    left, right, old, new = [cube(0), cube(1)], [cube(2), cube(3)], np.zeros((5, 3, 4)), np.ones((5, 3, 4))
+    stacked = np.concatenate([left[0], right[0], left[1], right[1]], -1)  # frame by frame, camera by camera
+    found = sight({"pixels": stacked, "state": np.concatenate([old, new], -1)}, frames=2)
+    assert set(found) == {*sight.views, "state"} == {"pixels_0", "pixels_1", "state"}
+    np.testing.assert_array_equal(found["pixels_0"], np.concatenate(left, -1))
+    np.testing.assert_array_equal(found["pixels_1"], np.concatenate(right, -1))
+    np.testing.assert_array_equal(found["state"], new)
+    alone = Sight((("", 2),))(stacked, frames=2)
+    assert set(alone) == {"camera_0", "camera_1"}
+    np.testing.assert_array_equal(alone["camera_1"], np.concatenate(right, -1))
+    assert Sight((("", 1),))(stacked, frames=2) is stacked and Sight()(old) is old
+    with pytest.raises(ValueError, match="x: the 5 channels of the image 'pixels' are no equal shares for cameras=2"):
+        seen(Spec({"pixels": image(32, 5)}, Leaf((1,))), "x", cameras=2)
 
 
 def test_at_first_rewards_and_values_are_0_and_critics_differ():

@@ -34,7 +34,7 @@ from rlx.agents.modem_v2.times import BLOCK, Times, handed_over, share_at
 from rlx.agents.tdmpc import horizon_at
 from rlx.config import hyper
 from rlx.dynamics import told_learning as learning
-from rlx.dynamics.told import Told, noisy, parted, seen
+from rlx.dynamics.told import Sight, Told, noisy, parted, seen
 from rlx.dynamics.told_learning import Coefs, Windows
 from rlx.envs import batch
 from rlx.nn.images import push_frame, random_shift
@@ -132,6 +132,7 @@ class Method:
     "policy"}, optimisers "opt" of what learns in this stage, and how far control is handed over, "cap" and "best"."""
 
     config: Config
+    sight: Sight
     net: Told
     spec: Spec
     times: Times
@@ -141,7 +142,7 @@ class Method:
     @staticmethod
     def of(c: Config, spec: Spec, bc_updates: int) -> Method:
         """Raises ValueError for settings, observations or actions that cannot be."""
-        views, convolutions = seen(spec, NAME, c.convolutions)
+        sight, convolutions = seen(spec, NAME, c.convolutions, c.cameras)
         if spec.action.choices is not None or len(spec.action.shape) != 1:
             raise ValueError(f"{NAME} takes actions that are vectors; this environment has {spec.action}.")
         if c.centering and c.samples % c.members:
@@ -153,13 +154,13 @@ class Method:
         plans = mppi.Search(c.horizon, drawn, policies, c.elites, c.iterations, c.centering, c.pick)
         steps = mppi.Search(1, 0, c.samples, c.elites, c.iterations, True, "elite")
         m = spec.action.shape[0]
-        net = Told.of(m, c.latent, c.hidden, c.encoder_hidden, views, convolutions, c.members, int(c.clone))
-        return Method(c, net, spec, Times.of(c, spec, bc_updates), plans, steps)
+        net = Told.of(m, c.latent, c.hidden, c.encoder_hidden, sight.views, convolutions, c.members, int(c.clone))
+        return Method(c, sight, net, spec, Times.of(c, spec, bc_updates), plans, steps)
 
     @property
     def frames(self) -> int:
         """Of images, that networks see."""
-        return self.config.frames if self.net.encoder.views else 1
+        return self.config.frames if self.sight.images else 1
 
     @property
     def spare(self) -> int:
@@ -169,9 +170,7 @@ class Method:
     # ------------------------------------------------------------------------------------------------------ parameters
 
     def init(self, key: Key, h: dict[str, Array]) -> AgentState:
-        shape = lambda leaf: (*leaf.shape[:-1], leaf.shape[-1] * (self.frames if len(leaf.shape) == 3 else 1))
-        one = jax.tree.map(lambda leaf: jnp.zeros(shape(leaf), leaf.dtype), self.spec.obs)
-        params = self.net.init(key, one)
+        params = self.net.init(key, self.sight(self.nothing(), self.frames))
         clone = {"encoder": params["encoder"], "policy": head(params["policies"], 0)}
         target = jax.tree.map(jnp.copy, {k: params[k] for k in ("encoder", "critics")})
         opt = {"clone": cloning(h).init(clone)}
@@ -203,11 +202,13 @@ class Method:
 
     # ---------------------------------------------------------------------------------------------------------- acting
 
+    def nothing(self, *lead: int) -> PyTree:
+        """An observation [*lead, ...] as replay gives them, with all frames, of zeros."""
+        shape = lambda leaf: (*lead, *leaf.shape[:-1], self.frames * leaf.shape[-1])
+        return jax.tree.map(lambda leaf: jnp.zeros(shape(leaf), leaf.dtype), self.spec.obs)
+
     def carry(self, state: AgentState, n: int, context: PyTree = None) -> Carry:
-        leaves = self.spec.obs if isinstance(self.spec.obs, dict) else {"": self.spec.obs}
-        k = self.frames
-        wide = lambda leaf: jnp.zeros((n, *leaf.shape[:-1], k * leaf.shape[-1]), leaf.dtype)
-        frames = {name: wide(leaves[name]) for name in self.net.encoder.views if k > 1}
+        frames = parted(self.sight(self.nothing(n), self.frames), self.sight.views)[0] if self.frames > 1 else {}
         return Carry(jnp.zeros((n, self.config.horizon, *self.spec.action.shape)), frames)
 
     def act(self, state: AgentState, clock: Clock, carry: Carry, step: Step, key: Key, mode: str) -> tuple[Array, Carry, dict]:
@@ -253,11 +254,12 @@ class Method:
 
     def stacked(self, carry: Carry, step: Step) -> tuple[PyTree, Carry]:
         """The observation with the last frames of its images, and the carry that holds them."""
+        obs = self.sight(step.obs)
         if not carry.frames:
-            return step.obs, carry
-        images = parted(step.obs, self.net.encoder.views)[0]
+            return obs, carry
+        images = parted(obs, self.sight.views)[0]
         frames = {k: push_frame(jnp.asarray(x), images[k], step.first) for k, x in carry.frames.items()}
-        return ({**step.obs, **frames} if isinstance(step.obs, dict) else frames[""]), carry._replace(frames=frames)
+        return ({**obs, **frames} if isinstance(obs, dict) else frames[""]), carry._replace(frames=frames)
 
     def on_eval(self, state: AgentState, report: dict[str, Any], key: Key) -> AgentState:
         """gated: an evaluation that is as good as the best raises what may be handed over, where that is what holds it up."""
@@ -281,19 +283,17 @@ class Method:
         return replay.mix([one("data"), one("replay")], share)
 
     def looked(self, obs: PyTree, key: Key) -> PyTree:
-        """Observations of rows [T, B, ...] as networks take them: of vectors the newest alone, images shifted, each by a draw
-        of its own."""
-        views = self.net.encoder.views
+        """Observations of rows [T, B, ...] as networks take them: images shifted, each by a draw of its own."""
+        views, obs = self.sight.views, self.sight(obs, self.frames)
 
         def image(x: Array, key: Key) -> Array:
             pad = min(x.shape[-3:-1]) // 21 if self.config.pad is None else self.config.pad
             return random_shift(key, x.reshape(-1, *x.shape[-3:]), pad).reshape(x.shape)
 
-        newest = lambda x: x[..., -(x.shape[-1] // self.frames) :]
         if not isinstance(obs, dict):
-            return image(obs, key) if views else newest(obs)
+            return image(obs, key) if views else obs
         keys = dict(zip(views, jax.random.split(key, max(len(views), 1)), strict=False))
-        return {k: image(x, keys[k]) if k in views else newest(x) for k, x in obs.items()}
+        return {k: image(x, keys[k]) if k in views else x for k, x in obs.items()}
 
     def imitate(self, state: AgentState, clock: Clock, drawn: replay.Sequences, key: Key) -> tuple[AgentState, Out]:
         old, h = state.learned, state.hyper

@@ -271,6 +271,30 @@ def test_images_are_stacked_while_acting_and_shifted_while_learning():
     np.testing.assert_array_equal(still["pixels"], drawn.obs["pixels"])
 
 
+def test_each_camera_has_a_trunk_a_shift_and_a_stack_of_its_own():
+    own = method("cameras")
+    shapes = jax.eval_shape(own.init, KEY, begun(method()).hyper).learned["params"]["encoder"]["params"]
+    one = jax.eval_shape(method("pictures").init, KEY, begun(method()).hyper).learned["params"]["encoder"]["params"]
+    sizes = lambda tree: jax.tree.map(lambda x: x.shape, tree)
+    assert sizes(shapes["view_pixels_0"]) == sizes(shapes["view_pixels_1"]) == sizes(one["view_pixels"])
+    rng = np.random.default_rng(0)
+    draw = lambda: {"pixels": rng.integers(0, 255, (2, 32, 32, 6)).astype(np.uint8), "state": np.zeros((2, 4), np.float32)}
+    a, b = draw(), draw()
+    _, carry = own.stacked(own.carry(None, 2), at(a))
+    found, carry = own.stacked(carry, at(b, first=False))
+    for i, part in enumerate((slice(0, 3), slice(3, 6))):
+        np.testing.assert_array_equal(
+            found[f"pixels_{i}"], np.concatenate([a["pixels"][..., part], b["pixels"][..., part]], -1)
+        )
+    # both cameras and both frames show the same: frames go on doing so, cameras do not
+    alike = np.tile(rng.integers(0, 255, (3, 6, 32, 32, 3)).astype(np.uint8), 4)
+    looked = jax.jit(own.looked)({"pixels": jnp.asarray(alike), "state": jnp.zeros((3, 6, 8))}, KEY)
+    left, right = np.asarray(looked["pixels_0"]), np.asarray(looked["pixels_1"])
+    for x in (left, right):
+        np.testing.assert_array_equal(x[..., :3], x[..., 3:])
+    assert 0.5 < (left != right).any((2, 3, 4)).mean() <= 1
+
+
 @pytest.mark.slow
 def test_it_learns_from_images():
     own = method("pictures")

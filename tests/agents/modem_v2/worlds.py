@@ -33,6 +33,8 @@ SIZES: dict[str, Any] = {
 }
 VECTOR = Spec(Leaf((4,)), Leaf((2,), low=-1, high=1), horizon=50)
 PICTURES = Spec({"pixels": Leaf((32, 32, 3), np.uint8), "state": Leaf((4,))}, Leaf((2,), low=-1, high=1), horizon=50)
+CAMERAS = Spec({**PICTURES.obs, "pixels": Leaf((32, 32, 6), np.uint8)}, PICTURES.action, horizon=50)  # type: ignore[dict-item]
+SPECS = {"vector": VECTOR, "pictures": PICTURES, "cameras": CAMERAS}
 
 
 def clock(env_steps: int = 0, cycle: int = 0, updates: int = 0) -> Clock:
@@ -45,7 +47,7 @@ def config(**settings: Any) -> Config:
 
 @functools.cache
 def method(spec: str = "vector", **settings: Any) -> Method:
-    return Method.of(config(**settings), {"vector": VECTOR, "pictures": PICTURES}[spec], 200)
+    return Method.of(config(**settings), SPECS[spec], 200)
 
 
 def begun(own: Method, seed: int = 3, values: bool = False) -> AgentState:
@@ -75,8 +77,9 @@ def windows(own: Method, seed: int = 1) -> Sequences:
     rng, rows, b = np.random.default_rng(seed), own.config.horizon + 1, own.config.batch
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
     obs: Any = draw(rows, b, 4)
-    if own.net.encoder.views:
-        images = rng.integers(0, 255, (rows, b, 32, 32, 3 * own.frames)).astype(np.uint8)
+    if own.sight.images:
+        channels = own.spec.obs["pixels"].shape[-1] * own.frames  # type: ignore[index]
+        images = rng.integers(0, 255, (rows, b, 32, 32, channels)).astype(np.uint8)
         obs = {"pixels": jnp.asarray(images), "state": draw(rows, b, 4 * own.frames)}
     no = jnp.zeros((rows, b), bool)
     index = Index(jnp.zeros(b, jnp.int32), jnp.zeros(b, jnp.int32))
