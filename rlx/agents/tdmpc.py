@@ -64,6 +64,7 @@ class TdConfig:
     encoder_hidden: int = size(256, least=1)
     convolutions: int = size(0, least=0, most=6)  # of images; 0: as many as their size allows
     cameras: int | None = size(None, least=1)  # whose channels lie in an image one after another; None: one for each three
+    proprio: str = ""  # which numbers of the vector beside images are seen, as 0:4,18:22,-3: has them; "": all
     horizon: int = size(5, least=1)
     delay: int = size(2, least=1)  # updates per step of the targets
 
@@ -220,7 +221,7 @@ class Method:
     @staticmethod
     def of(c: Config, spec: Spec) -> Method:
         """Raises ValueError for settings, observations or actions that cannot be."""
-        sight, convolutions = seen(spec, "tdmpc", c.convolutions, c.cameras)
+        sight, convolutions = seen(spec, "tdmpc", c.convolutions, c.cameras, c.proprio)
         if spec.action.choices is not None or len(spec.action.shape) != 1:
             raise ValueError(f"tdmpc takes actions that are vectors; this environment has {spec.action}.")
         m = spec.action.shape[0]

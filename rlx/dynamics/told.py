@@ -87,6 +87,7 @@ class Sight:
     each camera as an image of its own, and of vectors the newest."""
 
     images: tuple[tuple[str, int], ...] = ()  # by name, "" where the observation is one; and how many cameras lie in each
+    proprio: tuple[int, ...] = ()  # which numbers of the vector beside images are shown; (): all
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -108,17 +109,19 @@ class Sight:
             apart = x.reshape(*x.shape[:-1], frames, n, -1) if n > 1 else None
             for i, view in enumerate(self._cameras(k, n)):
                 found[view] = x if apart is None else apart[..., i, :].reshape(*x.shape[:-1], -1)
-        found |= {k: newest(x) for k, x in leaves.items() if k not in dict(self.images)}
+        rest = {k: newest(x) for k, x in leaves.items() if k not in dict(self.images)}
+        found |= {"state": parted(rest, ())[1][..., np.array(self.proprio)]} if self.proprio else rest
         return found[""] if set(found) == {""} else found
 
 
-def seen(spec: Spec, name: str, convolutions: int = 0, cameras: int | None = None) -> tuple[Sight, int]:
+def seen(spec: Spec, name: str, convolutions: int = 0, cameras: int | None = None, proprio: str = "") -> tuple[Sight, int]:
     """What networks are shown of an environment, and how many convolutions look at its images (``convolutions``, or 0: as many
     as their size allows). ``cameras``: how many lie in each image; None: one for each three channels, if there are such.
+    ``proprio``: `entries` of the vector beside images; "": all.
 
     Raises:
         ValueError: observations that are neither vectors nor images in uint8 (nor a dict of such), images of several sizes, too
-            small, or with no equal shares for the cameras.
+            small, or with no equal shares for the cameras; entries that there are not.
     """
     flat = dict(spec.obs) if isinstance(spec.obs, Mapping) else {"": spec.obs}
     images = tuple(k for k, leaf in sorted(flat.items()) if isinstance(leaf, Leaf) and len(leaf.shape) == 3)
@@ -134,7 +137,31 @@ def seen(spec: Spec, name: str, convolutions: int = 0, cameras: int | None = Non
             raise ValueError(f"{name}: the {n} channels of the image {k!r} are no equal shares for cameras={cameras}.")
     count = lambda n: cameras or (n // 3 if n % 3 == 0 else 1)
     sides = [min(leaf.shape[:2]) for leaf in (flat[k] for k in images)]
-    return Sight(tuple((k, count(n)) for k, n in channels.items())), StridedTrunk.convolutions_for(min(sides), convolutions)
+    numbers = sum(leaf.shape[0] for k, leaf in flat.items() if k not in images)
+    shown = entries(proprio, numbers, name) if proprio else ()
+    return Sight(tuple((k, count(n)) for k, n in channels.items()), shown), StridedTrunk.convolutions_for(
+        min(sides), convolutions
+    )
+
+
+def entries(text: str, n: int, name: str) -> tuple[int, ...]:
+    """Places in a vector of ``n`` numbers, as ``text`` has them with commas between: 7, 0:4 or -3:, as Python counts.
+
+    Raises:
+        ValueError: something else, or places that there are not.
+    """
+    found: list[int] = []
+    try:
+        for part in text.split(","):
+            ends = [int(x) if x.strip() else None for x in part.split(":")]
+            if any(x is not None and abs(x) > n for x in ends):
+                raise IndexError
+            found += range(n)[slice(*ends)] if len(ends) == 2 else [range(n)[int(part)]]
+    except (ValueError, IndexError):
+        raise ValueError(f"{name}: proprio={text!r} are no places among {n} numbers; give such as 0:4,7,-3:.") from None
+    if not found:
+        raise ValueError(f"{name}: proprio={text!r} are no places among {n} numbers; leave it out for all of them.")
+    return tuple(found)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlx.dynamics.told import Sight, Told, noisy, seen
+from rlx.dynamics.told import Sight, Told, entries, noisy, seen
 from rlx.nn.images import StridedTrunk
 from rlx.types import Leaf, Spec
 
@@ -101,6 +101,21 @@ def test_cameras_of_one_image_become_images_with_all_of_their_frames():
     assert Sight((("", 1),))(stacked, frames=2) is stacked and Sight()(old) is old
     with pytest.raises(ValueError, match="x: the 5 channels of the image 'pixels' are no equal shares for cameras=2"):
         seen(Spec({"pixels": image(32, 5)}, Leaf((1,))), "x", cameras=2)
+
+
+def test_of_a_vector_beside_images_some_numbers_may_be_shown():
+    obs = {"pixels": image(32), "a": Leaf((3,)), "b": Leaf((4,))}
+    sight = seen(Spec(obs, Leaf((1,))), "x", proprio="0:2,4,-2:")[0]
+    assert sight.proprio == (0, 1, 4, 5, 6)
+    two = lambda n: np.arange(2.0 * n).reshape(2, n)
+    some = {"pixels": np.zeros((2, 32, 32, 6), np.uint8), "a": two(6), "b": two(8)}
+    found = sight(some, frames=2)
+    np.testing.assert_array_equal(found["state"], [[3, 4, 5, 6, 7], [9, 10, 13, 14, 15]])
+    assert set(found) == {"pixels", "state"} and found["pixels"] is some["pixels"]
+    assert seen(Spec(Leaf((7,)), Leaf((1,))), "x", proprio="0:2") == (Sight(), 0)  # a state that is all there is stays whole
+    for wrong in ("0:9", "7", "a", "1:2:3", "4:4", ""):
+        with pytest.raises(ValueError, match=f"x: proprio='{wrong}' are no places among 7 numbers"):
+            entries(wrong, 7, "x")
 
 
 def test_at_first_rewards_and_values_are_0_and_critics_differ():

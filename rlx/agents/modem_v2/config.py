@@ -97,6 +97,16 @@ TINY: dict[str, Any] = {
     "demo_steps": 6_400,
     "horizon_steps": 2_400,
 }
+# MoDem's share there; what the environment pays is dense, and both methods learn from success alone. Beside images the hand and
+# its fingers now and a step ago
+METAWORLD: dict[str, Any] = {
+    "seed_steps": 5_000,
+    "demo_share": 0.5,
+    "reward": "success",
+    "success": "success",
+    "proprio": "0:4,18:22",
+}
+ADROIT: dict[str, Any] = {"seed_steps": 5_000, "reward": "success", "success": "success"}
 PRESETS: dict[str, dict[str, Any]] = {
     "debug": {
         **{k: v for k, v in TINY.items() if "." not in k},
@@ -127,6 +137,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "no_centering": {"centering": False, "samples": 484, "policy_share": 26 / 484},
     "no_oversampling": {"demo_share": 0.0, "demo_share_end": 0.0},
     "tiny_v1": {**TINY, **{k: v for k, v in V1.items() if k != "samples"}},
-    # MoDem's share there; what the environment pays is dense, and both methods learn from success alone
-    "metaworld": {"seed_steps": 5_000, "demo_share": 0.5, "reward": "success", "success": "success"},
+    "metaworld": METAWORLD,
+    "metaworld_goal": {**METAWORLD, "proprio": "0:4,18:22,-3:"},  # where pictures do not show it
+    "adroit_door": {**ADROIT, "proprio": "0:27,29:32"},  # as MoDem has them
+    "adroit_hammer": {**ADROIT, "proprio": "0:36"},
+    "adroit_pen": {**ADROIT, "proprio": "0:24,-9:-6"},
 }

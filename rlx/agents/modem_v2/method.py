@@ -142,7 +142,7 @@ class Method:
     @staticmethod
     def of(c: Config, spec: Spec, bc_updates: int) -> Method:
         """Raises ValueError for settings, observations or actions that cannot be."""
-        sight, convolutions = seen(spec, NAME, c.convolutions, c.cameras)
+        sight, convolutions = seen(spec, NAME, c.convolutions, c.cameras, c.proprio)
         if spec.action.choices is not None or len(spec.action.shape) != 1:
             raise ValueError(f"{NAME} takes actions that are vectors; this environment has {spec.action}.")
         if c.centering and c.samples % c.members:

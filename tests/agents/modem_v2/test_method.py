@@ -271,6 +271,19 @@ def test_images_are_stacked_while_acting_and_shifted_while_learning():
     np.testing.assert_array_equal(still["pixels"], drawn.obs["pixels"])
 
 
+def test_of_the_state_beside_images_networks_see_what_they_may_alike_in_demonstrations_and_while_acting():
+    own = method("pictures", proprio="1:3")
+    rng = np.random.default_rng(0)
+    state = rng.normal(size=(2, 4)).astype(np.float32)
+    image = np.zeros((2, 32, 32, 3), np.uint8)
+    found, _ = own.stacked(own.carry(None, 2), at({"pixels": image, "state": state}))
+    rows = {"pixels": jnp.tile(image, 2)[None], "state": jnp.concatenate([jnp.zeros_like(state), state], -1)[None]}
+    for shown in (found, jax.tree.map(lambda x: x[0], own.looked(rows, KEY))):
+        np.testing.assert_array_equal(shown["state"], state[:, 1:3])
+    encoder = jax.eval_shape(own.init, KEY, begun(method()).hyper).learned["clone"]["encoder"]["params"]
+    assert encoder["MLP_0"]["Dense_0"]["kernel"].shape == (2, 8)
+
+
 def test_each_camera_has_a_trunk_a_shift_and_a_stack_of_its_own():
     own = method("cameras")
     shapes = jax.eval_shape(own.init, KEY, begun(method()).hyper).learned["params"]["encoder"]["params"]

@@ -14,6 +14,7 @@ from rlx.agents.modem_v2.config import Config
 from rlx.agents.modem_v2.times import Times
 from rlx.agents.tdmpc import horizon_at
 from rlx.config import hyper, replace
+from rlx.dynamics.told import entries
 from rlx.types import Clock, Collect, Leaf, Problem, Spec, Update
 from tests.agents.modem_v2.worlds import SIZES, VECTOR, clock, config, demonstrations, problem
 
@@ -143,3 +144,18 @@ def test_rows_of_the_table_are_presets():
         weights = (1, 0, 0) if c.members == 1 else (0, 1, -10)
         assert (c.value_min, c.value_mean, c.value_std) == weights
     assert isinstance(clock(), Clock)
+
+
+@pytest.mark.parametrize(
+    ("name", "n", "hidden"),
+    [
+        ("metaworld", 39, {*range(4, 18), *range(22, 39)}),
+        ("metaworld_goal", 39, {*range(4, 18), *range(22, 36)}),
+        ("adroit_door", 39, {27, 28, *range(32, 39)}),
+        ("adroit_hammer", 46, set(range(36, 46))),
+        ("adroit_pen", 45, {*range(24, 36), *range(39, 45)}),
+    ],
+)
+def test_presets_of_suites_hide_objects_from_proprioception(name, n, hidden):
+    c = replace(Config(), agents.presets("modem_v2")[name])
+    assert set(range(n)) - set(entries(c.proprio, n, name)) == hidden and c.reward == "success"
