@@ -30,7 +30,7 @@ from rlx import replay
 from rlx.agents.modem_v2.config import Config
 from rlx.agents.modem_v2.demonstrations import NAME, demonstrations
 from rlx.agents.modem_v2.planning import cloned_actions, latent_plans
-from rlx.agents.modem_v2.times import BLOCK, Times, handed_over, share_at
+from rlx.agents.modem_v2.times import Times, handed_over, share_at
 from rlx.agents.tdmpc import horizon_at
 from rlx.config import hyper
 from rlx.dynamics import told_learning as learning
@@ -92,7 +92,8 @@ def make(config: Config, problem: Problem) -> Agent:
 def stages(method: Method) -> tuple[Stage, ...]:
     c, times = method.config, method.times
     cloning = replay.sequences(c.batch, 2, source="data", stack=method.frames, spare=0 if c.bc_use_tail else c.horizon)
-    found = [Stage(BC, times.bc_cycles, (Update(BLOCK, cloning, method.imitate),))]
+    cycles, each = times.cloning
+    found = [Stage(BC, cycles, (Update(each, cloning, method.imitate),))]
     if not times.cycles:
         return tuple(found)
     both = ("replay", "data")
@@ -109,7 +110,7 @@ def stages(method: Method) -> tuple[Stage, ...]:
 
 def evaluations(c: Config, times: Times, env: str) -> tuple[Eval, ...]:
     """The clone with and without its noise once; then what acts, and while control is handed over the planner alone too."""
-    cloned = [Eval(mode, env, c.eval_episodes, times.bc_cycles, mode, stages=(BC,)) for mode in ("bc", "bc_noisy")]
+    cloned = [Eval(mode, env, c.eval_episodes, times.cloning[0], mode, stages=(BC,)) for mode in ("bc", "bc_noisy")]
     if not times.cycles:
         return tuple(cloned)
     every = max(1, round(c.eval_every / times.decisions))

@@ -11,7 +11,7 @@ from rlx.agents.modem_v2.config import Config
 from rlx.nn.optim import linear
 from rlx.types import Array, Clock, Spec
 
-BLOCK = 100  # updates of cloning in a cycle
+BLOCK = 100  # updates of cloning in a cycle at most
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Times:
     streams: int
     seed: int  # decisions of all streams before the model learns
     cycles: int  # episodes of each stream after its first planned one
-    bc_cycles: int
+    cloning: tuple[int, int]  # cycles, and updates in each
     updates: tuple[int, int]  # of the warm-up, and of each later cycle
 
     @staticmethod
@@ -45,7 +45,8 @@ class Times:
             )
         cycles = math.ceil((c.env_steps - c.seed_steps) / each) - 1 if c.env_steps else 0
         first, later = (max(1, math.ceil(n * c.utd - 1e-6)) for n in (c.seed_steps, each))
-        return Times(spec.horizon, c.n_envs, c.seed_steps, cycles, -(-bc_updates // BLOCK), (first, later))
+        block = next(n for n in range(BLOCK, 0, -1) if bc_updates % n == 0)
+        return Times(spec.horizon, c.n_envs, c.seed_steps, cycles, (bc_updates // block, block), (first, later))
 
     @property
     def decisions(self) -> int:
@@ -74,7 +75,7 @@ class Times:
 
     def learning(self, clock: Clock, stage: str) -> Array:
         """At which decision an update stands, k + i: the warm-up's from ``seed`` on, later ones among those of their cycle."""
-        done = clock.updates - self.bc_cycles * BLOCK
+        done = clock.updates - math.prod(self.cloning)
         if stage == "warm":
             return self.seed + done * (self.seed / self.updates[0])
         done = done - self.updates[0]

@@ -44,21 +44,29 @@ def test_decisions_are_counted_by_whole_episodes():
     """L = 50: 100 episodes of seeding, then one that is planned, then updates from K0 on."""
     assert (PAPER.first, PAPER.episode, PAPER.cycles, PAPER.updates) == (5_100, 51, 3_899, (5_000, 50))
     assert [int(PAPER.acting(clock(env_steps=r))) for r in (0, 5_100, 5_151)] == [0, 5_000, 5_050]
-    assert int(PAPER.acting(clock(env_steps=51 * 125))) == 6_250 and PAPER.bc_cycles == 10
+    assert int(PAPER.acting(clock(env_steps=51 * 125))) == 6_250 and PAPER.cloning == (10, 100)
     at = lambda u, stage: float(PAPER.learning(clock(updates=u), stage))
     assert [at(1_000, "warm"), at(5_999, "warm")] == [5_000, 9_999]
     assert [at(6_000, "learn"), at(6_049, "learn"), at(6_050, "learn")] == [5_050, 5_099, 5_100]
-    wide = Times.of(config(), VECTOR, 101)
-    assert (wide.first, wide.rows, wide.updates, wide.bc_cycles) == (51, 51 * 10, (10, 10), 2)
+    wide = Times.of(config(), VECTOR, 200)
+    assert (wide.first, wide.rows, wide.updates, wide.cloning) == (51, 51 * 10, (10, 10), (2, 100))
     assert int(wide.acting(clock(env_steps=2 * 51 * 3))) == 300
     close([float(wide.learning(clock(updates=200 + u), "learn")) for u in (10, 15, 20)], [200, 250, 300])
+
+
+@pytest.mark.parametrize("n", [1, 7, 20, 101, 250, 980, 1_000, 4_000])
+def test_the_clone_learns_as_often_as_is_asked_for(n):
+    given = Times.of(config(), VECTOR, n)
+    cycles, each = given.cloning
+    assert cycles * each == n and each <= 100
+    assert float(given.learning(clock(updates=n), "warm")) == given.seed
 
 
 def test_stages_are_the_method_s():
     agent = agents.make("modem_v2", None, problem(), **SIZES)
     bc, seed, warm, learn = agent.stages
     assert [s.name for s in agent.stages] == ["bc", "seed", "warm", "learn"] and learn.cycles == 8
-    assert bc.cycles == 3  # two updates for each of the 3 x 49 decisions, whole hundreds
+    assert (bc.cycles, bc.phases[0].n) == (3, 98)  # two updates for each of the 3 x 49 decisions
     assert seed.phases == (Collect("train", 51, "replay", mode="bc_noisy"),)
     for stage in (warm, learn):
         collect, update = stage.phases
