@@ -138,7 +138,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "no_oversampling": {"demo_share": 0.0, "demo_share_end": 0.0},
     "tiny_v1": {**TINY, **{k: v for k, v in V1.items() if k != "samples"}},
     "metaworld": METAWORLD,
-    "metaworld_goal": {**METAWORLD, "proprio": "0:4,18:22,-3:"},  # where pictures do not show it
+    "v1_metaworld": {**V1, **METAWORLD, "iterations": 4},
+    "v1_adroit": {**V1, "iterations": 8},  # before one of adroit_*
+    "metaworld_goal": {"proprio": "0:4,18:22,-3:"},  # after one of the two, where pictures do not show it
     "adroit_door": {**ADROIT, "proprio": "0:27,29:32"},  # as MoDem has them
     "adroit_hammer": {**ADROIT, "proprio": "0:36"},
     "adroit_pen": {**ADROIT, "proprio": "0:24,-9:-6"},

@@ -13,7 +13,7 @@ from rlx.agents.modem_v2 import times
 from rlx.agents.modem_v2.config import Config
 from rlx.agents.modem_v2.times import Times
 from rlx.agents.tdmpc import horizon_at
-from rlx.config import hyper, replace
+from rlx.config import apply, hyper, replace
 from rlx.dynamics.told import entries
 from rlx.types import Clock, Collect, Leaf, Problem, Spec, Update
 from tests.agents.modem_v2.worlds import SIZES, VECTOR, clock, config, demonstrations, problem
@@ -155,15 +155,32 @@ def test_rows_of_the_table_are_presets():
 
 
 @pytest.mark.parametrize(
-    ("name", "n", "hidden"),
+    ("names", "n", "hidden"),
     [
-        ("metaworld", 39, {*range(4, 18), *range(22, 39)}),
-        ("metaworld_goal", 39, {*range(4, 18), *range(22, 36)}),
-        ("adroit_door", 39, {27, 28, *range(32, 39)}),
-        ("adroit_hammer", 46, set(range(36, 46))),
-        ("adroit_pen", 45, {*range(24, 36), *range(39, 45)}),
+        (["metaworld"], 39, {*range(4, 18), *range(22, 39)}),
+        (["metaworld", "metaworld_goal"], 39, {*range(4, 18), *range(22, 36)}),
+        (["adroit_door"], 39, {27, 28, *range(32, 39)}),
+        (["adroit_hammer"], 46, set(range(36, 46))),
+        (["adroit_pen"], 45, {*range(24, 36), *range(39, 45)}),
     ],
 )
-def test_presets_of_suites_hide_objects_from_proprioception(name, n, hidden):
-    c = replace(Config(), agents.presets("modem_v2")[name])
-    assert set(range(n)) - set(entries(c.proprio, n, name)) == hidden and c.reward == "success"
+def test_presets_of_suites_hide_objects_from_proprioception(names, n, hidden):
+    c = apply(Config(), agents.presets("modem_v2"), names)
+    assert set(range(n)) - set(entries(c.proprio, n, "x")) == hidden and c.reward == "success"
+
+
+@pytest.mark.parametrize(
+    ("names", "rounds", "share"),
+    [
+        (["v1"], 6, 0.75),
+        (["v1_metaworld"], 4, 0.5),
+        (["v1_metaworld", "metaworld_goal"], 4, 0.5),
+        (["v1_adroit", "adroit_pen"], 8, 0.75),
+        (["metaworld"], 1, 0.5),
+        (["adroit_pen"], 1, 0.75),
+    ],
+)
+def test_modem_searches_as_often_as_a_suite_needs(names, rounds, share):
+    c = apply(Config(), agents.presets("modem_v2"), names)
+    assert (c.iterations, c.demo_share, c.clone) == (rounds, share, "v1" not in names[0])
+    assert len(names) == 1 or c.proprio
