@@ -40,7 +40,8 @@ class Imagination(NamedTuple):
 @dataclass(frozen=True)
 class Search:
     """Sizes of a search. ``centred``: the first candidates are the policies' alone, ``proposals`` of them, and later ones the
-    Gaussian's alone; otherwise each round has ``samples`` of the Gaussian and the same ``proposals``."""
+    Gaussian's alone, as narrow as the elites make it; otherwise each round has ``samples`` of a Gaussian that is no narrower
+    than the noise, and the same ``proposals``."""
 
     horizon: int = 5  # the longest
     samples: int = 512  # of the Gaussian
@@ -101,13 +102,14 @@ def search(
     """
     wide = lambda n: jax.tree.map(lambda x: jnp.broadcast_to(x, (n, *x.shape)), state)
     k_policies, k_rounds, k_pick, k_noise = jax.random.split(key, 4)
+    within = settings._replace(std_min=0.0) if sizes.centred else settings
     proposals, ahead = jnp.zeros((mean.shape[0], 0, mean.shape[1])), jnp.zeros((1, 0))
     if sizes.proposals:
         proposals, ahead = proposed(imagine, wide(sizes.proposals), mean.shape[0], h, settings.discount, k_policies)
 
     def judged(candidates: Array, estimates: Array, mean: Array) -> Round:
         best = elites(weighed(estimates, settings.weights), sizes.elites, settings.temperature, settings.worst)
-        mean, std = refit(candidates[:, best.index], best.weight, mean, settings)
+        mean, std = refit(candidates[:, best.index], best.weight, mean, within)
         return Round(
             mean, std, candidates[0, best.index], best.weight, best.value, jnp.nan_to_num(deviation(estimates)[best.index])
         )
@@ -130,9 +132,10 @@ def search(
     if sizes.iterations > sizes.centred:  # else there is no loop to compile
         found = jax.lax.fori_loop(int(sizes.centred), sizes.iterations, again, found)
     action = drawn_elite(found.actions, found.weight, k_pick) if sizes.pick == "elite" else found.mean[0]
-    action = jnp.clip(action + explore * found.std[0] * jax.random.normal(k_noise, action.shape), -1.0, 1.0)
+    spread = jnp.clip(found.std[0], settings.std_min, settings.std_max)  # of the noise
+    action = jnp.clip(action + explore * spread * jax.random.normal(k_noise, action.shape), -1.0, 1.0)
     told = ((x * found.weight).sum() for x in (found.values, found.spreads))
-    return Plan(action, found.mean, found.std[0], *told)
+    return Plan(action, found.mean, spread, *told)
 
 
 class Round(NamedTuple):

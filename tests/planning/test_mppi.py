@@ -118,6 +118,18 @@ def test_a_goal_out_of_reach_is_gone_for_at_full_speed():
     close(found(towards(9.0)).mean[:, 0], [1, 1, 1], atol=0.1)
 
 
+def test_a_centred_search_narrows_without_bound_and_its_noise_does_not():
+    """Policies that all do 0.3 leave a Gaussian of no width; MoDem-V2 bounds the noise of the action alone."""
+    imagine = towards(0.6)._replace(propose=lambda x, key: jnp.full((x.shape[0], 1), 0.3))
+    sizes = dataclasses.replace(SEARCH, proposals=20, elites=10, iterations=3, centred=True, pick="elite")
+    wide = SHARP._replace(momentum=0.0, std_min=0.5)
+    plan = found(imagine, sizes, wide)
+    close([plan.action[0], plan.mean[0, 0], plan.std[0]], [0.3, 0.3, 0.5], rtol=1e-6)
+    assert abs(float(found(imagine, sizes, wide, explore=1.0).action[0]) - 0.3) > 0.01
+    loose = found(imagine, dataclasses.replace(sizes, centred=False), wide)
+    assert abs(float(loose.action[0]) - 0.6) < 0.2 and float(loose.std[0]) == 0.5
+
+
 def test_it_begins_where_the_last_plan_was():
     once = dataclasses.replace(SEARCH, iterations=1, samples=20, elites=1)
     narrow = SHARP._replace(momentum=0.0, std_max=0.05)
@@ -166,11 +178,12 @@ def test_what_policies_propose_is_a_candidate():
 
 
 def test_a_centred_search_draws_from_policies_alone_and_then_refits():
-    imagine = towards(0.6)._replace(propose=lambda x, key: 0.2 + 0.05 * jax.random.normal(key, (x.shape[0], 1)))
+    policy = lambda noise: lambda x, key: 0.2 + noise * jax.random.normal(key, (x.shape[0], 1))
+    imagine = towards(0.6)._replace(propose=policy(0.05))
     sizes = Search(horizon=3, samples=0, proposals=100, elites=10, iterations=1, centred=True, pick="elite")
     actions = np.array([found(imagine, sizes, h=2, key=jax.random.key(i)).action[0] for i in range(5)])
     assert (abs(actions - 0.2) < 0.25).all() and len(set(actions)) == 5
-    refined = found(imagine, dataclasses.replace(sizes, iterations=12), SHARP._replace(std_min=0.05), h=2)
+    refined = found(imagine._replace(propose=policy(0.5)), dataclasses.replace(sizes, elites=30, iterations=8), h=2)
     close(refined.mean[:2, 0], [0.6, 0], atol=0.1)
 
 
