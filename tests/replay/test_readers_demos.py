@@ -163,6 +163,42 @@ def test_odd_traces_of_robohive(tmp_path):
     np.testing.assert_allclose(wide[0].action[:-1], trial()["actions"][:-1], atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("ignore", "width", "kept", "turned"),
+    [
+        ("roll,pitch,fingers", 7, [0, 1, 2], True),  # planar pushing
+        ("roll,pitch,yaw,fingers", 7, [0, 1, 2], False),  # pushing in a bin
+        ("roll,pitch", 7, [0, 1, 2, 6], True),  # picking
+        ("roll,pitch", 16, [0, 1, 2, *range(6, 16)], True),  # turning, by a hand of ten joints
+    ],
+)
+def test_hands_of_robohive_are_commanded_as_agents_do(ignore, width, kept, turned, tmp_path):
+    """A yaw of -1, 0, 0.5 between -90 and 90 degrees is -90, 0, 45."""
+    actions = np.random.default_rng(0).uniform(-1, 1, (N, width)).astype("f4")
+    actions[:3, 5], actions[0, 0] = [-1, 0, 0.5], 1.7
+    path = hdf5(tmp_path / "x.h5", T=trial(actions=actions))
+    bounds = {"bounds": f"{-np.pi / 2},{np.pi / 2}"} if turned else {}
+    got = replay.load(path, ignore=ignore, **bounds)[0].action[:-1]
+    half = np.sqrt(0.5)
+    wanted = np.clip(actions[:3, kept], -1, 1)
+    if turned:
+        wanted = np.insert(wanted, [3, 3], [[0, -1], [1, 0], [half, half]], 1)
+    np.testing.assert_allclose(got, wanted, atol=1e-6)
+    assert got.dtype == np.float32 and got.shape[1] == {3: 3 + 2 * turned, 4: 6, 13: 15}[len(kept)]
+
+
+def test_hands_of_robohive_that_cannot_be(tmp_path):
+    path = hdf5(tmp_path / "x.h5", T=trial())
+    for bounds in (None, "clip", "1,-1"):
+        with pytest.raises(ValueError, match="x.h5: T/actions has a yaw, and bounds=.* give bounds=LOW,HIGH in radians"):
+            replay.load(path, ignore="roll,pitch", bounds=bounds)
+    with pytest.raises(ValueError, match="T/actions: bounds=-1,1 are those of the yaw, which is ignored"):
+        replay.load(path, ignore="yaw", bounds="-1,1")
+    arm = hdf5(tmp_path / "arm.h5", T=trial(actions=np.zeros((N, 4), "f4")))
+    with pytest.raises(ValueError, match=r"arm.h5: T/actions is float32\[3, 4\]; ignore=roll is for hands' actions of seven"):
+        replay.load(arm, ignore="roll")
+
+
 # ------------------------------------------------------------------------------------------------------- the first MoDem
 
 

@@ -27,6 +27,8 @@ from rlx.types import Row
 
 VECTORS = ("qp", "qv", "grasp_pos", "grasp_rot", "object_err", "target_err")
 DENSE = "rwd_dense"
+POSE = {"roll": 3, "pitch": 4, "yaw": 5}  # columns of a hand's action, behind its place
+FINGERS = "fingers"  # those behind them
 NOTE = "rewards are rwd_dense, or where there is none whether the task is solved; the last action of a trace leads nowhere"
 PIXELS = 2**24  # of an image at most
 _SOLVED = ("env_infos/solved", "env_infos/success", "success")
@@ -65,7 +67,7 @@ def _flat(tree: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _traces(trials: Mapping[str, tuple[Collection[str], Callable]], found: Found, reading: Reading) -> Dataset:
-    reading.only("RoboHive", "bounds", "keys", "horizon", "ignore", known=(DENSE,))
+    reading.only("RoboHive", "bounds", "keys", "horizon", "ignore", known=(DENSE, *POSE, FINGERS))
     parts, notes = [], [NOTE]
     for trial in sorted(trials, key=natural)[: reading.episodes]:
         names, get = trials[trial]
@@ -113,7 +115,7 @@ def _trace(
     if max(lengths.values()) > count + 1 or count < 2:
         raise ValueError(f"the arrays of {trial} are to be of one length, 2 or more; they are {lengths}.")
     count = min(count, 1 + (reading.horizon or count))
-    taken = columns.actions(columns.scaled(action[: count - 1], reading.bounds, f"{trial}/actions"), f"{trial}/actions")
+    taken = _commanded(action[: count - 1], reading, f"{trial}/actions")
     arrived = lambda x: np.concatenate([np.zeros_like(x[:1]), x[: count - 1]])
     return from_rows(
         {k: v[:count] for k, v in obs.items()},
@@ -123,6 +125,40 @@ def _trace(
         np.array([0, count]),
         {"success": arrived(success)},
     )
+
+
+def _commanded(action: np.ndarray, reading: Reading, name: str) -> np.ndarray:
+    """Of ``action`` [N, A] what an agent commands, float32 [N, a] in [-1, 1]."""
+    left_out = {*POSE, FINGERS}.intersection(reading.ignore)
+    if not left_out:
+        return columns.actions(columns.scaled(action, reading.bounds, name), name)
+    if action.ndim != 2 or action.shape[1] <= max(POSE.values()) or action.dtype.kind != "f":
+        raise ValueError(
+            f"{name} is {action.dtype}{list(action.shape)}; ignore={','.join(sorted(left_out))} is for hands' actions of seven "
+            "floats or more, x, y, z, roll, pitch, yaw and fingers: leave it out."
+        )
+    if "yaw" in left_out and reading.bounds is not None:
+        raise ValueError(f"{name}: bounds={reading.bounds} are those of the yaw, which is ignored: leave one of both out.")
+    action = columns.finite(np.clip(action, -1, 1), name)
+    parts = [action[:, : min(POSE.values())]]
+    for part, at in POSE.items():
+        if part in left_out:
+            continue
+        parts += _turned(action[:, at], reading.bounds, name) if part == "yaw" else [action[:, at, None]]
+    parts += [] if FINGERS in left_out else [action[:, max(POSE.values()) + 1 :]]
+    return np.concatenate(parts, 1).astype(np.float32)
+
+
+def _turned(yaw: np.ndarray, bounds: Any, name: str) -> list[np.ndarray]:
+    """Cosine and sine [N, 1] of a ``yaw`` [N], of which -1 and 1 stand for ``bounds`` in radians."""
+    ends = columns.limits(bounds)
+    if ends is None or isinstance(ends, str) or any(x.ndim or not np.isfinite(x) for x in ends) or not ends[0] < ends[1]:
+        raise ValueError(
+            f"{name} has a yaw, and bounds={bounds} do not say which angles -1 and 1 stand for: give bounds=LOW,HIGH in "
+            "radians, such as bounds=-3.14159,3.14159, or ignore the yaw too."
+        )
+    angle = ends[0] + (yaw.astype(np.float64) + 1) / 2 * (ends[1] - ends[0])
+    return [np.cos(angle)[:, None], np.sin(angle)[:, None]]
 
 
 # ------------------------------------------------------------------------------------------------- the first MoDem's
