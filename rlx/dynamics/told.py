@@ -109,8 +109,11 @@ class Sight:
             apart = x.reshape(*x.shape[:-1], frames, n, -1) if n > 1 else None
             for i, view in enumerate(self._cameras(k, n)):
                 found[view] = x if apart is None else apart[..., i, :].reshape(*x.shape[:-1], -1)
-        rest = {k: newest(x) for k, x in leaves.items() if k not in dict(self.images)}
-        found |= {"state": parted(rest, ())[1][..., np.array(self.proprio)]} if self.proprio else rest
+        rest: Any = {k: newest(x) for k, x in leaves.items() if k not in dict(self.images)}
+        if self.proprio:
+            vector: Any = parted(rest, ())[1]
+            rest = {"state": vector[..., np.array(self.proprio)]}
+        found |= rest
         return found[""] if set(found) == {""} else found
 
 
@@ -138,7 +141,7 @@ def seen(spec: Spec, name: str, convolutions: int = 0, cameras: int | None = Non
     count = lambda n: cameras or (n // 3 if n % 3 == 0 else 1)
     sides = [min(leaf.shape[:2]) for leaf in (flat[k] for k in images)]
     numbers = sum(leaf.shape[0] for k, leaf in flat.items() if k not in images)
-    shown = entries(proprio, numbers, name) if proprio else ()
+    shown = entries(proprio, numbers, name) if proprio and numbers else ()
     return Sight(tuple((k, count(n)) for k, n in channels.items()), shown), StridedTrunk.convolutions_for(
         min(sides), convolutions
     )

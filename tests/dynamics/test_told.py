@@ -113,6 +113,7 @@ def test_of_a_vector_beside_images_some_numbers_may_be_shown():
     np.testing.assert_array_equal(found["state"], [[3, 4, 5, 6, 7], [9, 10, 13, 14, 15]])
     assert set(found) == {"pixels", "state"} and found["pixels"] is some["pixels"]
     assert seen(Spec(Leaf((7,)), Leaf((1,))), "x", proprio="0:2") == (Sight(), 0)  # a state that is all there is stays whole
+    assert seen(Spec(image(32), Leaf((1,))), "x", proprio="0:2")[0] == Sight((("", 1),))
     for wrong in ("0:9", "7", "a", "1:2:3", "4:4", ""):
         with pytest.raises(ValueError, match=f"x: proprio='{wrong}' are no places among 7 numbers"):
             entries(wrong, 7, "x")
