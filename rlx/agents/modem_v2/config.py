@@ -25,7 +25,7 @@ class Config(TdConfig):
 
     env_steps: int = size(200_000, least=0, budget=True)  # decisions in all, seeding included; 0: the clone alone
     seed_steps: int = size(5_000, least=1)  # decisions of the clone before the model learns; whole episodes of all streams
-    bc_updates: int | None = size(None, least=1)  # None: two for each decision of the demonstrations
+    bc_updates: int | None = size(None, least=0)  # None: two for each decision of the demonstrations; 0: nothing is cloned
     batch: int = size(256, least=1)
     eval_every: int = size(2_500, least=1)  # decisions between evaluations
     eval_episodes: int = size(30, least=1)
@@ -135,6 +135,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "ensemble": OFF,  # centering and several critics
     "gated": {"handover.kind": "gated"},
     "no_centering": {"centering": False, "samples": 484, "policy_share": 26 / 484},
+    "no_cloning": {"bc_updates": 0},
     "no_oversampling": {"demo_share": 0.0, "demo_share_end": 0.0},
     "tiny_v1": {**TINY, **{k: v for k, v in V1.items() if k != "samples"}},
     "metaworld": METAWORLD,

@@ -67,7 +67,7 @@ def make(config: Config, problem: Problem) -> Agent:
     env = problem.envs["train"]
     data, count = demonstrations(problem, config.horizon)
     require_infos(config, env.spec.info, data.data.info)
-    method = Method.of(config, env.spec, config.bc_updates or 2 * count)
+    method = Method.of(config, env.spec, 2 * count if config.bc_updates is None else config.bc_updates)
     times = method.times
     rows = min(-(-config.capacity // config.n_envs), times.rows) + 1
     return Agent(
@@ -93,7 +93,7 @@ def stages(method: Method) -> tuple[Stage, ...]:
     c, times = method.config, method.times
     cloning = replay.sequences(c.batch, 2, source="data", stack=method.frames, spare=0 if c.bc_use_tail else c.horizon)
     cycles, each = times.cloning
-    found = [Stage(BC, cycles, (Update(each, cloning, method.imitate),))]
+    found = [Stage(BC, cycles, (Update(each, cloning, method.imitate),))] if cycles else []
     if not times.cycles:
         return tuple(found)
     both = ("replay", "data")
@@ -110,7 +110,8 @@ def stages(method: Method) -> tuple[Stage, ...]:
 
 def evaluations(c: Config, times: Times, env: str) -> tuple[Eval, ...]:
     """The clone with and without its noise once; then what acts, and while control is handed over the planner alone too."""
-    cloned = [Eval(mode, env, c.eval_episodes, times.cloning[0], mode, stages=(BC,)) for mode in ("bc", "bc_noisy")]
+    once = times.cloning[0]
+    cloned = [Eval(mode, env, c.eval_episodes, once, mode, stages=(BC,)) for mode in ("bc", "bc_noisy") if once]
     if not times.cycles:
         return tuple(cloned)
     every = max(1, round(c.eval_every / times.decisions))

@@ -31,6 +31,8 @@ class Times:
         """Raises ValueError for settings that cannot be."""
         if spec.horizon is None:
             raise ValueError("modem_v2 learns between episodes, and these have no end: give a time limit.")
+        if not c.env_steps and not bc_updates:
+            raise ValueError("modem_v2: with env_steps=0 and bc_updates=0 nothing learns: give one of both.")
         each = spec.horizon * c.n_envs
         if c.env_steps and c.seed_steps % each:
             up = -(-c.seed_steps // each) * each

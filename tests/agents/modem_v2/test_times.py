@@ -79,6 +79,9 @@ def test_stages_are_the_method_s():
         ("bc", "bc", ("bc",)),
         ("bc_noisy", "bc_noisy", ("bc",)),
     ]
+    untaught = agents.make("modem_v2", None, problem(), **{**SIZES, "bc_updates": 0})
+    assert [s.name for s in untaught.stages] == ["seed", "warm", "learn"]
+    assert [e.name for e in untaught.evals] == ["main", "planner"]
     alone = agents.make("modem_v2", None, problem(), **{**SIZES, "env_steps": 0})
     assert [s.name for s in alone.stages] == ["bc"] and [e.name for e in alone.evals] == ["bc", "bc_noisy"]
     off = agents.make("modem_v2", None, problem(), **{**SIZES, "handover.kind": "off"})
@@ -105,6 +108,7 @@ def test_windows_keep_off_the_last_decisions_unless_told():
     [
         ({"seed_steps": 120}, {}, "seed_steps=120 are no whole episodes of 50 decisions in 2 streams; give 200"),
         ({"env_steps": 150}, {}, "env_steps=150 leave nothing after seed_steps=100: give 300"),
+        ({"env_steps": 0, "bc_updates": 0}, {}, "env_steps=0 and bc_updates=0 nothing learns"),
         ({"samples": 13}, {}, "samples=13 candidates are no equal shares for members=3"),
         ({"elites": 40}, {}, "12 candidates has no 40 elites"),
         ({"clone": False}, {}, "'schedule' is from a clone"),
