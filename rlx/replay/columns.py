@@ -233,6 +233,12 @@ def actions(values: np.ndarray, name: str) -> np.ndarray:
 ROUNDING = 1e-5  # of actions that were scaled in float32
 
 
+def bounded(values: np.ndarray, bounds: Any, name: str) -> np.ndarray:
+    """What a reader met as actions, in the units that ``bounds`` say, see `scaled`, and within them, see `actions`. With "data"
+    they stay as they are: the least and greatest are those of all that is read, see `rlx.replay.dataset.fitted`."""
+    return values if of_data(bounds) else actions(scaled(values, bounds, name), name)
+
+
 def scaled(values: np.ndarray, bounds: Any, name: str) -> np.ndarray:
     """``values`` [N, A] in units in which -1 and 1 stand for ``bounds``, float32; as they are where there are none. ``bounds``
     may also be "data", the least and greatest of each component, or "clip", which cuts what is beyond -1 and 1.
@@ -246,9 +252,7 @@ def scaled(values: np.ndarray, bounds: Any, name: str) -> np.ndarray:
     if isinstance(bounds, str):
         if bounds == "clip":
             return np.clip(values, -1, 1)
-        low, high = values.min(0), values.max(0)
-        still = low == high  # a component that never moves stays where it is
-        bounds = np.where(still, low - 1, low), np.where(still, high + 1, high)
+        bounds = apart(values.min(0), values.max(0))
     low, high = (np.asarray(x, np.float64) for x in bounds)
     shapes = {np.shape(low), np.shape(high)} - {(), values.shape[1:]}
     if shapes or not (np.isfinite(low) & np.isfinite(high) & (low < high)).all() or values.dtype.kind != "f":
@@ -256,6 +260,17 @@ def scaled(values: np.ndarray, bounds: Any, name: str) -> np.ndarray:
             f"bounds=({low.tolist()}, {high.tolist()}) do not scale {name}, {values.dtype}{list(values.shape[1:])}."
         )
     return (2 * (values - low) / (high - low) - 1).astype(np.float32)
+
+
+def of_data(bounds: Any) -> bool:
+    """Whether they are the least and greatest of the data."""
+    return isinstance(bounds, str) and bounds == "data"
+
+
+def apart(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The least and greatest as bounds: a component that never moves stays in the middle."""
+    still = low == high
+    return np.where(still, low - 1, low), np.where(still, high + 1, high)
 
 
 def limits(bounds: Any) -> Any:

@@ -181,6 +181,36 @@ def from_steps(
     )
 
 
+def fitted(data: Dataset, bounds: Any) -> Dataset:
+    """With the bounds "data": actions in units in which -1 and 1 stand for the least and greatest of each component in all of
+    ``data``, so that an action means the same in every episode. With other bounds, which readers apply, as it is."""
+    return scaled(data, spans(data)) if columns.of_data(bounds) else data
+
+
+def spans(data: Dataset) -> PyTree:
+    """The least and the greatest of each component of the actions, [2, ...] for each leaf [N, ...]. Those of last rows lead
+    nowhere and are not looked at; choices, which are counted, have none: [2, 0]."""
+    taken = np.ones(len(data.rows.reward), bool)
+    taken[data.offsets[1:] - 1] = False
+    none = np.zeros((2, 0))
+    each = lambda x: np.stack([f(np.asarray(x[:])[taken], 0) for f in (np.min, np.max)]) if x.dtype.kind == "f" else none
+    return jax.tree.map(each, data.rows.action)
+
+
+def wider(one: PyTree, other: PyTree) -> PyTree:
+    """The `spans` of both together."""
+    return jax.tree.map(lambda a, b: np.stack([np.minimum(a[0], b[0]), np.maximum(a[1], b[1])]), one, other)
+
+
+def scaled(data: Dataset, found: PyTree) -> Dataset:
+    """With its float actions in units in which -1 and 1 stand for what `spans` ``found``."""
+    last = np.zeros(len(data.rows.reward), bool)
+    last[data.offsets[1:] - 1] = True
+    each = lambda x, span: replaced(columns.scaled(np.asarray(x[:]), columns.apart(*span), "action"), last, 0)
+    action = jax.tree.map(lambda x, span: each(x, span) if x.dtype.kind == "f" else x, data.rows.action, found)
+    return replace(data, rows=data.rows._replace(action=action))
+
+
 def agreed(meta: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     """What both say alike."""
     return {k: v for k, v in meta.items() if k in other and other[k] == v}

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from rlx.replay import columns
-from rlx.replay.dataset import Dataset, from_steps
+from rlx.replay.dataset import Dataset, fitted, from_steps
 from rlx.replay.datasets.found import CUTS, Found, Layout, Reading, first_episodes, look, need, one_length, one_per_entry
 from rlx.replay.datasets.found import reading as reading_of
 
@@ -40,9 +40,9 @@ def from_d4rl(data: Mapping[str, Any] | str | os.PathLike, bounds: Any = None, *
     options = reading_of(bounds=bounds, **reading)
     if isinstance(data, str | os.PathLike):
         with columns.of(data):
-            return _read(look(Path(data)), options)
+            return fitted(_read(look(Path(data)), options), options.bounds)
     with columns.of("D4RL data"):
-        return dataset(dict(data), "D4RL data", options)
+        return fitted(dataset(dict(data), "D4RL data", options), options.bounds)
 
 
 def dataset(columns_by_name: dict[str, Any], name: str, reading: Reading, index: np.ndarray | None = None) -> Dataset:
@@ -81,7 +81,7 @@ def _dataset(given: dict[str, Any], name: str, format: str, reading: Reading) ->
     for k in given:
         columns.finite(given[k], k)
     obs, following = given["observations"], given.get("next_observations")
-    actions = columns.actions(columns.scaled(given["actions"], reading.bounds, "actions"), "actions")
+    actions = columns.bounded(given["actions"], reading.bounds, "actions")
     rewards = one_per_entry(given["rewards"], "rewards")
     if following is not None and following.shape != obs.shape:
         raise ValueError(f"next_observations is {list(following.shape)}, observations {list(obs.shape)}; they must be alike.")

@@ -95,7 +95,7 @@ def _episode(group: h5py.Group, name: str, reading: Reading) -> tuple[Row, np.nd
     if not obs:
         raise ValueError(f"{name} has no observations; it has {', '.join(group)}.")
     _check_images(obs, name)
-    action = columns.actions(columns.scaled(number("action"), reading.bounds, f"{name}/action"), f"{name}/action")
+    action = columns.bounded(number("action"), reading.bounds, f"{name}/action")
     done = {k: one_per_entry(number(k), f"{name}/{k}") for k in ("reward", *_DONE) if k in group}
     steps = one_length({"action": action} | done)
     lengths = {k: len(v) if v.ndim else 0 for k, v in obs.items()}

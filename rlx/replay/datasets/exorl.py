@@ -35,7 +35,7 @@ def _read(found: Found, reading: Reading) -> Dataset:
             f"reward is {list(reward.shape)}, those of several tasks at once: with ignore=reward they are 0, and "
             "rlx.envs.rewards computes a task's from the physics."
         )
-    action = columns.actions(columns.scaled(given["action"][1:], reading.bounds, "action"), "action")
+    action = columns.bounded(given["action"][1:], reading.bounds, "action")
     taken = np.concatenate([action, np.zeros_like(given["action"][:1], action.dtype)])
     obs: Any = {"observation": given["observation"]}
     if "pixels" in given:

@@ -24,7 +24,9 @@ class Reading:
 
     format: str | None = size(None, "the layout, where the contents do not say it")
     bounds: Any = size(  # finite or not is asked where they are applied, beside the actions that they are to scale
-        None, "actions beyond [-1, 1]: LOW,HIGH that -1 and 1 stand for; data: the least and greatest; clip", finite=False
+        None,
+        "actions beyond [-1, 1]: LOW,HIGH that -1 and 1 stand for; data: the least and greatest of all that is read; clip",
+        finite=False,
     )
     dones: Literal["terminated", "truncated", "both"] | None = size(
         None, "what `dones` mark: terminal states, time limits, or both (then after `horizon` steps it is the limit)"

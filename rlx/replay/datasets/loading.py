@@ -11,7 +11,7 @@ from typing import Any
 
 from rlx.config import nearest
 from rlx.replay import columns
-from rlx.replay.dataset import Dataset, join
+from rlx.replay.dataset import Dataset, fitted, join
 from rlx.replay.datasets import d4rl, demonstrations, exorl, minari, native, ogbench, pickled, robohive, robomimic
 from rlx.replay.datasets.found import Found, Layout, Reading, look, natural
 from rlx.replay.datasets.found import reading as reading_of
@@ -51,7 +51,7 @@ def load(source: Source, reading: Reading | None = None, **options: Any) -> Data
     chosen = reading_of(reading, **options)
     notes, given = list[str](), paths(source)
     whole = join(_as_many((one for path in given for one in parts(look(path), chosen.format, notes, given)), chosen))
-    return but(whole, notes=(*whole.notes, *notes)) if notes else whole
+    return fitted(but(whole, notes=(*whole.notes, *notes)) if notes else whole, chosen.bounds)
 
 
 def _as_many(given: Iterable[Found], reading: Reading) -> list[Dataset]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from rlx.files import read_json
 from rlx.replay import columns
-from rlx.replay.dataset import Dataset, from_rows
+from rlx.replay.dataset import Dataset, fitted, from_rows
 from rlx.replay.datasets import hdf5
 from rlx.replay.datasets.found import Found, Layout, Reading, look, need, one_per_entry
 from rlx.replay.datasets.found import reading as reading_of
@@ -46,11 +46,12 @@ def from_minari(episodes: Any, bounds: Any = None, **reading: Any) -> Dataset:
                 columns.load(found.path)  # says what it is
             raise ValueError(f"{found.path} is no dataset of Minari: give its folder, or the main_data.hdf5 in it.")
         with columns.of(found.path):
-            return _read(found, options)
+            return fitted(_read(found, options), options.bounds)
+    meta, name = {}, "Minari data"
     if hasattr(episodes, "iterate_episodes"):
         meta = {"env": episodes.spec.env_spec.id} if getattr(episodes.spec, "env_spec", None) else {}
-        return _of_episodes(episodes.iterate_episodes(), f"Minari's {episodes.spec.dataset_id}", options, meta)
-    return _of_episodes(episodes, "Minari data", options)
+        episodes, name = episodes.iterate_episodes(), f"Minari's {episodes.spec.dataset_id}"
+    return fitted(_of_episodes(episodes, name, options, meta), options.bounds)
 
 
 def _stored(file: Any, reading: Reading) -> Iterable[tuple[str, Mapping[str, Any]]]:
@@ -109,7 +110,6 @@ def _of_episodes(episodes: Iterable[Any], name: str, reading: Reading, meta: Map
     offsets = np.cumsum([0, *(len(p[2]) for p in parts)])
     obs, action, reward, terminated = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
     with columns.of(name):
-        action = jax.tree.map(lambda x: columns.actions(columns.scaled(x, reading.bounds, "actions"), "actions"), action)
         rows = from_rows(obs, action, reward, terminated, offsets)
     return Dataset(*rows, name, "Minari", tuple(notes), meta or {})
 
@@ -133,6 +133,7 @@ def _columns(episode: Mapping[str, Any], name: str, reading: Reading) -> tuple[P
     for k, marks in (("truncations", cut), ("terminations", ended)):
         if marks[:-1].any():
             raise ValueError(f"{name}: {k} ends it at step {int(np.argmax(marks))} of {taken}; cut it there.")
+    actions = jax.tree.map(lambda x: columns.bounded(x, reading.bounds, f"{name}: actions"), actions)
     pad = lambda x: np.concatenate([x, np.zeros_like(x[:1])])
     shift = lambda x: np.concatenate([np.zeros_like(x[:1]), x])
     if reading.keys:

@@ -21,7 +21,7 @@ import numpy as np
 
 from rlx import files
 from rlx.replay import columns
-from rlx.replay.dataset import Dataset, from_rows, replaced
+from rlx.replay.dataset import Dataset, fitted, from_rows, replaced
 from rlx.replay.datasets.found import Layout, Reading, need, one_length
 from rlx.replay.datasets.mapped import Mapped
 from rlx.replay.episodes import episode_row
@@ -121,7 +121,7 @@ def _rows(arrays: dict[str, Any], reading: Reading, sound: bool = False) -> tupl
         first = np.zeros(offsets[-1], bool)
         first[offsets[:-1]] = True
         tree: dict[str, Any] = {k: _unflatten(k, arrays) for k in _TREES} | {k: np.asarray(arrays[k][:]) for k in _FLAT}
-        if reading.bounds is not None:
+        if reading.bounds is not None and not columns.of_data(reading.bounds):
             each = lambda x: replaced(_scaled(np.asarray(x[:]), offsets, reading), np.roll(first, -1), 0)
             tree["action"] = jax.tree.map(each, tree["action"])
         return Row(**tree, first=first, valid=np.ones(len(first), bool)), offsets
@@ -135,11 +135,11 @@ def _rows(arrays: dict[str, Any], reading: Reading, sound: bool = False) -> tupl
 
 
 def _scaled(action: np.ndarray, offsets: np.ndarray, reading: Reading) -> np.ndarray:
-    """Actions in the units that ``bounds`` say. Those of last rows lead nowhere: they are none of the least or greatest."""
+    """Actions in the units that ``bounds`` say. Those of last rows lead nowhere: they are not asked whether they lie within."""
     if reading.bounds is not None:
         action = action.copy()
         action[offsets[1:] - 1] = action[offsets[:-1]]
-    return columns.actions(columns.scaled(action, reading.bounds, "action"), "action")
+    return columns.bounded(action, reading.bounds, "action")
 
 
 def _flatten(name: str, tree: PyTree) -> dict[str, np.ndarray]:
@@ -281,8 +281,13 @@ def mapped(path: str | os.PathLike, reading: Reading | None = None) -> Dataset:
     Raises:
         ValueError: no such folder, one that is not complete, or a file of it that is missing or of another size.
     """
-    path = Path(path)
-    manifest, reading = _manifest(path), reading or Reading()
+    chosen = reading or Reading()
+    with columns.of(path):
+        return fitted(_mapped(Path(path), chosen), chosen.bounds)
+
+
+def _mapped(path: Path, reading: Reading) -> Dataset:
+    manifest = _manifest(path)
     with columns.of(path):
         reading.only("rlx shards", "bounds")
     names = list(manifest.get("columns", {}))
@@ -324,7 +329,7 @@ def verify(path: str | os.PathLike) -> None:
 
 def _read_folder(path: Path, reading: Reading) -> Dataset:
     verify(path)
-    data = mapped(path, reading)
+    data = _mapped(path, reading)
     rows = jax.tree.map(lambda x: np.asarray(x[:]), data.rows)
     return Dataset(rows, data.offsets, data.name, data.format, data.notes, data.meta)
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from rlx.replay import columns
-from rlx.replay.dataset import Dataset, from_rows, from_steps
+from rlx.replay.dataset import Dataset, fitted, from_rows, from_steps
 from rlx.replay.datasets.found import Found, Layout, Reading, first_episodes, look, need, one_length, one_per_entry
 from rlx.replay.datasets.found import reading as reading_of
 
@@ -34,9 +34,10 @@ def from_ogbench(data: Mapping[str, Any] | str | os.PathLike, bounds: Any = None
     """
     options = reading_of(bounds=bounds, **reading)
     if isinstance(data, str | os.PathLike):
-        return _read(look(Path(data)), options)
+        return fitted(_read(look(Path(data)), options), options.bounds)
     options.only("OGBench", "bounds", "ignore", known=(*_OWN, *data))
-    return _dataset({k: v for k, v in data.items() if k not in options.ignore}, "OGBench data", options)
+    given = {k: v for k, v in data.items() if k not in options.ignore}
+    return fitted(_dataset(given, "OGBench data", options), options.bounds)
 
 
 def _read(found: Found, reading: Reading) -> Dataset:
@@ -50,7 +51,7 @@ def _dataset(given: dict[str, Any], name: str, reading: Reading) -> Dataset:
         need(given, _OWN[:3])
         given = {k: columns.finite(columns.numbers(v, k), k) for k, v in given.items()}
         count = one_length(given)
-        actions = columns.actions(columns.scaled(given["actions"], reading.bounds, "actions"), "actions")
+        actions = columns.bounded(given["actions"], reading.bounds, "actions")
         rewards = one_per_entry(given["rewards"], "rewards") if "rewards" in given else np.zeros(count, np.float32)
         flags = {k: columns.flags(one_per_entry(given[k], k), k) for k in ("terminals", "masks", "valids") if k in given}
         solved = ~flags["masks"] if "masks" in flags else np.zeros(count, bool)

@@ -81,7 +81,7 @@ def _trajectories(tree: dict[str, Any], name: str, reading: Reading) -> Dataset:
     x, u, r = (np.concatenate([p[k] for p in parts]) for k in _SINDY)
     offsets = np.cumsum([0, *(len(p["x"]) for p in parts)])
     with columns.of(name):
-        action = columns.actions(columns.scaled(u, reading.bounds, "u"), "u")
+        action = columns.bounded(u, reading.bounds, "u")
         reward = np.concatenate([np.zeros(1, np.float32), r[:-1]])  # of the action before
         rows = from_rows(x, action, reward, np.zeros(len(x), bool), offsets)
     notes = ["nothing marks a terminal state: trajectories are taken as cut, and their last actions lead nowhere"]

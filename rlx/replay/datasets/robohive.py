@@ -131,7 +131,7 @@ def _commanded(action: np.ndarray, reading: Reading, name: str) -> np.ndarray:
     """Of ``action`` [N, A] what an agent commands, float32 [N, a] in [-1, 1]."""
     left_out = {*POSE, FINGERS}.intersection(reading.ignore)
     if not left_out:
-        return columns.actions(columns.scaled(action, reading.bounds, name), name)
+        return columns.bounded(action, reading.bounds, name)
     if action.ndim != 2 or action.shape[1] <= max(POSE.values()) or action.dtype.kind != "f":
         raise ValueError(
             f"{name} is {action.dtype}{list(action.shape)}; ignore={','.join(sorted(left_out))} is for hands' actions of seven "
@@ -177,7 +177,7 @@ def of_episode(tree: Mapping[str, Any], found: Found, reading: Reading) -> Datas
         obs["state"] = columns.numbers(tree["states"], "states").astype(np.float32)
     need(obs, reading.keys)
     obs = {k: obs[k] for k in reading.keys or obs}
-    action = columns.actions(columns.scaled(columns.numbers(tree["actions"], "actions"), reading.bounds, "actions"), "actions")
+    action = columns.bounded(columns.numbers(tree["actions"], "actions"), reading.bounds, "actions")
     infos = tree.get("infos")
     succeeded = _success(infos if isinstance(infos, list | tuple) else [])
     taken = one_length({"actions": action} | {k: v[1:] for k, v in obs.items()})

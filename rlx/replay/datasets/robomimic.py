@@ -90,7 +90,7 @@ def _dones(demo: h5py.Group, name: str) -> np.ndarray:
 def _demonstration(demo: h5py.Group, name: str, done: np.ndarray, reading: Reading) -> tuple[Row, np.ndarray]:
     """Rows up to the first of ``done``, where the task ended; what the last action led to is in ``next_obs``, or unknown."""
     number = lambda k: columns.numbers(hdf5.column(demo, k), f"{name}/{k}")
-    actions = columns.actions(columns.scaled(number("actions"), reading.bounds, f"{name}/actions"), f"{name}/actions")
+    actions = columns.bounded(number("actions"), reading.bounds, f"{name}/actions")
     reward = one_per_entry(number("rewards"), f"{name}/rewards")
     obs, info = _observations(demo, "obs", name, reading), {"states": number("states")} if "states" in demo else {}
     one_length({"actions": actions, "rewards": reward, "dones": done} | {f"obs/{k}": v for k, v in obs.items()} | info)
