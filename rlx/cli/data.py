@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import glob
 import io
-import json
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
-from itertools import chain, islice
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import jax
 import numpy as np
 from matplotlib.figure import Figure
 
 from rlx import config, envs, files
-from rlx.cli import console, demos, gen_pref
+from rlx.cli import console, demos, gen_pref, rewrite
 from rlx.envs import scores
-from rlx.files import free_memory
 from rlx.replay import datasets
-from rlx.replay.dataset import Dataset, agreed, alike
-from rlx.replay.datasets.found import Found, look, reading
-from rlx.replay.datasets.loading import LAYOUTS, layout_of, parts, paths
-from rlx.replay.datasets.native import FOLDER
+from rlx.replay.dataset import Dataset
+from rlx.replay.datasets.found import reading
+from rlx.replay.datasets.loading import LAYOUTS, paths
 from rlx.replay.describe import Description, describe
 from rlx.train import stats
 from rlx.train.pictures import literal
-from rlx.types import Row
 
 ACTIONS = {
     "info": "what a file holds, what is odd about it, and a picture of returns and lengths",
@@ -40,7 +34,6 @@ ACTIONS = {
     "reference": "keep its mean return as that of random actions, or of an expert (--of), for scores from now on",
 }
 USAGE = "usage: rlx data ACTION FILES... [OPTIONS]\n\n" + "".join(f"  {name:<10}{what}\n" for name, what in ACTIONS.items())
-BLOCK = 200  # episodes of a shard
 SLICING = ("episodes", "best", "shuffle", "shortest", "longest")
 TAKEN = {  # which actions take a flag; the others are for all
     "out": ("info", "convert", "slice", "score"),
@@ -99,7 +92,7 @@ def body(argv: list[str]) -> None:
         console.spare_inputs(Path(flags.out), paths(sources))
     print(f"{' '.join(sources)}: {console.size(datasets.nbytes(sources))} to read", flush=True)
     options = reading(**_options(flags))
-    {"info": _info, "convert": _convert, "slice": _slice, "score": _score, "reference": _reference}[action](
+    {"info": _info, "convert": rewrite.convert, "slice": rewrite.take, "score": _score, "reference": _reference}[action](
         sources, options, flags
     )
 
@@ -167,114 +160,6 @@ def draw(found: Description, path: Path) -> None:
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
     files.write_bytes(path, picture.getvalue())
-
-
-# ------------------------------------------------------------------------------------------------------- convert and slice
-
-
-def _convert(sources: list[str], options: datasets.Reading, flags: Flags) -> None:
-    out, notes, given = console.destination(flags.out), list[str](), paths(sources)
-    read = [one for path in given for one in parts(look(path), options.format, notes, given)]
-    in_memory = [one.path for one in read if layout_of(one, options.format) is not FOLDER]
-    needs, free = max(map(datasets.nbytes, in_memory), default=0), free_memory()
-    if free is not None and needs > free and options.episodes is None:
-        config.stop(
-            f"a file is read as a whole, and the largest takes {console.size(needs)} in memory, where {console.size(free)} are "
-            "free: take a part of it, by --data-option episodes=N"
-        )
-    _write(_each(read, options), len(read), out, flags, {"converted_from": [Path(s).name for s in sources]}, notes)
-
-
-def _each(read: list[Found], options: datasets.Reading) -> Iterator[Dataset]:
-    """What is read, one after another, as many as hold the episodes that were asked for; shards stay on disk."""
-    left = options.episodes
-    for one in read:
-        if left == 0:
-            return
-        own = replace(options, episodes=left)
-        if layout_of(one, options.format) is FOLDER:
-            datasets.verify(one.path)
-            data = datasets.mapped(one.path, own)
-        else:
-            data = datasets.load(one.path, own)
-        left = None if left is None else left - len(data)
-        yield data
-        del data  # or it would be there beside the next one
-
-
-def _slice(sources: list[str], options: datasets.Reading, flags: Flags) -> None:
-    out, data = console.destination(flags.out), datasets.load(sources, options)
-    chosen = np.flatnonzero((data.lengths >= flags.shortest) & (data.lengths <= (flags.longest or np.inf)))
-    if flags.best and flags.shuffle is not None:
-        config.stop("--best and --shuffle do not go together: give one")
-    if flags.best:
-        chosen = chosen[np.argsort(-data.returns[chosen], kind="stable")]
-    if flags.shuffle is not None:
-        chosen = np.random.default_rng(flags.shuffle).permutation(chosen)
-    chosen = chosen[: flags.episodes]
-    if not len(chosen):
-        config.stop(f"no episode is left of {len(data)}, whose lengths are {data.lengths.min()} to {data.lengths.max()}")
-    _write([data.select(chosen)], 1, out, flags, {"slice_of": [Path(s).name for s in sources]})
-
-
-class _Told:
-    """Of datasets that go by one after another: what `rlx.replay.datasets.join` would say of all of them."""
-
-    def __init__(self) -> None:
-        self.first: Dataset | None = None
-        self.meta: dict[str, Any] = {}
-        self.notes: dict[str, None] = {}
-        self.episodes = self.transitions = 0
-
-    def add(self, data: Dataset) -> None:
-        """Raises ValueError where its rows are unlike those of the first one."""
-        if self.first is None:
-            bare = jax.tree.map(lambda x: np.empty((0, *x.shape[1:]), x.dtype), data.rows)
-            self.first, self.meta = replace(data, rows=bare), dict(data.meta)
-        alike([self.first, data])
-        self.meta = agreed(self.meta, data.meta)
-        self.notes |= dict.fromkeys(data.notes)
-        self.episodes, self.transitions = self.episodes + len(data), self.transitions + data.transitions
-
-    def of(self, read: Iterable[Dataset], progress: Callable[[float], None]) -> Iterator[Row]:
-        """Their episodes; ``progress`` hears how many datasets are done."""
-        for i, data in enumerate(read):
-            self.add(data)
-            for k in range(len(data)):
-                yield data[k]
-                progress(i + (k + 1) / len(data))
-            del data  # before the next one is read
-
-
-def _write(
-    read: Iterable[Dataset], count: int, out: Path, flags: Flags, more: dict[str, Any], notes: Sequence[str] = ()
-) -> None:
-    """Whole or not at all. Of ``count`` datasets one is in memory at a time, but for a file .npz, which is written at once."""
-    told = _Told()
-    own = {"env": flags.env} if flags.env else {}
-    meta = lambda: {**told.meta, **more, "notes": [*told.notes, *notes], **own}
-    if out.suffix == ".npz":
-        data = datasets.join(read)
-        told.add(data)
-        datasets.write(out, data, meta())
-    else:
-        with (
-            console.whole_folder(out) as part,
-            console.steps(count, "datasets", flags.progress) as progress,
-            datasets.Writer(part) as writer,
-        ):
-            episodes = told.of(read, progress)
-            for one in episodes:
-                writer.append(chain([one], islice(episodes, BLOCK - 1)))
-            writer.manifest["meta"] = json.loads(json.dumps(meta()))  # known when all was read
-    size = console.on_disk(out)
-    rows = [
-        ("episodes", f"{told.episodes:,}"),
-        ("transitions", f"{told.transitions:,}"),
-        ("written", f"{out}, {console.size(size)}"),
-    ]
-    console.table("Dataset", rows)
-    console.result({"out": out, "episodes": told.episodes, "transitions": told.transitions, "bytes": size})
 
 
 # -------------------------------------------------------------------------------------------------------------------- score

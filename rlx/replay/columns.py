@@ -34,6 +34,10 @@ ALIGNED = 64  # bytes
 HDF5_PLACES = (0, 512, 1024, 2048)  # where a file may begin to be HDF5
 
 
+class Empty(ValueError):
+    """There is no whole transition in what was to be read."""
+
+
 @contextlib.contextmanager
 def of(name: str | os.PathLike) -> Iterator[None]:
     """Puts the name of a file before what is wrong with it, unless it is there already."""
@@ -42,7 +46,8 @@ def of(name: str | os.PathLike) -> Iterator[None]:
     except ValueError as error:
         if os.fspath(name) in str(error):
             raise
-        raise ValueError(f"{os.fspath(name)}: {error}") from error
+        kind = Empty if isinstance(error, Empty) else ValueError
+        raise kind(f"{os.fspath(name)}: {error}") from error
 
 
 class Header(NamedTuple):
@@ -177,13 +182,15 @@ def numbers(values: Any, name: str) -> np.ndarray:
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
-def finite(values: np.ndarray, name: str) -> np.ndarray:
-    """``values`` as they are. Raises ValueError where one is not finite."""
+def finite(values: np.ndarray, name: str, start: int = 0) -> np.ndarray:
+    """``values`` as they are. Raises ValueError where one is not finite. ``start``: which row of a column the first one is."""
     with np.errstate(all="ignore"):  # one pass; a sum that overflows is looked at again
         sound = values.dtype.kind != "f" or np.isfinite(values.sum())
     if not sound and not np.isfinite(values).all():
         row = int(np.argmax(~np.isfinite(values.reshape(len(values), -1)).all(-1))) if values.ndim else 0
-        raise ValueError(f"{name} has values that are not finite, first in row {row}: mend them, or leave out its episode.")
+        raise ValueError(
+            f"{name} has values that are not finite, first in row {start + row}: mend them, or leave out its episode."
+        )
     return values
 
 
@@ -208,8 +215,9 @@ def flags(values: Any, name: str) -> np.ndarray:
     return array.astype(bool)
 
 
-def actions(values: np.ndarray, name: str) -> np.ndarray:
-    """``values`` as they are: floats in [-1, 1] (a rounding error beyond is cut), or numbers of choices from 0 on.
+def actions(values: np.ndarray, name: str, start: int = 0) -> np.ndarray:
+    """``values`` as they are: floats in [-1, 1] (a rounding error beyond is cut), or numbers of choices from 0 on. ``start``:
+    which row of a column the first one is.
 
     Raises:
         ValueError: floats beyond [-1, 1], or negative numbers of choices.
@@ -223,7 +231,7 @@ def actions(values: np.ndarray, name: str) -> np.ndarray:
     if largest > 1 + ROUNDING:
         row = int(np.argmax(np.abs(values).reshape(len(values), -1).max(-1)))
         raise ValueError(
-            f"{name} goes to {largest:.4g}, in row {row}; actions are scaled to [-1, 1]. Say what -1 and 1 stand for "
+            f"{name} goes to {largest:.4g}, in row {start + row}; actions are scaled to [-1, 1]. Say what -1 and 1 stand for "
             "(bounds=LOW,HIGH, or bounds=data for the least and greatest of each), or clip what the environment has clipped "
             "(bounds=clip)."
         )
@@ -233,10 +241,10 @@ def actions(values: np.ndarray, name: str) -> np.ndarray:
 ROUNDING = 1e-5  # of actions that were scaled in float32
 
 
-def bounded(values: np.ndarray, bounds: Any, name: str) -> np.ndarray:
+def bounded(values: np.ndarray, bounds: Any, name: str, start: int = 0) -> np.ndarray:
     """What a reader met as actions, in the units that ``bounds`` say, see `scaled`, and within them, see `actions`. With "data"
     they stay as they are: the least and greatest are those of all that is read, see `rlx.replay.dataset.fitted`."""
-    return values if of_data(bounds) else actions(scaled(values, bounds, name), name)
+    return values if of_data(bounds) else actions(scaled(values, bounds, name), name, start)
 
 
 def scaled(values: np.ndarray, bounds: Any, name: str) -> np.ndarray:

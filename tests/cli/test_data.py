@@ -17,7 +17,9 @@ import pytest
 
 from rlx import replay
 from rlx.cli import data as command
+from rlx.cli import rewrite
 from rlx.replay import datasets
+from rlx.replay.datasets import pieces
 
 
 def result(capsys):
@@ -107,8 +109,8 @@ def shard(self, rows):
     print("shard", flush=True)
     time.sleep(0.2)
 native.Writer._shard = shard
-from rlx.cli import data
-data.BLOCK = 1
+from rlx.cli import data, rewrite
+rewrite.BLOCK = 1
 data.main(["convert", sys.argv[1], "--out", sys.argv[2]])
 """
 
@@ -188,32 +190,37 @@ def test_conversion_holds_one_file_at_a_time(tmp_path, capsys, monkeypatch):
         rollouts(folder / f"{i}.npz", [3 + i], pay=i, time_limit=9, seed=i)
     loaded = []
 
-    def watched(source, options=None):
+    def watched(source, options):
         assert not [ref for ref in loaded[:-1] if ref() is not None]  # the last one may be what is handed on
         data = load(source, options)
         loaded.append(weakref.ref(data))
         return data
 
-    load = datasets.load
-    monkeypatch.setattr(datasets, "load", watched)
+    load = pieces.load_one
+    monkeypatch.setattr(pieces, "load_one", watched)
     assert command.main(["convert", str(folder), "--out", str(tmp_path / "all"), "--data-option", "episodes=3"]) == 0
     assert len(loaded) == 3 and result(capsys)["transitions"] == 12
-    found, wanted = replay.load(tmp_path / "all"), load(folder, episodes=3)
+    found, wanted = replay.load(tmp_path / "all"), replay.load(folder, episodes=3)
     np.testing.assert_array_equal(found.rows.reward, wanted.rows.reward)
     np.testing.assert_array_equal(found.offsets, [0, 4, 9, 15])
     assert found.meta["env"] == "rlx:pendulum" and "seed" not in found.meta and len(found.notes) == 1
-    monkeypatch.setattr(datasets, "load", None)  # shards are not read as a whole
+    monkeypatch.setattr(pieces, "load_one", None)  # shards are not read as a whole
     assert command.main(["convert", str(tmp_path / "all"), "--out", str(tmp_path / "again")]) == 0
     np.testing.assert_array_equal(replay.load(tmp_path / "again").rows.reward, wanted.rows.reward)
 
 
 def test_a_file_that_does_not_fit_is_refused_and_leaves_nothing(hopper, tmp_path, capsys, monkeypatch):
-    out = str(tmp_path / "shards")
-    monkeypatch.setattr(command, "free_memory", lambda: 100)
-    assert command.main(["convert", hopper, "--out", out]) == 2
-    assert "--data-option episodes=N" in capsys.readouterr().err
-    assert command.main(["convert", hopper, "--out", out, "--data-option", "episodes=1"]) == 0
-    assert command.main(["convert", hopper, "--out", out + "2", "--data-option", "episodes=1", "--data-option", "keys=a"]) == 2
+    out, packed = str(tmp_path / "shards"), rollouts(tmp_path / "a.npz", [3, 4])
+    monkeypatch.setattr(rewrite, "free_memory", lambda: 100)
+    for action in ("convert", "slice"):
+        assert command.main([action, packed, "--out", out]) == 2
+        said = capsys.readouterr().err
+        assert "a.npz is read as a whole, as the columns of an .npz may be compressed" in said and "episodes=N" in said
+    assert command.main(["convert", packed, "--out", out, "--data-option", "episodes=1"]) == 0
+    assert command.main(["convert", packed, "--out", out + "2", "--data-option", "episodes=1", "--data-option", "keys=a"]) == 2
+    for action in ("convert", "slice"):
+        assert command.main([action, hopper, "--out", out + ".npz"]) == 2
+        assert "one file, written at once" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir() if "part" in p.name] == []
 
 

@@ -7,21 +7,38 @@ often with ``next_observations`` and ``infos/qpos``, ``infos/qvel``. Entry ``i``
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rlx.replay import columns
 from rlx.replay.dataset import Dataset, fitted, from_steps
-from rlx.replay.datasets.found import CUTS, Found, Layout, Reading, first_episodes, look, need, one_length, one_per_entry
+from rlx.replay.datasets import hdf5
+from rlx.replay.datasets.found import (
+    CUTS,
+    Found,
+    Layout,
+    Piece,
+    Reading,
+    first_episodes,
+    look,
+    need,
+    one_length,
+    one_per_entry,
+    runs,
+)
 from rlx.replay.datasets.found import reading as reading_of
+from rlx.types import Row
 
 _KNOWN = ("observations", "actions", "rewards", "terminals", "timeouts", "dones", "next_observations")
+_SMALL = ("rewards", "terminals", "timeouts", "dones", "index")  # one number per entry, or fewer
 _INFOS = {"infos/qpos": "qpos", "infos/qvel": "qvel"}
+BLOCK = 2**24  # bytes of a column in a file that are looked at in one go
 _NEORL = {"obs": "observations", "action": "actions", "reward": "rewards", "done": "terminals", "next_obs": "next_observations"}
 
 
@@ -69,43 +86,87 @@ def _read_neorl(found: Found, reading: Reading) -> Dataset:
     return _dataset(renamed, str(found.path), "NeoRL", reading)
 
 
+class _Entries(NamedTuple):
+    """What a file holds, entry by entry: columns by name, of which the wide ones may lie in the file (`hdf5.Stored`), what
+    terminated, bool [N], and where episodes begin, int [E + 1]."""
+
+    columns: dict[str, Any]
+    terminal: np.ndarray
+    borders: np.ndarray
+    notes: tuple[str, ...]
+    meta: dict[str, Any]
+
+
 def _dataset(given: dict[str, Any], name: str, format: str, reading: Reading) -> Dataset:
+    held = _entries(given, name, reading)
+    return Dataset(*_rows(held, 0, len(held.borders) - 1, reading), name, format, held.notes, held.meta)
+
+
+def _entries(given: dict[str, Any], name: str, reading: Reading) -> _Entries:
     free = "rewards" in reading.ignore
     if not free and "rewards" not in given and {"observations", "actions"} <= given.keys():
         raise ValueError(f"it lacks rewards; it has {', '.join(given)}. With ignore=rewards they are 0.")
     need(given, _KNOWN[: 2 if free else 3])
-    given = {k: columns.numbers(v, k) for k, v in given.items() if k in (*_KNOWN, *_INFOS, "index")}
+    here = lambda v, k: v if isinstance(v, hdf5.Stored) else columns.numbers(v, k)
+    given = {k: here(v, k) for k, v in given.items() if k in (*_KNOWN, *_INFOS, "index")}
     trajectories = given.pop("index", None)
     given.setdefault("rewards", np.zeros(given["observations"].shape[:1], np.float32))
     count = one_length(given)
-    for k in given:
-        columns.finite(given[k], k)
+    for k, v in given.items():
+        if isinstance(v, np.ndarray):
+            columns.finite(v, k)
     obs, following = given["observations"], given.get("next_observations")
-    actions = columns.bounded(given["actions"], reading.bounds, "actions")
-    rewards = one_per_entry(given["rewards"], "rewards")
     if following is not None and following.shape != obs.shape:
         raise ValueError(f"next_observations is {list(following.shape)}, observations {list(obs.shape)}; they must be alike.")
     terminal, ends, notes = _ends(given, trajectories, reading)
     notes += ["no rewards: they are 0"] * free
     ends[-1] = True
     borders = first_episodes(np.concatenate([[0], np.flatnonzero(ends) + 1]), reading)
+    lost = 0 if following is not None else int((~terminal[borders[1:] - 1]).sum())
+    if lost:
+        said = f"{lost} of {count} transitions are left out, the last before each timeout: there are no next_observations "
+        notes.append(f"{said}to say what followed")
+        warnings.warn(f"{name}: {said}to say what followed.", stacklevel=2)
+    return _Entries(given, terminal, borders, tuple(notes), dict(CUTS) if lost else {})
+
+
+def _rows(held: _Entries, begin: int, stop: int, reading: Reading) -> tuple[Row, np.ndarray]:
+    """Rows and offsets of the episodes from ``begin`` to ``stop``."""
+    borders = held.borders[begin : stop + 1] - held.borders[begin]
+    a, b = int(held.borders[begin]), int(held.borders[stop])
+    given = {k: columns.finite(v[a:b], k, a) if isinstance(v, hdf5.Stored) else v[a:b] for k, v in held.columns.items()}
+    obs, rewards, terminal = given["observations"], one_per_entry(given["rewards"], "rewards"), held.terminal[a:b]
+    actions = columns.bounded(given["actions"], reading.bounds, "actions", a)
     info = {short: given[k] for k, short in _INFOS.items() if k in given}
-    meta: dict[str, Any] = {}
-    if following is None:
-        obs, actions, rewards, terminal, info, borders, lost = _without_outcome(obs, actions, rewards, terminal, info, borders)
-        if lost:
-            meta = dict(CUTS)
-            said = f"{lost} of {count} transitions are left out, the last before each timeout: there are no next_observations "
-            notes.append(f"{said}to say what followed")
-            warnings.warn(f"{name}: {said}to say what followed.", stacklevel=2)
-        rows = from_steps(obs[0], obs[1], actions, rewards, terminal, borders, info)
-    else:
-        total = borders[-1]
-        cut = lambda x: x[:total]
-        final = following[borders[1:] - 1]
-        infos = {k: cut(v) for k, v in info.items()}
-        rows = from_steps(cut(obs), final, cut(actions), cut(rewards), cut(terminal), borders, infos)
-    return Dataset(*rows, name, format, tuple(notes), meta)
+    if "next_observations" in given:
+        return from_steps(obs, given["next_observations"][borders[1:] - 1], actions, rewards, terminal, borders, info)
+    (obs, final), actions, rewards, terminal, info, borders = _without_outcome(obs, actions, rewards, terminal, info, borders)
+    return from_steps(obs, final, actions, rewards, terminal, borders, info)
+
+
+def _pieces(found: Found, reading: Reading, format: str, names: Mapping[str, str]) -> list[Piece] | None:
+    """Of HDF5, where rows can be read alone: what marks ends is read as a whole, the rest as it is asked for. ``names``: what
+    D4RL calls the columns."""
+    if found.kind != "hdf5":
+        return None
+    _only(format, reading, (*names, *found.arrays))
+    called = {k: names[k] for k in names if k in found.arrays and k not in reading.ignore}
+    small = found.load([k for k, v in called.items() if v in _SMALL])
+    given = {v: small[k] if k in small else hdf5.Stored(found.path, k, found.arrays[k].shape) for k, v in called.items()}
+    held = _entries(given, str(found.path), reading)
+    count, total = len(held.terminal), sum(found.arrays[k].nbytes for k, v in called.items() if v in held.columns)
+
+    def piece(begin: int, stop: int) -> Callable[[int | None], Dataset]:
+        def read(most: int | None) -> Dataset:
+            last = stop if most is None else min(stop, begin + most)
+            return Dataset(*_rows(held, begin, last, reading), str(found.path), format, held.notes, held.meta)
+
+        return read
+
+    whole = (np.diff(held.borders) > 1) | held.terminal[held.borders[1:] - 1] | ("next_observations" in held.columns)
+    if not whole.any():
+        raise columns.Empty(f"there is no whole transition in {held.borders[-1]} entries.")
+    return [piece(*run) for run in runs(held.borders * (total / count)) if whole[slice(*run)].any()]
 
 
 def _without_outcome(
@@ -117,7 +178,7 @@ def _without_outcome(
     borders: np.ndarray,
 ) -> tuple:
     """Where nothing says what came after the last entry of an episode: at a terminal its own observation stands for it, else
-    the entry is an observation alone. Gives ((obs, final), actions, rewards, terminal, info, borders, how many were lost)."""
+    the entry is an observation alone. Gives ((obs, final), actions, rewards, terminal, info, borders)."""
     total, last = borders[-1], borders[1:] - 1
     unknown = ~terminal[last]
     alone = np.diff(borders) == 1
@@ -127,12 +188,11 @@ def _without_outcome(
     lengths = np.diff(borders) - unknown
     whole = lengths > 0
     if not whole.any():
-        raise ValueError(f"there is no whole transition in {total} entries.")
+        raise columns.Empty(f"there is no whole transition in {total} entries.")
     assert (whole | (alone & unknown)).all()
-    cut = lambda x: x[:total][keep]
     new = np.concatenate([[0], np.cumsum(lengths[whole])])
-    infos = {k: cut(v) for k, v in info.items()}
-    return (cut(obs), final[whole]), cut(actions), cut(rewards), cut(terminal), infos, new, int(unknown.sum())
+    infos = {k: v[keep] for k, v in info.items()}
+    return (obs[keep], final[whole]), actions[keep], rewards[keep], terminal[keep], infos, new
 
 
 # ------------------------------------------------------------------------------------------------- where episodes end
@@ -166,7 +226,7 @@ def _ends(
             notes.append(_jump_words(given, ends))
         return terminal, ends, list(filter(None, notes))
     obs = given["observations"]
-    jump = np.append(columns.differ(following[:-1], obs[1:]), False)
+    jump = _jumps(following, obs)
     if timeout is None:
         notes.append("no timeouts: episodes end where next_observations and the next observation differ")
         return terminal, terminal | jump, notes
@@ -179,6 +239,23 @@ def _ends(
             "end where observations jump; or mend them."
         )
     return terminal, terminal | timeout, notes
+
+
+def _jumps(following: Any, obs: Any) -> np.ndarray:
+    """Where the next observation is another than next_observations says, bool [N]. Of columns in a file a block at a time."""
+    if isinstance(obs, np.ndarray):
+        return np.append(columns.differ(following[:-1], obs[1:]), False)
+    found = np.zeros(len(obs), bool)
+    for a, b in _blocks(obs):
+        told = columns.finite(following[a:b], "next_observations", a)
+        found[a : b - 1] = columns.differ(told[:-1], columns.finite(obs[a:b], "observations", a)[1:])
+    return found
+
+
+def _blocks(column: Any) -> list[tuple[int, int]]:
+    """Of a column [N, ...]: blocks of rows, each from the last row of the one before on."""
+    rows = max(1, BLOCK // max(1, 4 * math.prod(column.shape[1:])))
+    return [(a, min(a + rows + 1, len(column))) for a in range(0, max(1, len(column) - 1), rows)]
 
 
 def _unused(flags: Mapping[Any, np.ndarray], trajectories: np.ndarray | None, reading: Reading) -> list[str]:
@@ -249,12 +326,13 @@ def _ask(given: dict[str, np.ndarray], terminal: np.ndarray) -> str:
 
 def _jump_words(given: dict[str, np.ndarray], ends: np.ndarray) -> str:
     """The largest step between neighbouring observations that no end explains."""
-    obs = given["observations"].reshape(len(ends), -1)
+    obs = given["observations"]
     if len(obs) < 2:
         return ""
     if ends[:-1].all():
         return "Every entry is marked as an end, each an episode of one step."
-    steps = np.abs(np.diff(obs.astype(np.float32), axis=0)).max(1)
+    far = lambda x: np.abs(np.diff(x.reshape(len(x), -1).astype(np.float32), axis=0)).max(1)
+    steps = np.concatenate([far(obs[a:b]) for a, b in _blocks(obs)])
     usual, steps = float(np.median(steps)), np.where(ends[:-1], -1, steps)
     at = int(np.argmax(steps))
     said = f"after entry {at} (half are below {usual:.4g})"
@@ -267,10 +345,17 @@ def _is_d4rl(found: Found) -> bool:
     return found.has("observations", "actions") and bool(ends) and bool(found.names & {"rewards", "timeouts"})
 
 
-LAYOUT = Layout("D4RL", "observations, actions, rewards, terminals, timeouts [N, ...] (HDF5, .npz)", _is_d4rl, _read)
+LAYOUT = Layout(
+    "D4RL",
+    "observations, actions, rewards, terminals, timeouts [N, ...] (HDF5, .npz)",
+    _is_d4rl,
+    _read,
+    pieces=lambda f, r: _pieces(f, r, "D4RL", {k: k for k in (*_KNOWN, *_INFOS)}),
+)
 NEORL = Layout(
     "NeoRL",
     "obs, action, reward, done, index, next_obs (.npz)",
     lambda f: f.has("obs", "action", "reward", "done", "index"),
     _read_neorl,
+    pieces=lambda f, r: _pieces(f, r, "NeoRL", {**_NEORL, "index": "index"}),
 )

@@ -20,7 +20,7 @@ from rlx import files
 from rlx.replay import columns
 from rlx.replay.dataset import Dataset, alike, from_rows, join
 from rlx.replay.datasets import hdf5
-from rlx.replay.datasets.found import Found, Layout, Reading, need, one_length, one_per_entry
+from rlx.replay.datasets.found import Found, Layout, Reading, by_groups, natural, need, one_length, one_per_entry
 from rlx.replay.episodes import episode_row
 from rlx.types import Row
 
@@ -76,7 +76,7 @@ def _check_images(obs: Mapping[str, np.ndarray], where: str) -> None:
 def _read(found: Found, reading: Reading) -> Dataset:
     reading.only("demonstrations", "bounds", "keys")
     with hdf5.opened(found.path) as file:
-        names = sorted(k for k in hdf5.names(file) if k.startswith("ep_"))[: reading.episodes]
+        names = sorted((k for k in found.asked(hdf5.names(file)) if k.startswith("ep_")), key=natural)[: reading.episodes]
         parts = []
         for name in names:
             with columns.of(name):
@@ -118,4 +118,5 @@ LAYOUT = Layout(
     lambda f: any(k.startswith("ep_") and k.endswith("/action") for k in f.arrays),
     _read,
     ("hdf5",),
+    by_groups(_read),
 )

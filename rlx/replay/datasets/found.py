@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -93,6 +94,11 @@ class Found:
     path: Path
     kind: Kind
     arrays: Mapping[str, Header] = field(default_factory=dict)
+    only: Collection[str] | None = None  # of the episodes that are groups of it, those that are to be read
+
+    def asked(self, episodes: Iterable[str]) -> list[str]:
+        """Of its ``episodes`` those that are to be read, in this order."""
+        return [name for name in episodes if self.only is None or name in self.only]
 
     @property
     def names(self) -> set[str]:
@@ -115,14 +121,52 @@ class Found:
             return {k: hdf5.column(file, k) for k in self.arrays if names is None or k in names}
 
 
+# Reads some whole episodes of a file, so many of them at most.
+Piece = Callable[[int | None], Dataset]
+PIECE = 2**22  # bytes in a file of what is read at once where a file is larger than memory; at least an episode
+
+
+def runs(ends: np.ndarray) -> list[tuple[int, int]]:
+    """Neighbours, [begin, stop), of at most `PIECE` bytes together, at least one. ``ends`` [n + 1]: sums of bytes from 0 on."""
+    found, begin = list[tuple[int, int]](), 0
+    while begin < len(ends) - 1:
+        stop = max(begin + 1, int(np.searchsorted(ends, ends[begin] + PIECE, "right")) - 1)
+        found.append((begin, stop))
+        begin = stop
+    return found
+
+
+def by_groups(read: Callable[[Found, Reading], Dataset], depth: int = 1, file: str = "") -> Callable:
+    """Of a layout with a group per episode, ``depth`` names deep: its pieces. ``file``: which one of a folder it is."""
+
+    def pieces(found: Found, reading: Reading) -> list[Piece]:
+        sizes: dict[str, int] = {}
+        for path, header in (look(found.path / file) if found.kind == "folder" else found).arrays.items():
+            *groups, _ = path.split("/")
+            if len(groups) >= depth:
+                sizes[groups[depth - 1]] = sizes.get(groups[depth - 1], 0) + header.nbytes
+        names = sorted(sizes, key=natural)
+        ends = np.cumsum([0, *(sizes[name] for name in names)])
+
+        def some(begin: int, stop: int) -> Piece:
+            part = dataclasses.replace(found, only=set(names[begin:stop]))
+            return lambda most: read(part, dataclasses.replace(reading, episodes=most))
+
+        return [some(*run) for run in runs(ends)]
+
+    return pieces
+
+
 class Layout(NamedTuple):
-    """A published layout of files. ``fits`` looks at names, shapes and dtypes alone, of what is of one of ``kinds``."""
+    """A published layout of files. ``fits`` looks at names, shapes and dtypes alone, of what is of one of ``kinds``. ``pieces``
+    of a file can be read without the rest of it, and are the same episodes in the same order."""
 
     name: str
     about: str
     fits: Callable[[Found], bool]
     read: Callable[[Found, Reading], Dataset]
     kinds: tuple[Kind, ...] = ("npz", "hdf5")
+    pieces: Callable[[Found, Reading], list[Piece] | None] | None = None
 
     def holds(self, found: Found) -> bool:
         """Whether this is the layout of what lies there."""

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -99,13 +100,33 @@ def group(within: h5py.Group, name: str) -> h5py.Group:
     return found
 
 
-def column(within: h5py.Group, name: str, row: int | None = None) -> np.ndarray:
-    """The array [N, ...] at ``name``, or one ``row`` of it, [1, ...].
+def column(within: h5py.Group, name: str, rows: slice | None = None) -> np.ndarray:
+    """The array [N, ...] at ``name``, or some ``rows`` of it.
 
     Raises:
         ValueError: there is none, it is in another file, it holds no numbers, or claims more than the file can hold.
     """
-    return _array(at(within, name), within, name, () if row is None else slice(row, row + 1))
+    return _array(at(within, name), within, name, () if rows is None else rows)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A column [N, ...] of a file, of which rows are read when they are asked for, as numbers that rlx takes."""
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        with opened(self.path) as file:
+            return columns.numbers(column(file, self.name, rows), self.name)
 
 
 def _array(found: h5py.Group | h5py.Dataset | None, within: h5py.Group, name: str, part: Any = ()) -> np.ndarray:

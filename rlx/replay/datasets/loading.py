@@ -58,7 +58,7 @@ def _as_many(given: Iterable[Found], reading: Reading) -> list[Dataset]:
     """As many of them as hold the episodes that were asked for."""
     read, left = list[Dataset](), reading.episodes
     for found in given:
-        read.append(_load(found, but(reading, episodes=left)))
+        read.append(load_one(found, but(reading, episodes=left)))
         left = None if left is None else left - len(read[-1])
         if left == 0:
             break
@@ -142,7 +142,8 @@ def parts(
     return map(look, inside)
 
 
-def _load(found: Found, reading: Reading) -> Dataset:
+def load_one(found: Found, reading: Reading) -> Dataset:
+    """What lies there, its actions not yet in units of bounds=data. Raises as `load`."""
     layout = layout_of(found, reading.format)
     if layout is not None:
         with columns.of(found.path):

@@ -22,7 +22,7 @@ from rlx.files import read_json
 from rlx.replay import columns
 from rlx.replay.dataset import Dataset, fitted, from_rows
 from rlx.replay.datasets import hdf5
-from rlx.replay.datasets.found import Found, Layout, Reading, look, need, one_per_entry
+from rlx.replay.datasets.found import Found, Layout, Reading, by_groups, look, need, one_per_entry
 from rlx.replay.datasets.found import reading as reading_of
 from rlx.types import PyTree
 
@@ -54,12 +54,12 @@ def from_minari(episodes: Any, bounds: Any = None, **reading: Any) -> Dataset:
     return fitted(_of_episodes(episodes, name, options, meta), options.bounds)
 
 
-def _stored(file: Any, reading: Reading) -> Iterable[tuple[str, Mapping[str, Any]]]:
+def _stored(file: Any, found: Found, reading: Reading) -> Iterable[tuple[str, Mapping[str, Any]]]:
     """Episodes of the file, in the order of their numbers."""
     numbered = sorted((int(k.removeprefix("episode_")), k) for k in file if k.removeprefix("episode_").isdecimal())
     if not numbered:
         raise ValueError(f"it has no group episode_0; it has {', '.join(file) or 'nothing'}.")
-    for _, name in numbered[: reading.episodes]:
+    for name in found.asked(name for _, name in numbered):
         group = hdf5.group(file, name)
         need(group, _NAMES, name)
         yield name, {k: _plain(_tree(group, k, reading.keys if k == "observations" else ())) for k in _NAMES}
@@ -100,7 +100,7 @@ def _of_episodes(episodes: Iterable[Any], name: str, reading: Reading, meta: Map
             continue
         parts.append(_columns(values, called, reading))
     if not parts:
-        raise ValueError(f"{name}: there are no episodes.")
+        raise columns.Empty(f"{name}: there are no episodes.")
     if empty:
         notes.append(f"{empty} episodes of no steps are left out")
     kinds: list[Any] = [jax.tree.structure(p[:2]) for p in parts]
@@ -155,7 +155,7 @@ def _read(found: Found, reading: Reading) -> Dataset:
         attributes = hdf5.attributes(file)
         beside = path.with_name("metadata.json")
         attributes |= read_json(beside) if beside.exists() else {}
-        data = _of_episodes(_stored(file, reading), str(found.path), reading, _meta(attributes))
+        data = _of_episodes(_stored(file, found, reading), str(found.path), reading, _meta(attributes))
     return data
 
 
@@ -181,4 +181,5 @@ LAYOUT = Layout(
     _is_minari,
     _read,
     ("folder", "hdf5"),
+    by_groups(_read, file=str(FILE)),
 )

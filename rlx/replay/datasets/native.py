@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 from rlx import files
 from rlx.replay import columns
 from rlx.replay.dataset import Dataset, fitted, from_rows, replaced
-from rlx.replay.datasets.found import Layout, Reading, need, one_length
+from rlx.replay.datasets.found import Layout, Piece, Reading, need, one_length
 from rlx.replay.datasets.mapped import Mapped
 from rlx.replay.episodes import episode_row
 from rlx.types import PyTree, Row
@@ -334,6 +335,12 @@ def _read_folder(path: Path, reading: Reading) -> Dataset:
     return Dataset(rows, data.offsets, data.name, data.format, data.notes, data.meta)
 
 
+def _sound(path: Path, reading: Reading) -> Piece:
+    """The folder as one piece, whose rows stay on disk, and whose checksums were compared."""
+    verify(path)
+    return lambda most: _mapped(path, replace(reading, episodes=most))
+
+
 FILE = Layout(
     "rlx",
     "what datasets.write wrote (.npz)",
@@ -347,4 +354,5 @@ FOLDER = Layout(
     lambda f: MANIFEST in f.names,
     lambda f, r: _read_folder(f.path, r),
     ("folder",),
+    lambda f, r: [_sound(f.path, r)],
 )

@@ -22,7 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from rlx.replay import columns
 from rlx.replay.dataset import Dataset, from_rows, join
 from rlx.replay.datasets import hdf5
-from rlx.replay.datasets.found import Found, Layout, Reading, natural, need, one_length, one_per_entry, side_by_side
+from rlx.replay.datasets.found import Found, Layout, Reading, by_groups, natural, need, one_length, one_per_entry, side_by_side
 from rlx.types import Row
 
 VECTORS = ("qp", "qv", "grasp_pos", "grasp_rot", "object_err", "target_err")
@@ -41,7 +41,8 @@ def _read(found: Found, reading: Reading) -> Dataset:
         trials.setdefault(trial, []).append(inner)
     with hdf5.opened(found.path) as file:
         get = lambda trial: lambda k: hdf5.column(file, f"{trial}/{k}")
-        traces = {t: (names, get(t)) for t, names in trials.items() if any(k.startswith("env_infos/") for k in names)}
+        some = {t: trials[t] for t in found.asked(trials)}
+        traces = {t: (names, get(t)) for t, names in some.items() if any(k.startswith("env_infos/") for k in names)}
         return _traces(traces, found, reading)
 
 
@@ -68,8 +69,10 @@ def _flat(tree: Mapping[Any, Any]) -> dict[str, Any]:
 
 def _traces(trials: Mapping[str, tuple[Collection[str], Callable]], found: Found, reading: Reading) -> Dataset:
     reading.only("RoboHive", "bounds", "keys", "horizon", "ignore", known=(DENSE, *POSE, FINGERS))
-    parts, notes = [], [NOTE]
-    for trial in sorted(trials, key=natural)[: reading.episodes]:
+    parts, notes = list[Dataset](), [NOTE]
+    for trial in sorted(trials, key=natural):
+        if len(parts) == reading.episodes:
+            break
         names, get = trials[trial]
         need(names, ("actions",), trial)
         action = columns.numbers(get("actions"), f"{trial}/actions")
@@ -79,7 +82,7 @@ def _traces(trials: Mapping[str, tuple[Collection[str], Callable]], found: Found
             with columns.of(trial):
                 parts.append(Dataset(*_trace(names, get, action, trial, reading), trial))
     if not parts:
-        raise ValueError("none of its trials has a whole transition.")
+        raise columns.Empty(f"none of its trials has a whole transition: {', '.join(trials)}.")
     whole = join(parts)
     return Dataset(whole.rows, whole.offsets, str(found.path), "RoboHive", tuple(notes))
 
@@ -228,4 +231,5 @@ LAYOUT = Layout(
     lambda f: any("/env_infos/" in k for k in f.arrays),
     _read,
     ("hdf5",),
+    by_groups(_read),
 )

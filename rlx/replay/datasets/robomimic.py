@@ -16,7 +16,18 @@ import numpy as np
 from rlx.replay import columns
 from rlx.replay.dataset import Dataset, from_rows, join
 from rlx.replay.datasets import hdf5
-from rlx.replay.datasets.found import CUTS, Found, Layout, Reading, natural, need, one_length, one_per_entry, side_by_side
+from rlx.replay.datasets.found import (
+    CUTS,
+    Found,
+    Layout,
+    Reading,
+    by_groups,
+    natural,
+    need,
+    one_length,
+    one_per_entry,
+    side_by_side,
+)
 from rlx.types import Row
 
 ROBOT = ("joint_pos", "joint_pos_cos", "joint_pos_sin", "joint_vel", "eef_pos", "eef_quat", "gripper_qpos", "gripper_qvel")
@@ -27,15 +38,17 @@ def _read(found: Found, reading: Reading) -> Dataset:
     reading.only("robomimic", "bounds", "dones", "ignore", "keys", "split", known=("next_obs",))
     with hdf5.opened(found.path) as file:
         data = hdf5.group(file, "data")
-        demos = {name: hdf5.group(data, name) for name in _names(file, data, reading)}
+        demos = {name: hdf5.group(data, name) for name in _names(file, data, found, reading)}
         dones = {name: _dones(demo, name) for name, demo in demos.items()}
         if any(done.any() for done in dones.values()) and reading.dones not in ("terminated", "truncated"):
             raise ValueError(
                 "dones mark the ends of its demonstrations, which may be that the task is solved and its value ends, or that "
                 "the recording does: say dones=terminated or dones=truncated."
             )
-        parts, notes, left = [], [], list[str]()
+        parts, notes, left = list[Dataset](), list[str](), list[str]()
         for name, demo in demos.items():
+            if len(parts) == reading.episodes:
+                break
             done = dones[name] & (reading.dones == "terminated")
             if done[:-1].any():
                 notes.append(f"{name} goes on after it is done at step {int(np.argmax(done))}: that is left out")
@@ -52,16 +65,16 @@ def _read(found: Found, reading: Reading) -> Dataset:
             meta |= CUTS
             notes.append("the last action of each demonstration is left out: there are no next_obs to say what followed")
     if not parts:
-        raise ValueError("none of its demonstrations has a whole transition.")
+        raise columns.Empty(f"none of its demonstrations has a whole transition: {', '.join(demos)}.")
     if left:
         notes.append(f"observations that are left out, as keys= does not name them: {', '.join(left)}")
     whole = join(parts)
     return Dataset(whole.rows, whole.offsets, str(found.path), "robomimic", tuple(notes), meta)
 
 
-def _names(file: h5py.File, data: h5py.Group, reading: Reading) -> list[str]:
+def _names(file: h5py.File, data: h5py.Group, found: Found, reading: Reading) -> list[str]:
     """Of the demonstrations, in the order of their numbers, of one mask where that was asked for."""
-    names = sorted(data, key=natural)
+    names = found.asked(sorted(data, key=natural))
     if reading.split is not None:
         masks = hdf5.names(hdf5.group(file, "mask")) if "mask" in file else []
         if reading.split not in masks:
@@ -69,10 +82,10 @@ def _names(file: h5py.File, data: h5py.Group, reading: Reading) -> list[str]:
         chosen = set(hdf5.texts(file, f"mask/{reading.split}"))
         names = [name for name in names if name in chosen]
         if not names:
-            raise ValueError(f"split={reading.split}: that mask lists no demonstration that is in the file.")
+            raise columns.Empty(f"split={reading.split}: that mask lists no demonstration that is in the file.")
     if not names:
-        raise ValueError("it has no demonstrations.")
-    return names[: reading.episodes]
+        raise columns.Empty("it has no demonstrations.")
+    return names
 
 
 def _has_next(demo: h5py.Group, reading: Reading) -> bool:
@@ -130,7 +143,8 @@ def _observations(
     lengths = {k: (*held[k].shape[:1], 0)[0] for k in (*vectors, *images)}
     if row is not None and set(lengths.values()) != {steps}:
         raise ValueError(f"{name}/{where} is to have {steps} entries, as there are actions; it has {lengths}.")
-    number = lambda k: columns.numbers(hdf5.column(there, k, row), f"{name}/{where}/{k}")
+    rows = None if row is None else slice(row, row + 1)
+    number = lambda k: columns.numbers(hdf5.column(there, k, rows), f"{name}/{where}/{k}")
     state = {"state": side_by_side({f"{name}/{where}/{k}": number(k) for k in vectors})} if vectors else {}
     return state | {k: number(k) for k in images}
 
@@ -158,4 +172,11 @@ def _fits(found: Found) -> bool:
     return any(k.startswith("data/") and k.endswith("/actions") for k in found.arrays)
 
 
-LAYOUT = Layout("robomimic", "data/demo_K/{actions, rewards, dones, obs/KEY} (HDF5)", _fits, _read, ("hdf5",))
+LAYOUT = Layout(
+    "robomimic",
+    "data/demo_K/{actions, rewards, dones, obs/KEY} (HDF5)",
+    _fits,
+    _read,
+    ("hdf5",),
+    by_groups(_read, 2),
+)
