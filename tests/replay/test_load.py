@@ -256,10 +256,14 @@ def test_a_layout_by_name_is_that_of_the_files_in_a_folder(folder):
     assert replay.load(folder / "a.npz", format="D4RL").lengths.tolist() == LENGTHS
     shards = written(folder.parent / "shards")
     assert len(replay.load(shards, format="rlx shards")) == len(datasets.mapped(shards)) == 2
+    assert len(replay.load([shards, written(folder.parent / "one.npz")], format="rlx")) == 4
+    assert len(replay.load(folder.parent, format="rlx", episodes=3)) == 3
+    assert datasets.replay_of(shards, "disk", format="rlx").index.size == 6
     for path, format, message in (
         (folder, "robomimic", "a.npz is an .npz of the layout D4RL; format=robomimic is for HDF5: leave format out"),
         (folder / "a.npz", "pickle", "is an .npz of the layout D4RL; format=pickle is for a pickle or a file of torch.save"),
         (shards, "D4RL", "shards is a folder of the layout rlx shards; format=D4RL is for an .npz or HDF5"),
+        (folder / "a.npz", "rlx shards", "is an .npz of the layout D4RL; format=rlx shards is for a folder"),
         (folder, "D4RM", "unknown format 'D4RM'.*D4RL"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -66,8 +66,8 @@ def _as_many(given: Iterable[Found], reading: Reading) -> list[Dataset]:
 
 
 def layout_of(found: Found, format: str | None = None) -> Layout | None:
-    """The layout of what lies there, by its contents or by name; None where none fits. A folder whose files are to be of the
-    layout of that name has none itself.
+    """The layout of what lies there, by its contents or by name (rlx: a file or a folder of shards); None where none fits. A
+    folder whose files are to be of the layout of that name has none itself.
 
     Raises:
         ValueError: there is no layout of that name, or it is one of other kinds of files.
@@ -75,15 +75,16 @@ def layout_of(found: Found, format: str | None = None) -> Layout | None:
     own = next((layout for layout in LAYOUTS if layout.holds(found)), None)
     if format is None:
         return own
-    named = next((layout for layout in LAYOUTS if layout.name.lower() == format.lower()), None)
-    if named is None:
+    named = [layout for layout in LAYOUTS if format.lower() in (layout.name.lower(), layout.name.lower().split()[0])]
+    if not named:
         raise ValueError(f"unknown format {format!r}.{nearest(format, [layout.name for layout in LAYOUTS])}")
-    if named.holds(found) or (found.kind != "folder" and found.kind in named.kinds):
-        return named
+    for one in named:
+        if one.holds(found) or (found.kind != "folder" and found.kind in one.kinds):
+            return one
     if found.kind == "folder" and own is None:
         return None
     what = f"{_WORDS[found.kind]}{f' of the layout {own.name}' if own else ''}"
-    kinds = " or ".join(_WORDS[kind] for kind in named.kinds)
+    kinds = " or ".join(_WORDS[kind] for one in named for kind in one.kinds)
     raise ValueError(
         f"{found.path} is {what}; format={format} is for {kinds}: leave format out, and the layout is seen from the contents."
     )
