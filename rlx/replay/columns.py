@@ -111,8 +111,17 @@ def _other(file: Any) -> str:
     for magic, what in OTHERS.items():
         if head.startswith(magic):
             return what
+    if not head:
+        return "is empty, 0 bytes, as a failed download or a full disk leaves it: get or write the file anew"
     if not zipfile.is_zipfile(file):
-        return "cannot be read: it is no .npz archive, or only a part of one. Get or write the file anew"
+        return (
+            "cannot be read: it is no .npz archive, or only a part of one, nor HDF5 nor a pickle. Get or write the file anew; "
+            "of text such as .csv save the columns by numpy.savez(path, observations=..., ...)"
+        )
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+    if names and not any(name.endswith(".npy") for name in names):
+        return f"is an archive of files, such as {names[0]}, and no dataset itself: unpack it, and give the folder"
     file.seek(0)
     return ""
 

@@ -259,7 +259,7 @@ def test_byte_orders_of_other_machines():
         (b"\x1f\x8b" + bytes(100), "gunzip"),
         (b"<!doctype html>", "web page"),
         (b"\x80\x04N.", "serialised Python objects"),
-        (b"", "no .npz archive"),
+        (b"", "is empty, 0 bytes"),
         (bytes(100), "no .npz archive"),
     ],
 )

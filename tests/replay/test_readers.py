@@ -502,7 +502,7 @@ def test_hdf5_links_claims_and_damage(tmp_path):
     [
         ("x.hdf5", b"version https://git-lfs.github.com/spec/v1\n", "Git LFS.*git lfs pull"),
         ("x.npz", b"<html>", "web page"),
-        ("x.hdf5", b"", "no .npz archive"),
+        ("x.hdf5", b"", "is empty, 0 bytes"),
         ("x.npy", b"\x93NUMPY\x01\x00", "one array"),
         ("x.h5", b"\x1f\x8b123", "gunzip"),
     ],

@@ -75,6 +75,7 @@ def _only(layout: str, reading: Reading, known: Iterable[str]) -> None:
 
 def _read(found: Found, reading: Reading) -> Dataset:
     _only("D4RL", reading, (*_KNOWN, *_INFOS, *found.arrays))
+    _one_array_each(found, _KNOWN)
     arrays = found.load([k for k in (*_KNOWN, *_INFOS) if k not in reading.ignore])
     return _dataset(arrays, str(found.path), "D4RL", reading)
 
@@ -100,6 +101,14 @@ class _Entries(NamedTuple):
 def _dataset(given: dict[str, Any], name: str, format: str, reading: Reading) -> Dataset:
     held = _entries(given, name, reading)
     return Dataset(*_rows(held, 0, len(held.borders) - 1, reading), name, format, held.notes, held.meta)
+
+
+def _one_array_each(found: Found, names: Iterable[str]) -> None:
+    """Raises ValueError where one of ``names`` is a group, of several observations or actions."""
+    odd = next((k for k in names if k in found.names and k not in found.arrays), None)
+    if odd is not None:
+        inner = ", ".join(k for k in found.arrays if k.startswith(f"{odd}/"))
+        raise ValueError(f"{odd} is a group, of {inner}; of this layout it is one array [N, ...]: copy one of them to {odd}.")
 
 
 def _entries(given: dict[str, Any], name: str, reading: Reading) -> _Entries:
@@ -150,6 +159,7 @@ def _pieces(found: Found, reading: Reading, format: str, names: Mapping[str, str
     if found.kind != "hdf5":
         return None
     _only(format, reading, (*names, *found.arrays))
+    _one_array_each(found, names)
     called = {k: names[k] for k in names if k in found.arrays and k not in reading.ignore}
     small = found.load([k for k, v in called.items() if v in _SMALL])
     given = {v: small[k] if k in small else hdf5.Stored(found.path, k, found.arrays[k].shape) for k, v in called.items()}

@@ -27,6 +27,8 @@ def _read(found: Found, reading: Reading) -> Dataset:
         given["reward"] = np.zeros(given["discount"].shape, np.float32)
     need(given, _NAMES)
     given = {k: columns.numbers(v, k) for k, v in given.items()}
+    for k in given.keys() - {"action", "reward"}:  # their first rows led nowhere
+        columns.finite(given[k], k)
     count = one_length(given)
     discount = columns.finite(one_per_entry(given["discount"], "discount"), "discount")
     reward = given["reward"]

@@ -134,6 +134,7 @@ def parts(
         elif path.is_dir() or path.suffix in _SUFFIXES:
             inside.append(path)
     if not inside:
+        _refuse_pairs(found)
         deeper = f" There are some in folders of it, give these: {', '.join(left)}." if left else ""
         raise ValueError(
             f"{found.path} is a folder without data: neither files ({', '.join(_SUFFIXES)}) nor a layout.{deeper}{_known()}"
@@ -149,8 +150,34 @@ def load_one(found: Found, reading: Reading) -> Dataset:
     if layout is not None:
         with columns.of(found.path):
             return layout.read(found, reading)
+    _refuse_pairs(found)
     held = ", ".join(sorted(found.names)) or "nothing that can be listed"
-    raise ValueError(f"{found.path} ({found.kind}) is of no layout that is known; it holds {held}.{_known()}")
+    raise ValueError(
+        f"{found.path} ({found.kind}) is of no layout that is known; it holds {held}.{_lacks(found.names)}{_known()}"
+    )
+
+
+_COLUMNS = {  # of layouts that are flat columns, those without which a file is none
+    "D4RL": ("observations", "actions", "rewards", "terminals"),
+    "NeoRL": ("obs", "action", "reward", "done", "index"),
+    "ExoRL": ("observation", "action", "reward", "discount"),
+}
+
+
+def _lacks(names: Collection[str]) -> str:
+    """Which columns a file lacks of the layout that it is nearest to, of which it has half."""
+    left = {layout: [k for k in own if k not in names] for layout, own in _COLUMNS.items()}
+    near = min(left, key=lambda layout: len(left[layout]) / len(_COLUMNS[layout]))
+    return f" Of {near} it lacks {', '.join(left[near])}." if 2 * len(left[near]) <= len(_COLUMNS[near]) else ""
+
+
+def _refuse_pairs(found: Found) -> None:
+    """Raises ValueError for pairs of segments and labels of them, which are no episodes."""
+    if {"obs_1", "obs_2", "label"} <= found.names or any(name.startswith("label_human") for name in found.names):
+        raise ValueError(
+            f"{found.path} holds pairs of segments and which one is preferred, which are no episodes: in Python "
+            "rlx.replay.datasets.load_pairs reads them."
+        )
 
 
 def _known() -> str:

@@ -116,7 +116,8 @@ def _of_episodes(episodes: Iterable[Any], name: str, reading: Reading, meta: Map
 
 def _columns(episode: Mapping[str, Any], name: str, reading: Reading) -> tuple[PyTree, PyTree, np.ndarray, np.ndarray]:
     """Rows of one episode: observations, actions, rewards and ends of arrivals."""
-    number = lambda k: jax.tree.map(lambda x: columns.numbers(x, f"{name}: {k}"), _plain(episode[k]))
+    sound = lambda x, called: columns.finite(columns.numbers(x, called), called)
+    number = lambda k: jax.tree.map(lambda x: sound(x, f"{name}: {k}"), _plain(episode[k]))
     obs, actions, rewards = number("observations"), number("actions"), one_per_entry(number("rewards"), f"{name}: rewards")
     ended, cut = (columns.flags(one_per_entry(np.asarray(episode[k]), k), f"{name}: {k}") for k in _NAMES[3:])
     taken = len(rewards)
