@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import pickle
 import warnings
 
 import h5py
@@ -164,6 +165,16 @@ def test_what_is_wrong_is_said_in_the_same_words(wrong, after, tmp_path):
             said.append(str(error))
     assert len(said) in (0, 2) and len(set(said)) < 2
     assert said or "observations" in str(wrong)  # which may be all right without next_observations
+
+
+@pytest.mark.parametrize("name", ["unknown.hdf5", "trust.pkl", "wide.hdf5"])
+def test_what_cannot_be_read_at_all_is_not_said_to_be_too_large(name, tmp_path):
+    if name == "trust.pkl":
+        (tmp_path / name).write_bytes(pickle.dumps(d4rl()))
+    else:
+        write(tmp_path / name, {"x": np.zeros(9)} if name == "unknown.hdf5" else d4rl(rewards=np.zeros((9, 2))))
+    with pytest.raises(ValueError, match=r"of no layout that is known|--trust-arrays|rewards is \[9, 2\]"):
+        list(pieces(tmp_path / name))
 
 
 def test_nothing_whole_is_said_as_of_a_whole_file(tmp_path):

@@ -27,6 +27,13 @@ def rewards(path):
         file["episode_10/rewards"][1] = np.nan
 
 
+def bytes_among_floats(path):
+    minari(path)
+    with h5py.File(path, "a") as file:
+        del file["episode_10/observations/position"]
+        file["episode_10/observations/position"] = np.zeros((4, 2), np.uint8)
+
+
 def archive(path):
     exorl(path.with_name("episode_0_5.npz"), 0)
     with zipfile.ZipFile(path, "w") as packed:
@@ -51,6 +58,7 @@ MADE = {
     "far.npz": (lambda p: np.savez(p, actions=np.zeros(3)), r"of no layout that is known; it holds actions\. Known are"),
     "nan.npz": (lambda p: exorl(p, 0, observation=np.full((6, 1), np.nan)), r"observation has values .*, first in row 0: mend"),
     "rewards.hdf5": (rewards, r"episode_10: rewards has values that are not finite, first in row 1: mend"),
+    "bytes.hdf5": (bytes_among_floats, r"must be alike; of number 1 they are .*'uint8\[2\]'.* of the first .*'float32\[2\]'"),
     "rnd.zip": (archive, r"an archive of files, such as walker/rnd/.*npz, .*: unpack it, and give the folder"),
     "pairs.npz": (pairs, r"pairs of segments .* no episodes: in Python rlx.replay.datasets.load_pairs reads them"),
     "labels": (labels, r"pairs of segments .* no episodes: in Python rlx.replay.datasets.load_pairs reads them"),

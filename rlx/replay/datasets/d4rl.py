@@ -127,6 +127,7 @@ def _entries(given: dict[str, Any], name: str, reading: Reading) -> _Entries:
     obs, following = given["observations"], given.get("next_observations")
     if following is not None and following.shape != obs.shape:
         raise ValueError(f"next_observations is {list(following.shape)}, observations {list(obs.shape)}; they must be alike.")
+    given["rewards"] = one_per_entry(given["rewards"], "rewards")
     terminal, ends, notes = _ends(given, trajectories, reading)
     notes += ["no rewards: they are 0"] * free
     ends[-1] = True
@@ -144,7 +145,7 @@ def _rows(held: _Entries, begin: int, stop: int, reading: Reading) -> tuple[Row,
     borders = held.borders[begin : stop + 1] - held.borders[begin]
     a, b = int(held.borders[begin]), int(held.borders[stop])
     given = {k: columns.finite(v[a:b], k, a) if isinstance(v, hdf5.Stored) else v[a:b] for k, v in held.columns.items()}
-    obs, rewards, terminal = given["observations"], one_per_entry(given["rewards"], "rewards"), held.terminal[a:b]
+    obs, rewards, terminal = given["observations"], given["rewards"], held.terminal[a:b]
     actions = columns.bounded(given["actions"], reading.bounds, "actions", a)
     info = {short: given[k] for k, short in _INFOS.items() if k in given}
     if "next_observations" in given:
@@ -160,7 +161,7 @@ def _pieces(found: Found, reading: Reading, format: str, names: Mapping[str, str
         return None
     _only(format, reading, (*names, *found.arrays))
     _one_array_each(found, names)
-    called = {k: names[k] for k in names if k in found.arrays and k not in reading.ignore}
+    called = {k: names[k] for k in found.arrays if k in names and k not in reading.ignore}
     small = found.load([k for k, v in called.items() if v in _SMALL])
     given = {v: small[k] if k in small else hdf5.Stored(found.path, k, found.arrays[k].shape) for k, v in called.items()}
     held = _entries(given, str(found.path), reading)

@@ -103,10 +103,13 @@ def _of_episodes(episodes: Iterable[Any], name: str, reading: Reading, meta: Map
         raise columns.Empty(f"{name}: there are no episodes.")
     if empty:
         notes.append(f"{empty} episodes of no steps are left out")
-    kinds: list[Any] = [jax.tree.structure(p[:2]) for p in parts]
+    kinds: list[Any] = [jax.tree.map(lambda x: f"{x.dtype}{list(x.shape[1:])}", p[:2]) for p in parts]
     odd = next((i for i, kind in enumerate(kinds) if kind != kinds[0]), None)
     if odd is not None:
-        raise ValueError(f"{name}: episode {odd} has other leaves than episode 0: {kinds[odd]}, {kinds[0]}.")
+        raise ValueError(
+            f"{name}: observations and actions of all episodes must be alike; of number {odd} they are {kinds[odd]}, of the "
+            f"first {kinds[0]}: mend them, or keep them apart."
+        )
     offsets = np.cumsum([0, *(len(p[2]) for p in parts)])
     obs, action, reward, terminated = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
     with columns.of(name):

@@ -104,8 +104,11 @@ class _Held(NamedTuple):
 
 def _pieces(found: Found, reading: Reading, free: int | None) -> list[Piece]:
     layout, needs = layout_of(found, reading.format), nbytes(found.path)
+    whole = lambda most: load_one(found, replace(reading, episodes=most))
+    if layout is None or (found.kind in ("pickle", "torch") and not reading.trust_arrays):
+        return [whole]  # which says what it is
     fits = free is None or TIMES * needs <= free
-    if layout is not None and layout.pieces is not None and (layout is native.FOLDER or not fits):
+    if layout.pieces is not None and (layout is native.FOLDER or not fits):
         with columns.of(found.path):
             some = layout.pieces(found, reading)
         if some is not None:
@@ -116,7 +119,7 @@ def _pieces(found: Found, reading: Reading, free: int | None) -> list[Piece]:
             f"{found.path} is read as a whole, as {why}. It takes {needs / 2**30:.3g} GiB in memory, where {free / 2**30:.3g} "
             "are free: take a part of it by episodes=N, or save its columns as HDF5, of which rows can be read alone."
         )
-    return [lambda most: load_one(found, replace(reading, episodes=most))]
+    return [whole]
 
 
 def _of(found: Found, piece: Piece) -> Piece:
