@@ -129,7 +129,8 @@ def seen_by(name: str, env: Env | HostEnv) -> Env | HostEnv:
     try:
         return as_vector(env)
     except ValueError as error:
-        raise ValueError(f"{name} takes observations that are vectors: {error}") from None
+        alone = " Give --env-option state=false for the picture alone." if takes == "images" and images else ""
+        raise ValueError(f"{name} takes observations that are vectors: {error}{alone}") from None
 
 
 @in_float32
