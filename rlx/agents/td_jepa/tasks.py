@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,12 +15,12 @@ import numpy as np
 from rlx import replay
 from rlx.agents.td_jepa.config import ADAPT, PREFILL, Config
 from rlx.agents.td_jepa.features.base import SOURCE
-from rlx.agents.td_jepa.ogbench import Goal, columns, goals_of
+from rlx.envs.ogbench import Goal, goals
 from rlx.envs.rewards import Reward
 from rlx.keys import roots
 from rlx.replay.buffer import overlaid
 from rlx.replay.windows import Index, capacity, draw_uniform, steps_back
-from rlx.types import PHYSICS, Array, Clock, Env, Eval, Key, Problem, ReplayState, Sampler, Spec, Task
+from rlx.types import PHYSICS, Array, Clock, Env, Eval, HostEnv, Key, Problem, ReplayState, Sampler, Spec, Task
 
 GIVEN = "tasks"  # the name of given rewards in `rlx.types.Problem.data`
 NOW = Clock(*(np.int32(0) for _ in range(3)))
@@ -48,9 +49,9 @@ class Tasks:
             return Tasks(_checked(problem.data[GIVEN]), 0, given=True)
         if spec.tasks:
             return Tasks(tuple(spec.tasks), int(params["task"]), tuple(spec.tasks.values()))
-        goals, own = goals_of(problem.envs["train"], problem.data.get(SOURCE))
-        if goals:
-            return Tasks(tuple(f"task{i + 1}" for i in range(len(goals))), own, goals=goals)
+        found, own = goals_of(problem.envs["train"], problem.data.get(SOURCE))
+        if found:
+            return Tasks(tuple(f"task{i + 1}" for i in range(len(found))), own, goals=found)
         return Tasks(("reward",), 0)
 
     def samples(self, c: Config, hyper: dict[str, Array], sources: dict[str, Any], key: Key) -> tuple[np.ndarray, np.ndarray]:
@@ -61,8 +62,8 @@ class Tasks:
             return arrivals(sources[SOURCE], t, w, c.frames), rewards
         drawn = transitions_of(sources[SOURCE], c.inference, c.frames, hyper, key)
         if self.goals:
-            stored, (t, w) = columns(sources[SOURCE]), drawn.index
-            after = {name: np.asarray(stored[name])[(t + 1) % len(stored[name]), w] for name in self.goals[0].reads}
+            held, (t, w) = stored(sources[SOURCE]), drawn.index
+            after = {name: np.asarray(held[name])[(t + 1) % len(held[name]), w] for name in self.goals[0].reads}
             return drawn.next_obs, np.stack([goal.rewards(after) for goal in self.goals])
         if not self.scores:
             return drawn.next_obs, drawn.reward[None]
@@ -114,6 +115,29 @@ def relabelled(data: ReplayState, rewards: Mapping[str, Reward], n: int = 10_000
     action = np.asarray(rows.action)[t, w]
     found = {name: np.asarray(reward(physics, action, before), np.float32) for name, reward in rewards.items()}
     return {"index": (t, w), "rewards": found}
+
+
+def goals_of(env: Env | HostEnv, data: Any) -> tuple[tuple[Goal, ...], int]:
+    """`goals` of ``env``, where ``data`` (a replay, or None) have no rewards and hold what they are computed from. Warns where
+    they do not."""
+    if data is None or np.any(np.asarray(overlaid(data).reward)):
+        return (), 0
+    found, own = goals(env.name)
+    lacking = [name for name in found[0].reads if name not in stored(data)] if found else []
+    if lacking:
+        warnings.warn(
+            f"td_jepa: the data have no rewards and, of {env.name}, no {' and no '.join(lacking)} to compute them from, so the "
+            "z of its task means nothing: give the file as it was downloaded, or that of one task with rewards. Goals that are "
+            "observations can be asked for all the same (ZeroShot.infer_goal).",
+            stacklevel=2,
+        )
+    return ((), 0) if lacking else (found, own)
+
+
+def stored(data: ReplayState) -> dict[str, Any]:
+    """What is stored beside observations, by name. Physics begin with ``qpos``."""
+    info = overlaid(data).info
+    return {**({"qpos": info[PHYSICS]} if PHYSICS in info else {}), **info}
 
 
 def _checked(given: Any) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import pytest
 
 import rlx.envs
 from rlx import agents, replay
-from rlx.agents.td_jepa.ogbench import Goal, goals
+from rlx.envs.ogbench import Goal, goals
 from rlx.replay.datasets import from_ogbench
 from rlx.types import PHYSICS, Problem
 

@@ -12,7 +12,6 @@ States are ``qpos`` and ``button_states``, which files as downloaded hold beside
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +19,6 @@ from typing import Any
 import numpy as np
 
 from rlx.envs.gym_suites import origin, registered
-from rlx.replay.buffer import overlaid
-from rlx.types import PHYSICS, Env, HostEnv, ReplayState
 
 NEAR = 0.04
 OBJECTS, CUBE, BALL = 14, 7, 15  # where objects begin in qpos, behind the arm; entries of a cube; where a ball begins
@@ -78,26 +75,3 @@ def goals(name: str) -> tuple[tuple[Goal, ...], int]:
     found = tuple(Goal(told, float(getattr(own, "_goal_tol", 0.0))) for told in own.task_infos)
     env.close()
     return found, own._reward_task_id - 1
-
-
-def goals_of(env: Env | HostEnv, data: Any) -> tuple[tuple[Goal, ...], int]:
-    """`goals` of ``env``, where ``data`` (a replay, or None) have no rewards and hold what they are computed from. Warns where
-    they do not."""
-    if data is None or np.any(np.asarray(overlaid(data).reward)):
-        return (), 0
-    found, own = goals(env.name)
-    lacking = [name for name in found[0].reads if name not in columns(data)] if found else []
-    if lacking:
-        warnings.warn(
-            f"td_jepa: the data have no rewards and, of {env.name}, no {' and no '.join(lacking)} to compute them from, so the "
-            "z of its task means nothing: give the file as it was downloaded, or that of one task with rewards. Goals that are "
-            "observations can be asked for all the same (ZeroShot.infer_goal).",
-            stacklevel=2,
-        )
-    return ((), 0) if lacking else (found, own)
-
-
-def columns(data: ReplayState) -> dict[str, Any]:
-    """What is stored beside observations, by name. Physics begin with ``qpos``."""
-    info = overlaid(data).info
-    return {**({"qpos": info[PHYSICS]} if PHYSICS in info else {}), **info}
