@@ -97,13 +97,18 @@ def spread_of_values(
 ) -> Array:
     """U [B] (MOBILE, Sun et al. 2023, eq. 11): the standard deviation over elites of the mean of min_j Q'_j(s', a'), each over
     ``draws`` of its s', a' ~ pi. ``obs`` [B, n] in units of the data."""
-    next_key, act_key = jax.random.split(key)
     mean, std = EnsembleDynamics().elites(model, obs, action)
-    mean, std = mean[..., :-1], std[..., :-1]
-    new = obs + mean + std * jax.random.normal(next_key, (draws, *mean.shape))
-    seen = learned["scales"].obs(new)
-    chosen, _ = tanh_normal_sample(act_key, *sac.policy(nets.actor, learned["actor"], seen))
-    return deviation(q_values(nets.critics, learned["target"], seen, chosen).min(0).mean(0))
+    mean, std = obs + mean[..., :-1], std[..., :-1]
+
+    def add(total: Array, draw_key: Key) -> tuple[Array, None]:
+        next_key, act_key = jax.random.split(draw_key)
+        seen = learned["scales"].obs(mean + std * jax.random.normal(next_key, mean.shape))
+        chosen, _ = tanh_normal_sample(act_key, *sac.policy(nets.actor, learned["actor"], seen))
+        return total + q_values(nets.critics, learned["target"], seen, chosen).min(0), None
+
+    # one draw after the other: all at once, of several seeds, do not fit a processor's cache
+    total, _ = jax.lax.scan(add, jnp.zeros(mean.shape[:-1]), jax.random.split(key, draws))
+    return deviation(total / draws)
 
 
 def deviation(values: Array) -> Array:

@@ -100,6 +100,7 @@ SMALL: dict[str, Any] = {
     "starts": 200,
     "horizon": 50,
     "draws": 2,
+    "value_draws": 3,
     "scorer.snapshots": 10,
     "scorer.hidden": (64, 64, 64),
     "scorer.game.steps": 4_000,
