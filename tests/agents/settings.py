@@ -96,7 +96,7 @@ REPO_PROBES: dict[str, Any] = {
     "prefill": 1_000,
     "collect": 20,
     "updates": 20,
-    "batch": 32,
+    "batch": 16,
     "chunk": 6,
     "embedding": 16,
     "belief": 16,
