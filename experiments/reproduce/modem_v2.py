@@ -54,11 +54,13 @@ ROWS: dict[str, tuple[str, ...]] = {
     "modem_v2": (),
     "v1": ("v1",),
     "v1_as_in_v2": ("v1_as_in_v2",),
+    "torque_penalty": ("torque_penalty",),  # of MoDem; the toy has no actuators
     "centering": ("centering",),
     "transition": ("transition",),
     "ensemble": ("ensemble",),
     "no_centering": ("no_centering",),
 }
+MODEM = ("v1", "torque_penalty")  # by its own preset of this size
 OWN = dict.fromkeys(("v1_as_in_v2", "no_centering"), ("--agent.samples", 63))  # and 3 of policies: 66, as the others have
 
 
@@ -123,13 +125,14 @@ def push(given: argparse.Namespace) -> None:
     seen = [word for option in (PIXELS if given.pixels else ()) for word in ("--env-option", option)]
     demos = demonstrations(given.run_dir / f"demos-{part}.npz", "--env", given.env, *seen)
     found = {}
-    for name in given.only or ROWS:
+    for name in given.only or [row for row in ROWS if row != "torque_penalty" or given.env != "rlx:push-toy"]:
         run_dir = given.run_dir / "-".join([part, name, str(given.seeds), *re.findall(r"[\w.]+", given.more)])
         small = ["debug"] if given.debug else []
-        presets = ["tiny_v1", *small] if name == "v1" else [*(small or [SIZES[given.env]]), *ROWS[name]]
+        size = ["tiny_v1", *small] if name in MODEM else small or [SIZES[given.env]]
+        presets = [*size, *(ROWS[name] if name != "v1" else ())]
         own = [word for preset in presets for word in ("--preset", preset)]
         own += list(OWN.get(name, ()))
-        own += ["--agent.clone", "false"] if name == "v1" and given.debug else []
+        own += ["--agent.clone", "false"] if name in MODEM and given.debug else []
         if not (run_dir / "result.json").exists():
             rlx("train", "modem_v2", "--env", given.env, *seen, "--data", demos, *own, "--seeds", given.seeds, "--no-video",
                 "--no-progress", "--log-every", 1, "--run-dir", run_dir, *given.more.split())  # fmt: skip

@@ -8,6 +8,7 @@ leaf of ``Spec.info``   of one decision                                         
 ``violation``           bool: a limit was passed                                  violations per decision
 ``contact_force``       the greatest force of a contact, N                        its peak, and its mean over decisions
 ``saturation``          bool: an actuator gave all it can                         share of decisions
+``torque``              the greatest Euclidean norm of what actuators give        its peak, and its mean over decisions
 ``jerk``                change of acceleration per time, m/s^3                    its peak, and its mean over decisions
 ======================  ========================================================  ====================================
 
@@ -26,6 +27,7 @@ LEAVES = {
     "violation": Leaf((), bool, reduce="mean"),
     "contact_force": Leaf((), low=0.0, reduce=("max", "mean")),
     "saturation": Leaf((), bool, reduce="mean"),
+    "torque": Leaf((), low=0.0, reduce=("max", "mean")),
     "jerk": Leaf((), low=0.0, reduce=("max", "mean")),
 }
 

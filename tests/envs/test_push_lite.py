@@ -68,6 +68,20 @@ def test_pressing_into_the_table_is_a_violation(model):
     np.testing.assert_allclose(data.ctrl, [0.2, 0, -0.05], atol=1e-3)
 
 
+def test_torque_is_the_norm_of_what_the_controllers_give(model):
+    """By the law of position control at each physics step; and of a finger that hangs still it is its weight."""
+    data, twin, target = begun(model), begun(model), np.array([0.1, 0.2, 0.0])
+    twin.ctrl[:], most = 0.25 * target + 0.75 * twin.ctrl, 0.0
+    for _ in range(lite.SUBSTEPS):
+        force = np.clip(4000 * (twin.ctrl - twin.qpos[:3]) - 150 * twin.qvel[:3], -300, 300)
+        mujoco.mj_step(model, twin)
+        most = max(most, np.linalg.norm(force))
+    assert told(model, data, target)["torque"] == pytest.approx(most, rel=1e-9) and most > 100
+    for _ in range(40):
+        said = told(model, data, (0.1, 0.2, 0.06))
+    assert said["torque"] == pytest.approx(1.5 * 9.81, rel=1e-3)
+
+
 def test_saturation_and_jerk(model):
     """At 3 m/s damping alone asks for 450 N of the 300. From rest to falling at 9.81 m/s^2 in 0.08 s is a jerk of 122.6."""
     data = begun(model)

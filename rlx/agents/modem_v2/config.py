@@ -130,6 +130,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "bc_only": {"env_steps": 0},
     "v1": V1,  # MoDem
     "v1_as_in_v2": {**ONE, **OFF, "centering": False, "samples": 484, "policy_share": 26 / 484},  # MoDem as in V2's code
+    "torque_penalty": {"penalty": "torque", "penalty_coef": 1e-3},  # after v1, or any other; the paper's price is not known
     "centering": {**ONE, **OFF},
     "transition": ONE,  # centering and the scheduled handover
     "ensemble": OFF,  # centering and several critics

@@ -95,31 +95,31 @@ def reward(xp: Any, c: Any, p: Any) -> Any:
     return xp.asarray(there(xp, p.qpos[..., 3:5]), np.float32)
 
 
-INFO = leaves("success", "solved", "contact_force", "violation", "saturation", "jerk")
+INFO = leaves("success", "solved", "contact_force", "violation", "saturation", "torque", "jerk")
 
 
 def move(model: Any, data: Any, target: np.ndarray) -> tuple[float, ...]:
     """One decision in ``data``; gives what `INFO` tells of it.
 
-    The contact force is the greatest of the physics steps: the sum of the normal forces on the finger. The controllers are
-    saturated where one of them gave all it can. Jerk, m/s^3: the change of the finger's acceleration over the decision, by
-    its time.
+    The contact force is the greatest of the physics steps: the sum of the normal forces on the finger. So is the torque, which
+    is a force here: the Euclidean norm of what the three controllers give. They are saturated where one of them gave all it
+    can. Jerk, m/s^3: the change of the finger's acceleration over the decision, by its time.
     """
     from mujoco import mj_step, mj_step1
 
     finger = data.qpos[:3]
     data.ctrl[:] = SMOOTH * np.clip(target, finger - REACH, finger + REACH) + (1 - SMOOTH) * data.ctrl
     before, touch, given = data.qacc_warmstart[:3].copy(), data.sensordata, data.actuator_force  # acceleration of the last step
-    force = most = 0.0
+    force = most = effort = 0.0
     for _ in range(SUBSTEPS):
         mj_step(model, data)
-        force, most = max(force, touch[0]), max(most, abs(given).max())
+        force, most, effort = max(force, touch[0]), max(most, abs(given).max()), max(effort, given @ given)
     jerk = np.linalg.norm(data.qacc_warmstart[:3] - before) / (SUBSTEPS * STEP)
     mj_step1(model, data)
     success = bool(there(np, data.qpos[3:5]))
     data.userdata[0] += success
     solved, full = data.userdata[0] >= ENOUGH, most >= FORCE * (1 - 1e-9)
-    return success, solved, force, force > LIMIT, full, float(jerk)
+    return success, solved, force, force > LIMIT, full, float(np.sqrt(effort)), float(jerk)
 
 
 TASK = MujocoTask(
@@ -172,7 +172,8 @@ def make(
 
     ``observe``: "proprio", the finger, its velocity and the command [9], or "privileged", with the puck and its velocity [15].
     Cameras: ``top``, ``right``. ``info``, as in `rlx.envs.outcomes`: ``success`` (the puck is in the goal), ``solved`` (it has
-    been so in five decisions), ``contact_force``, ``violation`` (of the limit of 100 N), ``saturation`` and ``jerk``.
+    been so in five decisions), ``contact_force``, ``violation`` (of the limit of 100 N), ``saturation``, ``torque`` (of the
+    controllers: N, as the joints slide) and ``jerk``.
 
     Raises:
         ValueError: unknown ``observe``.

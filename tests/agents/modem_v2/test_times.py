@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 
 import rlx.envs
-from rlx import agents
+from rlx import agents, replay
 from rlx.agents.modem_v2 import times
 from rlx.agents.modem_v2.config import Config
+from rlx.agents.modem_v2.method import Method
 from rlx.agents.modem_v2.times import Times
 from rlx.agents.tdmpc import horizon_at
 from rlx.config import apply, hyper, replace
 from rlx.dynamics.told import entries
+from rlx.envs import experts
+from rlx.train.demonstrations import demonstrate
 from rlx.types import Clock, Collect, Leaf, Problem, Spec, Update
-from tests.agents.modem_v2.worlds import SIZES, VECTOR, clock, config, demonstrations, problem
+from tests.agents.modem_v2.worlds import SIZES, VECTOR, clock, config, demonstrations, method, problem, windows
 
 close = np.testing.assert_allclose
 H = {k: jnp.float32(v) for k, v in hyper(Config()).items()}
@@ -156,6 +159,23 @@ def test_rows_of_the_table_are_presets():
         weights = (1, 0, 0) if c.members == 1 else (0, 1, -10)
         assert (c.value_min, c.value_mean, c.value_std) == weights
     assert isinstance(clock(), Clock)
+
+
+def test_torques_cost_where_the_table_of_mujoco_tells_them():
+    """With demonstrations of its script; the row is MoDem's but for the price."""
+    env, told = (rlx.envs.make("rlx:push-lite", physics=physics) for physics in (False, True))
+    found, _ = demonstrate(experts.of(told, {}), told, 1, streams=1)
+    given = Problem({"train": env}, {"data": replay.from_episodes(found)})
+    v1, row = (apply(Config(), agents.presets("modem_v2"), ["tiny_v1", *more]) for more in ((), ("torque_penalty",)))
+    assert row == replace(v1, {"penalty": "torque", "penalty_coef": 1e-3})
+    agent, rows = agents.make("modem_v2", row, given), given.data["data"].data
+    drawn = windows(method())._replace(reward=rows.reward, info=rows.info)
+    weight = 1.5 * 9.81  # of the finger, which controllers hold at least
+    assert (np.asarray(rows.info["torque"][1:]) > weight).all()
+    paid = Method.of(row, env.spec, 1).paid(drawn, agent.hyper)
+    close(paid, rows.reward[1:4] - 1 - 1e-3 * rows.info["torque"][1:4], rtol=1e-6)
+    with pytest.raises(ValueError, match="penalty='torque' is no info of the environment, which has success, solved"):
+        agents.make("modem_v2", row, problem())
 
 
 @pytest.mark.parametrize(
