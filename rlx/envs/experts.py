@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlx.envs import wrappers
+from rlx.envs import meta_world_modem, wrappers
 from rlx.envs.control import push_lite, push_toy
 from rlx.envs.control.base import state_of
 from rlx.envs.observations import described
@@ -92,7 +92,12 @@ def _meta_world(env: Env | HostEnv, options: Mapping[str, Any]) -> Expert:
     return act
 
 
-_EXPERTS: dict[str, Make] = {"rlx:push-lite": _push_lite, "rlx:push-toy": _push_toy, "gym:Meta-World/MT1": _meta_world}
+_EXPERTS: dict[str, Make] = {
+    "rlx:push-lite": _push_lite,
+    "rlx:push-toy": _push_toy,
+    "gym:Meta-World/MT1": _meta_world,
+    f"gym:{meta_world_modem.__name__}:{meta_world_modem.ID}": _meta_world,
+}
 
 
 def register(name: str, make: Make) -> None:
