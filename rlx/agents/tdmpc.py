@@ -137,6 +137,16 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+def kept(c: TdConfig, rows: int, once: int, name: str) -> int:
+    """Rows per stream that replay keeps: ``capacity`` of them all, or as many as there will be, ``rows``. Raises ValueError
+    where it does not hold those that are collected at ``once``."""
+    found = min(-(-c.capacity // c.n_envs), rows)
+    if found < once:
+        least = once * c.n_envs
+        raise ValueError(f"{name}: capacity={c.capacity} does not hold what one Collect gives; give at least {least}.")
+    return found
+
+
 @dataclass(frozen=True)
 class Times:
     """What happens when. An episode of L decisions is L + 1 rows, and rows are what is collected."""
@@ -277,7 +287,7 @@ def make(config: Config, problem: Problem) -> Agent:
     updates = [Update(n, sampler, method.update, priorities_of="replay") for n in times.updates]
     first = Stage("prefill", 1, (Collect("train", times.first, "replay", mode="random"), updates[0]))
     learn = Stage("learn", times.cycles, (Collect("train", times.collect, "replay"), updates[1]))
-    rows = min(-(-config.capacity // config.n_envs), times.rows)
+    rows = kept(config, times.rows, max(times.first, times.collect), "tdmpc")
     every = max(1, round(config.eval_every / (times.collect * times.share * config.n_envs)))
     return Agent(
         "tdmpc",

@@ -51,6 +51,8 @@ def test_stages_and_room():
     assert prefill.phases[0] == Collect("train", 102, "replay", mode="random") and prefill.phases[1].n == 100
     assert learn.cycles == 8 and [type(p) for p in learn.phases] == [Collect, Update] and learn.phases[1].n == 50
     assert agent.evals[0].every == 2 and agent.buffers["replay"].capacity == 511
+    with pytest.raises(ValueError, match="capacity=202 does not hold what one Collect gives; give at least 204"):
+        agents.make("tdmpc", None, problem, env_steps=1_000, prefill=150, n_envs=2, capacity=202)
     with pytest.raises(ValueError, match="actions that are vectors"):
         tdmpc.Method.of(Config(), Spec(Leaf((3,)), Leaf((), np.int32, 0, 2)))
 

@@ -31,7 +31,7 @@ from rlx.agents.modem_v2.config import Config
 from rlx.agents.modem_v2.demonstrations import NAME, demonstrations
 from rlx.agents.modem_v2.planning import cloned_actions, latent_plans
 from rlx.agents.modem_v2.times import Times, handed_over, share_at
-from rlx.agents.tdmpc import horizon_at
+from rlx.agents.tdmpc import horizon_at, kept
 from rlx.config import hyper
 from rlx.dynamics import told_learning as learning
 from rlx.dynamics.told import Sight, Told, noisy, parted, seen
@@ -69,7 +69,7 @@ def make(config: Config, problem: Problem) -> Agent:
     require_infos(config, env.spec.info, data.data.info)
     method = Method.of(config, env.spec, 2 * count if config.bc_updates is None else config.bc_updates)
     times = method.times
-    rows = min(-(-config.capacity // config.n_envs), times.rows) + 1
+    rows = kept(config, times.rows, max(times.first, times.episode), NAME) + 1 if times.cycles else 0
     return Agent(
         NAME,
         config,

@@ -43,6 +43,32 @@ def test_control_is_handed_over(k, alpha):
     close(times.handed_over(jnp.float32(k), H, PAPER, jnp.float32(0.1)), min(alpha, 0.1), atol=1e-6)
 
 
+@pytest.mark.parametrize(("k", "v1"), [(0, 0.1), (6250, 0.075), (12500, 0.05), (10**6, 0.05)])
+def test_the_least_deviation_is_one_number_and_falls_in_modem(k, v1):
+    """And what is no number counts as if no decision of an episode succeeded, each of them a -1."""
+    for names, least in (([], 0.1), (["v1"], v1)):
+        own = Method.of(apply(Config(), agents.presets("modem_v2"), names), VECTOR, 1_000)
+        h = {k: jnp.float32(v) for k, v in hyper(own.config).items()}
+        found = own.settings(jnp.float32(k), h)
+        close(found.std_min, least, rtol=1e-6)
+        assert found.worst == -50 and found.std_max == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "drawn", "proposed", "rounds", "pick"),
+    [
+        ("modem_v2", 0, 510, 1, "elite"),
+        ("ensemble", 0, 510, 1, "elite"),
+        ("v1", 512, 25, 6, "mean"),
+        ("v1_as_in_v2", 484, 26, 1, "elite"),
+        ("no_centering", 484, 25, 1, "elite"),  # 26 are no equal shares of five
+    ],
+)
+def test_candidates_are_as_many_as_published(name, drawn, proposed, rounds, pick):
+    plans = Method.of(replace(Config(), agents.presets("modem_v2")[name]), VECTOR, 1_000).plans
+    assert (plans.samples, plans.proposals, plans.iterations, plans.pick, plans.elites) == (drawn, proposed, rounds, pick, 64)
+
+
 def test_decisions_are_counted_by_whole_episodes():
     """L = 50: 100 episodes of seeding, then one that is planned, then updates from K0 on."""
     assert (PAPER.first, PAPER.episode, PAPER.cycles, PAPER.updates) == (5_100, 51, 3_899, (5_000, 50))
@@ -112,6 +138,8 @@ def test_windows_keep_off_the_last_decisions_unless_told():
         ({"seed_steps": 120}, {}, "seed_steps=120 are no whole episodes of 50 decisions in 2 streams; give 200"),
         ({"env_steps": 150}, {}, "env_steps=150 leave nothing after seed_steps=100: give 300"),
         ({"env_steps": 0, "bc_updates": 0}, {}, "env_steps=0 and bc_updates=0 nothing learns"),
+        ({"capacity": 100}, {}, "capacity=100 does not hold what one Collect gives; give at least 102"),
+        ({"capacity": 150, "seed_steps": 200}, {}, "capacity=150 does not hold what one Collect gives; give at least 204"),
         ({"samples": 13}, {}, "samples=13 candidates are no equal shares for members=3"),
         ({"elites": 40}, {}, "12 candidates has no 40 elites"),
         ({"clone": False}, {}, "'schedule' is from a clone"),
