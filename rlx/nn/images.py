@@ -70,8 +70,10 @@ class StridedTrunk(nn.Module):
         for kernel in STRIDED[:n]:
             left = (left - kernel) // 2 + 1 if left >= kernel else 0
         if n > len(STRIDED) or left < 1:
-            least = {3: 23, 4: 39, 6: 135}.get(n)
-            need = f"these need {least} pixels a side" if least else f"there are {len(STRIDED)} at most"
+            least = 1  # pixel a side that the last one leaves
+            for kernel in reversed(STRIDED[:n]):
+                least = 2 * (least - 1) + kernel
+            need = f"these need {least} pixels a side" if n <= len(STRIDED) else f"there are {len(STRIDED)} at most"
             raise ValueError(
                 f"images of {side} pixels are too small for {n} convolutions: {need}; give larger images, or fewer."
             )

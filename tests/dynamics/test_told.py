@@ -49,6 +49,10 @@ def test_as_many_convolutions_as_the_size_allows(side, n, left):
 def test_images_that_are_too_small_are_refused():
     with pytest.raises(ValueError, match="images of 100 pixels are too small for 6 convolutions: these need 135"):
         StridedTrunk.convolutions_for(100, 6)
+    assert StridedTrunk.convolutions_for(71, 5) == 5
+    for asked, words in ((5, "5 convolutions: these need 71 pixels"), (7, "7 convolutions: there are 6 at most")):
+        with pytest.raises(ValueError, match=words):
+            StridedTrunk.convolutions_for(70, asked)
     with pytest.raises(ValueError, match="16 pixels .* need 23"):
         seen(Spec(image(16), Leaf((1,))), "x")
     with pytest.raises(ValueError, match="x takes vectors, and images in uint8"):
@@ -117,6 +121,29 @@ def test_of_a_vector_beside_images_some_numbers_may_be_shown():
     for wrong in ("0:9", "7", "a", "1:2:3", "4:4", ""):
         with pytest.raises(ValueError, match=f"x: proprio='{wrong}' are no places among 7 numbers"):
             entries(wrong, 7, "x")
+
+
+def test_heads_equal_float64_numpy():
+    """Dynamics, rewards and policies: two layers with ELU and one without. Of a critic the first is normalised, with tanh."""
+    shapes, rng = jax.eval_shape(SMALL.init, KEY, jnp.zeros(3)), np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape), shapes)
+    z, a = rng.normal(size=(4, 6)), rng.uniform(-1, 1, (4, 2))
+    pair = np.concatenate([z, a], -1)
+    elu = lambda x: np.where(x > 0, x, np.expm1(x))
+    dense = lambda p, k, x: x @ p[f"Dense_{k}"]["kernel"] + p[f"Dense_{k}"]["bias"]
+    heads = lambda p, x: dense(p, 2, elu(dense(p, 1, elu(dense(p, 0, x)))))
+    close = lambda found, wanted: np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+    close(SMALL.move(params["dynamics"], z, a), heads(params["dynamics"]["params"], pair))
+    close(SMALL.rewards(params["reward"], z, a), heads(params["reward"]["params"], pair)[:, 0])
+    one = lambda tree, *at: jax.tree.map(lambda x: x[at], tree)
+    close(SMALL.act_each(params["policies"], np.stack([z] * 3))[1], np.tanh(heads(one(params["policies"], 1)["params"], z)))
+    values = SMALL.values_each(params["critics"], np.stack([z] * 4), np.stack([a] * 4))
+    for i, n in ((0, 1), (2, 0)):
+        p = one(params["critics"], i, n)["params"]
+        x = dense(p, 0, pair)
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+        x = np.tanh(x * p["LayerNorm_0"]["scale"] + p["LayerNorm_0"]["bias"])
+        close(values[i, n], dense(p["MLP_0"], 1, elu(dense(p["MLP_0"], 0, x)))[:, 0])
 
 
 def test_at_first_rewards_and_values_are_0_and_critics_differ():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from rlx.nn.images import ConvTrunk, push_frame, random_shift
+from rlx.nn.images import ConvTrunk, StridedTrunk, push_frame, random_shift
 from rlx.nn.mlp import LayerNormMLP, stack
 
 pytestmark = pytest.mark.usefixtures("all_bits")
@@ -48,6 +48,23 @@ def test_trunk_equals_float64_numpy():
     np.testing.assert_allclose(trunk.apply(params, x), h, rtol=1e-5, atol=1e-5)
     floats = jnp.float32(x) / 255 - 0.5
     np.testing.assert_allclose(trunk.apply(params, floats), trunk.apply(params, x), rtol=1e-5, atol=1e-6)
+
+
+def test_strided_trunk_equals_float64_numpy_and_begins_orthogonal():
+    """7 x 7, 5 x 5 and 3 x 3 at every second place, values to [0, 1], ReLU after each; K'K = 2 at first."""
+    trunk, x = StridedTrunk(6, 3), RNG.integers(0, 256, (2, 24, 23, 2)).astype(np.uint8)
+    begun = trunk.init(jax.random.key(0), x)
+    kernel = np.float64(begun["params"]["Conv_1"]["kernel"]).reshape(-1, 32)
+    np.testing.assert_allclose(kernel.T @ kernel, 2 * np.eye(32), atol=1e-5)
+    assert not any(np.any(layer["bias"]) for layer in begun["params"].values())
+    wide = jax.tree.map(lambda p: np.float64(p + 0.1 * RNG.normal(size=p.shape)), begun["params"])
+    h = x / 255
+    for k, size in enumerate((7, 5, 3)):
+        patches = np.lib.stride_tricks.sliding_window_view(h, (size, size), (1, 2))[:, ::2, ::2]  # [B, i, j, C, size, size]
+        h = np.maximum(np.einsum("bijcyx,yxco->bijo", patches, wide[f"Conv_{k}"]["kernel"]) + wide[f"Conv_{k}"]["bias"], 0)
+    assert h.shape == (2, 1, 1, 32)
+    wanted = h.reshape(2, -1) @ wide["Dense_0"]["kernel"] + wide["Dense_0"]["bias"]
+    np.testing.assert_allclose(trunk.apply({"params": jax.tree.map(np.float32, wide)}, x), wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("widths", "last"), [((8, 5, 3), False), ((8, 5, 3), True), ((4,), True), ((4,), False)])
