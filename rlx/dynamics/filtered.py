@@ -94,7 +94,7 @@ class filtered(NamedTuple):  # noqa: N801 - reads as the function it is used as
             scores = self.score(params["scorer"], obs, action, found.obs)
             i = choose(pick, scores, params["filter_temperature"], self.selection)
             taken, score = jax.tree.map(lambda x: x[i], found), scores[i]
-        return taken._replace(stopped=score < params["r_min"], score=score)
+        return taken._replace(stopped=known(score) < params["r_min"], score=score)
 
     def disagreement(self, params: PyTree, obs: Array, action: Array) -> Array:
         return self.model.disagreement(params["model"], obs, action)
@@ -114,10 +114,15 @@ def candidates(model: Model, params: PyTree, episode: PyTree, obs: Array, action
 
 
 def choose(key: Key, scores: Array, temperature: Array, selection: Selection) -> Array:
-    """The number of a candidate, by its ``scores`` [K]."""
+    """The number of a candidate, by its ``scores`` [K]. One whose score is not a number is taken where all are such."""
     if selection == "argmax":
-        return jnp.argmax(scores)
-    return jax.random.categorical(key, scores / temperature)
+        return jnp.argmax(known(scores))
+    return jax.random.categorical(key, known(scores / temperature))
+
+
+def known(score: Array) -> Array:
+    """-inf where ``score`` [...] is not a number, which a maximum would prefer to all numbers."""
+    return jnp.where(jnp.isnan(score), -jnp.inf, score)
 
 
 # ------------------------------------------------------------------------------------------------------------------ scores

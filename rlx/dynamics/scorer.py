@@ -147,7 +147,7 @@ def reward(probabilities: Array, there: Array) -> Array:
     """-log(1 - the mean over snapshots) [...] of [T, ...]. It is the mean of probabilities, not of logarithms."""
     weight = there.astype(probabilities.dtype)
     mean = jnp.tensordot(weight, probabilities, 1) / weight.sum()
-    return -jnp.log1p(-mean + 1e-9)
+    return -jnp.log(1 - mean + 1e-9)  # in this order: in float32 1 - 1e-9 is 1, and a mean of 1 would be worth inf
 
 
 def blank(

@@ -35,6 +35,9 @@ def test_the_choice_by_softmax_and_argmax():
     assert int(choose(KEY, scores[:1], 0.1, "softmax")) == 0
     order = jnp.array([2, 0, 1])
     assert int(choose(KEY, scores[order], 0.1, "argmax")) == 0
+    lost = jnp.float32([jnp.nan, 0.6, -jnp.inf])  # a candidate that has left the numbers is not the best of all
+    assert int(choose(KEY, lost, 0.1, "argmax")) == int(choose(KEY, lost, 0.1, "softmax")) == 1
+    assert int(choose(KEY, lost, jnp.inf, "softmax")) == 1
 
 
 def test_the_price_of_uncertainty_is_the_largest_norm():
@@ -170,6 +173,13 @@ def test_a_model_without_candidates_is_asked_several_times():
     assert found.obs.shape == (6, 2) and len(set(np.asarray(found.reward))) == 6
     largest = filtered(Guess(), lambda nothing, obs, action, new: new[:, 0], "argmax", draws=50)
     assert largest.predict({"model": (), "scorer": (), **KEEP}, jnp.float32(0), OBS, ACTION, KEY).reward > 0.9
+
+
+@pytest.mark.parametrize("selection", ["argmax", "softmax", "random"])
+def test_what_has_no_score_stops_unless_nothing_does(selection):
+    model = filtered(Guess(), lambda nothing, obs, action, new: jnp.full(len(new), jnp.nan), selection)
+    found = lambda r_min: model.predict({"model": (), "scorer": (), **KEEP, "r_min": r_min}, jnp.float32(0), OBS, ACTION, KEY)
+    assert found(jnp.float32(0.6)).stopped and not found(NONE).stopped
 
 
 def test_the_truth_and_the_likelihood_choose_as_they_say():

@@ -42,6 +42,7 @@ def test_the_reward_is_of_the_mean_probability():
     close(reward(jnp.float32([0.2, 0.8, 0.1]), jnp.array([True, True, False])), 0.693147)  # what is not there does not count
     logit = np.log([[0.2 / 0.8], [0.8 / 0.2]])
     close(rewards(logit, [1, 1], [-1, -1], calibrated=False), [0.693147])
+    close(rewards([[90.0], [90.0]], [1, 1], [-1, -1], calibrated=False), [-np.log(1e-9)])  # sure in float32, and not inf
 
 
 def test_logits_are_clipped_to_what_is_typical_and_then_rescaled():
