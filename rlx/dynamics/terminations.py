@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from rlx.types import Array
 
 Rule = Callable[[Any, Array, Array, Array], Array]
@@ -73,6 +75,34 @@ def termination(name: str) -> Rule:
     if name not in TERMINATIONS:
         raise ValueError(f"termination={name!r} is unknown; there are {', '.join(TERMINATIONS)}, and what is registered.")
     return TERMINATIONS[name]
+
+
+def fitting(name: str, obs: np.ndarray, action: np.ndarray, new: np.ndarray, terminated: np.ndarray) -> Rule:
+    """The rule ``name``, after a look at real transitions [N, ...], ``terminated`` bool [N].
+
+    Raises:
+        ValueError: there is no such rule; it is of other observations; it says that the task is over where these go on, or
+            goes on where they are over. Some of them may differ (`ODD`), as thresholds do in rounding.
+    """
+    rule = termination(name)
+    try:
+        over = np.asarray(rule(np, obs, action, new))
+    except IndexError as error:
+        raise ValueError(
+            f"termination={name!r} is of other observations, these have {obs.shape[-1]} numbers. {OTHER}"
+        ) from error
+    early, ends = int((over & ~terminated).sum()), int(terminated.sum())
+    late = 0 if rule is never else int((terminated & ~over).sum())
+    if early > ODD * len(over) or late > ends / 2:
+        raise ValueError(
+            f"termination={name!r} does not fit the data: {early} of {len(over)} transitions are over by it and go on, "
+            f"{late} of the {ends} that end do not by it. {OTHER}"
+        )
+    return rule
+
+
+ODD = 0.01  # share of transitions
+OTHER = "Give termination the name of another rule (rlx.dynamics.terminations), or 'never'."
 
 
 def rule_of(env: str, observations: int) -> str | None:

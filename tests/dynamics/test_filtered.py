@@ -15,7 +15,7 @@ from rlx.dynamics import EnsembleDynamics, SparseDynamics, as_env, ensemble, fil
 from rlx.dynamics.env import Prediction
 from rlx.dynamics.filtered import by_likelihood, by_reward, by_truth, candidates, choose, largest_norm
 from rlx.dynamics.sparse import SparseModel, affine
-from rlx.dynamics.terminations import TERMINATIONS, register, rule_of, termination
+from rlx.dynamics.terminations import TERMINATIONS, fitting, register, rule_of, termination
 from rlx.envs.base import batch, begin, rollout
 from rlx.types import Key
 
@@ -255,6 +255,22 @@ def test_when_tasks_are_over(name, size, still, falls):
     for xp in (np, jnp):
         over = TERMINATIONS[name](xp, xp.asarray(rows), xp.zeros((len(rows), 3)), xp.asarray(rows))
         assert np.asarray(over).tolist() == [False] + [True] * len(falls)
+
+
+def test_a_rule_is_held_against_real_transitions():
+    new = np.tile(np.float32([1.2, 0.0, 3.0]), (300, 1))
+    new[200, 0] = 0.5  # one fall
+    ended = np.arange(300) == 200
+    fit = lambda name, terminated: fitting(name, new, np.zeros((300, 1)), new, terminated)
+    assert fit("hopper", ended) is TERMINATIONS["hopper"] and fit("never", ended) is TERMINATIONS["never"]
+    assert fit("hopper", np.zeros(300, bool))  # one in 300 may be rounding
+    new[:20, 1] = -0.3
+    with pytest.raises(
+        ValueError, match=r"termination='hopper' does not fit the data: 20 of 300 transitions are over by it and"
+    ):
+        fit("hopper", ended)
+    with pytest.raises(ValueError, match=r"2 of the 3 that end do not by it. Give termination the name of another"):
+        fit("hopper", np.isin(np.arange(300), [100, 150, 200]))
 
 
 def test_rules_by_name():
