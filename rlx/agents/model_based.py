@@ -34,7 +34,7 @@ from rlx.dynamics import EnsembleDynamics, Model, as_env, bootstrap, distilled, 
 from rlx.dynamics.adversary import learn
 from rlx.dynamics.ensemble import Ensemble
 from rlx.dynamics.filtered import Score, by_likelihood, by_reward, by_truth
-from rlx.dynamics.terminations import Rule, rule_of, termination
+from rlx.dynamics.terminations import Rule, fitting, rule_of
 from rlx.envs import batch as batch_of
 from rlx.nn.distributions import tanh_normal_sample
 from rlx.replay import Transitions
@@ -303,7 +303,7 @@ class Method:
                 self.nets, learned, learned["model"], raw.obs[made:], raw.action[made:], c.value_draws, k[1]
             )
             y = jax.lax.stop_gradient(lower(y, spread, h["uncertainty_penalty"]))
-            said = {**said, "critic/spread": spread.mean()}
+            said = {**said, "critic/spread": spread.sum() / max(len(spread), 1)}  # there are none with real_ratio=1
         share = 0.5 * (1 + jnp.cos(jnp.pi * clock.cycle / c.cycles)) if c.actor_lr_decay else 1.0
         how: dict[str, Any] = {"actor_lr": h["actor_lr"] * share, "most_temperature": 1.0, "by_target": c.actor_by_target}
         new, out = sac.learn(self.nets, state, batch, y, k[2], **how)
@@ -354,6 +354,18 @@ def check(method: Method) -> None:
             f"{name}: filter='oracle' needs an environment that can say what follows an observation (Task.arrive); "
             f"{method.problem.envs['train'].name} cannot."
         )
+    if c.filter == "oracle" and c.r_min > 0:
+        raise ValueError(
+            f"{name}: filter='oracle' scores by minus the distance from the truth, so r_min={c.r_min:g} stops every episode at "
+            "its first decision: give r_min=-inf, or minus the distance that is still good."
+        )
+    other = "filter='likelihood'" if c.filter == "likelihood" else "scorer.calibrated=False"
+    if np.isfinite(c.r_min) and (c.filter == "likelihood" or (c.filter == "reward" and not c.scorer.calibrated)):
+        warnings.warn(
+            f"{name}: {other} has scores without fixed bounds, so r_min={c.r_min:g} may stop nothing or all; r_min=-inf stops "
+            "nothing.",
+            stacklevel=2,
+        )
     if c.stop_after >= c.horizon and c.filter != "none":
         raise ValueError(f"{name}: stop_after={c.stop_after} of horizon={c.horizon} decisions: nothing ever stops; give less.")
 
@@ -362,11 +374,11 @@ def ends_of(name: str, config: ModelBasedConfig, problem: Problem, data: ReplayS
     """When the task is over. Raises ValueError for an unknown rule, or one that the data contradict."""
     env = problem.envs["train"].name
     known = rule_of(env, n) if config.termination == "auto" else config.termination
-    flags = np.asarray(data.index.flags)
-    if known is None and replay.flags.has(flags, replay.flags.TERMINATED).any():
+    rows = rows_in(data)
+    if known is None and rows.terminated.any():
         warnings.warn(
             f"{name}: episodes of the data end before their time, and when is not known of {env}: imagined ones will not. Give "
             "termination, the name of a rule (rlx.dynamics.terminations), or 'never'.",
             stacklevel=2,
         )
-    return termination(known or "never")
+    return fitting(known or "never", rows.obs, rows.action, rows.new, rows.terminated)

@@ -101,6 +101,15 @@ def test_an_update_of_mobile():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("ratio", [0.0, 1.0])
+def test_a_batch_may_be_of_one_kind_alone(ratio):
+    agent = agents.make("mobile", None, problem("mobile"), **TINY, real_ratio=ratio)
+    [phase] = [p for p in agent.stages[-1].phases if isinstance(p, Update)]
+    _, out = jax.jit(phase.update)(started(agent), CLOCK, transitions(), jax.random.key(7))
+    assert all(np.isfinite(x) for x in out.metrics.values()) and (out.metrics["critic/spread"] > 0) == (ratio == 0)
+
+
+@pytest.mark.slow
 def test_the_spread_of_values_against_numpy():
     """With members that are sure of what comes, every draw is the mean."""
     agent = agents.make("mobile", None, problem("mobile"), **TINY)

@@ -166,12 +166,19 @@ def test_the_tasks_of_the_paper_have_their_settings():
         ("morec", {"termination": "cheetah"}, "termination='cheetah' is unknown; there are never, halfcheetah"),
         ("morec", {"stop_after": 5}, "stop_after=5 of horizon=5 decisions: nothing ever stops"),
         ("morec", {"filter": "reword"}, "filter"),
+        ("morec", {"filter": "oracle"}, "r_min=0.6 stops every episode at its first decision: give r_min=-inf"),
         ("morec", {"filter_temperature": 0.0}, "filter_temperature must be above 0"),
     ],
 )
 def test_wrong_settings_are_named(name, settings, words):
     with pytest.raises(ValueError, match=words):
         agents.make(name, replace(agents.config(name), agents.presets(name)["debug"]), problem(), **settings)
+
+
+def test_scores_without_bounds_and_a_least_are_told():
+    for settings in ({"filter": "likelihood"}, {"scorer.calibrated": False}):
+        with pytest.warns(UserWarning, match="has scores without fixed bounds, so r_min=0.6 may stop nothing or all"):
+            made(**settings)
 
 
 def test_wrong_data_are_named():
@@ -184,5 +191,9 @@ def test_wrong_data_are_named():
     ending = Problem(pendulum.envs, {"data": replay.from_episodes([episode])})
     with pytest.warns(UserWarning, match="episodes of the data end before their time, and when is not known of rlx:pendulum"):
         agents.make("mopo", None, ending)
+    with pytest.raises(ValueError, match=r"does not fit the data: 0 of 2 .* and go on, 1 of the 1 that end do not by it"):
+        agents.make("mopo", None, ending, termination="halfcheetah")
+    with pytest.raises(ValueError, match="termination='hopper' is of other observations, these have 1 numbers. Give"):
+        agents.make("mopo", None, problem(), termination="hopper")
     with pytest.raises(ValueError, match="needs an environment that can say what follows .*rlx:pendulum cannot"):
         agents.make("morec", None, ending, filter="oracle", termination="never")
