@@ -37,7 +37,9 @@ class Report:
         return [page, drawn]
 
     def audit(self, state: AgentState, episodes: Sequence[Row], horizon: int | None = None) -> Audit:
-        """Of the model as imagined episodes have it, the filter with it, along ``episodes`` (rows [T, ...])."""
+        """Of the model as imagined episodes have it, the filter with it, along ``episodes`` (rows [T, ...]). Raises ValueError
+        for a model that is not learned yet, and a horizon that is longer than all episodes."""
+        self.ready(state)
         horizon = horizon or min(HORIZON, self.method.config.horizon, max(len(e.reward) - 1 for e in episodes))
         key = keys.fold(keys.root(0), "audit")
         obs, action = windows(episodes, horizon, WINDOWS, key)
@@ -46,9 +48,17 @@ class Report:
         score = scored if self.method.config.filter == "reward" else None
         return audit(model, params, obs, action, every.std(0), key, score, state.learned["scorer"])
 
+    def ready(self, state: AgentState) -> None:
+        """Raises ValueError where the run stands before its policy learns."""
+        told = {"model": "model/epochs"} | ({"scorer": "scorer/share"} if self.method.config.filter == "reward" else {})
+        missing = next((stage for stage, name in told.items() if float(state.learned["told"][name]) == 0), None)
+        if missing is not None:
+            raise ValueError(f"the stage {missing!r} of this run is not done: let it go on, with the command that began it.")
+
     def scores(self, state: AgentState, episodes: Sequence[Row]) -> list[dict[str, np.ndarray]]:
         """Of each transition [T - 1] of each episode: "error" of the elites' mean in standard deviations of the data,
-        "disagreement", and "score" where there is a scorer."""
+        "disagreement", and "score" where there is a scorer. Raises ValueError for a model that is not learned yet."""
+        self.ready(state)
         model, params = self.method.predicts(state)
         size = np.concatenate([np.asarray(e.obs, np.float64) for e in episodes]).std(0)
         size, elites = np.where(size < 1e-8, 1.0, size).astype(np.float32), EnsembleDynamics().elites

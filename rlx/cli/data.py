@@ -39,6 +39,7 @@ TAKEN = {  # which actions take a flag; the others are for all
     "out": ("info", "convert", "slice", "score"),
     "model": ("score",),
     "horizon": ("score",),
+    "member": ("score",),
     "of": ("reference",),
     **dict.fromkeys(SLICING, ("slice",)),
 }
@@ -56,6 +57,7 @@ class Flags:
     env: str = config.size("", "the environment, where the file does not say it: for scores")
     model: str = config.size("", "score: a run of mopo, mobile or morec, whose model is run along the data")
     horizon: int | None = config.size(None, "score --model: steps into the model, 50 at most where nothing is said", least=1)
+    member: int = config.size(0, "score --model: of a run with several: seeds first, then settings", least=0)
     of: Literal["random", "expert"] | None = config.size(None, "reference: whose returns these are")
     episodes: int | None = config.size(None, "slice: so many", least=1)
     best: bool = config.size(False, "slice: those with the largest returns, instead of the first ones")
@@ -102,7 +104,7 @@ def _refuse_others_flags(action: str, flags: Flags) -> None:
     usual = Flags()
     for one in fields(flags):
         takes = TAKEN.get(one.name, tuple(ACTIONS))
-        needs_model = action == "score" and one.name in ("out", "horizon") and not flags.model
+        needs_model = action == "score" and one.name in ("out", "horizon", "member") and not flags.model
         if getattr(flags, one.name) == getattr(usual, one.name) or (action in takes and not needs_model):
             continue
         flag, where = f"--{one.name.replace('_', '-')}", " or ".join(f"rlx data {a}" for a in takes)
@@ -188,7 +190,7 @@ def _audit(data: Dataset, sources: list[str], flags: Flags) -> None:
     from rlx.agents import model_audit
     from rlx.train import load
 
-    policy = load(flags.model, "last")
+    policy = load(flags.model, "last", flags.member)
     report, own = model_audit.of(policy.agent), policy.spec
     mine, theirs = (own.obs.shape, own.action.shape), (data.rows.obs.shape[1:], data.rows.action.shape[1:])
     if mine != theirs:

@@ -269,6 +269,7 @@ def test_the_table_stands_where_the_picture_cannot(tmp_path, capsys, monkeypatch
         (["convert", "--out", "cv", "--best"], "--best does nothing in rlx data convert, it is for rlx data slice"),
         (["info", "--horizon", "10"], "rlx data score --model.* --data-option horizon=STEPS"),
         (["score", "--out", "a.png"], "--out does nothing in rlx data score without --model"),
+        (["score", "--member", "1"], "--member does nothing in rlx data score without --model"),
         (["reference", "--of", "random", "--out", "a.npz"], "--out does nothing in rlx data reference"),
         (["slice", "--out", "a.npz", "--of", "expert"], "--of does nothing in rlx data slice, it is for rlx data reference"),
     ],

@@ -94,6 +94,20 @@ def test_a_run_and_the_command_tell_of_the_model(tmp_path, monkeypatch, capsys):
     assert set(out["worst"][:2]) == {4, 5}  # what lies where the model has seen nothing
     assert command.main(["score", "mixed.npz", "--model", "run", "--horizon", "1000"]) == 2
     assert "the longest has 30" in capsys.readouterr().err
+    assert command.main(["score", "mixed.npz", "--model", "run", "--member", "1"]) == 2
+    assert "has 1 member(s), counted from 0; there is no member 1" in capsys.readouterr().err
+
+
+def test_what_is_not_learned_yet_is_not_looked_at():
+    from tests.agents.morec.test_runs import made, problem
+
+    agent, episodes = made(), datasets_of(problem())
+    state = agent.init(jax.random.key(0), {k: jnp.float32(v) for k, v in agent.hyper.items()})
+    for done, stage in (({}, "model"), ({"model/epochs": jnp.float32(3)}, "scorer")):
+        own = {**state.learned, "told": {**state.learned["told"], **done}}
+        for look in (agent.report.audit, agent.report.scores):
+            with pytest.raises(ValueError, match=f"the stage '{stage}' of this run is not done: let it go on"):
+                look(state._replace(learned=own), episodes)
 
 
 def datasets_of(problem):
