@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlx.dynamics.scorer import Ranges, TransitionScorer, inputs
+from rlx.dynamics.scorer import Ranges, TransitionScorer, inputs, same_sizes
 from rlx.nn.mlp import MLP
 from rlx.nn.optim import apply_gradients, optimizer
 from rlx.types import Array, Key, PyTree
@@ -40,7 +40,9 @@ class DistilledScorer:
     delta: bool = dataclasses.field(default=True, metadata={"static": True})
 
     def __call__(self, obs: Array, action: Array, new: Array) -> Array:
-        """r [...] of transitions ``obs`` [..., n], ``action`` [..., m], ``new`` [..., n]; leading axes broadcast."""
+        """r [...] of transitions ``obs`` [..., n], ``action`` [..., m], ``new`` [..., n]; leading axes broadcast. Raises
+        ValueError for other observations or actions than the scorer's."""
+        same_sizes(self.ranges, obs, action, new)
         lead = jnp.broadcast_shapes(obs.shape[:-1], action.shape[:-1], new.shape[:-1])
         wide = (jnp.broadcast_to(x, (*lead, x.shape[-1])) for x in (obs, action, new))
         return self.network.apply(self.params, inputs(self.ranges, self.delta, *wide))[..., 0]

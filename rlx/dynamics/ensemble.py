@@ -52,7 +52,7 @@ class Ensemble:
     elites: Array | None = None  # int32 [K], the numbers of the members that predict best; None: all
 
     def __call__(self, z: Array) -> Array:
-        """The mean of the members [..., q] for z [..., v]."""
+        """The mean of the members [..., q] for z [..., v]. Raises ValueError for another v than it was fitted on."""
         return self.each(z).mean(0)
 
     def each(self, z: Array) -> Array:
@@ -64,7 +64,7 @@ class Ensemble:
         """Mean and standard deviation of each member [E, ..., q].
 
         Raises:
-            ValueError: members that predict no distribution.
+            ValueError: members that predict no distribution, or another v than they were fitted on.
         """
         if self.bounds is None:
             raise ValueError("this ensemble predicts no distributions: make it with init(..., gaussian=True).")
@@ -73,6 +73,8 @@ class Ensemble:
 
     @exact  # one decision changes little: less would be lost in rounding
     def _outputs(self, z: Array) -> Array:
+        if z.shape[-1:] != self.mean.shape[-1:]:
+            raise ValueError(f"the ensemble reads [..., {self.mean.shape[-1]}]; got {list(z.shape)}: inputs as it was fitted on.")
         return stack(self.network, self.count).apply(self.params, (z - self.mean) / self.std)
 
     def member(self, index: Array) -> Ensemble:

@@ -82,11 +82,13 @@ class TransitionScorer:
 
     def __call__(self, obs: Array, action: Array, new: Array) -> Array:
         """r [...] of transitions ``obs`` [..., n], ``action`` [..., m], ``new`` [..., n]; leading axes, as many of each,
-        broadcast, and what is common to all candidates of one (obs, action) is computed once."""
+        broadcast, and what is common to all candidates of one (obs, action) is computed once. Raises ValueError for other
+        observations or actions than the scorer's."""
         return reward(self.probabilities(self.logits(obs, action, new)), self.there)
 
     def logits(self, obs: Array, action: Array, new: Array) -> Array:
         """d [T, ...] of each snapshot. Its first layer is a sum of what (obs, action) and what ``new`` give."""
+        same_sizes(self.ranges, obs, action, new)
         given = jnp.concatenate([self.ranges.obs(obs), self.ranges.action(action)], -1)
         layers, n = self.params["params"], given.shape[-1]
         kernel, activate = layers["Dense_0"]["kernel"], ACTIVATIONS[self.network.activation]
@@ -126,6 +128,16 @@ class TransitionScorer:
     def count(self) -> int:
         """Of snapshots there is room for."""
         return int(self.real.shape[0])
+
+
+def same_sizes(ranges: Ranges, obs: Array, action: Array, new: Array) -> None:
+    """Raises ValueError for transitions [..., n], [..., m], [..., n] of other sizes, which might broadcast and mean nothing."""
+    n, m = ranges.obs_low.shape[-1], ranges.action_low.shape[-1]
+    if tuple(x.shape[-1:] for x in (obs, action, new)) != ((n,), (m,), (n,)):
+        raise ValueError(
+            f"the scorer is of observations [{n}] and actions [{m}]; got {list(obs.shape)}, {list(action.shape)}, "
+            f"{list(new.shape)}: give transitions of the environment that it was learned on."
+        )
 
 
 def changed(ranges: Ranges, delta: bool, obs: Array, new: Array) -> Array:

@@ -106,6 +106,9 @@ def test_none_stops_before_all_have(fitted):
 
 def test_wrong_rows_are_named():
     z, y = rows(20)
+    for v in (1, 3):  # the first would broadcast
+        with pytest.raises(ValueError, match=rf"the ensemble reads \[..., 2\]; got \[5, {v}\]"):
+            blank().normals(jnp.zeros((5, v)))
     with pytest.raises(ValueError, match=r"inputs \[N, 2\] and targets \[N, 2\]; got \[20, 2\] and \[20, 1\]"):
         fit(blank(), z, y[:, :1], jax.random.key(0))
     with pytest.raises(ValueError, match="inputs have 1 numbers that are not finite, the first in row 3"):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlx.dynamics import adversary, scorer
+from rlx.dynamics import adversary, distilled, scorer
 from rlx.dynamics.adversary import Game, Snapshots, choose, discriminator_loss, learn
 from rlx.dynamics.scorer import between, calibrate, ranges, reward
 from rlx.nn.mlp import stack
@@ -167,6 +167,11 @@ def test_a_game_tells_what_the_environment_does_from_what_it_does_not():
 
 def test_wrong_rows_are_named():
     blank = scorer.blank(jax.random.key(0), 2, 1, 4, (8,))
+    small = distilled.blank(jax.random.key(0), blank, (4,))
+    for own in (blank, small):
+        for n, m, k in ((3, 1, 3), (2, 2, 2), (1, 1, 1), (2, 1, 1)):  # some of which would broadcast
+            with pytest.raises(ValueError, match=rf"the scorer is of observations \[2\] and actions \[1\]; got \[5, {n}\]"):
+                own(jnp.zeros((5, n)), jnp.zeros((5, m)), jnp.zeros((5, k)))
     with pytest.raises(ValueError, match=r"of observations \[2\] and actions \[1\]; got rows \[500, 1\]"):
         learn(blank, *line(), jax.random.key(0), SMALL)
     rows = [np.tile(x, k) for x, k in zip(line(), (2, 1, 2), strict=True)]
