@@ -74,7 +74,7 @@ class Ensemble:
     @exact  # one decision changes little: less would be lost in rounding
     def _outputs(self, z: Array) -> Array:
         if z.shape[-1:] != self.mean.shape[-1:]:
-            raise ValueError(f"the ensemble reads [..., {self.mean.shape[-1]}]; got {list(z.shape)}: inputs as it was fitted on.")
+            raise ValueError(f"the ensemble reads [..., {self.mean.shape[-1]}]; got {list(z.shape)}, not as it was fitted on.")
         return stack(self.network, self.count).apply(self.params, (z - self.mean) / self.std)
 
     def member(self, index: Array) -> Ensemble:

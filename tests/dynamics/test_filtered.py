@@ -213,6 +213,17 @@ def emitted(env, params, streams=16):
     return rows
 
 
+@pytest.mark.slow
+def test_episodes_by_a_random_choice_are_those_of_the_model():
+    plain, params = EnsembleDynamics(), {"model": NET, "scorer": NET, **KEEP}
+    both = filtered(plain, by_likelihood, "random")
+    starts = {"starts": jax.random.normal(KEY, (20, 2)), "actions": 1, "horizon": 6}
+    short = as_env(plain, NET, **starts), as_env(both, params, stop="terminate", **starts)
+    alone, through = (jax.jit(lambda p, e=env: emitted(e, p))(env.params) for env in short)
+    for field in ("obs", "action", "reward", "terminated", "truncated", "valid"):
+        np.testing.assert_array_equal(getattr(alone, field), getattr(through, field))
+
+
 def test_a_higher_least_never_leaves_more():
     env = reward_filter()
     roll = jax.jit(lambda r: emitted(env, {**env.params, "model": {**env.params["model"], "r_min": r}}))

@@ -145,15 +145,39 @@ def test_a_run_filters_by_one_network_in_the_place_of_all():
     assert agent.report.method.imagine(found.agent, {})["model"]["model"]["scorer"] is learned["distilled"]
 
 
+# Penalties of MOREC's two bases: random, medium, medium-replay, medium-expert of D4RL, then low, medium, high of NeoRL.
+PENALTIES = {
+    "halfcheetah": ((0.5, 0.5, 0.5, 0.5, 2, 2, 2), (0.25, 0.25, 0.25, 1, 1, 0.5, 0.75)),
+    "hopper": ((10, 15, 15, 15, 2, 20, 20), (7.5, 1.5, 0.5, 1.5, 0.5, 2, 2.5)),
+    "walker2d": ((1, 0.5, 0.25, 1, 2, 2, 2), (1, 0.75, 0.1, 0.25, 0.75, 0.25, 0.1)),
+}
+ARGMAX = {"halfcheetah-medium", "halfcheetah-medium-expert", "hopper-random", "walker2d-medium-replay", "neorl-halfcheetah-low"}
+ARGMAX |= {"neorl-halfcheetah-medium", "neorl-hopper-low", "neorl-hopper-medium", "neorl-hopper-high", "neorl-walker2d-high"}
+
+
 def test_the_tasks_of_the_paper_have_their_settings():
-    tasks = [f"{robot}-{kind}" for robot in ("halfcheetah", "hopper", "walker2d") for kind in ("random", "medium")]
-    assert len(morec.MOPO) == len(morec.MOBILE) == 21 and set(morec.MOPO) == set(morec.MOBILE) > set(tasks)
-    own = morec.PRESETS["mopo-neorl-hopper-high"]
-    assert (own["uncertainty_penalty"], own["real_ratio"], own["init_temperature"], own["dynamics.clip"]) == (20, 0.5, 0.2, 1e6)
-    assert sum("selection" in own for own in morec.MOPO.values()) == 10
-    assert morec.PRESETS["mobile-hopper-random"]["deterministic_backup"] and not any(
-        "selection" in x for x in morec.MOBILE.values()
-    )
+    made = {}
+    for robot, columns in PENALTIES.items():
+        kinds = [f"{robot}-{x}" for x in ("random", "medium", "medium-replay", "medium-expert")]
+        kinds += [f"neorl-{robot}-{x}" for x in ("low", "medium", "high")]
+        for task, mopo_, mobile_ in zip(kinds, *columns, strict=True):
+            for base, penalty in (("mopo", mopo_), ("mobile", mobile_)):
+                made[base, task] = own = replace(morec.Config(), morec.PRESETS[f"{base}-{task}"])
+                assert (own.base, own.uncertainty_penalty, own.actor_by_target) == (base, penalty, base == "mobile")
+                assert (own.scorer.snapshots, own.draws, own.r_min) == (40 if base == "mopo" else 10, 2, 0.6)
+                assert own.dynamics.clip == (1e6 if task.startswith("neorl") else 25)
+                assert (own.starts, own.horizon, own.retained, own.block, own.updates) == (2_000, 100, 5, 1_000, 3_000_000)
+    assert len(made) == 42 and set(morec.MOPO) == set(morec.MOBILE) == {task for _, task in made}
+    which = lambda odd: {key for key, own in made.items() if odd(own)}
+    assert which(lambda c: c.selection == "argmax") == {("mopo", task) for task in ARGMAX}
+    half = {("mopo", "neorl-hopper-medium"), ("mopo", "neorl-hopper-high")}
+    half |= {("mobile", "halfcheetah-medium-expert"), ("mobile", "neorl-walker2d-high")}
+    assert which(lambda c: c.real_ratio == 0.5) == half and which(lambda c: c.real_ratio not in (0.05, 0.5)) == set()
+    fixed = {key: own.init_temperature for key, own in made.items() if own.temperature_lr == 0}
+    hopper = {("mopo", "neorl-hopper-low"): 0.1, ("mopo", "neorl-hopper-high"): 0.2, ("mobile", "neorl-hopper-high"): 0.1}
+    assert fixed == hopper
+    assert which(lambda c: c.deterministic_backup) == {("mobile", "hopper-random")}
+    assert which(lambda c: c.dynamics.epochs == 30) == {("mobile", "walker2d-medium")}
     assert mopo.PRESETS["walker2d-medium-expert"] == {"uncertainty_penalty": 2.5, "horizon": 1}
     assert mobile.PRESETS["hopper-random"]["uncertainty_penalty"] == 5
 
