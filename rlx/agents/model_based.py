@@ -322,8 +322,10 @@ class Method:
 def make(name: str, config: ModelBasedConfig, problem: Problem) -> Agent:
     """The agent ``name``. Raises ValueError for data of another environment, and settings that cannot be."""
     data, n, m = offline.dataset(problem, name)
-    method = Method(name, config, problem, data, n, m, ends_of(name, config, problem, data, n), offline.scales(data, config))
+    found, scales = rows_in(data), offline.scales(data, config)
+    method = Method(name, config, problem, data, n, m, ends_of(name, config, problem, found), scales)
     check(method)
+    tell_of_prices(name, config, config.reward_scale * float(scales.reward) * found.reward.mean() + config.reward_shift)
     rows = (config.horizon + 1) * config.retained + 1  # each rollout and its last row, and a tail
     which = "eval" if "eval" in problem.envs else "train"
     every = max(1, config.eval_every // config.block)
@@ -354,10 +356,12 @@ def check(method: Method) -> None:
             f"{name}: filter='oracle' needs an environment that can say what follows an observation (Task.arrive); "
             f"{method.problem.envs['train'].name} cannot."
         )
-    if c.filter == "oracle" and c.r_min > 0:
+    bounded = c.scorer.calibrated and not c.scorer.common_range
+    best = {"oracle": 0.0, "reward": -np.log(1 - min(1 / (1 + np.exp(-1)), c.scorer.most)) if bounded else np.inf}
+    if c.r_min > best.get(c.filter, np.inf):
         raise ValueError(
-            f"{name}: filter='oracle' scores by minus the distance from the truth, so r_min={c.r_min:g} stops every episode at "
-            "its first decision: give r_min=-inf, or minus the distance that is still good."
+            f"{name}: filter={c.filter!r} has scores of {best[c.filter]:.4g} at most, so r_min={c.r_min:g} stops every "
+            "episode at its first decision: give less, or -inf, which never stops."
         )
     other = "filter='likelihood'" if c.filter == "likelihood" else "scorer.calibrated=False"
     if np.isfinite(c.r_min) and (c.filter == "likelihood" or (c.filter == "reward" and not c.scorer.calibrated)):
@@ -370,11 +374,21 @@ def check(method: Method) -> None:
         raise ValueError(f"{name}: stop_after={c.stop_after} of horizon={c.horizon} decisions: nothing ever stops; give less.")
 
 
-def ends_of(name: str, config: ModelBasedConfig, problem: Problem, data: ReplayState, n: int) -> Rule:
+def tell_of_prices(name: str, config: ModelBasedConfig, reward: float) -> None:
+    """Warns where the mean ``reward`` is below 0 and something counts as 0 that should be the worse for it."""
+    what = None
+    if config.base == "mobile":
+        what = "values are cut at 0, so there is little to learn: give reward_shift"
+    elif config.filter != "none" and config.stop == "terminate":
+        what = "episodes that stop are worth 0 from there on, which pays: give reward_shift, or stop=truncate"
+    if what and reward < 0:
+        warnings.warn(f"{name}: rewards of the data are {reward:.3g} on average, and {what}.", stacklevel=3)
+
+
+def ends_of(name: str, config: ModelBasedConfig, problem: Problem, rows: Rows) -> Rule:
     """When the task is over. Raises ValueError for an unknown rule, or one that the data contradict."""
     env = problem.envs["train"].name
-    known = rule_of(env, n) if config.termination == "auto" else config.termination
-    rows = rows_in(data)
+    known = rule_of(env, rows.obs.shape[-1]) if config.termination == "auto" else config.termination
     if known is None and rows.terminated.any():
         warnings.warn(
             f"{name}: episodes of the data end before their time, and when is not known of {env}: imagined ones will not. Give "

@@ -190,7 +190,9 @@ def test_the_tasks_of_the_paper_have_their_settings():
         ("morec", {"termination": "cheetah"}, "termination='cheetah' is unknown; there are never, halfcheetah"),
         ("morec", {"stop_after": 5}, "stop_after=5 of horizon=5 decisions: nothing ever stops"),
         ("morec", {"filter": "reword"}, "filter"),
-        ("morec", {"filter": "oracle"}, "r_min=0.6 stops every episode at its first decision: give r_min=-inf"),
+        ("morec", {"filter": "oracle"}, "has scores of 0 at most, so r_min=0.6 stops every episode at its first decision"),
+        ("morec", {"r_min": 1.32}, "filter='reward' has scores of 1.313 at most, so r_min=1.32 stops every episode"),
+        ("morec", {"scorer.most": 0.4}, "has scores of 0.5108 at most, so r_min=0.6 stops every episode"),
         ("morec", {"filter_temperature": 0.0}, "filter_temperature must be above 0"),
     ],
 )
@@ -202,7 +204,21 @@ def test_wrong_settings_are_named(name, settings, words):
 def test_scores_without_bounds_and_a_least_are_told():
     for settings in ({"filter": "likelihood"}, {"scorer.calibrated": False}):
         with pytest.warns(UserWarning, match="has scores without fixed bounds, so r_min=0.6 may stop nothing or all"):
-            made(**settings)
+            made.__wrapped__(**settings)
+
+
+def test_rewards_below_0_and_what_counts_as_0_are_told():
+    fresh = made.__wrapped__  # agents of the cache have warned already
+    for name, words in (("mobile", "values are cut at 0, so there is"), ("morec", "episodes that stop are worth 0 from")):
+        with pytest.warns(UserWarning, match=rf"rewards of the data are -\d.* on average, and {words}"):
+            fresh(name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            fresh(name, reward_shift=50.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fresh("mopo")
+        fresh(stop="truncate")
 
 
 def test_wrong_data_are_named():
