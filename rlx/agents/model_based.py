@@ -325,7 +325,7 @@ def make(name: str, config: ModelBasedConfig, problem: Problem) -> Agent:
     found, scales = rows_in(data), offline.scales(data, config)
     method = Method(name, config, problem, data, n, m, ends_of(name, config, problem, found), scales)
     check(method)
-    tell_of_prices(name, config, config.reward_scale * float(scales.reward) * found.reward.mean() + config.reward_shift)
+    tell_of_prices(name, config, config.reward_scale * float(scales.reward) * found.reward.max() + config.reward_shift)
     rows = (config.horizon + 1) * config.retained + 1  # each rollout and its last row, and a tail
     which = "eval" if "eval" in problem.envs else "train"
     every = max(1, config.eval_every // config.block)
@@ -375,14 +375,14 @@ def check(method: Method) -> None:
 
 
 def tell_of_prices(name: str, config: ModelBasedConfig, reward: float) -> None:
-    """Warns where the mean ``reward`` is below 0 and something counts as 0 that should be the worse for it."""
+    """Warns where no reward is above 0, ``reward`` the largest, and something counts as 0 that should not be better."""
     what = None
     if config.base == "mobile":
-        what = "values are cut at 0, so there is little to learn: give reward_shift"
+        what = "values are cut at 0, so all are the same: give reward_shift"
     elif config.filter != "none" and config.stop == "terminate":
         what = "episodes that stop are worth 0 from there on, which pays: give reward_shift, or stop=truncate"
-    if what and reward < 0:
-        warnings.warn(f"{name}: rewards of the data are {reward:.3g} on average, and {what}.", stacklevel=3)
+    if what and reward <= 0:
+        warnings.warn(f"{name}: rewards of the data are {reward:.3g} at most, and {what}.", stacklevel=3)
 
 
 def ends_of(name: str, config: ModelBasedConfig, problem: Problem, rows: Rows) -> Rule:
