@@ -7,11 +7,15 @@ state pays. Of K conditions those that are met, less K, so 0 where the task is s
     scene          cubes, buttons, and drawer and window within 4 cm
 
 States are ``qpos`` and ``button_states``, which files as downloaded hold beside observations, pictures too.
+
+Its environments of a single task, and so its single-task files, pay for the state in which an action is taken, not for the one
+that it leads to; there the task is over where all conditions are met.
 """
 
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -61,16 +65,26 @@ class Goal:
         return (met.sum(-1) - met.shape[-1]).astype(np.float32)
 
 
+def single_task(name: str) -> bool:
+    """Whether an environment is one of OGBench's of a single task, such as ``gym:antmaze-medium-singletask-task2-v0``."""
+    prefix, _, task = name.partition(":")
+    return prefix == "gym" and "-singletask-" in task and origin(registered(task)) == "ogbench"
+
+
+def of_task(name: str, number: int) -> str:
+    """The single-task environment ``name`` with the task of this number, from 1 on, in place of its own."""
+    return re.sub(r"-singletask(-task\d+)?-", f"-singletask-task{number}-", name)
+
+
 @functools.cache
 def goals(name: str) -> tuple[tuple[Goal, ...], int]:
-    """All tasks of a single-task environment such as ``gym:antmaze-medium-singletask-task2-v0``, and the place of its own among
-    them; none of any other environment. Made once per name, which takes seconds where there is an arm."""
-    prefix, _, task = name.partition(":")
-    if prefix != "gym" or "-singletask-" not in task or origin(registered(task)) != "ogbench":
+    """All tasks of a single-task environment, and the place of its own among them; none of any other environment. Made once per
+    name, which takes seconds where there is an arm."""
+    if not single_task(name):
         return (), 0
     import gymnasium
 
-    env: Any = gymnasium.make(registered(task))
+    env: Any = gymnasium.make(registered(name.partition(":")[2]))
     own = env.unwrapped
     found = tuple(Goal(told, float(getattr(own, "_goal_tol", 0.0))) for told in own.task_infos)
     env.close()

@@ -21,14 +21,15 @@ import numpy as np
 
 from rlx import replay
 from rlx.agents.td_jepa import actor
-from rlx.agents.td_jepa.config import ADAPT, PREFILL, Config
+from rlx.agents.td_jepa.config import ADAPT, PREFILL, RELABEL, Config
 from rlx.agents.td_jepa.features.base import SOURCE
 from rlx.agents.td_jepa.networks import Net, Params
 from rlx.agents.td_jepa.tasks import Tasks
 from rlx.nn.optim import apply_gradients, optimizer, polyak
 from rlx.replay import Transitions
 from rlx.replay.buffer import overlaid
-from rlx.types import AgentState, Array, Clock, Collect, Key, Out, ReplayState, Sources, Stage, Update
+from rlx.replay.flags import FIRST, has
+from rlx.types import AgentState, Array, Clock, Collect, Host, Key, Out, ReplayState, Row, Sources, Stage, Update
 
 SMOOTHING, SMOOTHING_CLIP, DELAY = 0.2, 0.5, 2  # as TD3 has them
 CHUNK = 2**16  # rows that are scored together
@@ -57,11 +58,12 @@ def critic_loss(own: Params, net: Net, p: Params, obs: Array, z: Array, action: 
     return ((q - y) ** 2).mean(-1).sum()
 
 
-def largest(tasks: Tasks, data: ReplayState) -> float:
-    """Of all rewards that the data have of the environment's own task."""
+def largest(tasks: Tasks, data: ReplayState, paid: np.ndarray | None = None) -> float:
+    """Of all rewards that the data have of the environment's own task, or ``paid`` [C, W] instead of those stored."""
     rows = overlaid(data)
     if not tasks.scores:
-        return float(np.asarray(rows.reward).max())
+        arrived = ~has(np.asarray(data.index.flags), FIRST)
+        return float(np.asarray(rows.reward if paid is None else paid)[arrived].max())
     pieces = [slice(i, i + CHUNK) for i in range(0, rows.reward.shape[0] - 1, CHUNK)]
     after = lambda piece: slice(piece.start + 1, piece.stop + 1)
     whole = lambda x, piece: np.asarray(x[piece])
@@ -91,9 +93,27 @@ class Adaptation:
 
     method: Any
     most: float
+    paid: np.ndarray | None = None  # rewards of rows that have none
+
+    @staticmethod
+    def of(method: Any, data: ReplayState) -> Adaptation:
+        paid = method.tasks.decisions_paid(data) if method.tasks.goals else None
+        return Adaptation(method, largest(method.tasks, data, paid), paid)
 
     def stages(self, n: int, cycles: int) -> tuple[Stage, ...]:
-        """``cycles`` with ``n`` updates; online behind as many decisions."""
+        """``cycles`` with ``n`` updates; online behind as many decisions. Rows without rewards are given theirs before."""
+        first = () if self.paid is None else (Stage(RELABEL, 1, (Host(self.relabel),)),)
+        return first + self.learning(n, cycles)
+
+    def relabel(self, state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
+        """Host: as OGBench has it, a task that is solved is over."""
+
+        def fresh(rows: Row) -> dict[str, Any]:
+            return {"reward": self.paid, "terminated": rows.terminated | (self.paid == 0) & ~rows.first}
+
+        return state, {**sources, SOURCE: replay.relabel(sources[SOURCE], fresh)}
+
+    def learning(self, n: int, cycles: int) -> tuple[Stage, ...]:
         c = self.method.config
         drawn = lambda source: replay.transitions(c.batch, source=source, stack=c.frames)
         if not c.adapt_online:

@@ -22,7 +22,7 @@ Method = Literal[
     "random",
 ]
 
-PRETRAIN, PREFILL, ADAPT = "pretrain", "prefill", "adapt"  # stages
+PRETRAIN, RELABEL, PREFILL, ADAPT = "pretrain", "relabel", "prefill", "adapt"  # stages
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from rlx.agents.offline import rows_of
 from rlx.agents.offpolicy import obs_action_dims
 from rlx.agents.td_jepa import actor
 from rlx.agents.td_jepa import z as zs
-from rlx.agents.td_jepa.adapt import OWN, Adaptation, largest, room
+from rlx.agents.td_jepa.adapt import OWN, Adaptation, room
 from rlx.agents.td_jepa.config import ADAPT, PRETRAIN, Config
 from rlx.agents.td_jepa.features import METHODS, Batch, Features, Given
 from rlx.agents.td_jepa.features.base import SOURCE
@@ -120,7 +120,7 @@ def stages(method: Method, data: ReplayState) -> tuple[Stage, ...]:
             phases = Update(n, method.features.sampler(), method.update), Host(method.infer, every)
             found.append(Stage(name, cycles, phases))
         else:
-            found += Adaptation(method, largest(method.tasks, data)).stages(n, cycles)
+            found += Adaptation.of(method, data).stages(n, cycles)
     return tuple(found)
 
 
@@ -156,8 +156,6 @@ class Method:
             raise ValueError("td_jepa: adapt_online=True says where adapting has its data from; adapt=0 does none.")
         if c.adapt and tasks.given:
             raise ValueError(f"td_jepa: adapt={c.adapt} takes rewards of all rows; the data {GIVEN!r} have those of some.")
-        if c.adapt and tasks.goals:
-            raise ValueError(f"td_jepa: adapt={c.adapt} takes data with rewards, such as OGBench's files of a single task.")
         own = features.modules(actions)
         modules = {**common(c, actions, images, features.shared), **{name: module for name, (module, _) in own.items()}}
         noise = actions if c.actor == "flow" else 0

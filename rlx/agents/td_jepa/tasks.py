@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,10 +15,11 @@ import numpy as np
 from rlx import replay
 from rlx.agents.td_jepa.config import ADAPT, PREFILL, Config
 from rlx.agents.td_jepa.features.base import SOURCE
-from rlx.envs.ogbench import Goal, goals
+from rlx.envs.ogbench import Goal, goals, single_task
 from rlx.envs.rewards import Reward
 from rlx.keys import roots
 from rlx.replay.buffer import overlaid
+from rlx.replay.flags import FIRST, has
 from rlx.replay.windows import Index, capacity, draw_uniform, steps_back
 from rlx.types import PHYSICS, Array, Clock, Env, Eval, HostEnv, Key, Problem, ReplayState, Sampler, Spec, Task
 
@@ -33,7 +34,7 @@ class Tasks:
     - ``Problem.data["tasks"]``: {"index": (t [N], w [N]) of transitions in the dataset, "rewards": {name: [N]}};
     - the environment's `rlx.types.Spec.tasks`, which score observations and actions;
     - the goals of OGBench, where the dataset has no rewards: "task1" and so on;
-    - the rewards in the dataset, one task called "reward".
+    - the rewards in the dataset, one task called "reward": of arriving; as OGBench pays, of being where the action is taken.
     """
 
     names: tuple[str, ...]
@@ -41,6 +42,7 @@ class Tasks:
     scores: tuple[Task, ...] = ()
     given: bool = False
     goals: tuple[Goal, ...] = ()
+    before: bool = False  # rewards are of the state in which the action was taken
 
     @staticmethod
     def of(problem: Problem, spec: Spec, params: Any) -> Tasks:
@@ -52,10 +54,10 @@ class Tasks:
         found, own = goals_of(problem.envs["train"], problem.data.get(SOURCE))
         if found:
             return Tasks(tuple(f"task{i + 1}" for i in range(len(found))), own, goals=found)
-        return Tasks(("reward",), 0)
+        return Tasks(("reward",), 0, before=single_task(problem.envs["train"].name))
 
     def samples(self, c: Config, hyper: dict[str, Array], sources: dict[str, Any], key: Key) -> tuple[np.ndarray, np.ndarray]:
-        """Observations of arrival [N, ...] and each task's rewards [K, N] for arriving there."""
+        """Observations [N, ...] and each task's rewards [K, N] for being there."""
         if self.given:
             t, w = (jnp.asarray(x) for x in sources[GIVEN]["index"])
             rewards = np.stack([np.asarray(sources[GIVEN]["rewards"][name]) for name in self.names])
@@ -66,7 +68,7 @@ class Tasks:
             after = {name: np.asarray(held[name])[(t + 1) % len(held[name]), w] for name in self.goals[0].reads}
             return drawn.next_obs, np.stack([goal.rewards(after) for goal in self.goals])
         if not self.scores:
-            return drawn.next_obs, drawn.reward[None]
+            return drawn.obs if self.before else drawn.next_obs, drawn.reward[None]
         return drawn.next_obs, np.stack([self.scored(i, np, drawn.next_obs, drawn.action) for i in range(len(self.names))])
 
     def scored(self, number: int, xp: Any, obs: Array, action: Array) -> Array:
@@ -74,6 +76,15 @@ class Tasks:
         score = self.scores[number].score
         assert score is not None
         return xp.broadcast_to(score(xp, obs, action), obs.shape[:-1])
+
+    def decisions_paid(self, data: ReplayState) -> np.ndarray:
+        """float32 [C, W]: of rows without rewards, those of the environment's own goal as OGBench pays them, at the row after a
+        decision for the state before it; 0 where an episode begins."""
+        goal, held = self.goals[self.own], stored(data)
+        lead = np.shape(data.index.flags)
+        states = {name: np.asarray(held[name]) for name in goal.reads}
+        here = goal.rewards({name: x.reshape(-1, x.shape[-1]) for name, x in states.items()}).reshape(lead)
+        return np.where(has(np.asarray(data.index.flags), FIRST), np.float32(0), np.roll(here, 1, 0))
 
 
 def transitions_of(data: ReplayState, n: int, frames: int, hyper: dict[str, Array], key: Key) -> replay.Transitions:
@@ -163,16 +174,24 @@ def evaluations(c: Config, problem: Problem, tasks: Tasks, every: dict[str, int]
     return (*(e for stage, k in every.items() if stage != ADAPT for e in _of_all(c, problem, tasks, k, stage)), *adapted)
 
 
+def of_each(names: Sequence[str], numbers: Sequence[int], env: Env | HostEnv, episodes: int, where: str) -> Eval:
+    """``episodes`` of each of ``names``, the agent's tasks with these ``numbers``, as one batch, each stream with its own z. A
+    device environment is told by a parameter which of its tasks pays; streams of a host environment are `side_by_side`."""
+    which = np.repeat(np.asarray(numbers, np.int32), episodes)
+    one = Eval("tasks", where, len(which), context=which, parts=tuple(names))
+    if isinstance(env, HostEnv):
+        return one
+    params = {**env.params, "task": jnp.asarray(which)}
+    axes = {name: 0 if name == "task" else None for name in params}
+    return replace(one, params=lambda state, sources: params, params_axes=axes)
+
+
 def _of_all(c: Config, problem: Problem, tasks: Tasks, every: int, stage: str) -> list[Eval]:
     where = "eval" if "eval" in problem.envs else "train"
     env, when = problem.envs[where], (stage,)
     if tasks.scores and isinstance(env, Env):
-        which = np.repeat(np.arange(len(tasks.names), dtype=np.int32), c.eval_episodes)
-        params = {**env.params, "task": jnp.asarray(which)}
-        axes = {name: 0 if name == "task" else None for name in params}
-        told = lambda state, sources: params
-        every_one = Eval("tasks", where, len(which), every, params=told, context=which, params_axes=axes, stages=when)
-        return [replace(every_one, parts=tasks.names)]
+        all_tasks = range(len(tasks.names))
+        return [replace(of_each(tasks.names, all_tasks, env, c.eval_episodes, where), every=every, stages=when)]
     if len(tasks.names) == 1:
         return [Eval(tasks.names[0], where, c.eval_episodes, every, context=np.int32(0), stages=when)]
     rows = [(np.int32(i), name) for i, name in enumerate(tasks.names) if name in problem.envs]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import numpy as np
 import pytest
 
 import rlx.envs
 from rlx import agents, replay
-from rlx.envs.ogbench import Goal, goals
+from rlx.envs.ogbench import Goal, goals, single_task
 from rlx.replay.datasets import from_ogbench
+from rlx.train import Options, run
 from rlx.types import PHYSICS, Problem
 
-from .test_agent import inferred
+from .test_agent import CLOCK, inferred
 from .worlds import SHORT
 
 RNG = np.random.default_rng(0)
@@ -111,8 +114,6 @@ def test_data_without_rewards_are_paid_by_the_stored_state():
 
     several = Problem({"train": env, "task1": env, "task4": env}, problem.data)
     assert [e.name for e in agents.make("td_jepa", None, several, **SHORT).evals] == ["task1", "task4"]
-    with pytest.raises(ValueError, match="adapt=4 takes data with rewards"):
-        agents.make("td_jepa", None, problem, **SHORT, adapt=4)
 
 
 def test_physics_stand_in_for_what_is_not_stored_and_rewards_of_the_data_come_first():
@@ -126,6 +127,111 @@ def test_physics_stand_in_for_what_is_not_stored_and_rewards_of_the_data_come_fi
     assert names(qpos=lambda place: place.astype("f4"), **paid) == ("reward",)
     with pytest.warns(UserWarning, match="no rewards and, of gym:pointmaze.*, no qpos to compute them from"):
         assert names() == ("reward",)
+
+
+def as_ogbench_pays():
+    """The raw file with its states, and what OGBench's own code makes of it for task 3: with rewards and masks."""
+    import gymnasium
+    from ogbench.relabel_utils import relabel_dataset
+
+    place = goals(MAZE)[0][2].told["goal_xy"] + np.random.default_rng(1).normal(size=(60, 2)).astype("f4")
+    given = {"observations": place.astype("f4"), "terminals": np.arange(60) % 20 == 19, "qpos": place.astype("f4")}
+    given["actions"] = np.random.default_rng(2).uniform(-1, 1, (60, 2)).astype("f4")
+    env = gymnasium.make(MAZE.removeprefix("gym:"))
+    env.reset()
+    paid = dict(given)
+    relabel_dataset(MAZE, env, paid)
+    env.close()
+    return given, paid
+
+
+@functools.cache
+def adapting(**settings):
+    """(agent, problem, data as the host phase leaves them) of an adaptation to rows without rewards."""
+    data = replay.from_episodes(from_ogbench(as_ogbench_pays()[0]))
+    problem = Problem({"train": rlx.envs.make(MAZE, time_limit=6)}, {"data": data})
+    agent = agents.make("td_jepa", None, problem, **{**SHORT, "adapt": 4, "reward_shift": 1.0, **settings})
+    host = [stage.phases[0].fn for stage in agent.stages if stage.name == "relabel"][0]
+    sources = host(None, jax.tree.map(np.asarray, problem.data), None)[1]
+    return agent, problem, sources
+
+
+@pytest.mark.slow
+def test_an_adaptation_to_data_without_rewards_sees_what_ogbench_pays():
+    pytest.importorskip("ogbench")
+    agent, _, sources = adapting(updates=0)
+    assert [stage.name for stage in agent.stages] == ["relabel", "adapt"]
+    sampler = replay.transitions(400, source="data")
+    drawn = sampler({"discount": np.float32(0.9)}, CLOCK, sources, jax.random.key(0))
+    raw, paid = as_ogbench_pays()
+    entry = {tuple(o): i for i, o in enumerate(raw["observations"])}
+    at = [entry[tuple(o)] for o in np.asarray(drawn.obs)]
+    assert len(set(at)) == 57  # all transitions, those behind a solved state too
+    np.testing.assert_array_equal(drawn.reward, paid["rewards"][at])
+    np.testing.assert_allclose(drawn.discount, np.float32(0.9) * paid["masks"][at])
+    assert {0, -1} == set(np.asarray(drawn.reward).tolist())
+
+
+@pytest.mark.slow
+def test_z_of_an_adaptation_is_scaled_to_what_is_paid_where_nothing_solves_the_task():
+    """First rows, whose reward is 0 as nothing was done, do not count."""
+    pytest.importorskip("ogbench")
+    assert adapting(updates=0)[0].stages[-1].enter.__self__.most == 0
+    far = {**as_ogbench_pays()[0], "qpos": np.full((60, 2), -50, "f4")}
+    problem = Problem({"train": rlx.envs.make(MAZE)}, {"data": replay.from_episodes(from_ogbench(far))})
+    agent = agents.make("td_jepa", None, problem, **SHORT, adapt=4)
+    assert agent.stages[-1].enter.__self__.most == -1
+
+
+@pytest.mark.slow
+def test_a_run_adapts_to_data_without_rewards_online_too():
+    pytest.importorskip("ogbench")
+    agent, problem, _ = adapting(updates=0, adapt_online=True, adapt_prefill=4)
+    lines = []
+    state = run(agent, problem, 0, options=Options(progress=False), callback=lambda line, state: lines.append(dict(line)))
+    assert [stage.name for stage in agent.stages] == ["relabel", "prefill", "adapt"]
+    assert [line["eval"] for line in lines if line["kind"] == "eval"] == ["adapt", "adapt"]
+    assert np.isfinite(state.agent.learned["adapted"]).all() and int(state.counts["updates"]) == 4
+    np.testing.assert_array_equal(
+        state.sources["data"].overlay["reward"], agent.report.method.tasks.decisions_paid(problem.data["data"])
+    )
+
+
+@pytest.mark.slow
+def test_rewards_of_one_task_are_regressed_on_the_states_that_they_are_of():
+    pytest.importorskip("ogbench")
+    raw, paid = as_ogbench_pays()
+    del paid["qpos"]
+    problem = Problem({"train": rlx.envs.make(MAZE)}, {"data": replay.from_episodes(from_ogbench(paid))})
+    agent = agents.make("td_jepa", None, problem, **SHORT)
+    obs, rewards = agent.report.method.tasks.samples(agent.config, {"discount": 0.9}, problem.data, jax.random.key(0))
+    entry = {tuple(o): i for i, o in enumerate(raw["observations"])}
+    np.testing.assert_array_equal(rewards, [paid["rewards"][[entry[tuple(o)] for o in obs]]])
+
+
+def test_an_environment_of_one_task_pays_for_the_state_of_the_decision():
+    """Row by row: what a file of such states is given by OGBench's code, and rlx reads of it, is what its environment pays."""
+    gymnasium, _ = pytest.importorskip("gymnasium"), pytest.importorskip("ogbench")
+    from ogbench.relabel_utils import relabel_dataset
+
+    env = gymnasium.make(MAZE.removeprefix("gym:"))
+    env.reset()
+    inner, goal = env.unwrapped, np.asarray(env.unwrapped.cur_goal_xy)
+    inner.set_xy(goal + [-1.5, 0.0])
+    seen, paid = [inner.get_ob()], []
+    for _ in range(5):
+        ob, reward, terminated, *_ = env.step(np.array([1.0, 0.0], np.float32))
+        seen.append(ob)
+        paid.append((reward, terminated))
+    states = np.array(seen, np.float32)
+    data = {"observations": states, "actions": np.zeros((6, 2), "f4"), "terminals": np.arange(6) == 5, "qpos": states}
+    relabel_dataset(MAZE, env, data)
+    env.close()
+    assert {r for r, _ in paid} == {-1, 0}
+    arrivals = [row for episode in from_ogbench(data) for row in zip(episode.reward[1:], episode.terminated[1:], strict=True)]
+    assert [(float(r), bool(t)) for r, t in arrivals] == [(float(r), bool(t)) for r, t in paid]
+    ids = [name for name in gymnasium.registry if single_task(f"gym:{name}")]
+    assert len(ids) > 100 and {gymnasium.registry[name].kwargs["success_timing"] for name in ids} == {"pre"}
 
 
 def test_other_environments_have_no_such_goals():
