@@ -1,4 +1,7 @@
-"""``rlx zero_shot --run-dir DIR --reward TEXT``: asks a zero-shot agent for a task that it was never told of, and films it."""
+"""``rlx zero_shot --run-dir DIR --reward TEXT``: asks a zero-shot agent for a task that it was never told of, and films it.
+
+With ``--tasks all``: what it does at every task of its world, as one batch.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,12 @@ import numpy as np
 from rlx import config, files, keys
 from rlx.agents.td_jepa import ZeroShot
 from rlx.agents.td_jepa.tasks import transitions_of
-from rlx.cli import console, outputs
+from rlx.cli import all_tasks, console, outputs
 from rlx.cli.console import MOST_STREAMS
 from rlx.envs.expressions import parse, quantities
 from rlx.train import Policy, load
 from rlx.train.collect import acting, collect
+from rlx.train.policy import load_members
 from rlx.types import Array, ReplayState
 
 EXAMPLE = 'rlx zero_shot --run-dir runs/maze --reward "exp(-norm(pos - [0.1, 0.1]) / 0.05)"'
@@ -31,11 +35,12 @@ class Flags:
     goal: str = (
         ""  # instead: an observation to be at, such as "0.1, 0.1, 0, 0", or a picture's file where observations are images
     )
+    tasks: str = ""  # instead: all, or names with commas between them: what all members do at each, as one batch
     samples: int = config.size(10_000, least=1)  # transitions of the run's dataset that the reward is regressed on
     episodes: int = config.size(10, least=1, most=MOST_STREAMS)  # of the answer, and of directions at random beside it
     seed: int = config.size(0, least=0, most=keys.MOST_SEED)
     which: Literal["best", "last"] = "best"
-    member: int = config.size(0, least=0)  # of a run with several
+    member: int | None = config.size(None, least=0)  # of a run with several; None: the first, and of --tasks all
     video: bool = True  # film one episode into the run folder
 
 
@@ -48,9 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def body(argv: list[str]) -> None:
     flags: Flags = config.parse(Flags(), argv, PRESETS, prog="rlx zero_shot", description=(__doc__ or "").strip())
-    if not flags.run_dir or bool(flags.reward) == bool(flags.goal):
-        config.stop(f"give --run-dir and one of --reward and --goal, as in: {EXAMPLE}")
-    policy = load(flags.run_dir, flags.which, flags.member)
+    if not flags.run_dir or sum(map(bool, (flags.reward, flags.goal, flags.tasks))) != 1:
+        config.stop(f"give --run-dir and one of --reward, --goal and --tasks, as in: {EXAMPLE}")
+    if flags.tasks:
+        return _at_tasks(flags)
+    policy = load(flags.run_dir, flags.which, flags.member or 0)
     ask = ZeroShot(policy.agent, policy.state)
     score = _score(flags, policy, ask)
     obs, action = _samples(flags, policy)
@@ -75,6 +82,16 @@ def body(argv: list[str]) -> None:
     film = outputs.film(asked(z), policy.problem.envs["train"], folder, flags.seed) if flags.video else None
     values = {"run_dir": flags.run_dir, "reward": flags.reward, "goal": flags.goal, "seconds": seconds, "video": film}
     console.result({**values, "mean": float(found.mean()), "random_mean": float(np.mean(others)), "z": folder / "z.json"})
+
+
+def _at_tasks(flags: Flags) -> None:
+    one = lambda m: {m: load(flags.run_dir, flags.which, m)}
+    policies = load_members(flags.run_dir, flags.which) if flags.member is None else one(flags.member)
+    if not policies:
+        raise ValueError(f"all members of {flags.run_dir} diverged: name one with --member to see it nevertheless.")
+    folder = Path(flags.run_dir) / "zero_shot"
+    found = all_tasks.answer(policies, flags.tasks, flags.episodes, flags.samples, flags.seed, folder)
+    console.result({"run_dir": flags.run_dir, "which": flags.which, "episodes": flags.episodes, **found})
 
 
 Score = Callable[[Any, Array, Array], Array]

@@ -189,10 +189,11 @@ def evaluate(
     key: Key,
     stage: int,
     cycle: int,
-    episodes: int,
+    episodes: int | Eval,
     placement: Placement | None = None,
 ) -> dict[str, np.ndarray]:
-    """Whole episodes of what is learned in ``state`` (with ``placement`` by place, as ``key``): what an `Evaluator` returns.
+    """Whole episodes of what is learned in ``state`` (with ``placement`` by place, as ``key``): what an `Evaluator` returns. So
+    many of them on "train", or those that an `Eval` says.
 
     Raises:
         ValueError: the environment has no time limit.
@@ -201,7 +202,7 @@ def evaluate(
     lead = () if placement is None else (placement.per_process,)
     reports = {"tally": None, "running": None}
     run = RunState(key, stage, cycle, state, {}, data_sources(agent, problem, placement), {}, {}, np.ones(lead, bool), reports)
-    evaluator = Evaluator(program, Eval("final", "train", episodes=episodes))
+    evaluator = Evaluator(program, episodes if isinstance(episodes, Eval) else Eval("final", "train", episodes=episodes))
     try:
         return evaluator(run)
     finally:
@@ -209,7 +210,7 @@ def evaluate(
 
 
 def evaluate_members(
-    agent: Agent, problem: Problem, states: AgentState, roots: Key, stage: int, cycle: int, episodes: int
+    agent: Agent, problem: Problem, states: AgentState, roots: Key, stage: int, cycle: int, episodes: int | Eval
 ) -> dict[str, np.ndarray]:
     """`evaluate` of ``states`` [M] with a key each, ``roots`` [M], all at once on all devices: everything [M, E]."""
     count = len(roots)

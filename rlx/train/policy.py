@@ -25,7 +25,7 @@ from rlx.train.checkpoint import Checkpoints
 from rlx.train.evaluate import evaluate, evaluate_members
 from rlx.train.host import stack
 from rlx.train.schedule import clock_at
-from rlx.types import Agent, AgentState, Env, HostEnv, Key, Leaf, Problem, PyTree, Spec, Step
+from rlx.types import Agent, AgentState, Env, Eval, HostEnv, Key, Leaf, Problem, PyTree, Spec, Step
 
 Which = Literal["best", "last"]
 
@@ -228,9 +228,9 @@ def _member(tree: PyTree, meta: dict[str, Any], member: int | None, which: Which
     return state, int(cycle)
 
 
-def evaluate_all(policies: Mapping[int, Policy], episodes: int, seed: int) -> dict[str, np.ndarray]:
-    """Whole episodes of members of one run, by number, at once: as `Policy.evaluate`, [M, E]. Each has starts of its own, since
-    an interval over seeds takes members as independent.
+def evaluate_all(policies: Mapping[int, Policy], episodes: int | Eval, seed: int) -> dict[str, np.ndarray]:
+    """Whole episodes of members of one run, by number, at once: as `Policy.evaluate`, or those of an `Eval`; [M, E]. Each has
+    starts of its own, since an interval over seeds takes members as independent.
 
     Raises:
         ValueError: the environment has no time limit.

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
-from rlx.cli import main
+import rlx.envs
+from rlx import agents, replay
+from rlx.agents.td_jepa import ZeroShot, relabelled
+from rlx.cli import all_tasks, main
 from rlx.cli.zero_shot import _stacked
+from rlx.envs import side_by_side
+from rlx.envs.control import pointmass_maze as maze
+from rlx.replay.datasets import from_ogbench
+from rlx.train import Policy
+from rlx.train.collect import collect, random
+from rlx.train.run_config import RunConfig
+from rlx.types import Problem
+from tests.agents.td_jepa.worlds import SHORT
 
 from .test_commands import result_of
 
@@ -50,7 +63,9 @@ def test_a_goal_is_answered(run_dir, capsys):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ([], "one of --reward and --goal"),
+        ([], "one of --reward, --goal and --tasks"),
+        (["--reward", "x", "--tasks", "all"], "one of --reward, --goal and --tasks"),
+        (["--tasks", "loop,left"], "left is none of reach_top_left, "),
         (["--reward", "pos.shape"], "attributes are not allowed"),
         (["--reward", "norm(place)"], "no such quantity"),
         (["--reward", "x ** 99"], "a power is a number of at most 8"),
@@ -64,6 +79,76 @@ def test_a_goal_is_answered(run_dir, capsys):
 def test_bad_questions(run_dir, capsys, given, words):
     assert ask(run_dir, *given) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_all_tasks_are_one_batch(run_dir, capsys):
+    assert ask(run_dir, "--tasks", "all") == 0
+    every = result_of(capsys.readouterr().out)
+    assert every["members"] == [0] and (run_dir / "zero_shot" / "tasks.png").stat().st_size > 1_000
+    kept = json.loads((run_dir / "zero_shot" / "tasks.json").read_text())["tasks"]
+    assert list(kept) == list(maze.TASKS) and np.shape(kept["loop"]["returns"]) == (1, 2)
+    assert every["return_loop"] == pytest.approx(np.mean(kept["loop"]["returns"]))
+    assert ask(run_dir, "--tasks", "fast_slow,loop") == 0
+    assert set(json.loads((run_dir / "zero_shot" / "tasks.json").read_text())["tasks"]) == {"fast_slow", "loop"}
+
+
+TASKS = np.arange(10, dtype=np.float32).reshape(5, 2) / 10
+
+
+def policy_of(name: str, data, tasks=None, **more) -> Policy:
+    """Untrained, with ``tasks`` as its z, on an environment of six decisions."""
+    problem = Problem({"train": rlx.envs.make(name, time_limit=6)}, {"data": data})
+    agent = agents.make("td_jepa", None, problem, **{**SHORT, "d_psi": 2, **more})
+    state = agent.init(jax.random.key(0), {k: jax.numpy.float32(v) for k, v in agent.hyper.items()})
+    state = state if tasks is None else state._replace(learned={**state.learned, "tasks": jax.numpy.asarray(tasks)})
+    return Policy(agent, state, problem, run_config=RunConfig("td_jepa", name, agent.config, time_limit=6, seeds=2))
+
+
+@pytest.mark.slow
+def test_tasks_that_are_environments_of_their_own_are_played_side_by_side(tmp_path, monkeypatch, capsys):
+    """OGBench's five, of two members: each stream acts by the z of its task and member."""
+    pytest.importorskip("ogbench")
+    name = "gym:pointmaze-medium-singletask-task3-v0"
+    place = np.random.default_rng(0).normal(size=(30, 2)).astype("f4")
+    rows = {"observations": place, "actions": 0 * place, "terminals": np.arange(30) == 29, "qpos": place}
+    data, taken, names = replay.from_episodes(from_ogbench(rows)), [], []
+    by_z = lambda state, clock, carry, step, key, mode: (carry.z, carry, {})
+    policies = {}
+    for member, tasks in enumerate((TASKS, -TASKS)):
+        policy = policy_of(name, data, tasks)
+        policies[member] = replace(policy, agent=replace(policies[0].agent if member else policy.agent, act=by_z))
+    whole = side_by_side._Beside.step
+
+    def note(self, params, state, action, key):
+        taken.append(np.array(action))
+        names.append(self.name)
+        return whole(self, params, state, action, key)
+
+    monkeypatch.setattr(side_by_side._Beside, "step", note)
+    found = all_tasks.answer(policies, "all", 2, 10, 0, tmp_path)
+    assert names[0].split(" | ") == [name.replace("task3", f"task{i}") for i in range(1, 6)]
+    wide = np.repeat(TASKS, 2, 0)
+    np.testing.assert_array_equal(taken[0], np.concatenate([wide, -wide]))
+    assert len(taken) == 6 and found["return_task1"] == -6 and "task5, success" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_tasks_of_a_domain_are_inferred_from_stored_physics(tmp_path):
+    pytest.importorskip("dm_control")
+    env = rlx.envs.make("dmc:walker-walk", time_limit=20, physics=True)
+    data = replay.from_episodes(collect(random(env.spec), env, 60, 3))
+    policy = policy_of("dmc:walker-walk", data)
+    names, known, world = all_tasks._of_domain({0: policy}, "all", 1, 50, 0)
+    assert set(names) == {"stand", "walk", "run", "spin"} and "dmc:walker-spin" in world.name
+    t, w = relabelled(data, {}, 50)["index"]
+    ask, rows = ZeroShot(policy.agent, policy.state), data.data
+    paid = ask.infer_reward(np.asarray(rows.obs)[t + 1, w], np.asarray(rows.reward)[t + 1, w])
+    np.testing.assert_allclose(known[0].state.learned["tasks"][names.index("walk")], paid, rtol=1e-3)
+    assert set(all_tasks.answer({0: policy}, "spin,run", 2, 50, 0, tmp_path)) >= {"return_spin", "return_run"}
+    with pytest.raises(ValueError, match="this run knows one task, the rewards of its dataset"):
+        bare = data._replace(data=data.data._replace(info={}))
+        all_tasks.answer({0: policy_of("dmc:walker-walk", bare)}, "all", 1, 50, 0, tmp_path)
 
 
 def test_pictures_of_an_episode_lie_behind_those_before_them():
