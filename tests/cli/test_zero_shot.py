@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,14 +14,14 @@ import rlx.envs
 from rlx import agents, replay
 from rlx.agents.td_jepa import ZeroShot, relabelled
 from rlx.cli import all_tasks, main
-from rlx.cli.zero_shot import _stacked
+from rlx.cli.zero_shot import Flags, _goal, _stacked
 from rlx.envs import side_by_side
 from rlx.envs.control import pointmass_maze as maze
 from rlx.replay.datasets import from_ogbench
 from rlx.train import Policy
 from rlx.train.collect import collect, random
 from rlx.train.run_config import RunConfig
-from rlx.types import Problem
+from rlx.types import Leaf, Problem
 from tests.agents.td_jepa.worlds import SHORT
 
 from .test_commands import result_of
@@ -155,3 +156,20 @@ def test_pictures_of_an_episode_lie_behind_those_before_them():
     pictures = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1) * np.ones((1, 2, 2, 1), np.uint8)
     assert _stacked(pictures, 3)[:, 0, 0].tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 2], [1, 2, 3]]
     assert _stacked(pictures, 1) is pictures
+
+
+def test_a_picture_is_a_goal_in_the_size_and_frames_of_the_run(tmp_path):
+    from PIL import Image
+
+    picture = np.random.default_rng(0).integers(0, 256, (16, 20, 3)).astype(np.uint8)
+    Image.fromarray(picture).save(tmp_path / "goal.png")
+
+    def goal(shape, frames=1):
+        agent = SimpleNamespace(config=SimpleNamespace(frames=frames))
+        policy = SimpleNamespace(spec=SimpleNamespace(obs=Leaf(shape, np.uint8)), agent=agent)
+        return _goal(Flags(goal=str(tmp_path / "goal.png")), policy)
+
+    np.testing.assert_array_equal(goal((16, 20, 3), 3), np.concatenate([picture] * 3, -1))
+    grey = goal((16, 20, 1))
+    assert grey.shape == (16, 20, 1) and np.abs(grey[..., 0] - picture @ [0.299, 0.587, 0.114]).max() <= 1
+    assert goal((8, 10, 3)).shape == (8, 10, 3)

@@ -12,7 +12,8 @@ import pytest
 from rlx.agents.td_jepa import actor, adapt, losses
 from rlx.agents.td_jepa import z as zs
 from rlx.agents.td_jepa.config import Config
-from rlx.agents.td_jepa.features.base import Batch
+from rlx.agents.td_jepa.features.base import Batch, Given
+from rlx.agents.td_jepa.features.td_jepa import TdJepa
 from rlx.agents.td_jepa.networks import Net, on_sphere
 from rlx.agents.td_jepa.report import spread, watched
 from rlx.nn.optim import polyak
@@ -88,6 +89,28 @@ def test_targets_and_squared_errors():
     close(losses.squared_error(prediction, y), 0.76, rtol=1e-6)
     close(losses.successor_loss(prediction, y), 0.5 * 2 * 0.76 / 2, rtol=1e-6)
     assert not np.any(jax.grad(losses.squared_error, 1)(prediction, y))
+
+
+@pytest.mark.parametrize(
+    ("kappa", "bootstrap", "ahead", "back"), [(0.0, 0.9, 0.76, 3.56), (0.5, 0.9, 3.1, 9.5), (0.0, 0.0, 13.0, 23.0)]
+)
+def test_the_loss_of_td_jepa_has_these_targets(kappa, bootstrap, ahead, back):
+    """y is (4.6, 2), (3.7, 1.1), (1, 2) forwards, and backwards from phi-(s') = (0, 1) on (3.6, 1), (2.7, 0.1), (0, 1)."""
+    wide = lambda *rows: jnp.tile(jnp.array(rows)[:, None], (1, 3, 1))
+    heads, predictions = wide([3.0, -1.0], [5.0, 1.0]), wide([4.0, 2.0], [5.0, 3.0])
+    net = SimpleNamespace(
+        see=lambda p, which, obs: obs,
+        phi=lambda p, h: p["phi"],
+        psi=lambda p, h: p["psi"],
+        predict=lambda p, *of: p["predictor"],
+        modules={"back": SimpleNamespace(apply=lambda params, *of: params)},
+    )
+    own = {"phi": jnp.ones((3, 2)), "psi": jnp.ones((3, 2)), "predictor": predictions, "back": predictions}
+    target = {"phi": wide([0.0, 1.0])[0], "psi": wide([1.0, 2.0])[0], "predictor": heads, "back": heads}
+    none, h = jnp.zeros((3, 2)), {"pessimism": kappa, "lambda_phi": 0.0, "lambda_psi": 0.0}
+    x = Given(Batch(none, none, none, jnp.full(3, bootstrap)), none, none, none, none, target, none[0], h)
+    total, told = TdJepa(Config()).loss(net, own, x)
+    close((told["predictor/loss"], told["back/loss"], total), (ahead, back, ahead + back), rtol=1e-5)
 
 
 def test_measure_loss_equals_numpy():
