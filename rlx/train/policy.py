@@ -110,7 +110,8 @@ class Policy:
                 raise ValueError("which environment? This policy is from no run folder that would name one.")
             return envs.make(env, **options)
         own = run_config.env_options if env in (None, run_config.env) else {}
-        return replace(run_config, env=env or run_config.env, env_options={**own, **options}).problem().envs["train"]
+        there = replace(run_config, env=env or run_config.env, env_options={**own, **options}, data=None)  # not read once more
+        return there.problem().envs["train"]
 
     def evaluate(self, episodes: int = 10, seed: int = 0) -> dict[str, np.ndarray]:
         """Whole episodes on keys that training never uses: ``returns`` [E], ``lengths`` [E], ``info/<leaf>`` [E].

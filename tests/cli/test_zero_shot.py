@@ -103,7 +103,8 @@ def policy_of(name: str, data, tasks=None, **more) -> Policy:
     agent = agents.make("td_jepa", None, problem, **{**SHORT, "d_psi": 2, **more})
     state = agent.init(jax.random.key(0), {k: jax.numpy.float32(v) for k, v in agent.hyper.items()})
     state = state if tasks is None else state._replace(learned={**state.learned, "tasks": jax.numpy.asarray(tasks)})
-    return Policy(agent, state, problem, run_config=RunConfig("td_jepa", name, agent.config, time_limit=6, seeds=2))
+    run_config = RunConfig("td_jepa", name, agent.config, time_limit=6, seeds=2, data="read.once")
+    return Policy(agent, state, problem, run_config=run_config)
 
 
 @pytest.mark.slow
