@@ -25,9 +25,10 @@ class Distractor:
     """What runs in the background, the option ``distractor`` of every environment with pixels; its name alone is enough.
 
     ``kind``: "video"; "shuffled", the same frames in another order; "static", a frame of it for each stream; "noise",
-    independent pixels; "folder", images and films of ``path`` (a glob); "none". ``seed``: which bank, ``held_out``: one that is
-    kept for evaluation. ``frames`` in the bank; ``colour``: of three channels, else grey. ``mask``: what is replaced: where no
-    body is ("segmentation"), or where a picture is more blue than red and green ("colour", as in the literature).
+    independent pixels; "folder", images and films of ``path`` (a glob); "none". ``seed``: which bank (of a folder, in which
+    order its files come), ``held_out``: one that is kept for evaluation (of a folder there is none). ``frames`` in the bank;
+    ``colour``: of three channels, else grey. ``mask``: what is replaced: where no body is ("segmentation"), or where a picture
+    is more blue than red and green ("colour", as in the literature).
     """
 
     kind: str = "none"
@@ -60,8 +61,19 @@ class Distractor:
             raise ValueError(
                 f"{name}: distractor={given!r}: kind is one of {', '.join(KINDS)}, mask one of {', '.join(MASKS)}."
             )
+        whole = isinstance(made.seed, int) and not isinstance(made.seed, bool) and made.seed >= 0
+        if not (whole and isinstance(made.held_out, bool) and isinstance(made.colour, bool) and isinstance(made.path, str)):
+            raise ValueError(
+                f"{name}: distractor={given!r}: seed is a whole number of at least 0, held_out and colour are true or false, "
+                "path is text."
+            )
         if (made.kind == "folder") != bool(made.path):
             raise ValueError(f"{name}: distractor={given!r}: path, a glob such as 'clips/*.mp4', goes with kind 'folder'.")
+        if made.kind == "folder" and made.held_out:
+            raise ValueError(
+                f"{name}: distractor={given!r}: a folder holds the same frames for every seed, none are held out: for "
+                "evaluation give another path, and leave held_out out."
+            )
         positive(frames=made.frames)
         return made
 
