@@ -25,6 +25,7 @@ from rlx.types import AgentState, Array, Env, HostEnv, Row
 STREAMS, STEPS = 16, 100  # looked at, at most so many decisions of each
 SHOWN, SEEN = 8, 5  # pictures of a line; those that the model is shown before it imagines the rest
 RIDGE = 1.0  # of standardised inputs
+LINES = {"updates": "updates", "beta": "dual/beta", "kl": "model/kl", "active": "dual/active"}  # of metrics
 
 
 class Look(NamedTuple):
@@ -147,17 +148,16 @@ def grid(found: Look, seen: np.ndarray, streams: int = 4) -> np.ndarray:
     return np.repeat(whole, 3, -1) if whole.shape[-1] == 1 else whole[..., :3]
 
 
-def history(folder: Path) -> dict[str, list[float]]:
-    """Lines of the run's metrics that speak of the constraint, by name; empty where there are none."""
-    out: dict[str, list[float]] = {}
+def history(folder: Path) -> dict[str, np.ndarray]:
+    """Lines of the run's metrics that speak of the constraint, by name [lines, members]; empty where there are none."""
+    found: list[list[np.ndarray]] = []
     path = folder / "metrics.jsonl"
     for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         line = json.loads(text)
-        values = [line.get(k) for k in ("updates", "dual/beta", "model/kl", "dual/active")]
-        if line.get("kind") == "train" and all(isinstance(v, (int, float)) for v in values):
-            for name, value in zip(("updates", "beta", "kl", "active"), values, strict=True):
-                out.setdefault(name, []).append(value)
-    return out
+        if line.get("kind") == "train" and all(line.get(k) is not None for k in LINES.values()):
+            values = [np.atleast_1d(np.array(line[k], float)) for k in LINES.values()]
+            found.append(list(np.broadcast_arrays(*values)))
+    return {name: np.array([x[i] for x in found]) for i, name in enumerate(LINES)} if found else {}
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,8 @@ class Report:
         return paths
 
 
-def drawn(lines: dict[str, list[float]], target: float) -> bytes:
+def drawn(lines: dict[str, np.ndarray], target: float) -> bytes:
+    """A PNG of `history`, a curve for each member."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -209,7 +210,7 @@ def drawn(lines: dict[str, list[float]], target: float) -> bytes:
         place.plot(lines["updates"], lines[name])
         place.set(title=title, xlabel="updates")
     axes[0].axhline(target, color="black", linewidth=0.8, linestyle="--")
-    axes[1].set_yscale("log" if min(lines["beta"]) > 0 else "linear")
+    axes[1].set_yscale("log" if np.nanmin(lines["beta"]) > 0 else "linear")
     axes[2].set_ylim(-0.05, 1.05)
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=110)

@@ -352,17 +352,6 @@ def test_what_is_shown_and_what_is_imagined():
     assert not np.array_equal(found.decoded[report.SEEN :], found.imagined[report.SEEN :])
 
 
-def test_how_well_something_can_be_read_is_measured_on_other_streams():
-    rng = np.random.default_rng(0)
-    x = rng.normal(3.0, 5.0, (200, 6, 4))
-    y = x @ rng.normal(size=(4, 2)) + 1.0
-    assert report.readable(x, y) > 0.999
-    assert report.readable(x, rng.normal(size=(200, 6, 2))) < 0.02
-    half = y + y.std((0, 1)) * rng.normal(size=y.shape)
-    assert 0.4 < report.readable(x, half) < 0.6
-    assert np.isnan(report.readable(x, np.ones((200, 6, 1))))
-
-
 def test_which_frame_is_behind_is_found():
     rng = np.random.default_rng(0)
     bank = rng.integers(0, 256, (9, 8, 8, 1)).astype(np.uint8)
