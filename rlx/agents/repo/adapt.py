@@ -97,7 +97,16 @@ def slope_penalty(d: Callable[[Array], Array], embedding: Array) -> Array:
 
 def calibration(source: Array, target: Array) -> Array:
     """Minus the log-likelihood of embeddings [N, E] of the source domain under a Gaussian around those of the same states in
-    the other, by entry."""
+    the other, by entry.
+
+    Raises:
+        ValueError: they are not of pairs; one of them would be repeated without a word.
+    """
+    if source.shape != target.shape:
+        raise ValueError(
+            f"calibration goes by pairs of pictures of one state each: embeddings {list(source.shape)} of the source and "
+            f"{list(target.shape)} of the target; give as many of both."
+        )
     return losses.nll(target, source).mean()
 
 

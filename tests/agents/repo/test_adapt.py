@@ -78,6 +78,12 @@ def test_the_same_domain_costs_half_of_log_two_pi_and_pulls_nowhere():
     assert value == pytest.approx(0.9189385, rel=1e-6) and not np.asarray(slopes).any()
 
 
+@pytest.mark.parametrize("n", [1, 5])
+def test_calibration_takes_pairs_alone(n):
+    with pytest.raises(ValueError, match=rf"embeddings \[6, 3\] of the source and \[{n}, 3\] of the target; give as many"):
+        adapt.calibration(jnp.zeros((6, 3)), jnp.zeros((n, 3)))
+
+
 # ------------------------------------------------------------------------------------------------------------- one encoder
 
 RATES = {
