@@ -16,10 +16,10 @@ import rlx.envs
 from rlx import agents, replay
 from rlx.agents.repo import behaviour, report, world
 from rlx.agents.repo.method import Method, Plan
-from rlx.agents.repo.networks import BEHAVIOUR, Net, seen_leaf
+from rlx.agents.repo.networks import BEHAVIOUR, Net
 from rlx.replay import Sequences
 from rlx.train import Options, memory, run
-from rlx.types import Clock, Leaf, Problem, Row, Spec
+from rlx.types import Clock, Problem, Row
 
 from .worlds import DOT, SHORT
 
@@ -365,22 +365,6 @@ def test_which_frame_is_behind_is_found():
 
 
 # ---------------------------------------------------------------------------------------------- what can be, and what not
-
-
-def test_what_is_looked_at():
-    picture, vector = Leaf((16, 16, 1), np.uint8, 0, 255), Leaf((3,))
-    spec = lambda obs: Spec(obs, Leaf((1,), low=-1, high=1))
-    assert seen_leaf(spec({"pixels": picture, "state": vector})) == picture and seen_leaf(spec(picture)) == picture
-    assert seen_leaf(spec({"a": vector, "b": Leaf((2,))})).shape == (5,) and seen_leaf(spec(vector)) == vector
-    with pytest.raises(ValueError, match="looks at the picture 'pixels' of a dict; this environment has camera uint8"):
-        seen_leaf(spec({"camera": picture}))
-    with pytest.raises(ValueError, match="vectors, or pictures in uint8"):
-        seen_leaf(spec(Leaf((16, 16, 1))))
-    net = lambda obs: Net.of(made().config, spec(obs))
-    with pytest.raises(ValueError, match="square, and at least 10 wide for channels=\\(4, 4\\); these are 16 x 8"):
-        net(Leaf((16, 8, 1), np.uint8, 0, 255))
-    with pytest.raises(ValueError, match="actions that are vectors"):
-        Net.of(made().config, Spec(vector, Leaf((), np.int32, 0, 2)))
 
 
 def test_memory_is_planned_before_anything_is_allocated():
