@@ -3,6 +3,7 @@ And how much of what a distractor costs comes back by adapting the encoder.
 
     python experiments/reproduce/repo.py --part latent --run-dir runs/repo          # ridge probes of state and background
     python experiments/reproduce/repo.py --part constraint --run-dir runs/repo      # the divergence against its bound
+    python experiments/reproduce/repo.py --part seen --run-dir runs/repo            # whether bodies can be told from films
     python experiments/reproduce/repo.py --part control --run-dir runs/repo         # returns without and with distractors
     python experiments/reproduce/repo.py --part adapt --run-dir runs/repo           # returns after each way of adapting
     python experiments/reproduce/repo.py --part control --preset debug --run-dir runs/repo      # the same path at toy size
@@ -10,8 +11,9 @@ And how much of what a distractor costs comes back by adapting the encoder.
 ``latent`` and ``constraint`` learn from 20 000 random decisions of the pendulum before a moving background. ``control`` trains
 on one bank of backgrounds and evaluates on another, all seeds as one program; what its file holds of other methods and
 backgrounds stays, and more ``--env-steps`` go on from what is there. ``adapt`` trains without a background, then adapts before
-one bank and evaluates before another. Pictures are 32 x 32 in grey. What each part found is in ``results/repo-<part>.json`` and
-``.png``.
+one bank and evaluates before another. Pictures are 32 x 32 in grey; with ``--colour`` bodies are in colour before films that
+stay grey, as in the paper, and far easier to see (docs/methods/repo.md). What each part found is in
+``results/repo-<part>.json`` and ``.png``, in colour ``repo-<part>-colour``.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ from rlx import agents, envs, keys, replay
 from rlx.agents.repo import PRESETS
 from rlx.agents.repo.report import behind, look, played, readable
 from rlx.envs.camera.distractors import HELD_OUT, video
+from rlx.nn.mlp import MLP
+from rlx.nn.optim import apply_gradients, optimizer
 from rlx.train import Options, logging, run, stats
 from rlx.types import Clock, Members, Problem, Row
 
@@ -50,10 +54,19 @@ OPTIONS: dict[str, dict[str, Any]] = {"rlx:point-mass": {"margin": 20.0, "time_l
 CLOCK = Clock(*map(jnp.int32, (0, 0, 0)))
 
 
-def world(name: str, kind: str, repeat: int, held_out: bool = False, paired: bool = False) -> Any:
+def world(name: str, kind: str, repeat: int, held_out: bool = False, paired: bool = False, colour: bool = False) -> Any:
     block = {"kind": kind, "held_out": held_out}
-    look = {"pixels": "sdf", "image": SIZE, "grey": True, "distractor": block, "paired": paired}
+    look = {"pixels": "sdf", "image": SIZE, "grey": not colour, "distractor": block, "paired": paired}
     return envs.make(name, repeat=repeat, **look, **OPTIONS.get(name, {}))
+
+
+def look_of(given: argparse.Namespace) -> str:
+    return "-colour" if given.colour else ""
+
+
+def stem_of(given: argparse.Namespace) -> Path:
+    """Where what a part found is written, without a suffix."""
+    return given.out / f"repo-{given.part}{look_of(given)}"
 
 
 def agent_of(env: Any, given: argparse.Namespace, **settings: Any) -> Any:
@@ -120,7 +133,7 @@ def latent(given: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     rows, asked, updates = sizes(given)
     for kind in ("video", "none"):
-        env = world("rlx:pendulum", kind, 4)
+        env = world("rlx:pendulum", kind, 4, colour=given.colour)
         for name, own in METHODS.items():
             agent = agent_of(env, given, **{**own, "probe.enabled": False})
             data = stored(random_rows(agent, env, rows, 20, 0))
@@ -147,7 +160,7 @@ def constraint(given: argparse.Namespace) -> dict[str, Any]:
     """The divergence over the last fifth of the updates, for several bounds, and without a bound."""
     bounds = np.array([0.5, 1.5, 4.0, 100.0])
     rows, _, updates = sizes(given)
-    env = world("rlx:pendulum", "video", 4)
+    env = world("rlx:pendulum", "video", 4, colour=given.colour)
     agent = agent_of(env, given, **{"probe.enabled": False})
     data = stored(random_rows(agent, env, rows, 20, 0))
     _, metrics = learned(agent, data, updates, {"target_kl": bounds})
@@ -159,24 +172,61 @@ def constraint(given: argparse.Namespace) -> dict[str, Any]:
     return {"env": "rlx:pendulum, video", "rows": 20 * rows, "updates": updates, "found": found}
 
 
+def seen(given: argparse.Namespace) -> dict[str, Any]:
+    """R^2 of the body's place in unseen pictures, before films that were not trained with, of the encoder and a head that are
+    told places: whether there is something to be seen at all, without rewards, bottleneck and model."""
+    found: dict[str, Any] = {}
+    rows, asked, _ = sizes(given)
+    updates = 20 if given.preset == "debug" else 1_000
+    for name, (kind, colour) in {"grey": ("none", 0), "grey, video": ("video", 0), "colour, video": ("video", 1)}.items():
+        train, other = (world(given.env, kind, given.repeat, held_out, colour=bool(colour)) for held_out in (False, True))
+        agent = agent_of(train, given, **{"probe.enabled": False})
+        net, head = agent.report.method.net, MLP((64, 2), "elu", bias_init="fan_in")
+        flat = lambda x: jnp.asarray(x).reshape(-1, *x.shape[2:])
+        told, new = (random_rows(agent, env, n, 20, i).obs for i, (env, n) in enumerate(((train, rows), (other, asked))))
+        params = {
+            "encoder": net.init(keys.root(0))["encoder"],
+            "head": head.init(keys.root(1), jnp.zeros(net.config.embedding)),
+        }
+        read = lambda p, x, head=head, net=net: head.apply(p["head"], net.embed(p, x))
+        x, y = flat(told["pixels"]), flat(told["state"])[:, :2]
+
+        @jax.jit
+        def learn(params: Any, x: Any, y: Any, read: Any = read) -> Any:
+            chain = optimizer(1e-3)
+
+            def one(carry: Any, key: Any) -> Any:
+                at = jax.random.randint(key, (304,), 0, len(x))
+                slopes = jax.grad(lambda p: ((read(p, x[at]) - y[at]) ** 2).mean())(carry[0])
+                return apply_gradients(chain, carry[0], slopes, carry[1]), None
+
+            return jax.lax.scan(one, (params, chain.init(params)), jax.random.split(keys.root(2), updates))[0][0]
+
+        wanted = flat(new["state"])[:, :2]
+        left = ((read(learn(params, x, y), flat(new["pixels"])) - wanted) ** 2).mean(0)
+        found[name] = {"place": float((1 - left / wanted.var(0)).mean())}
+        print(name, found[name], flush=True)
+    return {"env": given.env, "repeat": given.repeat, "pictures": 20 * rows, "updates": updates, "found": found}
+
+
 # ------------------------------------------------------------------------------------------------------------------ control
 
 
 def control(given: argparse.Namespace) -> dict[str, Any]:
     """Returns of the last evaluation, [seeds], of each method before each kind of background; banks there are other ones."""
     page = {"env": given.env, "repeat": given.repeat, "held_out_seed": HELD_OUT}
-    path = given.out / "repo-control.json"
+    path = stem_of(given).with_suffix(".json")
     old = json.loads(path.read_text()) if path.exists() else {}
     found = old["found"] if {k: old.get(k) for k in page} == page else {}
     for kind in given.kind or KINDS:
-        train, other = (world(given.env, kind, given.repeat, held_out) for held_out in (False, True))
+        train, other = (world(given.env, kind, given.repeat, held_out, colour=given.colour) for held_out in (False, True))
         for name in given.method or METHODS:
             debug = given.preset == "debug"
             steps = {} if debug else {"env_steps": given.env_steps, "eval_every": 5_000}
             size = PRESETS["debug" if debug else "tiny"]
             problem = Problem({"train": train, "eval": other})
             agent = agents.make("repo", None, problem, **{**size, **METHODS[name], **steps, "probe.enabled": False})
-            folder = given.run_dir / f"{given.env.removeprefix('rlx:')}-{kind}-{name}-{given.seeds}"
+            folder = given.run_dir / f"{given.env.removeprefix('rlx:')}-{kind}-{name}-{given.seeds}{look_of(given)}"
             seeds = jnp.stack([keys.root(seed) for seed in range(given.seeds)])
             run(agent, problem, Members(seeds), folder, options=Options(progress=False))
             curve = [line for line in logging.read(folder) if line["kind"] == "eval"]
@@ -200,8 +250,10 @@ def evaluated(folder: Path, stage: str | None = None) -> float | None:
 def adapt(given: argparse.Namespace) -> dict[str, Any]:
     """Returns [seeds] without a background; before one, as the agent was ("as it was"), after each of `WAYS`, and after
     learning on as RePo; and of the drop the share that came back, in means."""
-    clean = world(given.env, "none", given.repeat, paired=True)
-    film, other = (world(given.env, "video", given.repeat, held_out, paired=True) for held_out in (False, True))
+    clean = world(given.env, "none", given.repeat, paired=True, colour=given.colour)
+    film, other = (
+        world(given.env, "video", given.repeat, held_out, paired=True, colour=given.colour) for held_out in (False, True)
+    )
     preset, quiet = "debug" if given.preset == "debug" else "tiny", Options(progress=False)
     steps = {} if given.preset == "debug" else {"env_steps": given.env_steps, "eval_every": given.env_steps}
     few = agents.presets("repo_adapt")[preset]
@@ -212,7 +264,7 @@ def adapt(given: argparse.Namespace) -> dict[str, Any]:
         print(seed, name, value, flush=True)
 
     for seed in range(given.seeds):
-        folder = given.run_dir / f"adapt-{given.env.removeprefix('rlx:')}-{seed}"
+        folder = given.run_dir / f"adapt-{given.env.removeprefix('rlx:')}-{seed}{look_of(given)}"
         problem = Problem({"train": clean})
         source = agents.make("repo", None, problem, **{**PRESETS[preset], **steps})
         learned = run(source, problem, keys.root(seed), folder / "clean", options=quiet).agent
@@ -256,7 +308,7 @@ def picture(part: str, page: dict[str, Any], path: Path) -> None:
         axes.plot(found["target_kl"], found["target_kl"], color="black", linewidth=0.8, linestyle="--")
         axes.set(xlabel="bound, nats", ylabel="divergence, nats")
     else:
-        bars = ("state", "blobs") if part == "latent" else ("mean",)
+        bars = {"latent": ("state", "blobs"), "seen": ("place",)}.get(part, ("mean",))
         for i, bar in enumerate(bars):
             at = np.arange(len(found)) + 0.8 * ((i + 0.5) / len(bars) - 0.5)
             axes.bar(at, [line.get(bar, np.nan) for line in found.values()], 0.8 / len(bars), label=bar)
@@ -264,12 +316,12 @@ def picture(part: str, page: dict[str, Any], path: Path) -> None:
             for i, line in enumerate(found.values()):
                 axes.plot(np.full(len(line["returns"]), i), line["returns"], "k.", markersize=4)
         axes.set_xticks(np.arange(len(found)), found, rotation=20)
-        axes.set_ylabel("R^2 on unseen rows" if part == "latent" else "return")
+        axes.set_ylabel("R^2 on unseen rows" if part in ("latent", "seen") else "return")
         axes.legend(frameon=False)
     figure.savefig(path, dpi=120)
 
 
-PARTS = {"latent": latent, "constraint": constraint, "control": control, "adapt": adapt}
+PARTS = {"latent": latent, "constraint": constraint, "seen": seen, "control": control, "adapt": adapt}
 
 
 def main() -> int:
@@ -278,18 +330,19 @@ def main() -> int:
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=20_000, help="latent, constraint, adapt: decisions of data")
     parser.add_argument("--updates", type=int, default=3_000, help="latent, constraint")
-    parser.add_argument("--env", default="rlx:point-mass", help="control, adapt")
-    parser.add_argument("--repeat", type=int, default=4, help="control, adapt: simulation steps of a decision")
+    parser.add_argument("--env", default="rlx:point-mass", help="seen, control, adapt")
+    parser.add_argument("--repeat", type=int, default=4, help="seen, control, adapt: simulation steps of a decision")
     parser.add_argument("--kind", choices=KINDS, action="append", help="control: only these backgrounds")
     parser.add_argument("--method", choices=METHODS, action="append", help="control: only these methods")
     parser.add_argument("--env-steps", type=int, default=30_000, help="control, adapt: of a run")
     parser.add_argument("--seeds", type=int, default=5, help="control, adapt")
+    parser.add_argument("--colour", action="store_true", help="bodies in colour; films stay grey")
     parser.add_argument("--preset", choices=("debug",))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     given = parser.parse_args()
     page = PARTS[given.part](given)
     given.out.mkdir(parents=True, exist_ok=True)
-    stem = given.out / f"repo-{given.part}"
+    stem = stem_of(given)
     stem.with_suffix(".json").write_text(json.dumps(page, indent=1) + "\n")
     picture(given.part, page, stem.with_suffix(".png"))
     return 0

@@ -67,7 +67,7 @@ class Config(offpolicy.OffPolicyConfig):
     model_coef: float = traced(1.0, "Weight of the errors of the models of features and rewards.", least=0)
 
 
-TINY: dict[str, Any] = {  # in minutes on a few cores, for 32 x 32 in grey
+TINY: dict[str, Any] = {  # in minutes on a few cores, for 32 x 32
     "env_steps": 30_000,
     "n_envs": 4,
     "collect": 10,

@@ -79,7 +79,7 @@ class Config:
     entropy_coef: float = traced(3e-4, "Weight of the actor's entropy.", least=0)
 
 
-# In minutes on a few cores, for 32 x 32 in grey.
+# In minutes on a few cores, for 32 x 32; before films in colour: in grey their levels are those of bodies.
 TINY: dict[str, Any] = {
     "env_steps": 30_000,
     "n_envs": 4,
