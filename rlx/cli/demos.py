@@ -15,7 +15,7 @@ from rlx.cli.console import MOST, MOST_STREAMS
 from rlx.envs import experts
 from rlx.envs.options import NoPhysics, parsed
 from rlx.replay import datasets
-from rlx.train import origin
+from rlx.train import origin, outcomes
 from rlx.train.demonstrations import demonstrate, successes
 from rlx.types import PHYSICS, Env, HostEnv, Row
 
@@ -105,8 +105,11 @@ def _say(flags: Flags, out: Any, env: Env | HostEnv, episodes: list[Row], played
     lines: list[tuple[str, Any]] = [("environment", env.name), ("episodes", f"{len(episodes)} of {played} that were played")]
     lines += [("transitions", f"{transitions:,}"), ("return, mean", console.number(float(np.mean(returns))))]
     lines += [("decisions in success, mean", console.number(float(np.mean(done))))]
+    told = outcomes.of_episodes(episodes)
+    lines += [(outcomes.words(name), console.number(value)) for name, value in told.items()]
     lines += [("observations", f"{console.size(sum(x.nbytes for e in episodes for x in jax.tree.leaves(e.obs)))} in memory")]
     lines += [("written", f"{out}, {console.size(size)}")]
     console.table("Demonstrations", lines)
     values = {"out": out, "env": env.name, "episodes": len(episodes), "played": played, "transitions": transitions}
-    console.result({**values, "return_mean": float(np.mean(returns)), "successes_mean": float(np.mean(done)), "bytes": size})
+    means = {"return_mean": float(np.mean(returns)), "successes_mean": float(np.mean(done)), "outcomes": told}
+    console.result({**values, **means, "bytes": size})

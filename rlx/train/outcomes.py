@@ -12,6 +12,7 @@ from rlx.envs.outcomes import LEAVES
 from rlx.train.curves import Curve, draw, png
 from rlx.train.pictures import literal
 from rlx.train.stats import estimate, iqm
+from rlx.types import Row
 
 NAMES = tuple(k + end for k, leaf in LEAVES.items() for end in leaf.reduces)
 COUNTED = {"evaluated": "evaluation: mean over episodes", "trained": "training: mean over decisions"}
@@ -34,6 +35,17 @@ def of_seed(curve: Curve, name: str) -> Summary:
     taken = np.diff(steps, prepend=0.0)
     whole = values.max() if name.endswith("_max") else np.average(values, weights=taken if taken.sum() > 0 else None)
     return Summary(last, float(whole))
+
+
+def of_episodes(episodes: Sequence[Row]) -> dict[str, float]:
+    """Means over whole ``episodes`` (rows [L + 1, ...]) of what their info says, by `NAMES`, as evaluations count them."""
+    counted: dict[str, Any] = {"any": np.any, "max": np.max, "mean": np.mean}
+    return {
+        name + end: float(np.mean([counted[way](np.asarray(e.info[name])[1:]) for e in episodes]))
+        for name, leaf in LEAVES.items()
+        if episodes and all(name in e.info for e in episodes)
+        for end, way in leaf.reduces.items()
+    }
 
 
 def told(groups: Mapping[str, Sequence[Curve]]) -> list[str]:

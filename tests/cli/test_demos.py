@@ -100,12 +100,17 @@ def test_a_folder_is_whole_or_not_there(tmp_path, capsys):
     assert len(replay.load(out)) == 2 and list(tmp_path.iterdir()) == [out]
 
 
-def test_the_expert_of_a_task_in_mujoco(tmp_path):
+def test_the_expert_of_a_task_in_mujoco(tmp_path, capsys):
     words = ["demos", "--env", "rlx:push-lite", "--episodes", "2", "--streams", "2", "-o", str(tmp_path / "lite.npz")]
     assert command.main([*words, "--env-option", "observe=proprio"]) == 0
+    told = json.loads(capsys.readouterr().out.rsplit("RESULT ", 1)[1])["outcomes"]
     data = replay.load(tmp_path / "lite.npz")
     assert data.rows.obs.shape == (102, 9) and all(successes(e) >= 5 for e in data)
     np.testing.assert_array_equal(reward_of("rlx:push-lite").of_episode(data[0]), data[0].reward)
+    of = lambda name: np.stack([e.info[name][1:] for e in data])  # [2, 50]
+    assert told["success"] == told["solved"] == 1 and told["violation"] == of("violation").mean() == 0
+    assert told["contact_force_max"] == pytest.approx(of("contact_force").max(1).mean())
+    assert told["torque_mean"] == pytest.approx(of("torque").mean()) and 0.01 < told["torque_mean"] < 300
 
 
 def test_noise_is_clipped_and_failures_are_kept_on_request():

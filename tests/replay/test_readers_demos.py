@@ -59,6 +59,25 @@ def test_own_files_come_back(tmp_path):
         replay.load(tmp_path / "demos.h5", keys="rgb_left")
 
 
+def test_own_files_keep_all_that_the_environment_told(tmp_path):
+    """What is priced or counted in the environment can then be in its demonstrations; the form's ``force`` is one of them."""
+    force, torque = np.arange(N + 1, dtype="f4"), np.linspace(1, 2, N + 1, dtype="f4")
+    told = {"success": row()["info"]["success"], "contact_force": force, "torque": torque}
+    told |= {"physics": np.arange(2.0 * (N + 1), dtype="f4").reshape(-1, 2), "reward/reach": torque}
+    datasets.write_demos(tmp_path / "x.h5", [row(info=told)] * 2)
+    with h5py.File(tmp_path / "x.h5") as file:
+        np.testing.assert_array_equal(file["ep_00001/force"], force[1:])
+    found = replay.load(tmp_path / "x.h5")[1].info
+    assert set(found) == set(told)
+    for name, values in told.items():
+        np.testing.assert_array_equal(found[name], values)
+    with h5py.File(tmp_path / "x.h5", "a") as file:
+        del file["ep_00000/info/torque"]
+        file["ep_00000/info/torque"] = np.zeros(N, "f4")
+    with pytest.raises(ValueError, match="x.h5: ep_00000/info tells something with each of the 5 observations"):
+        replay.load(tmp_path / "x.h5")
+
+
 def test_own_files_are_whole_or_not_there(tmp_path):
     for wrong, message in (([], "no episodes"), ([row(), row(obs=np.zeros((N + 1, 2)))], "it is to be a dict of rgb_")):
         with pytest.raises(ValueError, match=message):

@@ -1,8 +1,10 @@
 """Demonstrations of several cameras in one HDF5 file, rlx's own form.
 
 A group ``ep_00000`` per episode with ``rgb_CAMERA`` uint8 [L + 1, h, w, 3], ``depth_CAMERA`` uint8, ``proprio`` float32
-[L + 1, S], ``state``; ``action`` float32 [L, A] in [-1, 1], ``reward``, ``success``, ``force`` [L]. Attributes of the file say
-which environment, version, seed, cameras and generator, that of a group whether its last observation is a terminal one.
+[L + 1, S], ``state``; ``action`` float32 [L, A] in [-1, 1], ``reward``, ``success``, ``force`` [L]. What else the environment
+told stands in ``info/NAME`` [L + 1, ...], as observations from the first one on; ``force`` is ``contact_force`` where that is
+told. Attributes of the file say which environment, version, seed, cameras and generator, that of a group whether its last
+observation is a terminal one.
 """
 
 from __future__ import annotations
@@ -24,14 +26,15 @@ from rlx.replay.datasets.found import Found, Layout, Reading, by_groups, natural
 from rlx.replay.episodes import episode_row
 from rlx.types import Row
 
-_SEEN, _DONE = ("rgb_", "depth_", "proprio", "state"), ("success", "force")
+_SEEN, _DONE, _INFO = ("rgb_", "depth_", "proprio", "state"), ("success", "force"), "info"
+_FORCE = "contact_force"  # what rlx calls the force
 
 
 def write_demos(
     path: str | os.PathLike, episodes: Iterable[Row | Mapping[str, Any]], meta: Mapping[str, Any] | None = None
 ) -> None:
     """Episodes whose ``obs`` is a dict of ``proprio``, ``rgb_CAMERA``, ... in the form above, at once or not at all.
-    ``success`` and ``force`` come from ``info``. What of ``meta`` is neither text nor a number is written as JSON.
+    All of ``info`` is kept. What of ``meta`` is neither text nor a number is written as JSON.
 
     Raises:
         ValueError: no episodes, ones that `rlx.replay.from_episodes` refuses or that differ in their arrays, observations
@@ -39,7 +42,7 @@ def write_demos(
         OSError: the file cannot be written.
     """
     rows = [episode_row(e, i) for i, e in enumerate(episodes)]
-    rows = [row._replace(info={k: v for k, v in row.info.items() if k in _DONE}, extras={}) for row in rows]
+    rows = [row._replace(extras={}) for row in rows]
     if not rows:
         raise ValueError(f"write_demos {path}: there are no episodes.")
     for i, row in enumerate(rows):
@@ -63,7 +66,9 @@ def write_demos(
             group["action"], group["reward"] = row.action[:-1], row.reward[1:]
             group.attrs["terminated"] = bool(row.terminated[-1])
             for name, values in row.info.items():
-                group[name] = values[1:]
+                group[name if name in _DONE else f"{_INFO}/{name}"] = values[1:] if name in _DONE else values
+            if _FORCE in row.info and "force" not in row.info:
+                group["force"] = row.info[_FORCE][1:]
 
 
 def _check_images(obs: Mapping[str, np.ndarray], where: str) -> None:
@@ -104,12 +109,27 @@ def _episode(group: h5py.Group, name: str, reading: Reading) -> tuple[Row, np.nd
     reward = done.pop("reward")
     pad = lambda x: np.concatenate([x, np.zeros_like(x[:1])])
     shift = lambda x: np.concatenate([np.zeros_like(x[:1]), x])
-    info = {k: shift(v) for k, v in done.items()}
+    told = _told(group, name, steps)
+    info = {k: shift(v) for k, v in done.items() if k != "force" or _FORCE not in told} | told
     terminal = hdf5.attributes(group).get("terminated", False)
     if terminal not in (0, 1):
         raise ValueError(f"{name} has the attribute terminated={terminal!r}; it is to be true or false.")
     ended = np.arange(len(reward) + 1) == (len(reward) if terminal else -1)
     return from_rows(obs, pad(action), shift(reward), ended, np.array([0, len(reward) + 1]), info)
+
+
+def _told(group: h5py.Group, name: str, steps: int) -> dict[str, np.ndarray]:
+    """What else the environment told [L + 1, ...]."""
+    if _INFO not in hdf5.names(group):
+        return {}
+    told = hdf5.group(group, _INFO)
+    found = {k: columns.numbers(hdf5.column(told, k), f"{name}/{_INFO}/{k}") for k in hdf5.outline(told)}
+    lengths = {k: len(v) if v.ndim else 0 for k, v in found.items()}
+    if set(lengths.values()) - {steps + 1}:
+        raise ValueError(
+            f"{name}/{_INFO} tells something with each of the {steps + 1} observations; its lengths are {lengths}."
+        )
+    return found
 
 
 LAYOUT = Layout(
