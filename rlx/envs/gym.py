@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
 from typing import Any
 
 import gymnasium
@@ -24,17 +24,20 @@ import numpy as np
 
 from rlx.envs import border
 from rlx.envs.border import Border, NotRepeated
+from rlx.envs.gym_outcomes import FORCES, TellsForces, TellsSolved
 from rlx.envs.gym_physics import TellsPhysics
 from rlx.envs.gym_spaces import FLAGS, action_leaves, info_leaves, merge_infos, obs_leaves
 from rlx.envs.gym_suites import SUITES, names, origin, registered
 from rlx.envs.gym_vector import MODES, GymVectorVec
 from rlx.envs.observations import stack
 from rlx.envs.options import NoPhysics, cores, positive
+from rlx.envs.outcomes import SUCCESS, leaves
 from rlx.keys import HostKey
 from rlx.types import PHYSICS, HostEnv, Leaf, PyTree, Reduce, Spec, Step
 
 __all__ = ["GymVec", "make", "names"]
 LOOK = 1000  # simulation steps at most of the episode that is looked at when an environment is made
+Wrap = Callable[[gymnasium.Env], gymnasium.Wrapper]
 _seeding = threading.Lock()
 
 
@@ -50,6 +53,7 @@ def make(
     action_bounds: Any = None,
     light: bool | None = None,
     physics: bool = False,
+    forces: bool = False,
     **options: Any,
 ) -> HostEnv:
     """``options`` go to ``gymnasium.make``. Meta-World: ``gym:Meta-World/MT1`` with ``env_name="reach-v3"``.
@@ -65,23 +69,21 @@ def make(
     episode, or several: ``{"x_position": "last", "contact_force": ("max", "mean")}`` (`rlx.types.Leaf`); 0 where it is lacking.
     ``success``, ``is_success`` and ``violation`` are kept unasked, by "any", where the episode has them that is looked at when
     the environment is made: at most 1,000 steps of it, fewer where it has shown all ``info_keys`` before. A key that is reduced
-    by "any" may be one that this episode does not have.
+    by "any" may be one that this episode does not have. Beside a success there is ``solved`` (in five decisions, or at the
+    termination, see `rlx.envs.outcomes`), but where ``info_keys`` asks for the environment's own, or it comes batched.
+
+    ``forces``: ``contact_force``, ``saturation`` and ``torque`` of MuJoCo's, as `rlx.envs.gym_outcomes.TellsForces` says.
 
     ``light``: whether a stream more costs memory alone, so that an evaluation may have all its episodes open at once; None:
     where the environment is of Gymnasium or of a suite that rlx knows, not where it may hold a licence or a port.
 
     Raises:
         ValueError: unknown id, missing package or module, what the environment's maker does not take, spaces that rlx does not
-            take, info that it cannot keep, or a reset or a step that does not keep to Gymnasium's form.
+            take, info that it cannot keep, forces it has not, or a reset or a step that does not keep to Gymnasium's form.
     """
     positive(repeat=repeat, time_limit=time_limit, threads=threads)
     given, name = f"gym:{name}", registered(name)
-    if vectorize is not None and (vectorize not in MODES or repeat > 1):
-        raise ValueError(
-            f"{given}: vectorize={vectorize!r}, repeat={repeat}; vectorize is one of {', '.join(MODES)}, with repeat=1."
-        )
-    if physics and vectorize == "native":
-        raise NoPhysics(given, "with vectorize='native' its streams have no state of their own")
+    wrap = _wrappers(given, repeat, vectorize, physics, forces)
     if time_limit is not None:
         options["max_episode_steps"] = time_limit * repeat
     meta_world = origin(name) == "metaworld"
@@ -91,9 +93,10 @@ def make(
     def build() -> gymnasium.Env:
         with border.making(given):
             env = gymnasium.make(name, **options)
-        return TellsPhysics(env, given) if physics else env
+        return reduce(lambda env, wrapper: wrapper(env), wrap, env)
 
     spec = _spec(given, build(), repeat, info_keys, action_bounds, physics)
+    spec, wrap = _outcomes(spec, wrap, forces, vectorize)
     if meta_world:  # its observations leave the space that it declares
         spec = replace(spec, obs=replace(spec.obs, low=-np.inf, high=np.inf))
     light = origin(name) in ("gymnasium", *SUITES) if light is None else bool(light)
@@ -102,10 +105,31 @@ def make(
 
     def vector(n: int) -> gymnasium.vector.VectorEnv:
         with border.making(given):
-            wrappers = [partial(TellsPhysics, name=given)] if physics else None
-            return gymnasium.make_vec(name, n, vectorization_mode=MODES[vectorize], wrappers=wrappers, **options)
+            return gymnasium.make_vec(name, n, vectorization_mode=MODES[vectorize], wrappers=wrap or None, **options)
 
     return HostEnv(given, spec, lambda n, ends: GymVectorVec(given, spec, n, ends, lambda: vector(n)), light=light)
+
+
+def _wrappers(name: str, repeat: int, vectorize: str | None, physics: bool, forces: bool) -> list[Wrap]:
+    """What tells more of an environment than it does itself. Raises ValueError for options that do not go together."""
+    if vectorize is not None and (vectorize not in MODES or repeat > 1):
+        raise ValueError(
+            f"{name}: vectorize={vectorize!r}, repeat={repeat}; vectorize is one of {', '.join(MODES)}, with repeat=1."
+        )
+    if physics and vectorize == "native":
+        raise NoPhysics(name, "with vectorize='native' its streams have no state of their own")
+    if not isinstance(forces, bool) or forces and vectorize == "native":
+        raise ValueError(f"{name}: forces={forces!r}, vectorize={vectorize!r}; forces are true or false, and not of 'native'.")
+    found: list[Wrap] = [partial(TellsPhysics, name=name)] if physics else []
+    return [*found, partial(TellsForces, name=name)] if forces else found
+
+
+def _outcomes(spec: Spec, wrap: list[Wrap], forces: bool, vectorize: str | None) -> tuple[Spec, list[Wrap]]:
+    """``spec`` with what ``wrap`` tells of success and safety, which counts successes where there are such."""
+    info = spec.info | leaves(*(FORCES if forces else ()))
+    if set(SUCCESS).isdisjoint(info) or "solved" in info or vectorize == "native":
+        return replace(spec, info=info), wrap
+    return replace(spec, info=info | leaves("solved")), [*wrap, partial(TellsSolved, repeat=spec.repeat)]
 
 
 def _spec(

@@ -4,7 +4,7 @@
 leaf of ``Spec.info``   of one decision                                           of an episode
 ======================  ========================================================  ====================================
 ``success``             bool: the task is done now                                whether it ever was
-``solved``              bool: it has been done in enough decisions                whether it has
+``solved``              bool: it has been done in `ENOUGH` decisions so far       whether it has
 ``violation``           bool: a limit was passed                                  violations per decision
 ``contact_force``       the greatest force of a contact, N                        its peak, and its mean over decisions
 ``saturation``          bool: an actuator gave all it can                         share of decisions
@@ -12,8 +12,11 @@ leaf of ``Spec.info``   of one decision                                         
 ``jerk``                change of acceleration per time, m/s^3                    its peak, and its mean over decisions
 ======================  ========================================================  ====================================
 
+``solved`` is the success that MoDem-V2 counts: of a task that may be undone again it says more than that it was done once. An
+episode that terminates in success is solved too.
+
 The plants of process control count episodes in which a limit was passed. Gymnasium environments tell what their own info has,
-see `rlx.envs.gym.make` (``info_keys``).
+``solved`` where that has a success, and forces of MuJoCo's on request, see `rlx.envs.gym.make` (``info_keys``, ``forces``).
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from __future__ import annotations
 from rlx.types import Leaf
 
 SUCCESS = ("success", "is_success")  # leaves that say that the task is done now; the second is that of others' environments
+ENOUGH = 5  # decisions with the task done, in a row or not, from which on it counts as solved
 LEAVES = {
     "success": Leaf((), bool, reduce="any"),
     "solved": Leaf((), bool, reduce="any"),

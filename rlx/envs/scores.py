@@ -59,7 +59,7 @@ _NAMES: tuple[tuple[str, str, str | None], ...] = (
     (r"antmaze-(?:umaze(?:-diverse)?|(?:medium|large)-(?:play|diverse))-v[012]", "D4RL", "antmaze"),
     (r"kitchen-(?:complete|partial|mixed)-v0", "D4RL", "kitchen"),
 )
-HARMLESS = {"physics", "threads", "info_keys", "vectorize", "light", "host"}  # options that leave returns as they are
+HARMLESS = {"physics", "forces", "threads", "info_keys", "vectorize", "light", "host"}  # options that leave returns as they are
 
 
 class Reference(NamedTuple):

@@ -168,6 +168,19 @@ class UnsureSuccess(Plain):
         return {"success": np.array([True]) if self.t >= LENGTH - 1 else None}
 
 
+class Blinks(Plain):
+    """Is in success at these of twenty steps."""
+
+    DONE = (2, 3, 6, 9, 11, 12, 13)
+
+    def tell(self):
+        return {"success": self.t in self.DONE}
+
+    def step(self, action):
+        obs, reward, _, _, info = super().step(action)
+        return obs, reward, False, self.t >= 20, info
+
+
 class Restless(Plain):
     """Each instance, and each of its episodes, is another one, whatever the seed."""
 
@@ -216,7 +229,8 @@ BROKEN = [
     *(BareReset, BareResetOfTwo, Unseeded, Four, NoReward, TwoRewards, NoInfo, WordEnd, Wide, Growing, Words, Ragged, Dim),
     *(Extra, Lacking, EmptySight, EmptyAction, Raises),
 ]
-for made in [Plain, *BROKEN, ArrayReward, OddSeed, LateSuccess, UnsureSuccess, Restless, Needy, needs_physics, moved_away]:
+USUAL = [LateSuccess, UnsureSuccess, Blinks, Restless]
+for made in [Plain, *BROKEN, ArrayReward, OddSeed, *USUAL, Needy, needs_physics, moved_away]:
     gymnasium.register(f"{made.__name__}-v0", made, max_episode_steps=20, disable_env_checker=True)
 for title, bounds in BOXES.items():
     gymnasium.register(f"{title}-v0", boxed(*bounds), max_episode_steps=20)

@@ -103,10 +103,9 @@ METAWORLD: dict[str, Any] = {
     "seed_steps": 5_000,
     "demo_share": 0.5,
     "reward": "success",
-    "success": "success",
     "proprio": "0:4,18:22",
 }
-ADROIT: dict[str, Any] = {"seed_steps": 5_000, "reward": "success", "success": "success"}
+ADROIT: dict[str, Any] = {"seed_steps": 5_000, "reward": "success"}
 PRESETS: dict[str, dict[str, Any]] = {
     "debug": {
         **{k: v for k, v in TINY.items() if "." not in k},

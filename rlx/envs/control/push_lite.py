@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from rlx.envs.mujoco import native
-from rlx.envs.outcomes import leaves
+from rlx.envs.outcomes import ENOUGH, leaves
 from rlx.envs.tasks.base import MujocoTask, columns
 from rlx.types import Array, HostEnv
 
@@ -22,7 +22,6 @@ GOAL, RADIUS = np.array([0.0, -0.2]), 0.05  # m
 REACH, SMOOTH = 0.15, 0.25  # m from the finger; how far the command goes towards its target in a decision
 FORCE, LIMIT = 300.0, 100.0  # N: what the controllers can give; a contact force above which is a violation
 LOW, HIGH = np.array([-0.4, -0.4, -0.05]), np.array([0.4, 0.4, 0.15])  # m, the box of actions
-ENOUGH = 5  # decisions with the puck in the goal, from which on the task counts as solved
 SUBSTEPS, STEP = 20, 0.004  # physics steps of a decision, s
 STATES = {"proprio": 9, "privileged": 15}
 

@@ -22,14 +22,13 @@ import numpy as np
 
 from rlx.envs.control.base import disc, plant
 from rlx.envs.options import positive
-from rlx.envs.outcomes import leaves
+from rlx.envs.outcomes import ENOUGH, leaves
 from rlx.types import Array, Env, Leaf, PyTree, Task
 
 GOAL, RADIUS = np.array([0.0, -0.5], np.float32), 0.15  # of the puck, and of the goal for its middle
 PARAMS: dict[str, Any] = {"goal": GOAL, "radius": RADIUS, "reach": 0.3, "wall": 1000.0, "contact": 150.0, "limit": 50.0}
 EDGE = 0.8  # the walls
 MOVES = 4  # along the finger's way in one decision
-ENOUGH = 5  # decisions with the puck in the goal, from which on the task counts as solved
 FINGER = 0.05  # radius of the finger in pictures: in the dynamics it is a point
 VIEW = 0.9  # half the side of what pictures show
 
