@@ -104,6 +104,37 @@ def test_at_first_a_policy_s_own_actions_are_done():
     assert (np.asarray(moved) != np.asarray(still)).any() and np.abs(np.asarray(moved)).max() <= 1
 
 
+@pytest.mark.parametrize(
+    ("decision", "std", "start", "least", "most"),
+    [
+        (0, 0.1, 0.2, 0.2, 0.2),
+        (2_000, 0.1, 0.2, 0.15, 0.2),  # halfway through the schedule
+        (10_000, 0.1, 0.2, 0.1, 0.2),
+        (0, 0.0, 0.0, 0.0, 0.0),
+        (0, 5.0, 0.05, 0.05, 0.3),  # noise that the clip leaves nothing of but its bounds
+    ],
+)
+def test_exploring_is_bounded_by_the_clip_of_the_noise_and_the_schedule(decision, std, start, least, most):
+    """What training adds to one of the candidates is a normal number times the elites' spread: at least what is scheduled, and
+    else no more than the clip leaves between candidates, 0.3 on each side of their policy. The box alone would allow 1."""
+    own = method(**{"handover.kind": "off", "env_steps": 20_000})
+    state = begun(own)
+    state.hyper.update(std=jnp.float32(std), std_start=jnp.float32(start), std_steps=jnp.float32(4_000))
+    state = own.copied(state, {}, KEY)  # all policies are the clone
+    obs = jnp.tile(OBS, (10, 1))
+    still, moved = (np.asarray(acting(own, state, decision, mode, obs)) for mode in ("eval", "explore"))
+    z = own.net.encode(state.learned["params"]["encoder"], obs)
+    means = np.asarray(own.net.act(state.learned["clone"]["policy"], z))
+    assert np.abs(still - means).max() <= 0.3 + 1e-6
+    per_stream = jax.random.split(jax.random.split(KEY, 3)[1], len(obs))
+    noise = np.stack([jax.random.normal(jax.random.split(k, 4)[3], (2,)) for k in per_stream])
+    inside = (np.abs(moved) < 1) & (np.abs(noise) > 0.05)
+    spread = ((moved - still) / noise)[inside]
+    assert inside.sum() > len(obs) and spread.min() >= least - 1e-4 and spread.max() <= most + 1e-4
+    assert spread.max() > 0.2 or std < 1  # the clip is met
+    assert (np.abs(moved - means) <= 0.3 + most * np.abs(noise) + 1e-4).all()
+
+
 def test_before_control_is_handed_over_the_clone_acts_and_then_the_planner_does():
     own = method()
     state = begun(own, values=True)
