@@ -8,8 +8,9 @@
         policy          <- towards actions that the critics value, along the imagined latents
         targets         <- every second time a step of tau on;  priorities <- the sum of the critics' errors
 
-The horizon grows from 1, and the least deviation of the search falls, over the first decisions. Presets: "paper" is the
-default; "small" has networks and searches for a few cores.
+The horizon grows from 1, and the least deviation of the search falls, over the first decisions. Of images three frames are seen
+at a time, and learning shifts them at random. Presets: "paper" is the default, "pixels" its search for images; "small" has
+networks and searches for a few cores.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from rlx import replay
 from rlx.agents.offpolicy import at_random
 from rlx.config import hyper, size, traced
 from rlx.dynamics import told_learning as learning
-from rlx.dynamics.told import Sight, Told, noisy, seen
+from rlx.dynamics.told import Sight, Told, noisy, parted, seen
 from rlx.dynamics.told_learning import Coefs, Windows
 from rlx.envs import batch
+from rlx.nn.images import push_frame, random_shift
 from rlx.nn.mlp import head
 from rlx.nn.optim import linear
 from rlx.planning import mppi
@@ -65,6 +67,8 @@ class TdConfig:
     convolutions: int = size(0, least=0, most=6)  # of images; 0: as many as their size allows
     cameras: int | None = size(None, least=1)  # whose channels lie in an image one after another; None: one for each three
     proprio: str = ""  # which numbers of the vector beside images are seen, as 0:4,18:22,-3: has them; "": all
+    frames: int = size(3, least=1)  # images: stacked
+    pad: int | None = size(None, least=0)  # images: random shifts, by so many pixels at most; None: a 21st of a side
     horizon: int = size(5, least=1)
     delay: int = size(2, least=1)  # updates per step of the targets
 
@@ -134,6 +138,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "iterations": 4,
     },
     "paper": {},  # for tasks of DeepMind's suite from states
+    "pixels": {"iterations": 8},  # and from images of 84 pixels a side
 }
 
 
@@ -212,20 +217,65 @@ def imagination(net: Told, params: PyTree, std: Array) -> mppi.Imagination:
 
 
 class Carry(NamedTuple):
-    """What the search of each stream begins with."""
+    """What streams take along."""
 
-    mean: Array  # [W, H, A]
+    mean: Array  # [W, H, A], where searches begin
+    frames: dict[str, Array]  # images, stacked
 
 
 @dataclass(frozen=True)
-class Method:
+class Looks:
+    """How agents that plan in a latent model look at observations: at images several frames at a time, which are shifted at
+    random while learning."""
+
+    config: TdConfig
+    sight: Sight
+    net: Told
+    spec: Spec
+
+    @property
+    def frames(self) -> int:
+        """Of images, that networks see."""
+        return self.config.frames if self.sight.images else 1
+
+    def nothing(self, *lead: int) -> PyTree:
+        """An observation [*lead, ...] as replay gives them, with all frames, of zeros."""
+        shape = lambda leaf: (*lead, *leaf.shape[:-1], self.frames * leaf.shape[-1])
+        return jax.tree.map(lambda leaf: jnp.zeros(shape(leaf), leaf.dtype), self.spec.obs)
+
+    def carry(self, state: AgentState, n: int, context: PyTree = None) -> Carry:
+        frames = parted(self.sight(self.nothing(n), self.frames), self.sight.views)[0] if self.frames > 1 else {}
+        return Carry(jnp.zeros((n, self.config.horizon, *self.spec.action.shape)), frames)
+
+    def stacked(self, carry: Carry, step: Step) -> tuple[PyTree, Carry]:
+        """The observation with the last frames of its images, and the carry that holds them."""
+        obs = self.sight(step.obs)
+        if not carry.frames:
+            return obs, carry
+        images = parted(obs, self.sight.views)[0]
+        frames = {k: push_frame(jnp.asarray(x), images[k], step.first) for k, x in carry.frames.items()}
+        return ({**obs, **frames} if isinstance(obs, dict) else frames[""]), carry._replace(frames=frames)
+
+    def looked(self, obs: PyTree, key: Key) -> PyTree:
+        """Observations of rows [T, B, ...] as networks take them: images shifted, each by a draw of its own."""
+        views, obs = self.sight.views, self.sight(obs, self.frames)
+
+        def image(x: Array, key: Key) -> Array:
+            pad = min(x.shape[-3:-1]) // 21 if self.config.pad is None else self.config.pad
+            return random_shift(key, x.reshape(-1, *x.shape[-3:]), pad).reshape(x.shape)
+
+        if not isinstance(obs, dict):
+            return image(obs, key) if views else obs
+        keys = dict(zip(views, jax.random.split(key, max(len(views), 1)), strict=False))
+        return {k: image(x, keys[k]) if k in views else x for k, x in obs.items()}
+
+
+@dataclass(frozen=True)
+class Method(Looks):
     """The functions of the agent."""
 
     config: Config
-    sight: Sight
-    net: Told
     sizes: mppi.Search
-    spec: Spec
     times: Times
 
     @staticmethod
@@ -237,35 +287,33 @@ class Method:
         m = spec.action.shape[0]
         net = Told.of(m, c.latent, c.hidden, c.encoder_hidden, sight.views, convolutions)
         sizes = mppi.Search(c.horizon, c.samples, c.proposals, c.elites, c.iterations)
-        return Method(c, sight, net, sizes, spec, Times.of(c, spec))
+        return Method(c, sight, net, spec, sizes, Times.of(c, spec))
 
     def init(self, key: Key, h: dict[str, Array]) -> AgentState:
-        obs = self.sight(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self.spec.obs))
-        params = self.net.init(key, obs)
+        params = self.net.init(key, self.sight(self.nothing(), self.frames))
         opts = learning.model_optimizers(params, MODEL)
         target = jax.tree.map(jnp.copy, {k: params[k] for k in ("encoder", "critics")})
         opt = {**opts, "policies": learning.policy_optimizers(params["policies"])}
         return AgentState(h, {"params": params, "target": target, "opt": opt})
 
-    def carry(self, state: AgentState, n: int, context: PyTree = None) -> Carry:
-        return Carry(jnp.zeros((n, self.config.horizon, *self.spec.action.shape)))
-
     def act(self, state: AgentState, clock: Clock, carry: Carry, step: Step, key: Key, mode: str) -> tuple[Array, Carry, dict]:
+        obs, carry = self.stacked(carry, step)
         if mode == "random":
             return at_random(key, step, *self.spec.action.shape), carry, {}
         h, params, k = state.hyper, state.learned["params"], self.times.acting(clock)
         imagine, settings = imagination(self.net, params, h["std"]), settings_at(k, h)
-        z = self.net.encode(params["encoder"], self.sight(step.obs))
+        z = self.net.encode(params["encoder"], obs)
         mean = jnp.where(jnp.asarray(step.first)[:, None, None], 0.0, carry.mean)
         ahead, noise = horizon_at(k, h, self.config.horizon), jnp.float32(mode == "explore")
         one = lambda z, mean, key: mppi.search(imagine, self.sizes, settings, z, mean, ahead, noise, key)
         plan = jax.vmap(one)(z, mean, jax.random.split(key, z.shape[0]))
-        return plan.action, Carry(jax.vmap(mppi.shifted)(plan.mean)), {}
+        return plan.action, carry._replace(mean=jax.vmap(mppi.shifted)(plan.mean)), {}
 
     def update(self, state: AgentState, clock: Clock, drawn: replay.Sequences, key: Key) -> tuple[AgentState, Out]:
         h, old, coefs = state.hyper, state.learned, Coefs.of(state.hyper)
         k_model, k_policy = jax.random.split(key)
-        windows = Windows.of(drawn._replace(obs=self.sight(drawn.obs)), self.config.horizon)
+        looked = self.looked(drawn.obs, jax.random.fold_in(key, 2))  # without images as if there were no third key
+        windows = Windows.of(drawn._replace(obs=looked), self.config.horizon)
         rates = h["lr"], h["max_grad_norm"]
         params, opt, said = learning.learn_model(
             self.net, old["params"], old["opt"], None, old["target"], windows, coefs, *rates, k_model
@@ -283,7 +331,7 @@ def make(config: Config, problem: Problem) -> Agent:
     env = problem.envs["train"]
     method = Method.of(config, env.spec)
     times = method.times
-    sampler = replay.sequences(config.batch, config.horizon + 1, priorities=True)
+    sampler = replay.sequences(config.batch, config.horizon + 1, priorities=True, stack=method.frames)
     updates = [Update(n, sampler, method.update, priorities_of="replay") for n in times.updates]
     first = Stage("prefill", 1, (Collect("train", times.first, "replay", mode="random"), updates[0]))
     learn = Stage("learn", times.cycles, (Collect("train", times.collect, "replay"), updates[1]))

@@ -47,7 +47,6 @@ class Config(TdConfig):
     penalty: str = ""  # info, such as torque, whose Euclidean norm costs ``penalty_coef``
 
     frames: int = size(2, least=1)  # images: stacked
-    pad: int | None = size(None, least=0)  # images: random shifts, by so many pixels at most; None: a 21st of a side
 
     discount: float = traced(0.95, "Discount per decision.", least=0, most=1)
     lr: float = traced(3e-4, "Adam's step size.", least=0)

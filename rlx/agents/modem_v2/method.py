@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,13 +31,12 @@ from rlx.agents.modem_v2.config import Config
 from rlx.agents.modem_v2.demonstrations import NAME, demonstrations
 from rlx.agents.modem_v2.planning import cloned_actions, latent_plans
 from rlx.agents.modem_v2.times import Times, handed_over, share_at
-from rlx.agents.tdmpc import horizon_at, kept
+from rlx.agents.tdmpc import Carry, Looks, horizon_at, kept
 from rlx.config import hyper
 from rlx.dynamics import told_learning as learning
-from rlx.dynamics.told import Sight, Told, noisy, parted, seen
+from rlx.dynamics.told import Told, noisy, seen
 from rlx.dynamics.told_learning import Coefs, Windows
 from rlx.envs import batch
-from rlx.nn.images import push_frame, random_shift
 from rlx.nn.mlp import head
 from rlx.nn.optim import apply_gradients, linear, optimizer
 from rlx.planning import mppi
@@ -123,20 +122,12 @@ def evaluations(c: Config, times: Times, env: str) -> tuple[Eval, ...]:
     )
 
 
-class Carry(NamedTuple):
-    mean: Array  # [W, H, A], where searches begin
-    frames: dict[str, Array]  # images, stacked
-
-
 @dataclass(frozen=True)
-class Method:
+class Method(Looks):
     """The functions of the agent. ``learned`` holds "params" of the `Told` model, the "target", the "clone" {"encoder",
     "policy"}, optimisers "opt" of what learns in this stage, and how far control is handed over, "cap" and "best"."""
 
     config: Config
-    sight: Sight
-    net: Told
-    spec: Spec
     times: Times
     plans: mppi.Search
     steps: mppi.Search  # of the clone
@@ -158,11 +149,6 @@ class Method:
         m = spec.action.shape[0]
         net = Told.of(m, c.latent, c.hidden, c.encoder_hidden, sight.views, convolutions, c.members, int(c.clone))
         return Method(c, sight, net, spec, Times.of(c, spec, bc_updates), plans, steps)
-
-    @property
-    def frames(self) -> int:
-        """Of images, that networks see."""
-        return self.config.frames if self.sight.images else 1
 
     @property
     def spare(self) -> int:
@@ -203,15 +189,6 @@ class Method:
         return enter
 
     # ---------------------------------------------------------------------------------------------------------- acting
-
-    def nothing(self, *lead: int) -> PyTree:
-        """An observation [*lead, ...] as replay gives them, with all frames, of zeros."""
-        shape = lambda leaf: (*lead, *leaf.shape[:-1], self.frames * leaf.shape[-1])
-        return jax.tree.map(lambda leaf: jnp.zeros(shape(leaf), leaf.dtype), self.spec.obs)
-
-    def carry(self, state: AgentState, n: int, context: PyTree = None) -> Carry:
-        frames = parted(self.sight(self.nothing(n), self.frames), self.sight.views)[0] if self.frames > 1 else {}
-        return Carry(jnp.zeros((n, self.config.horizon, *self.spec.action.shape)), frames)
 
     def act(self, state: AgentState, clock: Clock, carry: Carry, step: Step, key: Key, mode: str) -> tuple[Array, Carry, dict]:
         h, learned, first = state.hyper, state.learned, jnp.asarray(step.first)
@@ -254,15 +231,6 @@ class Method:
         one = lambda z, key: mppi.search(imagine, self.steps, own, (z, none[0]), none, 1, explore, key).action
         return jax.vmap(one)(z, jax.random.split(key, z.shape[0]))
 
-    def stacked(self, carry: Carry, step: Step) -> tuple[PyTree, Carry]:
-        """The observation with the last frames of its images, and the carry that holds them."""
-        obs = self.sight(step.obs)
-        if not carry.frames:
-            return obs, carry
-        images = parted(obs, self.sight.views)[0]
-        frames = {k: push_frame(jnp.asarray(x), images[k], step.first) for k, x in carry.frames.items()}
-        return ({**obs, **frames} if isinstance(obs, dict) else frames[""]), carry._replace(frames=frames)
-
     def on_eval(self, state: AgentState, report: dict[str, Any], key: Key) -> AgentState:
         """gated: an evaluation that is as good as the best raises what may be handed over, where that is what holds it up."""
         old, found = state.learned, report.get("main")
@@ -283,19 +251,6 @@ class Method:
         )
         share = lambda h, clock: share_at(self.times.learning(clock, stage), h, c.batch)
         return replay.mix([one("data"), one("replay")], share)
-
-    def looked(self, obs: PyTree, key: Key) -> PyTree:
-        """Observations of rows [T, B, ...] as networks take them: images shifted, each by a draw of its own."""
-        views, obs = self.sight.views, self.sight(obs, self.frames)
-
-        def image(x: Array, key: Key) -> Array:
-            pad = min(x.shape[-3:-1]) // 21 if self.config.pad is None else self.config.pad
-            return random_shift(key, x.reshape(-1, *x.shape[-3:]), pad).reshape(x.shape)
-
-        if not isinstance(obs, dict):
-            return image(obs, key) if views else obs
-        keys = dict(zip(views, jax.random.split(key, max(len(views), 1)), strict=False))
-        return {k: image(x, keys[k]) if k in views else x for k, x in obs.items()}
 
     def imitate(self, state: AgentState, clock: Clock, drawn: replay.Sequences, key: Key) -> tuple[AgentState, Out]:
         old, h = state.learned, state.hyper
