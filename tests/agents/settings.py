@@ -199,12 +199,13 @@ def dataset(env: Env | HostEnv, episodes: int = 5, length: int = 8, seed: int = 
     """Random episodes of the shapes of ``env``, every second one cut; done in the end, where it says such things."""
     rng = np.random.default_rng(seed)
     seen = lambda leaf: abs(rng.normal(2.0, 3.0, (length, *leaf.shape))).astype(leaf.dtype)
+    told = {"success": np.arange(length) > 2, "torque": np.ones(length, np.float32)}
     one = lambda cut: {
         "obs": jax.tree.map(seen, env.spec.obs, is_leaf=lambda x: isinstance(x, Leaf)),
         "action": rng.uniform(-1, 1, (length, *env.spec.action.shape)).astype(np.float32),
         "reward": rng.normal(size=length).astype(np.float32),
         "terminated": (np.arange(length) == length - 1) & (not cut),
-        **({"info": {"success": np.arange(length) > 2}} if "success" in env.spec.info else {}),
+        "info": {k: v for k, v in told.items() if k in env.spec.info},
     }
     return replay.from_episodes([one(i % 2 == 1) for i in range(episodes)])
 
@@ -378,6 +379,8 @@ AGENTS = {
         },
         value=latent_value,
     ),
-    "modem_v2": Settings(env="rlx:push-toy", update=None, data=True),  # what an update needs is made at the entry of its stage
+    "modem_v2": Settings(  # what an update needs is made at the entry of its stage
+        env="rlx:push-toy", preset_envs={"torque_penalty": "rlx:push-lite"}, update=None, data=True
+    ),
     "sindy_rl": Settings(env="rlx:ks22", preset_envs={"swimmer": "gym:Swimmer-v5"}, update=None),  # its updates are PPO's
 }
