@@ -77,6 +77,10 @@ def termination(name: str) -> Rule:
     return TERMINATIONS[name]
 
 
+ODD = 0.01  # share of transitions
+OTHER = "Give termination the name of another rule (rlx.dynamics.terminations), or 'never'."
+
+
 def fitting(name: str, obs: np.ndarray, action: np.ndarray, new: np.ndarray, terminated: np.ndarray) -> Rule:
     """The rule ``name``, after a look at real transitions [N, ...], ``terminated`` bool [N].
 
@@ -99,10 +103,6 @@ def fitting(name: str, obs: np.ndarray, action: np.ndarray, new: np.ndarray, ter
             f"{late} of the {ends} that end do not by it. {OTHER}"
         )
     return rule
-
-
-ODD = 0.01  # share of transitions
-OTHER = "Give termination the name of another rule (rlx.dynamics.terminations), or 'never'."
 
 
 def rule_of(env: str, observations: int) -> str | None:

@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 
+from rlx.envs.gym_physics import Tells
 from rlx.envs.outcomes import ENOUGH, SUCCESS
 
 FORCES = ("contact_force", "saturation", "torque")
@@ -38,7 +39,7 @@ class TellsSolved(gymnasium.Wrapper, RecordConstructorArgs):
         return obs, reward, terminated, truncated, {**info, "solved": solved}
 
 
-class TellsForces(gymnasium.Wrapper, RecordConstructorArgs):
+class TellsForces(Tells):
     """`FORCES` of a MuJoCo model in ``info``, in place of what the environment itself has there, as they are after each of its
     steps: what comes and goes between the physics steps of one is not seen.
 
@@ -72,14 +73,6 @@ class TellsForces(gymnasium.Wrapper, RecordConstructorArgs):
         full = bool(((given <= low) | (given >= high)).any())
         torque = float(np.linalg.norm(own.data.qfrc_actuator))
         return {**info, **dict(zip(FORCES, (contact_force(own.model, own.data), full, torque), strict=True))}
-
-    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
-        obs, info = self.env.reset(**options)
-        return obs, self._told(info)
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        return obs, reward, terminated, truncated, self._told(info)
 
 
 def contact_force(model: Any, data: Any) -> float:

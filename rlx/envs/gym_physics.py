@@ -12,7 +12,22 @@ from rlx.envs.options import NoPhysics
 from rlx.types import PHYSICS
 
 
-class TellsPhysics(gymnasium.Wrapper, RecordConstructorArgs):
+class Tells(gymnasium.Wrapper, RecordConstructorArgs):
+    """An environment whose info is that of ``_told``."""
+
+    def _told(self, info: dict[str, Any]) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        obs, info = self.env.reset(**options)
+        return obs, self._told(info)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return obs, reward, terminated, truncated, self._told(info)
+
+
+class TellsPhysics(Tells):
     """``info["physics"]`` is (qpos, qvel, act) of ``env.unwrapped.data``, float32 [nq + nv + na].
 
     Raises:
@@ -28,11 +43,3 @@ class TellsPhysics(gymnasium.Wrapper, RecordConstructorArgs):
     def _told(self, info: dict[str, Any]) -> dict[str, Any]:
         data: Any = self.env.unwrapped.data  # type: ignore[attr-defined]  # anew, as a reset may have made another
         return {**info, PHYSICS: np.concatenate([data.qpos, data.qvel, data.act]).astype(np.float32)}
-
-    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
-        obs, info = self.env.reset(**options)
-        return obs, self._told(info)
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        return obs, reward, terminated, truncated, self._told(info)
