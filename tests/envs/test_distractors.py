@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import imageio
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ from PIL import Image
 
 from rlx import envs, keys
 from rlx.envs import wrappers
-from rlx.envs.camera import Distractor, distractors
+from rlx.envs.camera import Distractor, distractors, loader
 from rlx.envs.camera.loader import load_background
 
 
@@ -120,6 +122,17 @@ def test_a_background_runs_by_the_action_repeat_and_over_the_ends_of_episodes(na
     np.testing.assert_array_equal(pixels, np.where((pixels == behind).all(-1, keepdims=True), behind, clean))
 
 
+@pytest.mark.parametrize("kind", ["static", "video"])
+@pytest.mark.parametrize("name", ["rlx:point-mass", "dmc:point_mass-easy"])
+def test_each_episode_may_have_a_background_of_its_own(name, kind):
+    _, steps, frames = played(name, steps=13, distractor={"kind": kind, "frames": 1000, "redraw": True})
+    assert steps.first.sum() == 8
+    moved, new = np.diff(frames, axis=0), np.asarray(steps.first)[1:]
+    assert set(moved[~new]) == {2 if kind == "video" else 0}
+    begun = frames[np.asarray(steps.first)] % 1000
+    assert len(set(begun)) > 5 and not (moved[new] == (2 if kind == "video" else 0)).any()
+
+
 def test_wrappers_and_members_keep_what_outlives_episodes():
     """Around the pixels: a shorter limit and scaled rewards, and two members of a population as one program."""
     options = {"pixels": "sdf", "image": 8, "distractor": {"kind": "noise", "frames": 8}}
@@ -198,6 +211,32 @@ def test_images_and_films_become_a_bank(tmp_path):
     assert env.params["bank"].shape == (6, 16, 16, 1)
 
 
+def test_what_took_long_is_kept_until_a_file_changes(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("RLX_CACHE", raising=False)
+    paths, kept = [tmp_path / "a.npy", tmp_path / "b.npy"], tmp_path / "cache" / "rlx" / "films"
+    for i, path in enumerate(paths):
+        np.save(path, np.full((2, 8, 8), 50 * i, np.uint8))
+    read = lambda **more: load_background(f"{tmp_path}/*.npy", (8, 8), **more)
+    first = read()
+    assert not list(kept.iterdir())  # that was quick
+    monkeypatch.setattr(loader, "WORTH", 0.0)
+    np.testing.assert_array_equal(read(), first)
+    (file,) = kept.iterdir()
+    np.save(file, first + 1)  # so that one sees where frames come from
+    np.testing.assert_array_equal(read(), first + 1)
+    assert read(grey=False).shape[-1] == 3 and len(read(total_frames=3)) == 3  # kept apart
+    orders = {read(seed=seed)[0, 0, 0, 0] for seed in range(9)}
+    assert len(orders) > 1
+    file.write_bytes(b"torn")
+    np.testing.assert_array_equal(read(), first)
+    np.save(paths[0], np.full((2, 8, 8), 77, np.uint8))
+    os.utime(paths[0], ns=(0, 0))
+    assert (read() == 77).any()
+    monkeypatch.setenv("RLX_CACHE", "off")
+    assert (read() == 77).any()
+
+
 def test_a_film_is_read_in_order(tmp_path):
     pytest.importorskip("imageio_ffmpeg")
     imageio.mimsave(tmp_path / "film.mp4", [np.full((32, 32, 3), 60 * k, np.uint8) for k in range(4)], fps=4)
@@ -239,6 +278,7 @@ def test_files_that_do_not_do_are_named(tmp_path):
         ({"kind": "video", "seed": -1}, "seed is a whole number"),
         ({"kind": "video", "held_out": "no"}, "true or false"),
         ({"kind": "video", "colour": 3}, "true or false"),
+        ({"kind": "video", "redraw": "yes"}, "true or false"),
         ({"kind": "folder", "path": 5}, "path is text"),
         ({"kind": "folder", "path": "clips", "held_out": True}, "give another path"),
     ],

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from rlx import keys
 from rlx.envs.camera.distractors import bank
@@ -24,7 +25,7 @@ class Seen(NamedTuple):
 def with_pixels(env: Env, pixels: Pixels, looks: list[Look]) -> Env:
     """``env`` seen by cameras: the observation is {"pixels", "state"} (see `Pixels`), the parameters are {"env": those of
     ``env``, "bank": uint8 [F, H, W, C]}, so another bank needs no compilation. The background goes on over the ends of
-    episodes, by the action repeat with each decision.
+    episodes (but with ``redraw``), by the action repeat with each decision.
     """
     made, pictures = pixels.distractor, pictures_of(pixels, looks)
     frames = () if made.kind == "none" else bank(made, pixels.size)
@@ -46,7 +47,8 @@ def with_pixels(env: Env, pixels: Pixels, looks: list[Look]) -> Env:
         return state, look(params, state, step)
 
     def view(params: PyTree, before: Seen, state: Seen, step: Step) -> tuple[Seen, Step]:
-        state = state._replace(frame=before.frame)
+        new = made.redraw & step.first
+        state = state._replace(frame=jnp.where(new, state.frame, before.frame))
         inner = step.obs["state"] if pixels.state else ()
         return state, look(params, state, step._replace(obs=inner))
 

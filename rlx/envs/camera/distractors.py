@@ -27,7 +27,8 @@ class Distractor:
     ``kind``: "video"; "shuffled", the same frames in another order; "static", a frame of it for each stream; "noise",
     independent pixels; "folder", images and films of ``path`` (a glob); "none". ``seed``: which bank (of a folder, in which
     order its files come), ``held_out``: one that is kept for evaluation (of a folder there is none). ``frames`` in the bank;
-    ``colour``: of three channels, else grey. ``mask``: what is replaced: where no body is ("segmentation"), or where a picture
+    ``colour``: of three channels, else grey. ``redraw``: each episode begins at a frame of its own, where else the background
+    goes on from one to the next. ``mask``: what is replaced: where no body is ("segmentation"), or where a picture
     is more blue than red and green ("colour", as in the literature).
     """
 
@@ -36,6 +37,7 @@ class Distractor:
     held_out: bool = False
     frames: int = 1000
     colour: bool = False
+    redraw: bool = False
     mask: str = "segmentation"
     path: str = ""
 
@@ -62,10 +64,11 @@ class Distractor:
                 f"{name}: distractor={given!r}: kind is one of {', '.join(KINDS)}, mask one of {', '.join(MASKS)}."
             )
         whole = isinstance(made.seed, int) and not isinstance(made.seed, bool) and made.seed >= 0
-        if not (whole and isinstance(made.held_out, bool) and isinstance(made.colour, bool) and isinstance(made.path, str)):
+        flags = all(isinstance(flag, bool) for flag in (made.held_out, made.colour, made.redraw))
+        if not (whole and flags and isinstance(made.path, str)):
             raise ValueError(
-                f"{name}: distractor={given!r}: seed is a whole number of at least 0, held_out and colour are true or false, "
-                "path is text."
+                f"{name}: distractor={given!r}: seed is a whole number of at least 0, held_out, colour and redraw are true or "
+                "false, path is text."
             )
         if (made.kind == "folder") != bool(made.path):
             raise ValueError(f"{name}: distractor={given!r}: path, a glob such as 'clips/*.mp4', goes with kind 'folder'.")
@@ -87,7 +90,7 @@ class Bank(NamedTuple):
 
 def bank(made: Distractor, size: tuple[int, int]) -> np.ndarray:
     """uint8 [F, H, W, 1 or 3]; kept, as all environments of one kind look at the same."""
-    return _bank(replace(made, mask=MASKS[0]), size)
+    return _bank(replace(made, mask=MASKS[0], redraw=False), size)
 
 
 @lru_cache(maxsize=8)

@@ -36,7 +36,7 @@ class Seen(NamedTuple):
 
 def with_pixels(env: HostEnv, pixels: Pixels, camera: Callable[[VecEnv], Shots]) -> HostEnv:
     """``env`` seen by the ``camera`` that is made for its streams: the observation is {"pixels", "state"} (see `Pixels`). The
-    background goes on over the ends of episodes, by the action repeat with each decision."""
+    background goes on over the ends of episodes (but with ``redraw``), by the action repeat with each decision."""
     spec = pixels.spec(env.spec)
 
     def make(n: int, ends: str) -> PixelVec:
@@ -67,14 +67,20 @@ class PixelVec(Around):
 
     def reset(self, params: PyTree, key: HostKey) -> tuple[Seen, Step]:
         inner, step = self.made.reset(params, key)
-        frame = np.array([np.random.default_rng([key.seed(i), 1]).integers(MOST) for i in range(self.n)])
-        return self._look(inner, frame, step)
+        return self._look(inner, self._begun(key), step)
+
+    def _begun(self, key: HostKey) -> np.ndarray:
+        """Where backgrounds begin, int64 [n]."""
+        return np.array([np.random.default_rng([key.seed(i), 1]).integers(MOST) for i in range(self.n)])
 
     def step(self, params: PyTree, state: Seen, action: PyTree, key: HostKey) -> tuple[Seen, Step]:
         inner, step = self.made.step(params, state.env, action, key)
         ahead = self.spec.repeat if self.pixels.distractor.moves else 0
         stays = state.last if self.ends == "stop" else False
-        return self._look(inner, state.frame + np.where(stays, 0, ahead), step)
+        frame = state.frame + np.where(stays, 0, ahead)
+        if self.pixels.distractor.redraw and step.first.any():
+            frame = np.where(step.first, self._begun(key), frame)
+        return self._look(inner, frame, step)
 
     def refresh(self, params: PyTree, state: Seen, key: HostKey) -> Seen:
         return state._replace(env=self.made.refresh(params, state.env, key))

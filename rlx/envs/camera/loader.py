@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import itertools
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from rlx.files import cache_folder, replacing
+
 ARRAYS, IMAGES, FILMS = (".npz", ".npy"), (".png", ".jpg", ".jpeg"), (".mp4", ".avi", ".webm", ".mov", ".gif")
+WORTH = 1.0  # seconds of reading from which on frames are kept for the next process
 GREY = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
@@ -20,6 +25,7 @@ def load_background(
     """uint8 [F, H, W, 1 or 3]: at most ``total_frames`` frames of the files that a glob ``pattern`` finds (all of a folder's),
     sorted by name, then shuffled by ``seed``; frames of one film stay in order. Films are read frame by frame; frames are
     brought to ``size`` by the mean over areas. Arrays are uint8 [F, H, W], or with 3 channels, ``frames`` in an .npz.
+    What took longer than a second is kept in ``$XDG_CACHE_HOME/rlx/films`` until one of the files changes.
 
     Raises:
         ValueError: no such files, one that cannot be read, or none that has a frame.
@@ -31,11 +37,31 @@ def load_background(
             f"distractor path {pattern!r} finds no file; give a folder or a glob of {', '.join(ARRAYS + IMAGES + FILMS)}."
         )
     files = [files[i] for i in np.random.default_rng(seed).permutation(len(files))]
+    kept = _kept(files, size, total_frames, grey)
+    if kept is not None and kept.exists():
+        try:
+            return np.load(kept, allow_pickle=False)
+        except (OSError, ValueError):  # torn: read the files again
+            pass
+    start = time.perf_counter()
     frames = itertools.chain.from_iterable(_frames(Path(f)) for f in files)
     found = [_fitted(f, size, grey) for f in itertools.islice(frames, total_frames)]
     if not found:
         raise ValueError(f"distractor path {pattern!r} finds files without a single frame.")
-    return np.stack(found)
+    bank = np.stack(found)
+    if kept is not None and time.perf_counter() - start > WORTH:
+        with replacing(kept) as part:
+            np.save(part, bank)
+    return bank
+
+
+def _kept(files: list[str], *how: object) -> Path | None:
+    """Where the frames of these files, in this order, are kept; None where nothing can be."""
+    folder = cache_folder("films")
+    if folder is None:
+        return None
+    stamps = [(str(Path(f).resolve()), Path(f).stat().st_size, Path(f).stat().st_mtime_ns) for f in files]
+    return folder / f"{hashlib.blake2b(repr((stamps, how)).encode(), digest_size=16).hexdigest()}.npy"
 
 
 def _frames(path: Path) -> Iterator[np.ndarray]:

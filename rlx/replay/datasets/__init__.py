@@ -23,6 +23,7 @@ from rlx.replay.datasets.native import Writer, mapped, read, verify, write
 from rlx.replay.datasets.ogbench import from_ogbench
 from rlx.replay.datasets.placing import Where, nbytes, replay_of
 from rlx.replay.datasets.preferences import Pairs, load_pairs
+from rlx.replay.datasets.repo import write_repo
 
 __all__ = [
     "LAYOUTS",
@@ -44,4 +45,5 @@ __all__ = [
     "verify",
     "write",
     "write_demos",
+    "write_repo",
 ]

@@ -12,7 +12,7 @@ from typing import Any
 from rlx.config import nearest
 from rlx.replay import columns
 from rlx.replay.dataset import Dataset, fitted, join
-from rlx.replay.datasets import d4rl, demonstrations, exorl, minari, native, ogbench, pickled, robohive, robomimic
+from rlx.replay.datasets import d4rl, demonstrations, exorl, minari, native, ogbench, pickled, repo, robohive, robomimic
 from rlx.replay.datasets.found import Found, Layout, Reading, look, natural
 from rlx.replay.datasets.found import reading as reading_of
 
@@ -26,6 +26,7 @@ LAYOUTS: tuple[Layout, ...] = (
     robohive.LAYOUT,
     d4rl.NEORL,
     exorl.LAYOUT,
+    repo.LAYOUT,
     ogbench.LAYOUT,
     d4rl.LAYOUT,
     pickled.LAYOUT,
