@@ -307,14 +307,19 @@ def picture(part: str, page: dict[str, Any], path: Path) -> None:
         axes.loglog(found["target_kl"], found["model/kl"], "o-")
         axes.plot(found["target_kl"], found["target_kl"], color="black", linewidth=0.8, linestyle="--")
         axes.set(xlabel="bound, nats", ylabel="divergence, nats")
+    elif part == "control":
+        for name, line in found.items():
+            at, returns = [np.max(steps) for steps, _ in line["curve"]], np.array([x for _, x in line["curve"]])
+            (drawn,) = axes.plot(at, returns.mean(1), "o-", markersize=3, label=name)
+            bounds = [interval(x) or [float(x.mean())] * 2 for x in returns]
+            axes.fill_between(at, *np.transpose(bounds), color=drawn.get_color(), alpha=0.15, lw=0)
+        axes.set(xlabel="decisions", ylabel="return")
+        axes.legend(frameon=False, fontsize=8)
     else:
         bars = {"latent": ("state", "blobs"), "seen": ("place",)}.get(part, ("mean",))
         for i, bar in enumerate(bars):
             at = np.arange(len(found)) + 0.8 * ((i + 0.5) / len(bars) - 0.5)
             axes.bar(at, [line.get(bar, np.nan) for line in found.values()], 0.8 / len(bars), label=bar)
-        if part == "control":
-            for i, line in enumerate(found.values()):
-                axes.plot(np.full(len(line["returns"]), i), line["returns"], "k.", markersize=4)
         axes.set_xticks(np.arange(len(found)), found, rotation=20)
         axes.set_ylabel("R^2 on unseen rows" if part in ("latent", "seen") else "return")
         axes.legend(frameon=False)

@@ -1,0 +1,130 @@
+"""Zero-shot returns of TD-JEPA and its family on walker: stand, walk, run and spin, out of data of exploration without rewards.
+
+    python experiments/reproduce/td_jepa_walker.py --run-dir runs/walker                # all methods, three seeds each
+    python experiments/reproduce/td_jepa_walker.py --run-dir runs/walker --method td_jepa --method random
+    python experiments/reproduce/td_jepa_walker.py --run-dir runs/walker --preset debug # the same path at toy size
+
+Data: what random network distillation stored while it explored for 200 000 decisions of ``dmc:walker-walk``, with the physics,
+of which the rewards of all four tasks are computed; ExoRL's have 5 000 000 or more. All seeds of a method are one program, are
+asked for all tasks by ``rlx zero_shot --tasks``, and are not trained again where they are there. ``td3`` is trained for each
+task on its rewards. ``results/td_jepa-walker.json`` holds returns with intervals over seeds, of what ran and of what it held
+before; ``results/td_jepa-walker.png`` shows them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from tables import bars, told
+from td_jepa import HERE, rlx
+
+from rlx import envs, keys, replay
+from rlx.agents.td_jepa.config import PRESETS
+from rlx.agents.td_jepa.features import METHODS
+from rlx.envs.rewards import reward_of
+from rlx.replay import datasets
+from rlx.train import logging
+from rlx.train.collect import collect, random
+from rlx.types import PHYSICS
+
+TASKS = ("stand", "walk", "run", "spin")
+QUIET = ["--no-video", "--no-progress"]
+
+
+def explored(folder: Path, steps: int, size: list[str]) -> Path:
+    """The data, made where they are not there yet."""
+    out, run_dir = folder / "walker-rnd.npz", folder / "rnd"
+    if not out.exists():
+        where = ["--env", "dmc:walker-walk", "--env-option", "physics=true", "--agent.env-steps", steps]
+        rlx("train", "rnd", *where, *size, "--agent.utd", 0.5, "--agent.n-envs", 4, "--run-dir", run_dir, *QUIET)
+        rlx("collect", "--mode", "replay", "--run-dir", run_dir, "--out", out, "--no-progress")
+    return out
+
+
+def paid(data: Path, task: str) -> Path:
+    """The same rows with the rewards of ``task``."""
+    out = data.with_name(f"walker-{task}.npz")
+    if not out.exists():
+        whole = replay.load(data)
+        rows, before = whole.rows, np.maximum(np.arange(len(whole.rows.reward)) - 1, 0)  # rewards belong to the arrival
+        physics = rows.info[PHYSICS]
+        reward = np.asarray(reward_of(f"dmc:walker-{task}")(physics, rows.action[before], physics[before]), np.float32)
+        rows = rows._replace(reward=np.where(rows.first, 0, reward).astype(np.float32))
+        datasets.write(out, datasets.Dataset(rows, whole.offsets), {**whole.meta, "task": task})
+    return out
+
+
+def zero_shot(folder: Path, data: Path, method: str, args: argparse.Namespace) -> dict[str, np.ndarray]:
+    """Returns of each task, [seeds], means over episodes."""
+    run_dir = folder / f"{method}-{args.seeds}"
+    size = ["--preset", "debug"] if args.debug else ["--preset", "small", "--agent.discount", 0.98]
+    own = ["--preset", method] if method in PRESETS and not args.debug else []
+    if not (run_dir / "result.json").exists():
+        how = ["--agent.features", method, "--agent.updates", args.updates, "--agent.eval-every", args.updates]
+        how += ["--agent.eval-episodes", 1, "--seeds", args.seeds]
+        rlx("train", "td_jepa", "--env", "dmc:walker-walk", "--data", data, *size, *own, *how, "--run-dir", run_dir, *QUIET)
+    asked = ["--tasks", ",".join(TASKS), "--episodes", args.episodes, "--which", "last"]
+    rlx("zero_shot", "--run-dir", run_dir, *asked)
+    kept = json.loads((run_dir / "zero_shot" / "tasks.json").read_text())["tasks"]
+    return {task: np.mean(kept[task]["returns"], 1) for task in TASKS}
+
+
+def per_task(folder: Path, data: Path, task: str, args: argparse.Namespace) -> np.ndarray:
+    """TD3 on the rewards of one task, [seeds]: TD3+BC with next to no weight on imitation."""
+    run_dir = folder / f"td3-{task}-{args.seeds}"
+    if not (run_dir / "result.json").exists():
+        how = ["--agent.alpha", 1000, "--agent.discount", 0.98, "--agent.hidden", 128, 128, "--agent.updates", args.updates]
+        how += ["--agent.eval-every", args.updates, "--agent.eval-episodes", args.episodes, "--seeds", args.seeds]
+        where = ["--env", f"dmc:walker-{task}", "--data", paid(data, task)]
+        rlx("train", "td3_bc", *where, *how, "--run-dir", run_dir, *QUIET)
+    last = [line for line in logging.read(run_dir) if line["kind"] == "eval"][-1]
+    return np.atleast_1d(last["return_mean"])
+
+
+def at_random(task: str, episodes: int) -> np.ndarray:
+    """Returns of uniform actions."""
+    env = envs.make(f"dmc:walker-{task}")
+    found = collect(random(env.spec), env, episodes * env.spec.horizon, episodes, keys.root(0))
+    return np.array([float(e.reward.sum()) for e in found[:episodes]])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--method", choices=[*METHODS, "td3"], action="append", help="only these; td3 is trained per task")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--updates", type=int, default=10_000)
+    parser.add_argument("--steps", type=int, default=200_000, help="decisions of data")
+    parser.add_argument("--episodes", type=int, default=10, help="of each task and seed")
+    parser.add_argument("--preset", choices=("debug",))
+    parser.add_argument("--out", type=Path, default=HERE / "results")
+    args = parser.parse_args()
+    args.debug = args.preset == "debug"
+    if args.debug:
+        args.seeds, args.updates, args.steps, args.episodes = 2, 20, 4_000, 2
+    args.run_dir.mkdir(parents=True, exist_ok=True)
+    args.out.mkdir(parents=True, exist_ok=True)
+    data = explored(args.run_dir, args.steps, ["--preset", "debug"] if args.debug else [])
+    path, cores = args.out / "td_jepa-walker.json", os.cpu_count()
+    own = {"seeds": args.seeds, "updates": args.updates, "steps": args.steps, "episodes": args.episodes, "cores": cores}
+    rows = json.loads(path.read_text())["returns"] if path.exists() else {}
+    for method in ("random actions", *(args.method or [*METHODS, "td3"])):
+        if method == "random actions":
+            found = {task: at_random(task, args.episodes) for task in TASKS}
+        elif method == "td3":
+            found = {task: per_task(args.run_dir, data, task, args) for task in TASKS}
+        else:
+            found = zero_shot(args.run_dir, data, method, args)
+        rows[method] = {task: told(x, 2) for task, x in found.items()} | {"all": told(np.mean(list(found.values()), 0), 2)}
+        print(f"{method:16}", *(f"{task} {row['mean']:.1f}" for task, row in rows[method].items()), flush=True)
+        path.write_text(json.dumps({**own, "returns": rows}, indent=1) + "\n")
+    bars(rows, [*TASKS, "all"], path.with_suffix(".png"))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
