@@ -38,7 +38,10 @@ def execute(argv: Sequence[str], log: str, env: Mapping[str, str]) -> int:
 
 
 def _start(argv: Sequence[str], out: IO[bytes], env: Mapping[str, str]) -> subprocess.Popen:
-    return subprocess.Popen(argv, stdout=out, stderr=out, env={**os.environ, **env, PARENT: str(os.getpid())})
+    """In a session of its own: a terminal's Ctrl-C goes to the parent alone, whose SIGTERM is then the first signal that the
+    child sees. A second one would end it before it has saved."""
+    own = {**os.environ, **env, PARENT: str(os.getpid())}
+    return subprocess.Popen(argv, stdout=out, stderr=out, env=own, start_new_session=True)
 
 
 def die_with_parent() -> None:

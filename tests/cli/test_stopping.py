@@ -90,18 +90,25 @@ def test_a_sweep_whose_trials_fail_ends_with_code_1_and_names_them(tmp_path, mon
 
 
 @pytest.mark.slow
-def test_sigterm_to_a_sweep_has_its_workers_save(tmp_path):
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_sweep_that_is_stopped_has_its_workers_save(terminal, tmp_path):
+    """By SIGTERM, or by Ctrl-C, which a terminal sends to all processes of its group."""
     argv = ["sweep", "ppo", *PENDULUM, "--agent.env-steps", "100000000", "--grid", "agent.lr=1e-3,1e-4", "--seeds", "1"]
     argv += ["--workers", "local:1", "--checkpoint-seconds", "1000", "--run-dir", str(tmp_path)]
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     env = {**os.environ, "PYTHONPATH": path}
     process = subprocess.Popen(
-        [sys.executable, "-m", "rlx", *argv], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "rlx", *argv],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("trials/*/metrics.jsonl")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGINT) if terminal else process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert json.loads(out.splitlines()[-1].removeprefix("RESULT "))["interrupted"] is True
