@@ -114,8 +114,9 @@ def body(argv: list[str]) -> None:
     run_dir = Path(flags.run_dir or f"runs/{name}/{flags.env.replace(':', '-').replace('/', '-')}/seed{flags.seed}")
     grid = traced_grid(sweep_grid(flags.grid), config.hyper(flags.agent), config.static(flags.agent), flags.agent)
     settings = tuple(settings_of(grid)) if grid else given.settings
+    part = given.part if (settings, flags.seeds) == (given.settings, given.seeds) else None
     run_config = run_configs.RunConfig(
-        name, flags.env, flags.agent, settings=settings, **{k: getattr(flags, k) for k in RUN_CONFIG_FLAGS}
+        name, flags.env, flags.agent, settings=settings, part=part, **{k: getattr(flags, k) for k in RUN_CONFIG_FLAGS}
     )
     if flags.data and processes.is_process_zero():
         held = "read as it is drawn" if flags.data_in == "disk" else "into memory"
@@ -161,8 +162,9 @@ def train_waves(run_config: run_configs.RunConfig, problem: Problem, run_dir: Pa
     parts = begun or turns(agent, problem, run_config.members, jax.local_devices(), waves, limit)
     if len(parts) == 1:
         return train(run_config, agent, problem, run_dir, flags)
-    values = []
-    for k, part in enumerate(parts):
+    values, first = [], (run_config.part or (0,))[0]
+    for k, (a, b) in enumerate(parts):
+        part = first + a, first + b
         if processes.is_process_zero():
             print(f"\nwave {k + 1} of {len(parts)}: members {part[0]} to {part[1] - 1}")
         values.append(train(replace(run_config, part=part), agent, problem, run_dir / f"wave{k}", flags))
@@ -170,12 +172,13 @@ def train_waves(run_config: run_configs.RunConfig, problem: Problem, run_dir: Pa
 
 
 def _waves_of(run_dir: Path, members: int) -> list[tuple[int, int]] | None:
-    """The waves that this folder was begun with, whatever memory is free today; None where nothing was begun."""
-    if (run_dir / run_configs.FILE).exists():
-        return [(0, members)]
+    """The waves that this folder was begun with, whatever memory is free today; None where nothing was begun. A config alone
+    is no beginning: a sweep writes that of a trial before its worker has looked at its memory."""
     first = run_dir / "wave0"
     part = run_configs.read(first).part if (first / run_configs.FILE).exists() else None
-    return split(members, -(-members // (part[1] - part[0]))) if part else None
+    if part:
+        return split(members, -(-members // (part[1] - part[0])))
+    return [(0, members)] if (run_dir / "checkpoints").is_dir() else None
 
 
 def train(run_config: run_configs.RunConfig, agent: Agent, problem: Problem, run_dir: Path, flags: Any) -> dict[str, Any]:

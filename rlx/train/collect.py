@@ -183,7 +183,8 @@ def replay_of(run_dir: str | os.PathLike, member: int = 0, name: str = "replay")
 
     found = Checkpoints(folder).newest(template, part=True) if folder.is_dir() else None
     if found is None:
-        raise ValueError(f"{run_dir} has no checkpoint yet: let its run go on, with the command that began it.")
+        remedy = run_configs.in_waves(run_dir) or "Let its run go on, with the command that began it."
+        raise ValueError(f"{run_dir} has no checkpoint yet. {remedy}")
     _, tree, meta = found
     source = tree["sources"][name]
     if not run_config.solo:

@@ -204,7 +204,8 @@ def _load(run_dir: str | os.PathLike, which: Which | None, members: Iterable[int
         agent = run_config.make(problem)
         found = Checkpoints(folder).newest(lambda meta: _template(agent, problem, run_config, meta, folder), part=True)
     if found is None:
-        raise ValueError(f"{run_dir} has no checkpoint yet: let its run go on, with the command that began it.")
+        remedy = run_configs.in_waves(run_dir) or "Let its run go on, with the command that began it."
+        raise ValueError(f"{run_dir} has no checkpoint yet. {remedy}")
     _, tree, meta = found
     if which == "best" and not meta["has_best"]:
         raise ValueError(f"{run_dir} has no best policy, as nothing was evaluated so far: give which='last'.")

@@ -165,11 +165,18 @@ def record(run_dir: str | os.PathLike) -> dict[str, Any]:
     """
     path = Path(run_dir) / FILE
     if not path.exists():
-        raise ValueError(f"{run_dir} is no run folder: it has no {FILE}. Give one that `rlx train` has written.")
+        remedy = in_waves(run_dir) or "Give one that `rlx train` has written."
+        raise ValueError(f"{run_dir} is no run folder: it has no {FILE}. {remedy}")
     tree = read_json(path)
     written = tree.get("versions")
     layout.check(written.get("rlx") if isinstance(written, dict) else None, run_dir)
     return tree
+
+
+def in_waves(run_dir: str | os.PathLike) -> str:
+    """What to say to who asks ``run_dir`` for members that were trained in waves; empty where it has none."""
+    folders = sorted(Path(run_dir).glob(f"wave[0-9]*/{FILE}"), key=lambda p: (len(p.parts[-2]), p.parts[-2]))
+    return f"Its members were trained in waves: give one of {', '.join(str(p.parent) for p in folders)}." if folders else ""
 
 
 def read(run_dir: str | os.PathLike) -> RunConfig:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from rlx import agents
 from rlx.cli import console, main, sweep
 from rlx.cli import train as command
-from rlx.train import Diverged, Interrupted, memory
+from rlx.train import Diverged, Interrupted, load, memory
 from rlx.train import run_config as run_configs
 
 PENDULUM = ["--env", "rlx:pendulum", "--preset", "debug", "--no-progress"]
@@ -54,8 +55,10 @@ def test_a_tilde_is_the_home_folder(monkeypatch):
     assert seen == ["--run-dir=/somewhere/me/x", "/somewhere/me/y", "--run-dir", "/somewhere/me", *given[4:]]
 
 
-@pytest.mark.parametrize("frees", [(2.5, 1.5), (2.5, 50.0), (50.0, 2.5)])  # members that fit, at the start and when it goes on
-def test_waves_are_those_that_were_begun_whatever_is_free(frees, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(  # members that fit, at the start and when it goes on; the trial of a sweep, whose config is there before
+    ("frees", "trial"), [((2.5, 1.5), False), ((2.5, 50.0), True), ((50.0, 2.5), False), ((50.0, 2.5), True)]
+)
+def test_waves_are_those_that_were_begun_whatever_is_free(frees, trial, tmp_path, monkeypatch, capsys):
     own = agents.config("sac")
     run_config = run_configs.RunConfig("sac", "rlx:pendulum", own)
     problem = run_config.problem()
@@ -63,14 +66,24 @@ def test_waves_are_those_that_were_begun_whatever_is_free(frees, tmp_path, monke
 
     def stopped(agent, problem, key, run_dir, **more):
         begun.append((Path(run_dir).name, key.keys.shape[0]))
+        (Path(run_dir) / "checkpoints").mkdir(exist_ok=True)
         raise Interrupted("SIGTERM")
 
     monkeypatch.setattr(command, "run", stopped)
+    kept = replace(run_config, seeds=4)
+    run_configs.keep(kept, tmp_path / "run") if trial else None
     argv = ["train", "sac", "--env", "rlx:pendulum", "--no-progress", "--no-video", "--seeds", "4", "--waves", "auto"]
     for fits in frees:
         monkeypatch.setattr(memory, "free_memory", lambda fits=fits: int(fits * one / memory.SPARE))
         assert main([*argv, "--run-dir", str(tmp_path / "run")]) == 0, capsys.readouterr().err
     assert begun[0] == begun[1] == (("wave0", 2) if frees[0] < 4 else ("run", 4))
+    if begun[0][0] == "wave0":  # what its own config says is a part of the members
+        wave = tmp_path / "run" / "wave0"
+        argv = ["train", "--run-config", str(wave / "config.json"), "--no-progress", "--memory", "100", "--run-dir"]
+        assert main([*argv, str(wave)]) == 0, capsys.readouterr().err
+        assert begun[2] == ("wave0", 2) and run_configs.read(wave).part == (0, 2)
+        with pytest.raises(ValueError, match=rf"no checkpoint yet. .*waves: give one of {wave}" if trial else f"of {wave}"):
+            load(tmp_path / "run")
 
 
 def test_a_sweep_whose_trials_fail_ends_with_code_1_and_names_them(tmp_path, monkeypatch, capsys):
