@@ -18,7 +18,7 @@ import numpy as np
 from rlx import keys
 from rlx.envs.options import cores
 from rlx.train import phases
-from rlx.train.phases import Actor, Episodes, Tally
+from rlx.train.phases import Actor, Episodes
 from rlx.train.program import DeviceState, Program
 from rlx.types import AgentState, Array, Clock, Collect, Host, Key, PyTree, ReplayState, Row, RunState, Step, Update
 
@@ -109,7 +109,7 @@ def _collect(program: Program, run: RunState, j: int, phase: Collect, key: Key) 
         _each_member(program, run, phase.into or "", add, rows, tail)
 
     def fn(on_device: DeviceState, rows: Row, tail: Row, ended: Episodes, key: Key, cycle: Array) -> DeviceState:
-        return program.store_rollout(phase, on_device, rows, tail, ended, key, cycle, store)
+        return program.freeze_inactive(on_device, program.store_rollout(phase, on_device, rows, tail, ended, key, cycle, store))
 
     store_rollout = program.jit(("store_rollout", j), fn, (0, 0, 0, 0, 0, None), donate_argnums=0)
     put_back(program, run, store_rollout(device_state(program, run), rows, tail if store else None, ended, key, cycle))
@@ -160,19 +160,20 @@ def _update(program: Program, run: RunState, j: int, phase: Update, key: Key) ->
         one = lambda k, pair: sampler.draw(seen, hyper, now._replace(updates=now.updates + k), pair[0])
         return jax.vmap(one)(i, phases.update_keys(key, i))
 
-    def learn(state: AgentState, tally: Tally, seen: Any, batches: PyTree, key: Key, i: Array, now: Clock) -> Any:
-        return phases.update(phase, state, seen, tally, now, key, i, batches)
+    def learn(before: DeviceState, seen: Any, batches: PyTree, key: Key, i: Array, now: Clock) -> Any:
+        state, priorities, tally = phases.update(phase, before.agent, seen, before.tally, now, key, i, batches)
+        return program.freeze_inactive(before, before._replace(agent=state, tally=tally)), priorities
 
     drawing = program.jit(("draw", j), draw, (0, 0, None, 0, None, None))
-    learning = program.jit(("learn", j), learn, (0, 0, 0, 0, 0, None, None), donate_argnums=(0, 1))
+    learning = program.jit(("learn", j), learn, (0, 0, 0, 0, None, None), donate_argnums=0)
     host = {k: to_numpy(s) for k, s in run.sources.items()}
     for start in range(0, phase.n, block):
         i = np.arange(start, min(start + block, phase.n), dtype=np.int32)
         index = to_numpy(drawing(run.agent.hyper, seen, plain, key, i, clock))
         batches = _read(program, sampler, host, index, len(i))
-        before = {k: seen[k] for k in names}
-        learned = learning(run.agent, run.reports["tally"], before, batches, key, i, clock)
-        run.agent, priorities, run.reports["tally"] = learned
+        alone = device_state(program, run)._replace(rollouts={}, sources={})
+        learned, priorities = learning(alone, {k: seen[k] for k in names}, batches, key, i, clock)
+        run.agent, run.reports["tally"], run.reports["running"] = learned.agent, learned.tally, learned.running
         new = phases.with_priorities({k: run.sources[k] for k in names}, priorities)
         run.sources |= new
         seen |= {k: s._replace(data=None) for k, s in new.items()}

@@ -55,7 +55,7 @@ def test_a_tilde_is_the_home_folder(monkeypatch):
     assert seen == ["--run-dir=/somewhere/me/x", "/somewhere/me/y", "--run-dir", "/somewhere/me", *given[4:]]
 
 
-@pytest.mark.parametrize(  # members that fit, at the start and when it goes on; the trial of a sweep, whose config is there before
+@pytest.mark.parametrize(  # members that fit, at the start and when it goes on; of a sweep's trial the config is there before
     ("frees", "trial"), [((2.5, 1.5), False), ((2.5, 50.0), True), ((50.0, 2.5), False), ((50.0, 2.5), True)]
 )
 def test_waves_are_those_that_were_begun_whatever_is_free(frees, trial, tmp_path, monkeypatch, capsys):

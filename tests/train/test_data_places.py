@@ -77,6 +77,25 @@ def test_rows_on_the_device_on_the_host_and_on_disk_teach_the_same(places, membe
     assert np.all(np.asarray(found["device"]["reward"]) != 0)
 
 
+@pytest.mark.parametrize("where", ["device", "host"])
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_member_that_stopped_or_diverged_keeps_what_it_had_learned(places, where, stops):
+    """Two updates in each of six cycles add the rate to a number, and beyond 7 it is not finite."""
+    agent, problem = averaging(places[where])
+
+    def update(state, clock, batch, key):
+        x = state.learned["x"] + state.hyper["rate"]
+        x = jnp.where(x > 7, jnp.nan, x)
+        return state._replace(learned={"x": x}), Out({"x": x})
+
+    stop = (lambda state: state.learned["x"] >= 4) if stops else None
+    stages = (Stage("learn", 6, (Update(2, agent.stages[0].phases[0].sample, update),), stop=stop),)
+    agent = replace(agent, stages=stages, init=lambda key, hyper: AgentState(hyper, {"x": jnp.float32(0)}))
+    state = run(agent, problem, Members(keys.roots(range(2)), {"rate": jnp.array([0.5, 1.0])}), options=QUIET)
+    assert state.agent.learned["x"].tolist() == ([4.0, 4.0] if stops else [6.0, 6.0]), "the second had 7 in a cycle's midst"
+    assert state.alive.tolist() == [True, stops]
+
+
 def test_rows_on_disk_are_not_taken_into_memory(places, monkeypatch):
     """What is asked of the mapped columns is the batches, not the whole."""
     data = places["disk"]
