@@ -20,9 +20,9 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4
 
 @dataclass(frozen=True)
 class Curve:
-    """Of one seed: ``steps`` [K] and the mean return of each evaluation [K]. ``evaluated`` and ``trained``: what the info of
-    environments said, in evaluations (means over episodes) and of training decisions since the line before: (steps [L],
-    values [L]) by name."""
+    """Of one seed: ``steps`` [K] and the mean return of each evaluation [K], NaN from where it diverged. ``evaluated`` and
+    ``trained``: what the info of environments said, in evaluations (means over episodes) and of training decisions since the
+    line before: (steps [L], values [L]) by name."""
 
     group: str
     seed: int
@@ -49,12 +49,12 @@ def read_run(run_dir: Path) -> list[Curve]:
     trained = [x for x in every if x["kind"] == "train" and unit in x]
     curves = []
     for i, (group, seed) in enumerate(who[: np.size(lines[0]["return_mean"])]):
-        steps, returns = _of_member(lines, unit, "return_mean", i)  # not of a member that diverged, from then on
-        if len(steps):
+        steps, returns = _of_member(lines, unit, "return_mean", i)
+        if np.isfinite(returns).any():
             told = lambda lines, begin, end, i=i: {
                 name: found
                 for name in dict.fromkeys(k for x in lines for k in x if k.startswith(begin))
-                if len((found := _of_member(lines, unit, name, i))[0])
+                if len((found := _finite(*_of_member(lines, unit, name, i)))[0])
                 for name in [name.removeprefix(begin).removesuffix(end)]
             }
             more = told(lines, "info/", "_mean"), told(trained, "decisions/", "")
@@ -63,11 +63,15 @@ def read_run(run_dir: Path) -> list[Curve]:
 
 
 def _of_member(lines: Sequence[Mapping[str, Any]], unit: str, name: str, i: int) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of member ``i`` in the lines that have ``name``, where both are finite."""
+    """Steps and values of member ``i`` in the lines that have ``name``."""
     pairs = [(np.ravel(x[unit]), np.ravel(np.asarray(x[name], float))) for x in lines if name in x]
     found = np.array([(s[i], v[i]) for s, v in pairs if i < min(len(s), len(v))], float).reshape(-1, 2)
-    found = found[np.isfinite(found).all(1)]
     return found[:, 0], found[:, 1]
+
+
+def _finite(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    fine = np.isfinite(steps) & np.isfinite(values)
+    return steps[fine], values[fine]
 
 
 def on_grid(curves: Sequence[tuple[np.ndarray, np.ndarray]], points: int = 50) -> tuple[np.ndarray, np.ndarray]:
@@ -88,7 +92,8 @@ def draw(axes: Any, groups: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]
         label = f"{literal(name)} ({found[0].over})"
         axes.plot(grid, [e.value for e in found], color=colour, linewidth=2, label=label)
         if found[0].interval:
-            axes.fill_between(grid, *np.array([e.interval for e in found]).T, color=colour, alpha=0.18, linewidth=0)
+            bounds = np.array([e.interval or (np.nan, np.nan) for e in found])
+            axes.fill_between(grid, *bounds.T, color=colour, alpha=0.18, linewidth=0)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -94,7 +94,7 @@ HEAD = ("group", "runs", "steps", "final IQM", "95% interval", "interval over", 
 def _row(name: str, curves: list[Curve]) -> tuple:
     final = estimate(np.array([c.returns[-1] for c in curves]), iqm)
     bounds = final.interval and [round(x, 2) for x in final.interval]
-    steps, best = np.mean([c.steps[-1] for c in curves]), iqm(np.array([c.returns.max() for c in curves]))
+    steps, best = np.mean([c.steps[-1] for c in curves]), iqm(np.array([np.nanmax(c.returns) for c in curves]))
     over = final.over if bounds else f"none: {final.over}"
     reference = _reference(curves[0].group)
     score = None if reference is None else round(float(scores.normalised(reference, final.value)), 1)
@@ -108,10 +108,12 @@ def _reference(group: str) -> scores.Reference | None:
 
 
 def _versus(groups: dict[str, list[Curve]]) -> list[tuple[str, str, float]]:
-    """Probability that a run of the first group ends higher than one of the second, for groups on the same environment."""
-    final = {n: np.array([[c.returns[-1]] for c in cs]) for n, cs in groups.items()}
+    """Probability that a run of the first group ends higher than one of the second, for groups on the same environment.
+    Runs that diverged are left out, as they are of all estimates."""
+    last = {n: np.array([[c.returns[-1]] for c in cs]) for n, cs in groups.items()}
+    final = {n: x[np.isfinite(x[:, 0])] for n, x in last.items() if np.isfinite(x).any()}
     env = {n: json.loads(cs[0].group)["env"] for n, cs in groups.items()}
-    pairs = [(a, b) for i, a in enumerate(groups) for b in list(groups)[i + 1 :] if env[a] == env[b]]
+    pairs = [(a, b) for i, a in enumerate(final) for b in list(final)[i + 1 :] if env[a] == env[b]]
     return [(a, b, round(probability_of_improvement(final[a], final[b]), 3)) for a, b in pairs]
 
 

@@ -130,6 +130,8 @@ class _Runner:
                     if self.recorder.stop:
                         break
             self._save()
+            if self.recorder.stop:
+                states.begin_tally(self.program, self.run)  # counted since the last line, which the checkpoint has as such
             if self.run_dir is not None and processes.agree(stop=bool(self.signals.asked))["stop"]:
                 self._stop()
             return self.run if self.placement is None else membership.by_member(self.run, self.placement)
@@ -213,7 +215,7 @@ class _Runner:
         run, program, placement = self.run, self.program, self.placement
         report = self.evaluations(run, program, evals)
         for ev, episodes in zip(evals, report.values(), strict=True):
-            line = summary(ev, {k: by_member(placement, v) for k, v in episodes.items()})
+            line = summary(ev, {k: self._of_living(v) for k, v in episodes.items()})
             self.recorder.write("eval", line, run, program)
         first = next(iter(report))
         score = report[first]["returns"].mean(-1).astype(np.float32)
@@ -260,8 +262,15 @@ class _Runner:
             name, value = next(iter(huge.items()))
             good = self.saver.last_good()
             raise Diverged(f"{name} exploded to {float(value):.3g} before cycle {run.cycle}. {good}")
-        self.recorder.write("train", {k: by_member(self.placement, v) for k, v in values.items()}, run, self.program)
+        self.recorder.write("train", {k: self._of_living(v) for k, v in values.items()}, run, self.program)
         states.begin_tally(self.program, run)
+
+    def _of_living(self, array: Any) -> np.ndarray:
+        """Values by place as a line has them: by member, NaN for one that diverged, which its frozen policy says nothing of."""
+        found = by_member(self.placement, array)
+        if self.members is None or self.run.alive.all():
+            return found
+        return np.where(self.run.alive.reshape(-1, *[1] * (found.ndim - 1)), found, np.nan)
 
     # -------------------------------------------------------------------------------------------------------- checkpoints
 
@@ -272,10 +281,10 @@ class _Runner:
         self.saver.save(self.agent, self.frozen, self.run, self.placement, **more)
 
     def _restore(self) -> bool:
-        """Into the newest readable checkpoint of the run folder, if there is one."""
-        if self.run_dir is None or not self.options.resume:
+        """Into the newest readable checkpoint of the run folder, if there is one; else lines that are there go, too."""
+        if self.run_dir is None:
             return False
-        found = self.saver.newest(self._template)
+        found = self.saver.newest(self._template) if self.options.resume else None
         if found is None:
             self.recorder.goes_on(0)
             return False

@@ -22,6 +22,7 @@ class Saver:
         if self.checkpoints is not None:
             self.checkpoints.claim()
         self.last_save = time.monotonic()
+        self.own: int | None = None  # the checkpoint that this run was saved in last, or goes on from
 
     def overdue(self, seconds: float) -> bool:
         """Whether the last one is more than ``seconds`` ago; 0 is never."""
@@ -35,17 +36,19 @@ class Saver:
         """All of the run, unless it is there already, and sound. ``more``: JSON to be read back with it."""
         if self.checkpoints is None:
             return
-        there = processes.is_process_zero() and self.checkpoints.sound(number(agent, run))
+        here = number(agent, run)  # which another run may have left, where this one began anew
+        there = processes.is_process_zero() and here == self.own and self.checkpoints.sound(here)
         if processes.agree(there=there)["there"]:
             return
         tree, meta = states.pack(agent, frozen, run)
         meta |= {} if placement is None else {"member_ids": placement.member_ids.tolist()}
-        self.checkpoints.save(number(agent, run), tree, {**meta, **more})
-        self.last_save = time.monotonic()
+        self.checkpoints.save(here, tree, {**meta, **more})
+        self.own, self.last_save = here, time.monotonic()
 
     def newest(self, template: Callable[[dict[str, Any]], PyTree]) -> tuple[PyTree, dict[str, Any]] | None:
         """Tree and JSON of the newest readable checkpoint; None where there is none."""
         found = self.checkpoints and self.checkpoints.newest(template)
+        self.own = found[0] if found else None
         return found[1:] if found else None
 
 

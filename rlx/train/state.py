@@ -390,7 +390,8 @@ def better(run: RunState, score: np.ndarray) -> dict[str, Any]:
     new, old = new_best(run, score), run.best
     if not old:
         return new
-    wins = new["score"] >= old["score"]  # of equals the latest, which may have learned more besides
+    # of equals the latest, which may have learned more besides; what has no number gives way to all
+    wins = (new["score"] >= old["score"]) | np.isnan(old["score"])
     pick = lambda a, b: jnp.where(wins.reshape(wins.shape + (1,) * (a.ndim - wins.ndim)), a, b)
     return {
         "score": np.where(wins, new["score"], old["score"]),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rlx import agents, config, replay
-from rlx.train import Interrupted, load, processes, run
+from rlx.train import Interrupted, load, logging, processes, run
 from rlx.train import state as states
 from rlx.train.policy import initial
 from rlx.train.recording import Recorder
@@ -44,6 +44,15 @@ def test_a_longer_run_goes_on_where_the_shorter_one_ended_bit_for_bit(tmp_path, 
     (short, problem), (long, _) = with_room(4, 4 * 4 + 1), with_room(6, 6 * 4 + 1)
     run(short, problem, key, tmp_path, options=QUIET)
     assert same(run(long, problem, key, tmp_path, options=QUIET), run(long, problem, key, options=QUIET))
+
+
+def test_a_run_that_does_not_resume_takes_the_place_of_the_one_before(tmp_path):
+    agent, problem = toy()
+    run(agent, problem, 0, tmp_path, options=QUIET)
+    before = len(logging.read(tmp_path))
+    anew = run(agent, problem, 1, tmp_path, options=replace(QUIET, resume=False))
+    assert len(logging.read(tmp_path)) == before
+    assert same(run(agent, problem, 1, tmp_path, options=QUIET), anew)
 
 
 def test_stages_that_are_over_cannot_get_longer(tmp_path):

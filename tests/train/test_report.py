@@ -94,6 +94,17 @@ def test_intervals_of_a_report_are_over_seeds(tmp_path):
     assert row["interval over"] == "9 seeds" and row["final IQM"] == pytest.approx(middle(final, 0), abs=0.01)
 
 
+def test_a_seed_that_diverged_is_left_out_from_there_on(tmp_path):
+    one = folder(tmp_path / "one", [[1.0, 2.0, 9.0], [3.0, 4.0, np.nan]], seeds=3)
+    two = folder(tmp_path / "two", [[1.0], [3.5]], config={"lr": 0.5})
+    made = report([one, two], tmp_path / "out")
+    row = made["table"][0]
+    assert (row["runs"], row["final IQM"], row["interval over"], row["best IQM"]) == (3, 3.5, "2 seeds", 5.33)
+    assert made["table"][1]["final IQM"] == 3.5
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("<td>0.5</td></tr>") == 1, "3 and 4 are as often above 3.5 as below"
+
+
 def test_the_band_of_a_curve_is_over_seeds(tmp_path):
     lines = [{"env_steps": [10, 10, 10], "returns": [[0.0, 2.0], [4.0, 6.0], ["nan", "nan"]]}]
     x, (found,) = outputs.band(lines, "env_steps", [0, 1, 2], 3)

@@ -12,6 +12,7 @@ import pytest
 from rlx import agents, replay
 from rlx.envs import make
 from rlx.train import Diverged, Options, Stop, run
+from rlx.train import state as states
 from rlx.train.logging import read
 from rlx.train.memory import needs
 from rlx.train.plan import plan, validate
@@ -89,9 +90,12 @@ def test_valid_names_metrics(valid):
 def test_a_diverged_member_is_frozen_and_the_others_go_on():
     agent, problem = toy(blow_up_at=7)
     members = Members(jax.random.split(jax.random.key(0), 2), {"rate": jnp.array([0.5, 1.0])})
-    state = run(agent, problem, members, options=QUIET)
+    lines = []
+    state = run(agent, problem, members, options=QUIET, callback=lambda line, state: lines.append(line))
     assert state.alive.tolist() == [True, False]
     np.testing.assert_allclose(state.agent.learned["x"], [6.0, 6.0])  # the second stays where it was before update 7
+    said = {line["cycle"]: np.isfinite(line["returns"]).all(1).tolist() for line in lines if line["kind"] == "eval"}
+    assert said == {2: [True, True], 4: [True, False], 6: [True, False]}, "a policy that is frozen says nothing of the method"
 
 
 def test_exchange_copies_the_better_member():
@@ -109,6 +113,13 @@ def test_the_best_by_return_is_kept():
     state = run(agent, problem, jax.random.key(0), options=QUIET, callback=note)
     assert len(returns) == 3 and float(state.best["score"]) == pytest.approx(max(returns), rel=1e-6)
     assert float(state.best["learned"]["x"]) == 2 * int(state.best["cycle"])
+
+
+def test_a_return_that_is_no_number_is_never_the_best():
+    begun = states.start(*toy(), jax.random.key(0))
+    for score, kept in ((np.nan, np.nan), (-5.0, -5.0), (np.nan, -5.0), (-6.0, -5.0)):
+        begun.best = states.better(begun, np.float32(score))
+        assert begun.best["score"] == pytest.approx(kept, nan_ok=True)
 
 
 def test_stop_ends_a_stage_and_the_next_one_keeps_its_clock():
@@ -219,16 +230,17 @@ def test_a_callback_sees_all_members():
 
 def test_a_callback_stops_the_run_with_everything_saved(tmp_path):
     agent, problem = toy()
-    whole = run(agent, problem, jax.random.key(0), tmp_path / "whole", options=QUIET)
 
     def callback(line, state):
         if line["kind"] == "eval" and line["cycle"] == 4:
             raise Stop("good enough", {"reached": True})
 
-    state = run(agent, problem, jax.random.key(0), tmp_path / "run", options=QUIET, callback=callback)
-    assert state.cycle == 4 and float(state.agent.learned["x"]) == 8
+    quiet = replace(QUIET, log_every=3)
+    whole = run(agent, problem, jax.random.key(0), tmp_path / "whole", options=quiet)
+    state = run(agent, problem, jax.random.key(0), tmp_path / "run", options=quiet, callback=callback)
+    assert state.cycle == 4 and float(state.agent.learned["x"]) == 8 == int(state.counts["updates"])
     assert [line["cycle"] for line in read(tmp_path / "run") if line.get("reached")] == [4]
-    again = run(agent, problem, jax.random.key(0), tmp_path / "run", options=QUIET)  # the same command goes on
+    again = run(agent, problem, jax.random.key(0), tmp_path / "run", options=quiet)  # the same command goes on
     jax.tree.map(np.testing.assert_array_equal, again.agent.learned, whole.agent.learned)
     kinds = lambda folder: [(line["kind"], line["cycle"]) for line in read(folder)]
     assert again.cycle == 6 and kinds(tmp_path / "run") == kinds(tmp_path / "whole")
