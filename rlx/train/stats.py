@@ -36,8 +36,8 @@ def interval(
     runs, tasks = scores.shape
     if runs == 1:
         return None
-    draws = rng.integers(0, runs, (resamples, runs, tasks))
-    values = [statistic(np.take_along_axis(scores, d, 0)) for d in draws]
+    draw = lambda: rng.integers(0, runs, (runs, tasks))  # one by one: of a dataset's episodes all at once are gigabytes
+    values = [statistic(np.take_along_axis(scores, draw(), 0)) for _ in range(resamples)]
     tail = 50 * (1 - level)
     low, high = np.percentile(values, [tail, 100 - tail])
     return float(low), float(high)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
@@ -40,6 +42,17 @@ def test_interval_covers_the_mean_about_as_often_as_it_says():
         low, high = interval(np.random.default_rng(i).normal(size=(30, 1)), np.mean, resamples=300, seed=i)
         hits += low <= 0 <= high
     assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_an_interval_over_many_episodes_takes_little_memory():
+    scores = RNG.normal(size=(20_000, 1))
+    tracemalloc.start()
+    found = interval(scores, np.mean, resamples=100)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    draws = np.random.default_rng(0).integers(0, 20_000, (100, 20_000))
+    np.testing.assert_allclose(found, np.percentile(scores[draws, 0].mean(1), [2.5, 97.5]), rtol=1e-12)
+    assert peak < 20 * scores.nbytes
 
 
 def test_one_run_has_no_interval():
