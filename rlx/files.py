@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+CGROUP = Path("/sys/fs/cgroup")  # of the container that we are in
 DAY = 86_400.0  # seconds after which what another machine was writing counts as abandoned
 
 
@@ -82,7 +83,8 @@ def cache_folder(name: str) -> Path | None:
 
 
 def free_memory() -> int | None:
-    """Bytes that are free on this machine, or in the container that we are in; None where nobody says."""
+    """Bytes that are free on this machine, or in the container that we are in, what was read from files and can be read again
+    included; None where nobody says."""
     found = []
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -90,9 +92,10 @@ def free_memory() -> int | None:
     except (OSError, StopIteration):
         pass
     try:
-        group = Path("/sys/fs/cgroup")
-        found.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):
+        most, used = (int((CGROUP / f"memory.{what}").read_text()) for what in ("max", "current"))
+        stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        found.append(most - used + int(stat["active_file"]) + int(stat["inactive_file"]))
+    except (OSError, ValueError, KeyError):
         pass
     return min(found) if found else None
 

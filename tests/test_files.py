@@ -64,6 +64,16 @@ def test_json_that_is_none_is_refused_by_file(tmp_path, data, message):
         files.read_json(tmp_path)
 
 
+def test_what_was_read_from_files_counts_as_free_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "CGROUP", tmp_path)
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("900\n")
+    (tmp_path / "memory.stat").write_text("anon 450\nfile 420\nshmem 20\ninactive_file 300\nactive_file 100\n")
+    assert files.free_memory() == 500
+    (tmp_path / "memory.max").write_text("max\n")
+    assert (files.free_memory() or 10**9) > 1000
+
+
 def test_errors_of_the_system_are_told_apart(tmp_path, monkeypatch):
     said = lambda number: " ".join(files.what_and_remedy(OSError(number, os.strerror(number)), tmp_path))
     assert "disk is full" in said(errno.ENOSPC) and "ulimit -n" in said(errno.EMFILE) and "quota" in said(errno.EDQUOT)

@@ -69,10 +69,10 @@ def _size(tree: PyTree) -> int:
     return sum(int(np.prod(x.shape)) * item(x) for x in jax.tree.leaves(tree) if hasattr(x, "dtype"))
 
 
-def shared(problem: Problem) -> int:
-    """Bytes of data that every device holds once."""
+def shared(problem: Problem, there: Sequence[Any] = ()) -> int:
+    """Bytes of data that every device holds once; without those that lie on the devices ``there``, and on no others, by now."""
     data = [v.data if isinstance(v, ReplayState) else v for v in problem.data.values()]
-    return _size([x for x in jax.tree.leaves(data) if isinstance(x, jax.Array)])
+    return _size([x for x in jax.tree.leaves(data) if isinstance(x, jax.Array) and x.devices() != set(there)])
 
 
 def available(devices: Sequence[Any]) -> int | None:
@@ -99,7 +99,8 @@ def most(agent: Agent, problem: Problem, devices: Sequence[Any], limit: int | No
     free = available(devices) if limit is None else limit
     if free is None:
         return None
-    return processes.count() * len(devices) * max(0, (free - shared(problem)) // max(1, sum(needs(agent, problem).values())))
+    free -= shared(problem, devices if limit is None else ())  # of data that are in use by now nothing is free
+    return processes.count() * len(devices) * max(0, free // max(1, sum(needs(agent, problem).values())))
 
 
 def check(agent: Agent, problem: Problem, members: int, devices: Sequence[Any], limit: int | None = None) -> None:

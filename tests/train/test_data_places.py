@@ -17,7 +17,7 @@ import pytest
 from rlx import keys, replay
 from rlx.envs import make
 from rlx.replay import datasets
-from rlx.train import logging, run
+from rlx.train import logging, memory, run
 from rlx.train.checkpoint import Checkpoints
 from rlx.types import Agent, AgentState, Eval, Members, Out, Problem, Stage, Update
 from tests.train.toys import QUIET
@@ -94,6 +94,15 @@ def test_a_member_that_stopped_or_diverged_keeps_what_it_had_learned(places, whe
     state = run(agent, problem, Members(keys.roots(range(2)), {"rate": jnp.array([0.5, 1.0])}), options=QUIET)
     assert state.agent.learned["x"].tolist() == ([4.0, 4.0] if stops else [6.0, 6.0]), "the second had 7 in a cycle's midst"
     assert state.alive.tolist() == [True, stops]
+
+
+def test_data_that_lie_on_the_device_are_not_asked_room_for_twice(places, monkeypatch):
+    agent, problem = averaging(places["device"])
+    one, size, devices = sum(memory.needs(agent, problem).values()), memory.shared(problem), jax.devices()[:1]
+    monkeypatch.setattr(memory, "available", lambda devices: 3 * one)
+    assert memory.most(agent, problem, devices) == 3 and size > 0
+    assert memory.most(agent, problem, devices, 3 * one) == (3 * one - size) // one < 3, "a limit is for all that is there"
+    assert memory.most(agent, problem, devices, 3 * one + size) == 3
 
 
 def test_rows_on_disk_are_not_taken_into_memory(places, monkeypatch):
