@@ -114,6 +114,9 @@ def _parts(flags: Flags) -> list[Part]:
     for part in parts:
         if not part.run_dir and (part.mode not in FREE or not flags.env):
             config.stop("whose rollouts? Give --run-dir, or for random actions --mode random --env ENV")
+        for flag in ("repeat", "time_limit"):
+            if part.run_dir and getattr(flags, flag) is not None:
+                config.stop(f"--{flag.replace('_', '-')} is that of the run in {part.run_dir}: leave it out")
     return parts
 
 
@@ -146,9 +149,9 @@ def _policy(flags: Flags, run_dir: str) -> Policy:
 def _env(flags: Flags, parts: list[Part], policies: dict[str, Policy]) -> Env | HostEnv:
     """The environment of all parts: the first policy's, or that which the flags name, or that of the run of a replay."""
     if policies:
-        found = {policy.problem.envs["train"].name: policy.problem.envs["train"] for policy in policies.values()}
+        found = {_settings(flags, policy): policy.problem.envs["train"] for policy in policies.values()}
         if len(found) > 1:
-            config.stop(f"the runs are of {' and '.join(found)}: give --env, one that all of them can act in")
+            config.stop(f"the runs are of {' and '.join(found)}: give --env, one that all of them can act in alike")
         return next(iter(found.values()))
     options = parsed(flags.env_options)
     run_dir = next((p.run_dir for p in parts if p.run_dir), "")
@@ -166,6 +169,14 @@ def _env(flags: Flags, parts: list[Part], policies: dict[str, Policy]) -> Env | 
         except NoPhysics:
             pass
     return make()
+
+
+def _settings(flags: Flags, policy: Policy) -> str:
+    """The environment that a policy acts in, and how it was made."""
+    env, run_config = policy.problem.envs["train"], policy.run_config
+    options = run_config.env_options if run_config and not flags.env else {}
+    more = "".join(f", {k}={v}" for k, v in sorted({**options, **parsed(flags.env_options)}.items()))
+    return f"{env.name} (repeat {env.spec.repeat}, time limit {env.spec.horizon}{more})"
 
 
 def _behaviour(flags: Flags, part: Part, policies: dict[str, Policy], env: Env | HostEnv) -> Behaviour | None:

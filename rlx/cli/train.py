@@ -109,6 +109,9 @@ def body(argv: list[str]) -> None:
     given, rest = given_run_config(argv)
     flags = parse(given, rest)
     name = given.agent
+    alone = [f"--{k}" for k in ("coordinator", "processes", "process") if getattr(flags, k) is not None]
+    if alone and not flags.distributed:
+        config.stop(f"{', '.join(alone)} without --distributed would start a run that knows of no others: give it too")
     if flags.distributed:
         processes.start(flags.coordinator, flags.processes, flags.process, flags.wait)
     run_dir = Path(flags.run_dir or f"runs/{name}/{flags.env.replace(':', '-').replace('/', '-')}/seed{flags.seed}")

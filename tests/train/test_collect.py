@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -21,6 +22,18 @@ from rlx.replay import datasets
 from rlx.train.collect import Behaviour, acting, alike, collect, ornstein_uhlenbeck, random, replay_of, summary
 from rlx.train.policy import Policy
 from rlx.types import Leaf, Problem, Spec, Step
+
+
+def test_runs_of_one_environment_that_was_made_differently_are_not_mixed(capsys):
+    made = lambda **options: SimpleNamespace(
+        problem=Problem({"train": rlx.envs.make("rlx:pendulum", **options)}), run_config=SimpleNamespace(env_options={})
+    )
+    env = lambda **policies: collect_command._env(collect_command.Flags(), [], policies)
+    assert env(a=made(repeat=2), b=made(repeat=2)).spec.repeat == 2
+    with pytest.raises(SystemExit):
+        env(a=made(repeat=2), b=made(repeat=4))
+    assert "rlx:pendulum (repeat 2, time limit 100) and rlx:pendulum (repeat 4" in capsys.readouterr().err
+
 
 SPEC = Spec(Leaf((2,)), Leaf((1,), low=-1, high=1))
 
