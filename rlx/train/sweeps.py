@@ -155,10 +155,12 @@ def trials(run_config: RunConfig, settings: Sequence[Point], together: bool) -> 
     """``settings`` as trials, each with all seeds. ``together``: settings that share a program are one trial."""
     traced = config.hyper(run_config.config)
     programs: dict[str, list[tuple[Point, Point]]] = {}
-    for point in settings:
+    apart = [{k: v for k, v in point.items() if not (together and k in traced)} for point in settings]
+    digits = _digits(apart)
+    for point, shown in zip(settings, apart, strict=True):
         fixed = {k: v for k, v in point.items() if k not in traced}
         moving = {k: v for k, v in point.items() if k in traced}
-        name = label(fixed if together else point) or "all"
+        name = label(shown, digits) or "all"
         programs.setdefault(name, []).append((fixed, moving))
     out = []
     for name, members in programs.items():
@@ -177,6 +179,12 @@ def label(point: Point, digits: int = 6) -> str:
         return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
     return " ".join(f"{k}={word(v)}" for k, v in point.items())
+
+
+def _digits(points: Iterable[Point]) -> int:
+    """How many digits tell ``points`` apart in their labels."""
+    distinct = {json.dumps(point): point for point in points}.values()
+    return 6 if len({label(point) for point in distinct}) == len(distinct) else 17
 
 
 def _short(name: str) -> str:
@@ -281,7 +289,7 @@ def settings(found: Sequence[Member]) -> dict[str, Point]:
     names = {k: None for m in found for k in m.values}
     differ = [k for k in names if len({json.dumps(m.values.get(k)) for m in found}) > 1]
     points = {json.dumps(point): point for point in ({k: m.values.get(k) for k in differ} for m in found)}
-    digits = 6 if len({label(point) for point in points.values()}) == len(points) else 17
+    digits = _digits(points.values())
     return {label(point, digits) or "all": point for point in points.values()}
 
 

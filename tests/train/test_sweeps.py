@@ -87,6 +87,14 @@ def locally(tmp_path_factory) -> Path:
 # ----------------------------------------------------------------------------------------------------------- what is planned
 
 
+def test_values_that_print_alike_are_trials_of_their_own():
+    run_config = run_configs.RunConfig("td_jepa", "rlx:pendulum", agents.config("td_jepa"))
+    points = [{"random_goals": x} for x in (0.12345678, 0.12345679)]
+    found = sweeps.trials(run_config, points, together=True)
+    assert [t.run_config.config.random_goals for t in found] == [0.12345678, 0.12345679]
+    assert len({t.name for t in found}) == 2
+
+
 def test_grids_lists_and_ranges():
     own = agents.config("sac")
     found = sweeps.axes(own, ["agent.actor-lr=1e-3,3e-4", "agent.hidden=64,32x16", "batch=128,256"])
