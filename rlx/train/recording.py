@@ -42,9 +42,10 @@ class Recorder:
         """Of the whole run, what was restored included."""
         return time.monotonic() - self.started
 
-    def goes_on(self, lines: int, seconds: float = 0.0) -> None:
-        """After ``lines`` lines and so many seconds; what was written later is written again."""
+    def goes_on(self, lines: int, seconds: float = 0.0, cycles: int = 0) -> None:
+        """After ``lines`` lines, so many seconds and cycles; what was written later is written again."""
         self.logger.truncate(lines)
+        self.progress.done = cycles
         self.started = time.monotonic() - seconds
 
     def where(self, run: RunState, program: Program) -> dict[str, Any]:

@@ -290,7 +290,8 @@ class _Runner:
             return False
         tree, meta = found
         lost = states.unpack(self.agent, self.frozen, self.run, tree, meta, self.placement)
-        self.recorder.goes_on(meta["lines"], meta["seconds"])
+        done = sum(s.cycles for s in self.agent.stages[: self.run.stage]) + self.run.cycle
+        self.recorder.goes_on(meta["lines"], meta["seconds"], done)
         for name, why in lost.items():
             self._cut(name, why)
         return True

@@ -54,8 +54,9 @@ class RunConfig:
         words = isinstance(self.data_options, (tuple, list))
         given = options.parsed(self.data_options, "--data-option") if words else dict(self.data_options)
         object.__setattr__(self, "data_options", given)
-        if self.data:  # a run is read from other folders than it was begun in
-            object.__setattr__(self, "data", os.path.abspath(os.path.expanduser(self.data)))
+        for name in ("data", "init_from"):  # a run is read from other folders than it was begun in
+            if getattr(self, name):
+                object.__setattr__(self, name, os.path.abspath(os.path.expanduser(getattr(self, name))))
         if keys.checked(self.seed) + self.seeds - 1 > keys.MOST_SEED:
             raise ValueError(f"seeds={self.seeds} from seed={self.seed} on go past {keys.MOST_SEED}, the largest: begin lower.")
         each_once("settings", [tuple(f"{k}={v}" for k, v in sorted(setting.items())) for setting in self.settings])

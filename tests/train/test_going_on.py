@@ -14,6 +14,7 @@ import pytest
 from rlx import agents, config, replay
 from rlx.train import Interrupted, load, logging, processes, run
 from rlx.train import state as states
+from rlx.train.logging import Progress
 from rlx.train.policy import initial
 from rlx.train.recording import Recorder
 from rlx.train.run_config import RunConfig, keep
@@ -55,6 +56,15 @@ def test_a_run_that_does_not_resume_takes_the_place_of_the_one_before(tmp_path):
     assert same(run(agent, problem, 1, tmp_path, options=QUIET), anew)
 
 
+def test_a_run_that_goes_on_counts_its_progress_from_there(tmp_path, monkeypatch):
+    found = []
+    advance = Progress.advance
+    monkeypatch.setattr(Progress, "advance", lambda self, *a, **k: (advance(self, *a, **k), found.append(self.done)))
+    for cycles in (4, 6):
+        run(*toy(cycles=cycles), 0, tmp_path, options=QUIET)
+    assert found == [1, 2, 3, 4, 5, 6]
+
+
 def test_stages_that_are_over_cannot_get_longer(tmp_path):
     def staged(first, second):
         phases = toy()[0].stages[0].phases
@@ -66,6 +76,12 @@ def test_stages_that_are_over_cannot_get_longer(tmp_path):
     with pytest.raises(ValueError, match="Only that stage and later ones may get longer"):
         run(*staged(2, 1), 0, tmp_path, options=QUIET)
     assert run(*staged(2, 3), 0, tmp_path, options=QUIET).cycle == 3
+
+
+def test_a_config_names_other_folders_from_the_root(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = RunConfig("sac", "rlx:pendulum", agents.config("sac"), init_from="runs/a/", data="b.npz")
+    assert (found.init_from, found.data) == (str(tmp_path / "runs" / "a"), str(tmp_path / "b.npz"))
 
 
 def test_only_a_budget_may_grow(tmp_path):
