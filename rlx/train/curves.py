@@ -15,6 +15,7 @@ from rlx.train import run_config as run_configs
 from rlx.train.pictures import literal
 from rlx.train.stats import estimate, iqm
 
+UNITS = {"env_steps": "environment steps", "updates": "updates"}
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444")
 
 
@@ -35,7 +36,7 @@ class Curve:
 
 
 def read_run(run_dir: Path) -> list[Curve]:
-    """One curve per member of the run in ``run_dir``.
+    """One curve per member of the run in ``run_dir``, of the first evaluation of the stage that it came to last.
 
     Raises:
         ValueError: the folder is no run folder, or holds no evaluation yet.
@@ -44,7 +45,9 @@ def read_run(run_dir: Path) -> list[Curve]:
     lines = [x for x in every if x["kind"] == "eval"]
     if not lines:
         raise ValueError(f"{run_dir} holds no evaluation yet: its run stopped before the first one.")
-    lines = [x for x in lines if x["eval"] == lines[0]["eval"]]
+    stage = lines[-1].get("stage")  # of several evaluations the first one of this: a clone's say nothing of what came of it
+    shown = next(x["eval"] for x in lines if x.get("stage") == stage)
+    lines = [x for x in lines if x["eval"] == shown]
     unit = "env_steps" if np.any([np.any(x["env_steps"]) for x in lines]) else "updates"
     trained = [x for x in every if x["kind"] == "train" and unit in x]
     curves = []
@@ -72,6 +75,12 @@ def _of_member(lines: Sequence[Mapping[str, Any]], unit: str, name: str, i: int)
 def _finite(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     fine = np.isfinite(steps) & np.isfinite(values)
     return steps[fine], values[fine]
+
+
+def steps_of(groups: Mapping[str, Sequence[Curve]]) -> str:
+    """What is on the axis of steps, which runs that learn from data alone share with others."""
+    units = {c.unit for curves in groups.values() for c in curves}
+    return UNITS[units.pop()] if len(units) == 1 else "environment steps (of runs without any: updates)"
 
 
 def on_grid(curves: Sequence[tuple[np.ndarray, np.ndarray]], points: int = 50) -> tuple[np.ndarray, np.ndarray]:

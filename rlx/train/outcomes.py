@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from rlx.envs.outcomes import LEAVES
-from rlx.train.curves import Curve, draw, png
+from rlx.train.curves import Curve, draw, png, steps_of
 from rlx.train.pictures import literal
 from rlx.train.stats import estimate, iqm
 from rlx.types import Row
@@ -87,7 +87,7 @@ def picture(groups: Mapping[str, Sequence[Curve]], env: str) -> bytes | None:
             axes.set_ylabel(
                 COUNTED[side] if side == "evaluated" or not name.endswith("_max") else "training: the greatest", fontsize=8
             )
-            axes.set_xlabel(_unit(groups) if row == len(sides) - 1 else "", fontsize=8)
+            axes.set_xlabel(steps_of(groups) if row == len(sides) - 1 else "", fontsize=8)
             axes.set_ylim(bottom=0)
             axes.tick_params(labelsize=7)
     grid[0, 0].legend(frameon=False, fontsize=7)
@@ -99,10 +99,6 @@ def words(name: str) -> str:
     """``"contact force, peak"``"""
     leaf, _, way = (name, "", "") if name in LEAVES else name.rpartition("_")
     return leaf.replace("_", " ") + {"": "", "max": ", peak", "mean": ", mean"}[way]
-
-
-def _unit(groups: Mapping[str, Sequence[Curve]]) -> str:
-    return {"env_steps": "environment steps", "updates": "updates"}[next(iter(groups.values()))[0].unit]
 
 
 def dicts(rows: list[tuple]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from rlx.envs import scores
 from rlx.train import outcomes, rankings, sweeps
-from rlx.train.curves import Curve, draw, png, read_run
+from rlx.train.curves import Curve, draw, png, read_run, steps_of
 from rlx.train.pictures import literal
 from rlx.train.stats import estimate, iqm, probability_of_improvement
 
@@ -122,8 +122,7 @@ def _draw(groups: dict[str, list[Curve]], title: str) -> bytes:
     axes = figure.subplots()
     draw(axes, {name: [(c.steps, c.returns) for c in curves] for name, curves in groups.items()})
     what = "IQM and 95% interval over seeds" if any(len(curves) > 1 for curves in groups.values()) else "one seed each"
-    unit = {"env_steps": "environment steps", "updates": "updates"}[next(iter(groups.values()))[0].unit]
-    axes.set(xlabel=unit, ylabel="evaluation return", title=f"{literal(title)}: {what}")
+    axes.set(xlabel=steps_of(groups), ylabel="evaluation return", title=f"{literal(title)}: {what}")
     axes.legend(frameon=False, fontsize=8)
     return png(figure)
 

@@ -15,6 +15,7 @@ from rlx import agents
 from rlx.cli import main, outputs
 from rlx.config import replace
 from rlx.train import sweeps
+from rlx.train.curves import Curve, read_run, steps_of
 from rlx.train.population import Population
 from rlx.train.report import report
 from rlx.train.run_config import RunConfig
@@ -103,6 +104,23 @@ def test_a_seed_that_diverged_is_left_out_from_there_on(tmp_path):
     assert made["table"][1]["final IQM"] == 3.5
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("<td>0.5</td></tr>") == 1, "3 and 4 are as often above 3.5 as below"
+
+
+def test_a_curve_is_of_what_acts_in_the_last_stage(tmp_path):
+    """A clone is evaluated before the agent that begins as it, and a planner beside it."""
+    run = folder(tmp_path / "run", [9.0, 2.0, 8.0, 3.0, 8.0])
+    lines = [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
+    names = ("clone", "main", "planner", "main", "planner")
+    told = [{**line, "eval": n, "stage": "bc" if n == "clone" else "learn"} for line, n in zip(lines, names, strict=True)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in told))
+    (curve,) = read_run(run)
+    assert curve.returns.tolist() == [2.0, 3.0] and report([run], tmp_path / "out")["table"][0]["final IQM"] == 3.0
+
+
+def test_steps_of_both_kinds_are_said(tmp_path):
+    online, offline = ([Curve("g", 0, unit, np.ones(1), np.ones(1), tmp_path)] for unit in ("env_steps", "updates"))
+    assert steps_of({"a": online}) == "environment steps" and steps_of({"a": offline}) == "updates"
+    assert steps_of({"a": offline, "b": online}) == "environment steps (of runs without any: updates)"
 
 
 def test_the_band_of_a_curve_is_over_seeds(tmp_path):
