@@ -17,6 +17,7 @@ from rlx.cli import console
 from rlx.envs import scores
 from rlx.train import run_config as run_configs
 from rlx.train import stats, sweeps, video
+from rlx.train.curves import UNITS
 from rlx.train.logging import read as read_metrics
 from rlx.train.pictures import literal
 from rlx.train.policy import Policy
@@ -60,8 +61,9 @@ def told(values: dict[str, Any]) -> str:
 
 
 def curve(run_dir: Path) -> Path | None:
-    """The run's evaluation return over its steps as ``curve.png``: of each setting the mean, with its 95% interval over seeds,
-    or of one seed over its episodes. None where nothing was evaluated."""
+    """The run's evaluation return over its steps (updates, where some evaluation came before the first step) as ``curve.png``:
+    of each setting the mean, with its 95% interval over seeds, or of one seed over its episodes. None where nothing was
+    evaluated."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -75,15 +77,17 @@ def curve(run_dir: Path) -> Path | None:
     figure = Figure(figsize=(6, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for name in dict.fromkeys(line["eval"] for line in lines):
+    names = dict.fromkeys(line["eval"] for line in lines)
+    acted = {line["eval"] for line in lines if np.any(line["env_steps"])}
+    unit = "env_steps" if len(acted) == len(names) else "updates"  # one axis for all: some came before the first step
+    for name in names:
         mine = [line for line in lines if line["eval"] == name]
-        unit = "env_steps" if any(np.any(line["env_steps"]) for line in mine) else "updates"
         for setting, members in settings.items():
             x, found = band(mine, unit, members, run_config.members)
             (drawn,) = axes.plot(x, [e.value for e in found], marker=".", label=literal(f"{name} {setting}".strip()))
             bounds = np.array([e.interval or (np.nan, np.nan) for e in found])
             axes.fill_between(x, *bounds.T, alpha=0.2, color=drawn.get_color(), linewidth=0)
-        axes.set(xlabel={"env_steps": "environment steps", "updates": "updates"}[unit], ylabel="return of an evaluation")
+        axes.set(xlabel=UNITS[unit], ylabel="return of an evaluation")
     over = "seeds" if max(map(len, settings.values())) > 1 else "episodes of one seed"
     title = literal(f"{run_config.agent} on {run_config.env}")
     axes.set_title(f"{title}: mean and 95% interval over {over}", fontsize="medium")

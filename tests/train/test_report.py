@@ -117,6 +117,17 @@ def test_a_curve_is_of_what_acts_in_the_last_stage(tmp_path):
     assert curve.returns.tolist() == [2.0, 3.0] and report([run], tmp_path / "out")["table"][0]["final IQM"] == 3.0
 
 
+def test_evaluations_before_the_first_step_share_an_axis_with_those_after(tmp_path, monkeypatch):
+    run = folder(tmp_path / "run", [1.0, 2.0])
+    lines = [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
+    lines[0] |= {"eval": "clone", "env_steps": 0}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    drawn, band = [], outputs.band
+    monkeypatch.setattr(outputs, "band", lambda mine, unit, *more: (drawn.append(unit), band(mine, unit, *more))[1])
+    outputs.curve(run)
+    assert drawn == ["updates", "updates"]
+
+
 def test_steps_of_both_kinds_are_said(tmp_path):
     online, offline = ([Curve("g", 0, unit, np.ones(1), np.ones(1), tmp_path)] for unit in ("env_steps", "updates"))
     assert steps_of({"a": online}) == "environment steps" and steps_of({"a": offline}) == "updates"
