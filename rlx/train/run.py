@@ -154,6 +154,7 @@ class _Runner:
 
     def _enter(self, index: int) -> None:
         self._program(index)
+        self.evaluations.close()  # those of the stage before, whose environments may be dear
         before = str(jax.tree.structure(self.run.agent.learned))
         states.enter(self.program, self.run)
         if str(jax.tree.structure(self.run.agent.learned)) != before:

@@ -57,10 +57,11 @@ def toy_on(name, streams=1, episodes=2, **more):
     return replace(agent, act=act, envs=envs, evals=evals, buffers={"replay": rlx.replay.ring(64, streams)}), problem
 
 
-@pytest.mark.parametrize("streams", [1, 3])
-def test_an_evaluation_opens_no_more_than_training_and_all_are_closed(streams):
+@pytest.mark.parametrize(("streams", "stages"), [(1, 2), (3, 1)])
+def test_an_evaluation_opens_no_more_than_training_and_all_are_closed(streams, stages):
     Counted.open = Counted.most = 0
     agent, problem = toy_on("gym:RlxCounted-v0", streams, episodes=5)
+    agent = replace(agent, stages=tuple(replace(agent.stages[0], name=f"learn{i}") for i in range(stages)))
     state = run(agent, problem, jax.random.key(0), options=QUIET)
     assert (Counted.open, Counted.most) == (0, 2 * streams)
     episodes = evaluate(agent, problem, state.agent, jax.random.key(1), 0, 6, 5)
