@@ -22,6 +22,7 @@ from rlx.precision import Precision
 from rlx.replay.datasets import Where, nbytes
 from rlx.train import Interrupted, Options, Policy, launch, memory, processes, run, sweeps
 from rlx.train import run_config as run_configs
+from rlx.train.checkpoint import Checkpoints
 from rlx.train.compilation import compile_seconds
 from rlx.train.evaluate import evaluate, evaluate_members
 from rlx.train.lock import held
@@ -192,7 +193,8 @@ def train(run_config: run_configs.RunConfig, agent: Agent, problem: Problem, run
 
 def _train(run_config: run_configs.RunConfig, agent: Agent, problem: Problem, run_dir: Path, flags: Any) -> dict[str, Any]:
     key, is_process_zero, compiled = run_config.key(), processes.is_process_zero(), compile_seconds()
-    init_from = initial(run_config)
+    begun = Checkpoints(run_dir / "checkpoints").steps()  # then what it began with is not asked for any more
+    init_from = None if begun else initial(run_config)
     validate(agent, problem, key, init_from)
     goes_on = run_configs.keep(run_config, run_dir, agent, flags.allow_changes) if is_process_zero else True
     processes.wait()

@@ -135,6 +135,9 @@ def test_init_from_takes_the_best_of_a_run_folder(tmp_path):
     assert main([*argv, "--agent.hidden", "8", "--seeds", "2", "--run-dir", str(tmp_path / "b")]) == 2
     assert not (tmp_path / "b" / "config.json").exists()
     assert main([*argv, "--seeds", "2", "--run-dir", str(tmp_path / "c")]) == 0
+    (tmp_path / "a").rename(tmp_path / "elsewhere")
+    assert main([*argv, "--seeds", "2", "--run-dir", str(tmp_path / "d")]) == 2, "what it begins with is gone"
+    assert main([*argv, "--seeds", "2", "--run-dir", str(tmp_path / "c")]) == 0, "it has begun"
 
 
 # ---------------------------------------------------------------------------------------------------------------- signals
