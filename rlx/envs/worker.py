@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,46 +37,49 @@ def _answers(job: dict[str, Any], folder: Path, lines: Iterator[str]) -> Iterato
     start, stop = job["start"], job["stop"]
     plugins.import_modules(job["imports"], f"{job['name']} in a worker process needs")
     env = make(job["name"], **job["options"])
-    vec = env.make(stop - start, job["ends"])  # type: ignore[union-attr]
     blocks = {k: x[start:stop] for k, x in blocks_of(folder / "block", env.spec, job["n"]).items()}
     file, shown = folder / f"{os.getpid()}.npz", step_of(blocks, env.spec)
     states: dict[int, Any] = {}
-    yield {}
-    for line in lines:
-        message = json.loads(line)
-        do, number = message["do"], message.get("state")
-        for old in message["drop"]:
-            states.pop(old, None)
-        answer: dict[str, Any] = {}
-        if "key" in message:
-            words, per, at, first = message["key"]
-            key = HostKey(np.array(words, np.uint32), per, at, start, first)
-        if do in ("reset", "step"):
-            if do == "reset":
-                states[number], step = vec.reset(env.params, key)
-            else:
-                states[number], step = vec.step(env.params, states[number], np.array(blocks["action"]), key)
-            jax.tree.map(lambda block, x: block.__setitem__(..., x), shown, step)
-        elif do == "save":
-            arrays = vec.save(states[number])
-            answer["saved"] = arrays is not None
-            if arrays is not None:
-                np.savez(file, **arrays)
-        elif do == "load":
-            with np.load(file) as arrays:
-                try:
-                    states[number] = vec.load(dict(arrays))
-                except NotRepeated as e:
-                    answer["not_repeated"] = str(e)
-        elif do == "render":
-            answer["drawn"] = start <= message["index"] < stop
-            if answer["drawn"]:
-                np.savez(file, picture=vec.render(env.params, states[number], message["index"] - start))
-        yield answer
+    with contextlib.closing(env.make(stop - start, job["ends"])) as vec:  # type: ignore[union-attr]
+        yield {}
+        for line in lines:
+            message = json.loads(line)
+            do, number = message["do"], message.get("state")
+            for old in message["drop"]:
+                states.pop(old, None)
+            answer: dict[str, Any] = {}
+            if "key" in message:
+                words, per, at, begin, first = message["key"]
+                key = HostKey(np.array(words, np.uint32), per, at, begin + start, first)
+            if do in ("reset", "step"):
+                if do == "reset":
+                    states[number], step = vec.reset(env.params, key)
+                else:
+                    states[number], step = vec.step(env.params, states[number], np.array(blocks["action"]), key)
+                jax.tree.map(lambda block, x: block.__setitem__(..., x), shown, step)
+            elif do == "save":
+                arrays = vec.save(states[number])
+                answer["saved"] = arrays is not None
+                if arrays is not None:
+                    np.savez(file, **arrays)
+            elif do == "load":
+                with np.load(file) as arrays:
+                    try:
+                        states[number] = vec.load(dict(arrays))
+                    except NotRepeated as e:
+                        answer["not_repeated"] = str(e)
+            elif do == "render":
+                answer["drawn"] = start <= message["index"] < stop
+                if answer["drawn"]:
+                    np.savez(file, picture=vec.render(env.params, states[number], message["index"] - start))
+            yield answer
 
 
 def main() -> None:
-    """Serves one main process until it closes the line. What the environment prints goes to standard error."""
+    """Serves one main process until it closes the line. What the environment prints goes to standard error. Signals that ask a
+    whole group of processes to stop are the main process's: it still saves, which needs the streams."""
+    for asked in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(asked, lambda *_: None)  # what an environment starts does not inherit this, as it would SIG_IGN
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     serving = _serve(iter(sys.stdin.readline, ""))

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from rlx.envs.border import NotRepeated
 from rlx.envs.options import cores
 from rlx.keys import HostKey
 from rlx.types import HostEnv, Leaf, PyTree, Spec, Step
+
+PATIENCE = 60.0  # seconds in which a worker closes its environments
 
 
 def in_processes(env: HostEnv, name: str, options: dict[str, Any], workers: int, imports: Sequence[str] = ()) -> HostEnv:
@@ -117,13 +120,18 @@ class WorkersVec:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # modules are found there as they are here
         pipe = subprocess.PIPE
         command = [sys.executable, "-m", "rlx.envs.worker"]
-        started = [subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, text=True) for _ in range(self.workers)]
         job = {"name": self.remake, "options": self.options, "n": self.n, "ends": self.ends, "folder": self._folder.name}
         job["imports"] = self.imports
-        for process, a, b in zip(started, edges[:-1], edges[1:], strict=True):
-            self._send(process, {**job, "start": a, "stop": b})
-        for process in started:
-            self._answer(process)
+        started: list[subprocess.Popen] = []
+        try:
+            for a, b in pairwise(edges):
+                started.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, text=True))
+                self._send(started[-1], {**job, "start": a, "stop": b})
+            for process in started:
+                self._answer(process)
+        except BaseException:
+            _end(started)
+            raise
         return started
 
     def _send(self, process: subprocess.Popen, message: dict[str, Any]) -> None:
@@ -149,7 +157,7 @@ class WorkersVec:
         if state is not None:
             message["state"] = state.number
         if key is not None:
-            message["key"] = [key.words.tolist(), key.per, key.step, key.first]
+            message["key"] = [key.words.tolist(), key.per, key.step, key.start, key.first]
         for process in self._processes:
             self._send(process, message)
         return [self._answer(process) for process in self._processes]
@@ -209,11 +217,21 @@ class WorkersVec:
         raise ValueError(f"{self.name} has no stream {index}.")
 
     def close(self) -> None:
-        for process in self.__dict__.pop("_processes", []):
-            with contextlib.suppress(BrokenPipeError):  # of one that has died
-                process.stdin.close()
-            process.wait()
-            process.stdout.close()
+        _end(self.__dict__.pop("_processes", []))
         if "_folder" in self.__dict__:
             self.__dict__.pop("_mapped", None)
             self.__dict__.pop("_folder").cleanup()
+
+
+def _end(processes: Sequence[subprocess.Popen]) -> None:
+    """Workers end when nobody writes to them any more; one that hangs in its environment is killed."""
+    for process in processes:
+        with contextlib.suppress(BrokenPipeError):  # of one that has died
+            process.stdin.close()  # type: ignore[union-attr]
+    for process in processes:
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()  # type: ignore[union-attr]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
+from pathlib import Path
+
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict
@@ -47,6 +50,18 @@ class Shifty(Arm):
         return {"place": np.zeros(2 if self.t < 3 else 3)}
 
 
+class Leaves(Arm):
+    """Puts a file into ``folder`` when it is closed."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = Path(folder)
+
+    def close(self):
+        (self.folder / uuid.uuid4().hex).touch()
+
+
 gymnasium.register("RlxArm-v0", Arm)
 gymnasium.register("RlxCamera-v0", lambda **options: Arm(camera=True, **options))
 gymnasium.register("RlxShifty-v0", Shifty)
+gymnasium.register("RlxLeaves-v0", Leaves)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 from pathlib import Path
 
 import jax
@@ -10,6 +12,7 @@ import pytest
 
 import rlx.envs
 from rlx import plugins
+from rlx.envs.side_by_side import side_by_side
 from rlx.keys import HostKey
 
 KEY = HostKey(np.array([[3, 4], [5, 6]], np.uint32), 3)  # two members of three streams
@@ -67,6 +70,47 @@ def test_workers_import_the_modules_that_register(name, monkeypatch):
     shared, vec, _ = play(rlx.envs.make(name, workers=1))
     jax.tree.map(np.testing.assert_array_equal, alone, shared)
     vec.close()
+
+
+@pytest.mark.slow
+def test_what_stops_the_main_process_leaves_workers_to_it():
+    """Ctrl-C reaches all processes of a terminal, and some schedulers tell all of a job; the main one saves then."""
+    _, vec, state = play(rlx.envs.make("dmc:cartpole-swingup", workers=2), steps=1)
+    for process in vec._processes:
+        for asked in (signal.SIGINT, signal.SIGTERM):
+            process.send_signal(asked)
+    assert vec.save(state)
+    vec.close()
+
+
+@pytest.mark.slow
+def test_one_that_cannot_start_leaves_no_worker_behind(monkeypatch):
+    started, popen = [], subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **kw: started.append(popen(*a, **kw)) or started[-1])
+    vec = rlx.envs.make("dmc:cartpole-swingup", workers=1).make(1, "reset")
+    vec.options["threads"] = 0  # refused there
+    with pytest.raises(ValueError, match="in a worker process: threads=0"):
+        vec.reset(None, KEY)
+    assert len(started) == 1
+    assert started[0].returncode is not None
+    assert started[0].stdin.closed
+
+
+@pytest.mark.slow
+def test_workers_close_their_environments(tmp_path):
+    vec = rlx.envs.make("gym:tests.envs.gym_fixtures:RlxLeaves-v0", workers=1, folder=str(tmp_path)).make(2, "reset")
+    vec.reset(None, KEY)
+    before = len(list(tmp_path.iterdir()))  # the one that was looked at
+    vec.close()
+    assert len(list(tmp_path.iterdir())) == before + 2
+
+
+@pytest.mark.slow
+def test_streams_that_are_some_of_more_keep_their_numbers():
+    """Blocks of one batch, each in processes of its own."""
+    step = lambda env: side_by_side([env], 2).make(4, "reset").reset(None, HostKey(KEY.words, 4))[1]
+    alone, shared = (step(rlx.envs.make("dmc:pendulum-swingup", **how)) for how in ({}, {"workers": 1}))
+    np.testing.assert_array_equal(alone.obs, shared.obs)
 
 
 def test_what_no_other_process_can_import_is_said():
