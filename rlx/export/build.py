@@ -214,6 +214,8 @@ class Builder:
             return self.add("scatter-add", (*args[:2], minus), out.shape, out.dtype, params)
         if op == "gather":
             return self.gather(args[0], args[1], out, params)
+        if op in ("dynamic_slice", "dynamic_update_slice"):
+            args = self.placed(args, len(args) - len(out.shape), out if op == "dynamic_slice" else args[1])
         return self.add("add" if op == "add_any" else op, tuple(args), out.shape, out.dtype, params)
 
     def ordered(self, op: str, args: list[Value], out: Value) -> Value:
@@ -227,6 +229,11 @@ class Builder:
         elif op == "eq":
             b = self.add("and", (a, b), out.shape, out.dtype)
         return self.add("or", (plain, b), out.shape, out.dtype)
+
+    def placed(self, args: list[Value], first: int, window: Value) -> list[Value]:
+        """The arguments of a move of ``window``, with its starts from number ``first`` on: 0 where it cannot move."""
+        room = zip(args[first:], args[0].shape, window.shape, strict=True)
+        return [*args[:first], *(self.const(np.zeros((), at.dtype)) if n == size else at for at, n, size in room)]
 
     def gather(self, x: Value, index: Value, out: Value, params: dict[str, Any]) -> Value:
         """In its plainest form: an index moves only along axes where it can, and windows of one element lack that axis."""

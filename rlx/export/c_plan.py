@@ -18,7 +18,8 @@ REDUCED = {f"reduce_{name}" for name in ("sum", "max", "min", "prod", "and", "or
 FIRSTS = {"argmax", "argmin"}
 CUMULATIVE = {"cumsum", "cumprod", "cummax", "cummin"}
 SCATTERS = {"scatter", "scatter-add", "scatter-mul", "scatter-min", "scatter-max"}
-BLOCKS = {"concatenate", "pad", "dynamic_update_slice", *REDUCED, *FIRSTS, *CUMULATIVE, *SCATTERS}
+REWRITTEN = {"pad", "dynamic_update_slice", *SCATTERS}  # filled first, then written into
+BLOCKS = {"concatenate", *REWRITTEN, *REDUCED, *FIRSTS, *CUMULATIVE}
 SUPPORTED = frozenset([*c_ops.ELEMENTWISE, *VIEWS, *MOVING, *BLOCKS, "dot_general", "iota"])
 SHORT = 16  # sums of so few products are written out
 
@@ -163,7 +164,7 @@ def _allot(program: Program, made: Plan) -> None:
         kind = c_ops.ctype(value.dtype)
         if value is program.action:
             made.places[id(value)] = Place("action", value.size, kind, False)
-        elif value.size == 1:
+        elif value.size == 1 and node.op not in REWRITTEN:
             made.places[id(value)] = Place(f"s{i}", 1, c_ops.ctype(value.dtype, single=True), True)
         else:
             busy_now = {id(block) for until, block in busy if until >= i}

@@ -166,6 +166,8 @@ MOVING: dict[str, Callable] = {
         lax.dynamic_slice(const(TABLE, x), (ints(x)[0, 0], np.int32(1), np.int32(0)), (1, 2, 2)).reshape(1, 4) + x[:, :4]
     ),
     "dynamic_update": lambda x: lax.dynamic_update_slice(x, jnp.sin(x[:, :2]), (np.int32(0), ints(x)[0, 0])),
+    "of_one": lambda x: jax.vmap(_of_one)(x),
+    "dynamic_whole": lambda x: lax.dynamic_slice(jnp.sin(x), (np.int32(0), ints(x)[0, 0]), x.shape) + x,
     "set": lambda x: x.at[:, 1].set(jnp.arctan2(x[:, 1], x[:, 0])).at[:, 4].add(2.0).at[:, 2].subtract(x[:, 0]),
     "set_moving": lambda x: jax.vmap(lambda v, i: v.at[i].set(9.0).at[(i + 2) % 9].mul(3.0))(x, ints(x[:, 0])),
     "set_most": lambda x: jax.vmap(lambda v: v.at[jnp.array([1, 1, 5])].max(v[:3]).at[jnp.array([2, 9])].min(0.0))(x),
@@ -183,6 +185,19 @@ MOVING: dict[str, Callable] = {
 def _flat(v: jax.Array, i: jax.Array) -> jax.Array:
     """A layer whose weights lie flat in a table."""
     return v @ const(WIDE.T.reshape(4, 60), v)[i].reshape(N, 10)
+
+
+def _of_one(v: jax.Array) -> jax.Array:
+    """Arrays of one element that are padded, set and updated, and read more than once."""
+    one = jnp.sin(v[:1])
+    i = ints(one)[0] % 2
+    made = [
+        lax.pad(one[:0], v[1], ((0, 1, 0),)),
+        one.at[i].set(v[2], mode="drop"),
+        one.at[0].add(v[3]),
+        lax.dynamic_update_slice(one, v[4:5] + i, (i,)),
+    ]
+    return jnp.concatenate([v * x + x**2 for x in made])
 
 
 LAWS: dict[str, Callable] = {**ELEMENTWISE, **SHAPES, **SUMS, **MOVING}
