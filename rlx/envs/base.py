@@ -218,10 +218,11 @@ def batch(
     ``starts`` says where the next episode of a device environment comes from: ``"exact"`` computes a fresh reset at every
     step (right for cheap resets), ``"pool"`` draws from start states redrawn once per Collect (right for expensive ones),
     ``"lockstep"`` computes resets only at steps where some stream ended (right where all end together). None: the
-    environment's own choice. ``params_axes``: vmap axes of ``params``, for randomised domains.
+    environment's own choice. ``params_axes``: vmap axes of ``params``, for randomised domains; each stream then starts by its
+    own, ``"lockstep"`` where the environment's choice is a pool, which belongs to all streams.
 
     Raises:
-        ValueError: ``n`` < 1 or unknown ``ends`` or ``starts``.
+        ValueError: ``n`` < 1, unknown ``ends`` or ``starts``, or a pool with ``params_axes``.
     """
     if n < 1:
         raise ValueError(f"batch of {env.name!r} was asked for n={n} streams; give at least 1.")
@@ -229,9 +230,12 @@ def batch(
         raise ValueError(f"ends={ends!r} is unknown; give 'reset' (next episode) or 'stop' (stay at the end).")
     if isinstance(env, HostEnv):
         return HostVec(env, n, ends)
-    if (starts or env.starts) not in ("exact", "pool", "lockstep"):
+    if starts == "pool" and params_axes is not None:
+        raise ValueError("starts='pool' is one pool for all streams, which params_axes tell apart; give 'exact' or 'lockstep'.")
+    own = "lockstep" if env.starts == "pool" and params_axes is not None else env.starts
+    if (starts or own) not in ("exact", "pool", "lockstep"):
         raise ValueError(f"starts={starts!r} is unknown; give 'exact', 'pool' or 'lockstep'.")
-    return DeviceVec(env, n, ends, starts or env.starts, params_axes)
+    return DeviceVec(env, n, ends, starts or own, params_axes)
 
 
 # --------------------------------------------------------------------------------------------------------------- rollout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -38,10 +39,10 @@ def check(env: Env | HostEnv, seed: int = 0, steps: int = 60, streams: int = 2, 
         ValueError: with all faults found: what was found, what is expected, what to do.
     """
     vec = batch(env, streams)
-    faults = faults_of_types(env, vec.made if isinstance(vec, HostVec) else vec)  # which would stop at the first fault
-    if not faults:  # otherwise it would not run
-        report = _run(env, vec, seed, max(steps // 2, 1), episodes, faults)
-    vec.close()
+    with contextlib.closing(vec):
+        faults = faults_of_types(env, vec.made if isinstance(vec, HostVec) else vec)  # which would stop at the first fault
+        if not faults:  # otherwise it would not run
+            report = _run(env, vec, seed, max(steps // 2, 1), episodes, faults)
     if faults:
         raise ValueError(f"{env.name} does not keep the contract:\n" + "\n".join(f"- {f}" for f in faults))
     return report
@@ -182,7 +183,7 @@ def _bounds(env: Env | HostEnv, faults: list[str]) -> None:
         return rows.obs, rows.reward
 
     roll = roll if env.host else jax.jit(roll)
-    at, beyond = (jax.tree.map(np.array, roll(np.full((1, *env.spec.action.shape), x, np.float32))) for x in (1.0, 3.0))
-    vec.close()
+    with contextlib.closing(vec):
+        at, beyond = (jax.tree.map(np.array, roll(np.full((1, *env.spec.action.shape), x, np.float32))) for x in (1.0, 3.0))
     if not _equal(at, beyond):
         faults.append("an action of 3 acts otherwise than one of 1. Clip actions to [-1, 1] in step.")

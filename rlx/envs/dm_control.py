@@ -43,6 +43,8 @@ def make(
     def build() -> Any:
         with border.making(given):
             env = suite.load(domain, task, task_kwargs={"random": 0})
+        if time_limit is not None:
+            env._step_limit = time_limit * repeat  # a longer one than the task's own too
         if paid:
             c = SimpleNamespace(**paid.constants(env.physics.model))
             env.task.get_reward = lambda physics: float(paid.reward(np, c, physics.data))

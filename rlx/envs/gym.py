@@ -341,9 +341,9 @@ class GymVec:
     def render(self, params: PyTree, state: list[Episode], index: int = 0) -> np.ndarray:
         """A picture from an environment made for rendering, brought to the same place by replaying the episode."""
         env, episode = self._camera, state[index]
-        if self._shown.get("seed") != episode.seed or self._shown["length"] > len(episode.actions):
+        if self._shown.get("episode") is not episode:
             _reset(self._border, env, episode.seed)
-            self._shown.update(seed=episode.seed, length=0)
+            self._shown.update(episode=episode, length=0)
         for action in episode.actions[self._shown["length"] :]:
             for _ in range(self.spec.repeat):
                 _, _, terminated, truncated, _ = _step(self._border, env, self._border.native(action))
@@ -353,7 +353,7 @@ class GymVec:
         return np.asarray(env.render(), np.uint8)
 
     @cached_property
-    def _shown(self) -> dict[str, int]:
+    def _shown(self) -> dict[str, Any]:
         return {}
 
     @cached_property

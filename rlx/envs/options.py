@@ -23,7 +23,8 @@ class NoPhysics(ValueError):
 def positive(**options: int | None) -> None:
     """Raises ValueError for an option that is not a positive whole number (or None)."""
     for name, value in options.items():
-        if value is not None and (not isinstance(value, (int, float, np.number)) or value < 1 or value % 1):
+        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        if value is not None and not (whole and value >= 1):
             raise ValueError(f"{name}={value!r}: give a whole number of at least 1.")
 
 

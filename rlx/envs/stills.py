@@ -11,6 +11,7 @@ the model has it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -26,6 +27,7 @@ from rlx.envs.options import dm_control_suite
 from rlx.types import PHYSICS, Env
 
 SIZE = 256
+HOW = (PHYSICS, "host", "workers", "threads", "vectorize")  # options that say how it is stepped, not what it looks like
 Still = Callable[[np.ndarray], np.ndarray]  # physics [P] -> uint8 [SIZE, SIZE, 3]
 
 
@@ -36,7 +38,7 @@ def still_of(name: str, /, **options: Any) -> Still:
         ValueError: an unknown name, an environment without physics or pictures, or no OpenGL to draw with.
     """
     prefix, _, task = name.partition(":")
-    options = {k: v for k, v in camera.unseen(options).items() if k != PHYSICS}
+    options = {k: v for k, v in camera.unseen(options).items() if k not in HOW}
     if prefix == "rlx":
         return _of_plant(name, options)
     if prefix == "dmc":
@@ -47,9 +49,9 @@ def still_of(name: str, /, **options: Any) -> Still:
         env = dm_control_suite().load(world, kind, task_kwargs={"random": 0})
         return _of_mujoco(name, env.physics.model.ptr)
     if prefix == "gym":
-        import gymnasium
-
-        model = getattr(gymnasium.make(task, **options).unwrapped, "model", None)
+        made: Any = registry.make(name, **options)
+        with contextlib.closing(made.make(1, "reset")) as vec:
+            model = getattr(vec._envs[0].unwrapped, "model", None)
         if model is not None:
             return _of_mujoco(name, model)
     raise ValueError(f"{name} cannot be drawn from stored physics: it is no rlx:, dmc: or MuJoCo's gym: environment.")

@@ -23,7 +23,8 @@ E = TypeVar("E", bound=Env | HostEnv)
 
 
 def action_repeat(env: Env, repeat: int) -> Env:
-    """Each decision holds for ``repeat`` steps of ``env``, rewards summed, until the episode ends."""
+    """Each decision holds for ``repeat`` steps of ``env``, rewards summed, until the episode ends. Info is of all these steps,
+    each leaf by the first way in which it becomes a number of an episode."""
     positive(repeat=repeat)
     _on_device(env, f"make(name, repeat={repeat})")
 
@@ -32,18 +33,28 @@ def action_repeat(env: Env, repeat: int) -> Env:
         if repeat == 1:
             return state, arrived
 
-        def once(carry: tuple, k: Key) -> tuple[tuple, None]:
-            state, old = carry
+        def once(carry: tuple, at: tuple) -> tuple[tuple, None]:
+            (state, old), (taken, k) = carry, at
             new_state, new = env.step(params, state, action, k)
-            new = new._replace(reward=old.reward + new.reward)
+            info = {name: _joined(leaf, old.info[name], new.info[name], taken) for name, leaf in env.spec.info.items()}
+            new = new._replace(reward=old.reward + new.reward, info=info)
             keep = partial(jax.tree.map, lambda a, b: jnp.where(old.last, a, b))
             return (keep(state, new_state), keep(old, new)), None
 
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(1, repeat))
-        return jax.lax.scan(once, (state, arrived), keys)[0]
+        taken = jnp.arange(1, repeat)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, taken)
+        return jax.lax.scan(once, (state, arrived), (taken, keys))[0]
 
     horizon = None if env.spec.horizon is None else -(-env.spec.horizon // repeat)
     return replace(env, step=step, spec=replace(env.spec, horizon=horizon, repeat=env.spec.repeat * repeat))
+
+
+def _joined(leaf: Leaf, old: Array, new: Array, taken: Array) -> Array:
+    """An info of the ``taken`` first steps of a decision and of the next one."""
+    way = next(iter(leaf.reduces.values()), "last")
+    if way == "mean":
+        return ((old * taken + new) / (taken + 1)).astype(leaf.dtype)
+    return new if way == "last" else old + new if way == "sum" else jnp.maximum(old, new)
 
 
 def _on_device(env: Env, instead: str) -> None:
@@ -220,6 +231,10 @@ class _OnHost(Named):
     def _step(self) -> Any:
         return jax.jit(jax.vmap(self.env.step, (None, 0, 0, 0)))
 
+    @cached_property
+    def _view(self) -> Any:
+        return jax.jit(jax.vmap(self.env.view, (None, 0, 0, 0)))  # type: ignore[type-var]
+
     def _starts(self, params: PyTree, key: HostKey, streams: np.ndarray) -> tuple[PyTree, Step]:
         """Fresh starts where ``streams`` [W] says, anything elsewhere."""
         seeds = np.array([key.seed(i) % 2**32 if streams[i] else 0 for i in range(self.n)], np.uint32)
@@ -239,7 +254,9 @@ class _OnHost(Named):
         if over.any():
             instead = (inner, before) if self.ends == "stop" else self._starts(params, key, over)
             pick = lambda a, b: np.where(over.reshape(-1, *[1] * (a.ndim - 1)), a, b)
-            moved = jax.tree.map(pick, instead, moved)
+            new = jax.tree.map(pick, instead, moved)
+            seen = self.env.view is not None and self.ends == "reset"
+            moved = jax.tree.map(np.array, self._view(params, moved[0], *new)) if seen else new
         return moved, moved[1]
 
     def refresh(self, params: PyTree, state: Any, key: HostKey) -> Any:

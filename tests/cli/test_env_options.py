@@ -105,6 +105,8 @@ def test_a_policy_moves_to_other_options():
         ("gym:Pendulum-v1", "workers=x", "workers='x': give a whole number"),
         ("gym:Pendulum-v1", "name=x", "--env-option option=value"),
         ("dmc:cartpole-swingup", "threads=a", "threads='a': give a whole number"),
+        ("dmc:cartpole-swingup", "threads=2.0", "threads=2.0: give a whole number"),
+        ("dmc:cartpole-swingup", "threads=true", "threads=True: give a whole number"),
         (ENDLESS, "action_bounds=3", "give a pair (low, high)"),
     ],
 )

@@ -50,6 +50,19 @@ class Shifty(Arm):
         return {"place": np.zeros(2 if self.t < 3 else 3)}
 
 
+class Drawn(Arm):
+    """Its picture is its place, 48 bytes."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 9}
+
+    def __init__(self, render_mode=None):
+        super().__init__()
+        self.render_mode = render_mode
+
+    def render(self):
+        return np.tile(np.frombuffer(self.x.tobytes(), np.uint8), 3).reshape(1, 16, 3)
+
+
 class Leaves(Arm):
     """Puts a file into ``folder`` when it is closed."""
 
@@ -65,3 +78,4 @@ gymnasium.register("RlxArm-v0", Arm)
 gymnasium.register("RlxCamera-v0", lambda **options: Arm(camera=True, **options))
 gymnasium.register("RlxShifty-v0", Shifty)
 gymnasium.register("RlxLeaves-v0", Leaves)
+gymnasium.register("RlxDrawn-v0", Drawn)

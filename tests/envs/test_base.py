@@ -88,6 +88,25 @@ def test_members_of_a_host_batch_equal_their_solo_runs():
         jax.tree.map(lambda a, b, m=m: np.testing.assert_array_equal(a[m], b), together, alone)
 
 
+def test_streams_of_several_domains_start_by_their_own():
+    def reset(params, key):
+        state, step = inner.reset(params, key)
+        return state, step._replace(obs=step.obs.at[1].set(params["scale"]))
+
+    inner = counter()
+    env, params = replace(inner, reset=reset, starts="pool"), {"scale": jnp.arange(20.0)}
+    vec = batch(env, 20, params_axes={"scale": 0})
+    state, step = vec.reset(params, jax.random.key(0))
+    move = jax.jit(vec.step)
+    for t in range(6):
+        first = np.asarray(step.first)
+        np.testing.assert_array_equal(np.asarray(step.obs)[first, 1], np.arange(20.0)[first])
+        state, step = move(params, state, jnp.zeros((20, 1)), jax.random.key(t))
+    assert batch(env, 20).starts == "pool"
+    with pytest.raises(ValueError, match="one pool for all streams"):
+        batch(env, 20, starts="pool", params_axes={"scale": 0})
+
+
 def test_bad_batches():
     for bad in ({"n": 0}, {"n": 1, "ends": "never"}, {"n": 1, "starts": "here"}):
         with pytest.raises(ValueError, match="unknown|at least 1"):
@@ -106,6 +125,21 @@ def test_action_repeat_stops_at_the_end():
     state, step = env.step(env.params, state, jnp.ones(1), jax.random.key(0))
     assert step.reward == 4 and step.obs[1] == 4 and step.truncated
     assert env.spec.horizon == 2 and env.spec.repeat == 3
+
+
+def test_action_repeat_tells_of_all_its_steps():
+    ways = {"any": Leaf((), bool, reduce="any"), "sum": Leaf(reduce="sum"), "max": Leaf(reduce=("max", "mean"))}
+    ways |= {"mean": Leaf(reduce="mean"), "last": Leaf(), "none": Leaf(reduce=())}
+    inner = counter(limit=5)
+    told = lambda t: {name: jnp.asarray(t == 2 if name == "any" else t * (5 - t), leaf.dtype) for name, leaf in ways.items()}
+    tell = lambda out: (out[0], out[1]._replace(info=told(out[1].obs[1])))
+    step = lambda *a: tell(inner.step(*a))
+    env = wrappers.action_repeat(replace(inner, spec=replace(inner.spec, info=ways), step=step), 3)
+    state, step = env.step(env.params, (jnp.int32(0), jnp.int32(0)), jnp.ones(1), jax.random.key(0))
+    wanted = {"any": 1, "sum": 16, "max": 6, "mean": 16 / 3, "last": 6, "none": 6}
+    assert {k: float(x) for k, x in step.info.items()} == pytest.approx(wanted)
+    _, step = env.step(env.params, state, jnp.ones(1), jax.random.key(0))  # two steps, then it is over
+    assert {k: float(x) for k, x in step.info.items()} == {"any": 0, "sum": 4, "max": 4, "mean": 2, "last": 0, "none": 0}
 
 
 def test_time_limit_scale_and_flatten():

@@ -274,6 +274,21 @@ def test_lossy_saves_and_hidden_randomness_are_found():
         check(hosted(Moody))
 
 
+def test_what_was_opened_is_closed_whatever_happens():
+    closed = []
+
+    class Breaks(Around):
+        def step(self, params, state, action, key):
+            raise RuntimeError("out of order")
+
+        def close(self):
+            closed.append(self)
+
+    with pytest.raises(RuntimeError, match="out of order"):
+        check(hosted(Breaks))
+    assert len(closed) == 1
+
+
 def test_what_cannot_be_saved_is_noted():
     class Closed(Around):
         def save(self, state):

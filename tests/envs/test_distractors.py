@@ -122,6 +122,23 @@ def test_a_background_runs_by_the_action_repeat_and_over_the_ends_of_episodes(na
     np.testing.assert_array_equal(pixels, np.where((pixels == behind).all(-1, keepdims=True), behind, clean))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("redraw", [False, True])
+def test_a_device_environment_stepped_from_python_keeps_its_background(redraw):
+    env = envs.make("rlx:point-mass", host=True, **{**POINT, "distractor": {"kind": "video", "frames": 30, "redraw": redraw}})
+    vec, key = envs.batch(env, 2), keys.HostKey.of(keys.root(3), 2)
+    state, step = vec.reset(vec.params, key)
+    frames = distractors.bank(Distractor("video", frames=30), (24, 24))
+    for t in range(1, 6):
+        before = state[0].frame
+        state, step = vec.step(vec.params, state, np.zeros((2, 2), np.float32), key.at(t))
+        goes_on = (state[0].frame == before + 2).all()
+        assert goes_on != (redraw and step.first.all())
+        pixels, clean, behind = step.obs["pixels"], step.obs["clean"], frames[state[0].frame % 30]
+        assert (pixels != clean).any()
+        np.testing.assert_array_equal(pixels, np.where((pixels == behind).all(-1, keepdims=True), behind, clean))
+
+
 @pytest.mark.parametrize("kind", ["static", "video"])
 @pytest.mark.parametrize("name", ["rlx:point-mass", "dmc:point_mass-easy"])
 def test_each_episode_may_have_a_background_of_its_own(name, kind):

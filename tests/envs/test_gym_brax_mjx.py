@@ -42,6 +42,19 @@ def test_gym_steps_as_gymnasium_does():
         assert step.reward[0] == np.float32(reward)
 
 
+def test_gym_draws_the_episode_that_is_meant():
+    """Two of one seed and one length, such as those of two evaluations, with other actions."""
+    vec = rlx.envs.make("gym:tests.envs.gym_fixtures:RlxDrawn-v0").make(1, "reset")
+    for way in (1.0, -1.0):
+        state, _ = vec.reset(None, key())
+        for t in range(3):
+            state, step = vec.step(None, state, np.full((1, 2), way, np.float32), key(1, t + 1))
+        picture = vec.render(None, state)
+        place = np.frombuffer(picture.tobytes(), np.float64)[:2].astype(np.float32)
+        np.testing.assert_array_equal(place, step.obs["arm"]["position"][0])
+    vec.close()
+
+
 def test_gym_makes_each_environment_once_before_threads_use_it():
     built = []
 

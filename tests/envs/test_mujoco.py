@@ -128,6 +128,20 @@ def test_other_tasks_take_the_slow_path_and_say_so():
     assert not report.exact_resume and "marked cut" in report.notes[0]
 
 
+@pytest.mark.parametrize("limit", [4, 105])
+def test_a_time_limit_may_be_longer_than_a_tasks_own(limit):
+    """Which is 1,000 control steps here."""
+    env = rlx.envs.make("dmc:ball_in_cup-catch", repeat=10, time_limit=limit)
+    vec, key = env.make(1, "stop"), HostKey(np.array([[3, 4]], np.uint32), 1)
+    state, step = vec.reset(None, key)
+    taken = 0
+    while not step.last[0]:
+        taken += 1
+        state, step = vec.step(None, state, np.zeros((1, 2), np.float32), key.at(taken))
+    vec.close()
+    assert taken == limit == env.spec.horizon and step.truncated[0]
+
+
 @pytest.mark.parametrize("name", ["dmc:walker-walk", "dmc:ball_in_cup-catch", "mjx:cartpole-swingup"])
 def test_what_to_install_where_dm_control_is_missing(name, monkeypatch):
     monkeypatch.delattr(sys.modules["dm_control"], "suite")

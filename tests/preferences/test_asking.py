@@ -213,6 +213,13 @@ def test_stored_physics_is_drawn():
     assert film_of(data)[0] == "traces"
     jumping, fallen = (still_of("gym:Hopper-v5")(np.r_[0, height, np.zeros(10)]) for height in (1.5, 0.5))
     assert jumping.shape == (256, 256, 3) and (jumping != fallen).any()
+    how = {
+        "repeat": 2,
+        "time_limit": 9,
+        "info_keys": {"x_position": "last"},
+        "workers": 2,
+    }  # rlx's own
+    np.testing.assert_array_equal(still_of("gym:Hopper-v5", **how)(np.r_[0, 0.5, np.zeros(10)]), fallen)
     with pytest.raises(ValueError, match="physics of 2 numbers"):
         draw(np.zeros(5))
     with pytest.raises(ValueError, match="cannot be drawn from stored physics"):

@@ -45,8 +45,8 @@ def plant(
     ``task`` has ``observe(xp, params, x)``, ``reward(xp, params, x, action, x')`` and optionally ``done(xp, params, x')`` and
     ``drift(xp, params, x, action)``. ``obs`` is one leaf, or a dict of them as ``observe`` gives it. ``repeat`` control steps
     are one decision, their rewards are summed. The episode is cut (truncated) after ``time_limit`` decisions, by default
-    ``horizon // repeat``. ``renew(params, x, key)`` begins each decision: there what is random in it is drawn. ``tasks``: all
-    that may be asked for, see `rlx.types.Spec`.
+    ``horizon / repeat`` rounded up. ``renew(params, x, key)`` begins each decision: there what is random in it is drawn.
+    ``tasks``: all that may be asked for, see `rlx.types.Spec`.
     """
     limit = time_limit or -(-horizon // repeat)
     observe, reward, done = task.observe, task.reward, task.done
