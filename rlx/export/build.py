@@ -244,6 +244,8 @@ class Builder:
             whole = self.still(x, index, params, free)
             if whole is not None and not d.operand_batching_dims and len(index.shape) == 1:
                 return self.reshape(whole, out.shape)
+        if len(free) == len(d.start_index_map) and fixed(index.shape):  # nothing moves
+            index = self.const(np.zeros(index.shape, index.dtype))
         kept = [k for k in range(len(d.start_index_map)) if k not in free] or [0]
         if len(kept) < len(d.start_index_map) and len(kept) == kept[-1] - kept[0] + 1:
             index = self.cut(index, len(index.shape) - 1, kept[0], kept[-1] + 1)

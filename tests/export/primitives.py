@@ -167,6 +167,7 @@ MOVING: dict[str, Callable] = {
     ),
     "dynamic_update": lambda x: lax.dynamic_update_slice(x, jnp.sin(x[:, :2]), (np.int32(0), ints(x)[0, 0])),
     "of_one": lambda x: jax.vmap(_of_one)(x),
+    "gather_whole": lambda x: jax.vmap(lambda v: lax.dynamic_slice(jnp.sin(v), (ints(v)[0],), (N,)) * v)(x),
     "dynamic_whole": lambda x: lax.dynamic_slice(jnp.sin(x), (np.int32(0), ints(x)[0, 0]), x.shape) + x,
     "set": lambda x: x.at[:, 1].set(jnp.arctan2(x[:, 1], x[:, 0])).at[:, 4].add(2.0).at[:, 2].subtract(x[:, 0]),
     "set_moving": lambda x: jax.vmap(lambda v, i: v.at[i].set(9.0).at[(i + 2) % 9].mul(3.0))(x, ints(x[:, 0])),
