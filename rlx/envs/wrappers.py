@@ -233,7 +233,7 @@ class _OnHost(Named):
 
     @cached_property
     def _view(self) -> Any:
-        return jax.jit(jax.vmap(self.env.view, (None, 0, 0, 0)))  # type: ignore[type-var]
+        return jax.jit(jax.vmap(self.env.view, (None, 0, 0, 0)))  # type: ignore[type-var, arg-type]
 
     def _starts(self, params: PyTree, key: HostKey, streams: np.ndarray) -> tuple[PyTree, Step]:
         """Fresh starts where ``streams`` [W] says, anything elsewhere."""
