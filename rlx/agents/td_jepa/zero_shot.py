@@ -47,12 +47,14 @@ class ZeroShot:
         Raises:
             ValueError: they have another shape.
         """
-        obs = np.asarray(obs)
-        own, frames = self.method.spec.obs, self.method.config.frames
-        shape = (*own.shape[:-1], own.shape[-1] * frames)
+        return self.method.encode(self.state.learned, self._seen(obs))[0]
+
+    def _seen(self, obs: Any) -> np.ndarray:
+        obs, own = np.asarray(obs), self.method.spec.obs
+        shape = (*own.shape[:-1], own.shape[-1] * self.method.config.frames)
         if obs.shape[1:] != shape or not len(obs):
             raise ValueError(f"observations here are [N, {', '.join(map(str, shape))}]; got {list(obs.shape)}.")
-        return self.method.encode(self.state.learned, obs.astype(own.dtype))[0]
+        return obs.astype(own.dtype)
 
     def sample_z(self, key: Key, n: int) -> np.ndarray:
         """z [n, d] of uniform directions."""
@@ -122,10 +124,17 @@ class ZeroShot:
         return replace(agent, carry=carry, act=act)
 
     def act(self, obs: Any, z: Any, key: Key | int = 0, mode: str = "eval") -> np.ndarray:
-        """Actions [N, m] at observations [N, ...] for ``z`` [d] or [N, d]; ``key`` is for policies that draw theirs."""
+        """Actions [N, m] at observations [N, ...] for ``z`` [d] or [N, d]; ``key``, another one at each step, is for policies
+        that draw theirs: those of mode "explore", and flow actors.
+
+        Raises:
+            ValueError: observations or z have another shape.
+        """
         net, p = self.method.net, self.state.learned["params"]
-        obs = jnp.asarray(obs)
-        z = jnp.broadcast_to(jnp.asarray(z, jnp.float32), (obs.shape[0], self.method.config.d_psi))
+        obs, z, d = jnp.asarray(self._seen(obs)), jnp.asarray(z, jnp.float32), self.method.config.d_psi
+        if z.shape not in ((d,), (len(obs), d)):
+            raise ValueError(f"z here is [{d}], or one for each of {len(obs)} observations; got {list(z.shape)}.")
+        z = jnp.broadcast_to(z, (len(obs), d))
         key = jax.random.key(key) if isinstance(key, int) else key
 
         def fn(p: Any, obs: Array, z: Array, key: Key, std: Array) -> Array:

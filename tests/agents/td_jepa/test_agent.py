@@ -634,6 +634,8 @@ def shifted(asked, shift):
         (lambda q, o: shifted(q, 1.0).infer_reward(o, np.zeros(8)), "all rewards are 0, which"),
         (lambda q, o: shifted(q, 1.0).infer_reward(o, -np.ones(8)), "all rewards are -1, with reward_shift=1 0, which"),
         (lambda q, o: q.infer_reward(o[:, :3], np.ones(8)), r"observations here are \[N, 4\]; got \[8, 3\]"),
+        (lambda q, o: q.act(o[0], q.tasks["square"]), r"observations here are \[N, 4\]; got \[4\]"),
+        (lambda q, o: q.act(o, np.ones(3)), r"z here is \[\d+\], or one for each of 8 observations; got \[3\]"),
         (lambda q, o: q.infer_goal(o[0, :2]), r"\[N, 4\]; got \[1, 2\]"),
         (lambda q, o: q.infer_preferences((o, o), np.ones(8)), r"two arrays \[P, T, ...\] and P labels"),
         (lambda q, o: q.infer_preferences((o[:, None], o[:, None]), np.full(8, 1.3)), r"labels lie in \[0, 1\]"),
