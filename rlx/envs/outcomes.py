@@ -13,7 +13,7 @@ leaf of ``Spec.info``   of one decision                                         
 ======================  ========================================================  ====================================
 
 ``solved`` is the success that MoDem-V2 counts: of a task that may be undone again it says more than that it was done once. An
-episode that terminates in success is solved too.
+episode that terminates in success is solved too. With ``repeat``, pushing counts control steps.
 
 The plants of process control count episodes in which a limit was passed. Gymnasium environments tell what their own info has,
 ``solved`` where that has a success, and forces of MuJoCo's on request, see `rlx.envs.gym.make` (``info_keys``, ``forces``).
