@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import numpy as np
 from gymnasium import spaces
 
 from rlx.envs.actions import box
-from rlx.envs.outcomes import SUCCESS
-from rlx.types import Array, Leaf, PyTree, Reduce
+from rlx.envs.outcomes import SUCCESS, merged
+from rlx.types import Leaf, PyTree, Reduce
 
 FLAGS = (*SUCCESS, "violation")  # keys of info that episodes are counted by wherever an environment has them
 REDUCES = get_args(Reduce)
@@ -81,23 +81,11 @@ def _is_number(value: Any) -> bool:
     return value is not None and np.size(value) == 1 and np.asarray(value).dtype.kind in "biuf"
 
 
-MERGES: dict[str, Callable[[Array, Array], Array]] = {
-    "any": np.maximum,
-    "max": np.maximum,
-    "sum": np.add,
-    "mean": np.add,
-    "last": lambda old, new: new,
-}
-
-
 def merge_infos(leaves: Mapping[str, Leaf], infos: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The infos of the sim steps of one decision as one."""
     if len(infos) == 1:
         return dict(infos[0])
-    out = {}
-    for key, leaf in leaves.items():
-        total, way = infos[0][key], next(iter(leaf.reduces.values()))
-        for info in infos[1:]:
-            total = MERGES[way](total, info[key])
-        out[key] = np.asarray(total / len(infos) if way == "mean" else total, leaf.dtype)
-    return out
+    out = {key: infos[0][key] for key in leaves}
+    for taken, info in enumerate(infos[1:], 1):
+        out = {key: merged(np, leaf, out[key], info[key], taken) for key, leaf in leaves.items()}
+    return {key: np.asarray(x, leaves[key].dtype) for key, x in out.items()}

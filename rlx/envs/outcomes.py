@@ -21,7 +21,9 @@ The plants of process control count episodes in which a limit was passed. Gymnas
 
 from __future__ import annotations
 
-from rlx.types import Leaf
+from typing import Any
+
+from rlx.types import Array, Leaf
 
 SUCCESS = ("success", "is_success")  # leaves that say that the task is done now; the second is that of others' environments
 ENOUGH = 5  # decisions with the task done, in a row or not, from which on it counts as solved
@@ -34,6 +36,15 @@ LEAVES = {
     "torque": Leaf((), low=0.0, reduce=("max", "mean")),
     "jerk": Leaf((), low=0.0, reduce=("max", "mean")),
 }
+
+
+def merged(xp: Any, leaf: Leaf, old: Array, new: Array, taken: Any) -> Array:
+    """The info ``leaf`` of the ``taken`` first steps of a decision and of the next one, by the first way in which it becomes a
+    number of an episode; a mean may be of another dtype."""
+    way = next(iter(leaf.reduces.values()), "last")
+    if way == "mean":
+        return (old * taken + new) / (taken + 1)
+    return new if way == "last" else old + new if way == "sum" else xp.maximum(old, new)
 
 
 def leaves(*names: str) -> dict[str, Leaf]:

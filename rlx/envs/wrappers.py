@@ -14,6 +14,7 @@ import numpy as np
 from rlx.envs.base import Around, Named, draw
 from rlx.envs.observations import described, flatten, named, vector_leaf
 from rlx.envs.options import positive
+from rlx.envs.outcomes import merged
 from rlx.keys import HostKey
 from rlx.nn import normalize
 from rlx.nn.normalize import Normalizer
@@ -36,7 +37,8 @@ def action_repeat(env: Env, repeat: int) -> Env:
         def once(carry: tuple, at: tuple) -> tuple[tuple, None]:
             (state, old), (taken, k) = carry, at
             new_state, new = env.step(params, state, action, k)
-            info = {name: _joined(leaf, old.info[name], new.info[name], taken) for name, leaf in env.spec.info.items()}
+            both = lambda name, leaf: merged(jnp, leaf, old.info[name], new.info[name], taken).astype(leaf.dtype)
+            info = {name: both(name, leaf) for name, leaf in env.spec.info.items()}
             new = new._replace(reward=old.reward + new.reward, info=info)
             keep = partial(jax.tree.map, lambda a, b: jnp.where(old.last, a, b))
             return (keep(state, new_state), keep(old, new)), None
@@ -47,14 +49,6 @@ def action_repeat(env: Env, repeat: int) -> Env:
 
     horizon = None if env.spec.horizon is None else -(-env.spec.horizon // repeat)
     return replace(env, step=step, spec=replace(env.spec, horizon=horizon, repeat=env.spec.repeat * repeat))
-
-
-def _joined(leaf: Leaf, old: Array, new: Array, taken: Array) -> Array:
-    """An info of the ``taken`` first steps of a decision and of the next one."""
-    way = next(iter(leaf.reduces.values()), "last")
-    if way == "mean":
-        return ((old * taken + new) / (taken + 1)).astype(leaf.dtype)
-    return new if way == "last" else old + new if way == "sum" else jnp.maximum(old, new)
 
 
 def _on_device(env: Env, instead: str) -> None:
