@@ -61,10 +61,14 @@ def paid(data: Path, task: str) -> Path:
         score, whole = env.spec.tasks[task].score, replay.load(data)
         rows = whole.rows
         before = np.concatenate([np.zeros_like(rows.action[:1]), rows.action[:-1]])  # rewards belong to the arrival
-        reward = np.where(rows.first, 0, np.broadcast_to(score(np, rows.obs, before), rows.reward.shape)).astype(np.float32)
-        whole = datasets.Dataset(rows._replace(reward=reward), whole.offsets, meta=whole.meta)
-        datasets.write(out, whole, {**whole.meta, "task": task})
+        write_paid(out, whole, np.broadcast_to(score(np, rows.obs, before), rows.reward.shape), task)
     return out
+
+
+def write_paid(out: Path, whole: datasets.Dataset, reward: np.ndarray, task: str) -> None:
+    """``whole`` with ``reward`` [N] for arriving at each row, as a file."""
+    rows = whole.rows._replace(reward=np.where(whole.rows.first, 0, reward).astype(np.float32))
+    datasets.write(out, datasets.Dataset(rows, whole.offsets), {**whole.meta, "task": task})
 
 
 def zero_shot(folder: Path, data: Path, method: str, seeds: int, size: list[str]) -> dict[str, np.ndarray]:
@@ -86,32 +90,45 @@ def made(args: argparse.Namespace, method: str) -> Path:
 
 
 def per_task(folder: Path, data: Path, task: str, seeds: int, updates: int) -> np.ndarray:
-    """TD3 on the rewards of one task, [seeds]: TD3+BC with next to no weight on imitation."""
-    run_dir = folder / f"td3-{task}-{seeds}"
+    """TD3 on the rewards of one task, [seeds]."""
     where = ["--env", ENV, "--repeat", REPEAT, "--env-option", f"task={task}", "--data", paid(data, task)]
-    how = ["--agent.alpha", 1000, "--agent.discount", 0.97, "--agent.hidden", 128, 128, "--agent.updates", updates]
-    each = ["--agent.eval-every", min(updates, 2_500), "--seeds", seeds, "--no-video", "--no-progress", "--run-dir", run_dir]
-    rlx("train", "td3_bc", *where, *how, *each)
+    how = ["--agent.discount", 0.97, "--agent.updates", updates, "--agent.eval-every", min(updates, 2_500), "--seeds", seeds]
+    return td3(folder / f"td3-{task}-{seeds}", *where, *how)
+
+
+def td3(run_dir: Path, *words: Any) -> np.ndarray:
+    """Returns of the last evaluation, [seeds], of TD3+BC with next to no weight on imitation."""
+    how = ["--agent.alpha", 1000, "--agent.hidden", 128, 128, "--no-video", "--no-progress"]
+    rlx("train", "td3_bc", *words, *how, "--run-dir", run_dir)
     last = [line for line in logging.read(run_dir) if line["kind"] == "eval"][-1]
     return np.atleast_1d(last["return_mean"])
 
 
-def at_random(task: str, seeds: int) -> np.ndarray:
-    """Returns of uniform actions on the task, [seeds]."""
-    env = envs.make(ENV, repeat=REPEAT, task=task)
-    found = collect(random(env.spec), env, seeds * env.spec.horizon, seeds, keys.root(0))
-    return np.array([float(e.reward.sum()) for e in found[:seeds]])
+def at_random(env: Any, episodes: int) -> np.ndarray:
+    """Returns of uniform actions, [episodes]."""
+    found = collect(random(env.spec), env, episodes * env.spec.horizon, episodes, keys.root(0))
+    return np.array([float(e.reward.sum()) for e in found[:episodes]])
+
+
+def maze_of(task: str) -> Any:
+    return envs.make(ENV, repeat=REPEAT, task=task)
+
+
+def flags(doc: str | None, seeds: int, updates: int) -> argparse.ArgumentParser:
+    """What the scripts of this family have in common."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=seeds)
+    parser.add_argument("--updates", type=int, default=updates)
+    parser.add_argument("--preset", choices=("debug",))
+    parser.add_argument("--out", type=Path, default=HERE / "results")
+    return parser
 
 
 def parts(doc: str | None, given: dict[str, Callable[[argparse.Namespace], dict[str, Any]]]) -> int:
     """The command line of scripts that begin with such runs: some of the ``given`` parts, each with a file of results."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run-dir", type=Path, required=True)
+    parser = flags(doc, seeds=10, updates=15_000)
     parser.add_argument("--part", choices=given, action="append", help="only these")
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--updates", type=int, default=15_000)
-    parser.add_argument("--preset", choices=("debug",))
-    parser.add_argument("--out", type=Path, default=HERE / "results")
     args = parser.parse_args()
     args.debug = args.preset == "debug"
     args.seeds = 2 if args.debug else args.seeds
@@ -123,14 +140,9 @@ def parts(doc: str | None, given: dict[str, Callable[[argparse.Namespace], dict[
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run-dir", type=Path, required=True)
+    parser = flags(__doc__, seeds=10, updates=15_000)
     parser.add_argument("--method", choices=[*METHODS, "td3"], action="append", help="only these; td3 is trained per task")
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--updates", type=int, default=15_000)
     parser.add_argument("--steps", type=int, default=200_000, help="decisions of data")
-    parser.add_argument("--preset", choices=("debug",))
-    parser.add_argument("--out", type=Path, default=HERE / "results")
     given = parser.parse_args()
     debug = given.preset == "debug"
     seeds, updates, steps = (2, 40, 20_000) if debug else (given.seeds, given.updates, given.steps)
@@ -139,7 +151,7 @@ def main() -> int:
     given.run_dir.mkdir(parents=True, exist_ok=True)
     data = maze_data(given.run_dir, steps)
     tasks = list(envs.make(ENV).spec.tasks)
-    found: dict[str, dict[str, np.ndarray]] = {"random actions": {t: at_random(t, max(seeds, 10)) for t in tasks}}
+    found: dict[str, dict[str, np.ndarray]] = {"random actions": {t: at_random(maze_of(t), max(seeds, 10)) for t in tasks}}
     for method in given.method or [*METHODS, "td3"]:
         if method == "td3":
             found["td3, per task"] = {t: per_task(given.run_dir, data, t, seeds, updates) for t in tasks}

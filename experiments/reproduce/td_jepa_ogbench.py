@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from tables import bars, told
-from td_jepa import HERE, rlx
+from td_jepa import flags, rlx
 
 MAZE, NOISE, NEAR, STEPS = "pointmaze-medium", 0.5, 4, 200
 ACTORS = {"TD-JEPA": 0.3, "imitation": 1e6}  # weight of imitation
@@ -73,13 +73,8 @@ def asked(args: argparse.Namespace, data: Path, name: str, weight: float) -> dic
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run-dir", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--updates", type=int, default=20_000)
+    parser = flags(__doc__, seeds=3, updates=20_000)
     parser.add_argument("--episodes", type=int, default=20, help="of each task and seed")
-    parser.add_argument("--preset", choices=("debug",))
-    parser.add_argument("--out", type=Path, default=HERE / "results")
     args = parser.parse_args()
     args.limit, made = 1000, 500
     if args.preset:

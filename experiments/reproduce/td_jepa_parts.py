@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from tables import bars, told
-from td_jepa import ENV, REPEAT, at_random, made, parts, rlx
+from td_jepa import ENV, REPEAT, at_random, made, maze_of, parts, rlx
 
 from rlx import keys, load
 from rlx.envs.control import pointmass_maze as maze
@@ -105,7 +105,7 @@ def ablations(args: argparse.Namespace) -> dict[str, Any]:
     for name, folder in folders.items():
         rows[name] = looked_at(folder)
         print(name, json.dumps(rows[name]), flush=True)
-    acted = float(np.mean([at_random(room, 50).mean() for room in ROOMS]))
+    acted = float(np.mean([at_random(maze_of(room), 50).mean() for room in ROOMS]))
     held = judged(rows, acted)
     print(*(f"{k}: {v}" for k, v in held.items()), sep="\n", flush=True)
     bars(rows, ("reach", "far rooms", "all"), args.out / "td_jepa-ablations.png")

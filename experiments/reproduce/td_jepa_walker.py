@@ -8,7 +8,7 @@ Data: what random network distillation stored while it explored for 200 000 deci
 of which the rewards of all four tasks are computed; ExoRL's have 5 000 000 or more. All seeds of a method are one program, are
 asked for all tasks by ``rlx zero_shot --tasks``, and are not trained again where they are there. ``td3`` is trained for each
 task on its rewards. ``results/td_jepa-walker.json`` holds returns with intervals over seeds, of what ran and of what it held
-before; ``results/td_jepa-walker.png`` shows them.
+of the same settings; ``results/td_jepa-walker.png`` shows them.
 """
 
 from __future__ import annotations
@@ -20,15 +20,12 @@ from pathlib import Path
 
 import numpy as np
 from tables import bars, told
-from td_jepa import HERE, rlx
+from td_jepa import at_random, flags, rlx, td3, write_paid
 
-from rlx import envs, keys, replay
+from rlx import envs, replay
 from rlx.agents.td_jepa.config import PRESETS
 from rlx.agents.td_jepa.features import METHODS
 from rlx.envs.rewards import reward_of
-from rlx.replay import datasets
-from rlx.train import logging
-from rlx.train.collect import collect, random
 from rlx.types import PHYSICS
 
 TASKS = ("stand", "walk", "run", "spin")
@@ -52,9 +49,7 @@ def paid(data: Path, task: str) -> Path:
         whole = replay.load(data)
         rows, before = whole.rows, np.maximum(np.arange(len(whole.rows.reward)) - 1, 0)  # rewards belong to the arrival
         physics = rows.info[PHYSICS]
-        reward = np.asarray(reward_of(f"dmc:walker-{task}")(physics, rows.action[before], physics[before]), np.float32)
-        rows = rows._replace(reward=np.where(rows.first, 0, reward).astype(np.float32))
-        datasets.write(out, datasets.Dataset(rows, whole.offsets), {**whole.meta, "task": task})
+        write_paid(out, whole, np.asarray(reward_of(f"dmc:walker-{task}")(physics, rows.action[before], physics[before])), task)
     return out
 
 
@@ -74,34 +69,17 @@ def zero_shot(folder: Path, data: Path, method: str, args: argparse.Namespace) -
 
 
 def per_task(folder: Path, data: Path, task: str, args: argparse.Namespace) -> np.ndarray:
-    """TD3 on the rewards of one task, [seeds]: TD3+BC with next to no weight on imitation."""
-    run_dir = folder / f"td3-{task}-{args.seeds}"
-    if not (run_dir / "result.json").exists():
-        how = ["--agent.alpha", 1000, "--agent.discount", 0.98, "--agent.hidden", 128, 128, "--agent.updates", args.updates]
-        how += ["--agent.eval-every", args.updates, "--agent.eval-episodes", args.episodes, "--seeds", args.seeds]
-        where = ["--env", f"dmc:walker-{task}", "--data", paid(data, task)]
-        rlx("train", "td3_bc", *where, *how, "--run-dir", run_dir, *QUIET)
-    last = [line for line in logging.read(run_dir) if line["kind"] == "eval"][-1]
-    return np.atleast_1d(last["return_mean"])
-
-
-def at_random(task: str, episodes: int) -> np.ndarray:
-    """Returns of uniform actions."""
-    env = envs.make(f"dmc:walker-{task}")
-    found = collect(random(env.spec), env, episodes * env.spec.horizon, episodes, keys.root(0))
-    return np.array([float(e.reward.sum()) for e in found[:episodes]])
+    """TD3 on the rewards of one task, [seeds]."""
+    where = ["--env", f"dmc:walker-{task}", "--data", paid(data, task), "--agent.discount", 0.98]
+    how = ["--agent.updates", args.updates, "--agent.eval-every", args.updates, "--agent.eval-episodes", args.episodes]
+    return td3(folder / f"td3-{task}-{args.seeds}", *where, *how, "--seeds", args.seeds)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run-dir", type=Path, required=True)
+    parser = flags(__doc__, seeds=3, updates=10_000)
     parser.add_argument("--method", choices=[*METHODS, "td3"], action="append", help="only these; td3 is trained per task")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--updates", type=int, default=10_000)
     parser.add_argument("--steps", type=int, default=200_000, help="decisions of data")
     parser.add_argument("--episodes", type=int, default=10, help="of each task and seed")
-    parser.add_argument("--preset", choices=("debug",))
-    parser.add_argument("--out", type=Path, default=HERE / "results")
     args = parser.parse_args()
     args.debug = args.preset == "debug"
     if args.debug:
@@ -111,10 +89,11 @@ def main() -> int:
     data = explored(args.run_dir, args.steps, ["--preset", "debug"] if args.debug else [])
     path, cores = args.out / "td_jepa-walker.json", os.cpu_count()
     own = {"seeds": args.seeds, "updates": args.updates, "steps": args.steps, "episodes": args.episodes, "cores": cores}
-    rows = json.loads(path.read_text())["returns"] if path.exists() else {}
+    old = json.loads(path.read_text()) if path.exists() else {}
+    rows = old["returns"] if {k: old.get(k) for k in own} == own else {}
     for method in ("random actions", *(args.method or [*METHODS, "td3"])):
         if method == "random actions":
-            found = {task: at_random(task, args.episodes) for task in TASKS}
+            found = {task: at_random(envs.make(f"dmc:walker-{task}"), args.episodes) for task in TASKS}
         elif method == "td3":
             found = {task: per_task(args.run_dir, data, task, args) for task in TASKS}
         else:
