@@ -32,6 +32,7 @@ from rlx.agents import offpolicy, sac
 from rlx.agents.offpolicy import Networks, critic_loss
 from rlx.config import hyper, size, traced
 from rlx.envs.observations import described
+from rlx.nn.convolutions import of_pictures
 from rlx.nn.distributions import tanh_normal_sample
 from rlx.nn.images import LEAST_SIDE, ConvTrunk, push_frame
 from rlx.nn.mlp import MLP
@@ -125,6 +126,10 @@ class Net(NamedTuple):
         model = MLP((*c.model_hidden, c.features)), MLP((*c.model_hidden, 1))
         return Net(Features(c.features, c.channels, c.hidden[0]), *model, offpolicy.networks(c.hidden, 2 * actions))
 
+    def see(self, params: PyTree, obs: Array) -> Array:
+        """Features [..., F] of observations."""
+        return of_pictures(self.encoder, params, obs) if obs.dtype == jnp.uint8 else self.encoder.apply(params, obs)
+
 
 def seen_leaf(c: Config, spec: Spec) -> Leaf:
     """The observation. Raises ValueError for what the agent cannot take."""
@@ -163,7 +168,7 @@ def taught(
     own: PyTree, net: Net, batch: Transitions, next_z: Array, other: Array, h: dict[str, Array], bisim: bool
 ) -> tuple[Array, tuple[Array, dict[str, Array]]]:
     """What features learn of the model, beside the features [B, n] of ``batch.obs``."""
-    z = net.encoder.apply(own["encoder"], batch.obs)
+    z = net.see(own["encoder"], batch.obs)
     x = jnp.concatenate([z, batch.action], -1)
     after = net.dynamics.apply(own["dynamics"], x)
     dynamics = ((after - jax.lax.stop_gradient(next_z)) ** 2).mean()
@@ -211,22 +216,21 @@ class Method:
         frames = push_frame(carry, step.obs, step.first)
         if mode == "random":
             return offpolicy.at_random(key, step, self.actions), frames, {}
-        z = self.net.encoder.apply(state.learned["own"]["encoder"], frames)
+        z = self.net.see(state.learned["own"]["encoder"], frames)
         mean, log_std = sac.policy(self.net.sac.actor, state.learned["actor"], z)
         return (jnp.tanh(mean) if mode == "eval" else tanh_normal_sample(key, mean, log_std)[0]), frames, {}
 
     def update(self, state: AgentState, clock: Clock, batch: Transitions, key: Key) -> tuple[AgentState, Out]:
         net, h, old, objective = self.net, state.hyper, state.learned, self.config.objective
         k_target, k_pairs, k_learn = jax.random.split(key, 3)
-        see = lambda params, obs: net.encoder.apply(params, obs)
-        next_z = see(old["own"]["encoder"], batch.next_obs)
-        judged = see(old["target_encoder"], batch.next_obs)
+        next_z = net.see(old["own"]["encoder"], batch.next_obs)
+        judged = net.see(old["target_encoder"], batch.next_obs)
         y = sac.targets(net.sac, old, batch._replace(next_obs=next_z), k_target, judged)
         other = jax.random.permutation(k_pairs, batch.reward.shape[0])
 
         def loss(own: PyTree) -> tuple[Array, tuple[Array, dict[str, Array]]]:
             if objective == "none":
-                total, (z, said) = jnp.float32(0), (see(own["encoder"], batch.obs), dict[str, Array]())
+                total, (z, said) = jnp.float32(0), (net.see(own["encoder"], batch.obs), dict[str, Array]())
             else:
                 total, (z, said) = taught(own, net, batch, next_z, other, h, objective == "dbc")
             return total + critic_loss(old["critics"], net.sac.critics, batch._replace(obs=z), y)[0], (z, said)

@@ -12,6 +12,7 @@ stacks of several, with a leading axis of their parameters. How they learn is `r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlx.nn.convolutions import in_parts
 from rlx.nn.images import StridedTrunk
 from rlx.nn.mlp import MLP, orthogonal, stack
 from rlx.types import Array, Key, Leaf, PyTree, Spec
@@ -209,7 +211,11 @@ class Told:
         }
 
     def encode(self, params: PyTree, obs: PyTree) -> Array:
-        return self.encoder.apply(params, obs)
+        encode = lambda part: self.encoder.apply(params, part)
+        pictures = list(parted(obs, self.encoder.views)[0].values())
+        if not pictures:
+            return encode(obs)
+        return in_parts(encode, obs, pictures[0].ndim - 3, sum(math.prod(x.shape[-3:-1]) for x in pictures))
 
     def move(self, params: PyTree, z: Array, action: Array) -> Array:
         """The next latent."""

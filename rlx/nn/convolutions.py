@@ -12,6 +12,7 @@ alone does, where groups took 2.8 to 4.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
@@ -20,9 +21,28 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
 from rlx.nn.mlp import Initializer
-from rlx.types import Array
+from rlx.types import Array, PyTree
 
+CACHED = 2**15  # pixels of the pictures whose convolutions a CPU's cache holds
 LARGE = 4096  # pairs of channels from which on the slope of a kernel is rather a product for each of its entries
+
+
+def in_parts(fn: Callable[[PyTree], Array], x: PyTree, axes: int, pixels: int) -> Array:
+    """``fn`` of ``x``, of whose leaves it takes any leading axes, as they have ``axes`` of. Of pictures with so many ``pixels``
+    that come in or go out, a CPU does as many at a time as its cache holds: 256 of 32 x 32 at once, with 32 channels, took
+    twice as long."""
+    leading = jax.tree.leaves(x)[0].shape[:axes]
+    n, most = math.prod(leading), max(1, CACHED // pixels)
+    if jax.default_backend() != "cpu" or n <= most:
+        return fn(x)
+    together = max(k for k in range(1, most + 1) if n % k == 0)
+    y = jax.lax.map(fn, jax.tree.map(lambda leaf: leaf.reshape(-1, together, *leaf.shape[axes:]), x))
+    return y.reshape(*leading, *y.shape[2:])
+
+
+def of_pictures(module: nn.Module, params: PyTree, x: Array) -> Array:
+    """What ``module`` makes of pictures [..., H, W, C], `in_parts`."""
+    return in_parts(lambda part: module.apply(params, part), x, x.ndim - 3, math.prod(x.shape[-3:-1]))
 
 
 def squares(x: Array) -> Array:

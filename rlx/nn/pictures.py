@@ -3,8 +3,6 @@ transposed ones. Pictures are [..., H, W, C]."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
@@ -15,7 +13,6 @@ from rlx.nn.convolutions import Conv
 from rlx.nn.mlp import within
 from rlx.types import Array
 
-CACHED = 2**18  # pixels of the pictures whose convolutions a CPU's cache holds
 _FAN_IN = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # in +-1/sqrt(inputs), PyTorch's default
 
 
@@ -27,17 +24,6 @@ def centred(images: Array) -> Array:
 def pixels(images: Array) -> Array:
     """What `centred` was given, uint8, of anything near it. Rounded: cutting off would lose a level of 63 of the 256."""
     return jnp.round(jnp.clip((images + 1) * 127.5, 0, 255)).astype(jnp.uint8)
-
-
-def in_parts(fn: Callable[[Array], Array], x: Array, axes: int, pixels: int) -> Array:
-    """``fn`` of ``x``, of which it takes any leading axes, as it has ``axes`` of. Of pictures with so many ``pixels`` that come
-    in or go out, a CPU does as many at a time as its cache holds: 64 x 64 pixels, 1 000 at once, took twice as long."""
-    n, most = math.prod(x.shape[:axes]), max(1, CACHED // pixels)
-    if jax.default_backend() != "cpu" or n <= most:
-        return fn(x)
-    together = max(k for k in range(1, most + 1) if n % k == 0)
-    y = jax.lax.map(fn, x.reshape(-1, together, *x.shape[axes:]))
-    return y.reshape(*x.shape[:axes], *y.shape[2:])
 
 
 class StridedConvs(nn.Module):

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlx.nn import pictures
+from rlx.nn import convolutions
+from rlx.nn.convolutions import in_parts
 from rlx.nn.mlp import MLP
-from rlx.nn.pictures import ConvDecoder, StridedConvs, centred, decoder_kernels, in_parts, pixels
+from rlx.nn.pictures import ConvDecoder, StridedConvs, centred, decoder_kernels, pixels
 
 pytestmark = pytest.mark.usefixtures("all_bits")
 RNG = np.random.default_rng(0)
@@ -110,7 +111,7 @@ def test_weights_are_drawn_as_pytorch_draws_them():
 @pytest.mark.parametrize("n", [4, 6, 7])
 def test_parts_are_the_whole(monkeypatch, n):
     """Values and gradients, on any leading axes, of numbers of pictures that do and do not divide well."""
-    monkeypatch.setattr(pictures, "CACHED", 4 * 64)
+    monkeypatch.setattr(convolutions, "CACHED", 4 * 64)
     weights, x = jnp.arange(3.0), jnp.arange(2.0 * n * 3).reshape(2, n, 3)
     fn = lambda w, x: jnp.sin(w * x)[..., :2]
     losses = lambda w: jnp.sum(jnp.sin(fn(w, x))), lambda w: jnp.sum(jnp.sin(in_parts(lambda x: fn(w, x), x, 2, 64)))

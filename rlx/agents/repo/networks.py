@@ -16,9 +16,10 @@ from rlx.agents.offpolicy import obs_action_dims
 from rlx.agents.repo.config import Config
 from rlx.dynamics.rssm import RSSM, gaussian
 from rlx.envs.observations import described, flatten, vector_leaf
+from rlx.nn.convolutions import in_parts
 from rlx.nn.distributions import Normal
 from rlx.nn.mlp import MLP
-from rlx.nn.pictures import ConvDecoder, StridedConvs, centred, in_parts
+from rlx.nn.pictures import ConvDecoder, StridedConvs, centred
 from rlx.types import Array, Key, Leaf, PyTree, Spec
 
 Params = dict[str, PyTree]  # by the names of `Net.modules`, and "rssm"

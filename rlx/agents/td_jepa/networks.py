@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from rlx.agents.td_jepa.config import Config
+from rlx.nn.convolutions import of_pictures
 from rlx.nn.images import ConvTrunk
 from rlx.nn.mlp import LayerNormMLP, orthogonal, stack
 from rlx.precision import exact
@@ -126,7 +127,7 @@ class Net:
     def see(self, p: Params, which: str, obs: Array) -> Array:
         """What an encoder ("phi" or "psi") is given: an observation, or its trunk's features of an image."""
         name = "trunk_psi" if self.shared else f"trunk_{which}"
-        return self.modules[name].apply(p[name], obs) if name in self.modules else obs
+        return of_pictures(self.modules[name], p[name], obs) if name in self.modules else obs
 
     def phi(self, p: Params, h: Array) -> Array:
         """State features [..., d_phi] of what was seen."""
