@@ -49,8 +49,9 @@ from rlx.train.policy import load_members
 PUBLISHED = {"cartpole-swingup": 859.0}  # TD-MPC after 100 000 simulation steps, from its authors' results
 # words behind the preset tiny; MuJoCo's clone asks for wider networks and more updates, and is then at the goal sooner
 SIZES: dict[str, tuple[Any, ...]] = {
-    "rlx:push-toy": (),
-    "rlx:push-lite": (
+    "push-toy": (),
+    "push-toy-pixels": ("--agent.env-steps", 4_800),
+    "push-lite": (
         *("--agent.hidden", 160, "--agent.encoder-hidden", 160, "--agent.latent", 32),
         *("--agent.bc-updates", 4_000, "--agent.env-steps", 7_200),
     ),
@@ -138,7 +139,7 @@ def push(given: argparse.Namespace) -> None:
         size = ["tiny_v1", *small] if name in MODEM else small or ["tiny"]
         presets = [*size, *(ROWS[name] if name != "v1" else ())]
         own = [word for preset in presets for word in ("--preset", preset)]
-        own += OWN.get(name, ()) if given.debug else (*OWN.get(name, ()), *SIZES[given.env])
+        own += OWN.get(name, ()) if given.debug else (*OWN.get(name, ()), *SIZES[part])
         own += ["--agent.clone", "false"] if name in MODEM and given.debug else []
         if not (run_dir / "result.json").exists():
             rlx("train", "modem_v2", "--env", given.env, *seen, "--data", demos, *own, "--seeds", given.seeds, "--no-video",
@@ -375,7 +376,7 @@ def main() -> int:
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--part", choices=PARTS, action="append")
     parser.add_argument("--only", action="append", help="only these variants")
-    parser.add_argument("--env", choices=SIZES, default="rlx:push-toy", help="of the part push")
+    parser.add_argument("--env", choices=("rlx:push-toy", "rlx:push-lite"), default="rlx:push-toy", help="of the part push")
     parser.add_argument("--pixels", action="store_true", help="of the part push: rlx:push-toy from pictures")
     parser.add_argument("--more", default="", help="words for rlx train, of the part push")
     parser.add_argument("--seeds", type=int, default=5)
