@@ -19,7 +19,7 @@ so that Adam begins to count then. Rows of the method's table of ablations are p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ import jax.numpy as jnp
 
 from rlx import replay
 from rlx.agents.modem_v2.config import Config
-from rlx.agents.modem_v2.demonstrations import NAME, demonstrations
+from rlx.agents.modem_v2.demonstrations import NAME, demonstrations, require_infos
 from rlx.agents.modem_v2.planning import cloned_actions, latent_plans
 from rlx.agents.modem_v2.times import Times, handed_over, share_at
 from rlx.agents.tdmpc import Carry, Looks, horizon_at, kept
@@ -291,15 +291,6 @@ class Method(Looks):
             return reward
         price = drawn.info[c.penalty][after].astype(jnp.float32)
         return reward - h["penalty_coef"] * jnp.sqrt((price.reshape(*price.shape[:2], -1) ** 2).sum(-1))
-
-
-def require_infos(c: Config, env: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    """Raises ValueError where settings name an info that the environment lacks, or, if rewards depend on it, the data."""
-    asked = {"reward": c.reward, "penalty": c.penalty, "success": c.success if c.handover.kind == "gated" else ""}
-    for setting, name in asked.items():
-        for where, info in {"the environment": env, "the data": data if setting != "success" else env}.items():
-            if name and name not in info:
-                raise ValueError(f"{NAME}: {setting}={name!r} is no info of {where}, which has {', '.join(info) or 'none'}.")
 
 
 def imitation(clone: PyTree, net: Told, obs: PyTree, action: Array) -> Array:

@@ -11,12 +11,14 @@ import rlx.envs
 from rlx import agents, replay
 from rlx.agents.modem_v2 import times
 from rlx.agents.modem_v2.config import Config
+from rlx.agents.modem_v2.demonstrations import demonstrations as demonstrations_of
 from rlx.agents.modem_v2.method import Method
 from rlx.agents.modem_v2.times import Times
 from rlx.agents.tdmpc import horizon_at
 from rlx.config import apply, hyper, replace
 from rlx.dynamics.told import entries
 from rlx.envs import experts
+from rlx.replay.datasets.mapped import Mapped
 from rlx.train.demonstrations import demonstrate
 from rlx.types import Clock, Collect, Leaf, Problem, Spec, Update
 from tests.agents.modem_v2.worlds import SIZES, VECTOR, clock, config, demonstrations, method, problem, windows
@@ -149,12 +151,51 @@ def test_windows_keep_off_the_last_decisions_unless_told():
         ({"penalty": "power"}, {}, "penalty='power' is no info of the environment, which has success, solved"),
         ({"reward": "success"}, {}, "reward='success' is no info of the data, which has none"),
         ({"handover.kind": "gated", "success": "nonsense"}, {}, "success='nonsense' is no info of the environment"),
+        (
+            {"handover.kind": "gated", "success": "contact_force"},
+            {},
+            "has success, solved, contact_force_max",
+        ),
+        (
+            {},
+            {"told": {"success": (3,)}},
+            r"info 'success' of the data is \[3\], that of the environment \[\]: demon",
+        ),
         ({}, {"obs": 4}, r"obs of the data 'data' is float32\[4\]; that of rlx:push-toy is float32\[6\]"),
     ],
 )
 def test_what_cannot_be_is_named_before_anything_is_compiled(settings, data, words):
     with pytest.raises(ValueError, match=words):
         agents.make("modem_v2", None, problem(**data), **{**SIZES, **settings})
+
+
+def test_rewards_that_are_costs_say_who_does_the_task_where_no_info_does():
+    """0 and -1, or what a dense reward takes away."""
+    agents.make("modem_v2", None, problem(paid=-1.0), **SIZES)
+    for paid, told in ((0.0, {}), (-1.0, {}), (-1.0, {"success": ()})):
+        given = problem(paid=paid, told=told)
+        rows = given.data["data"].data
+        rows = rows._replace(reward=rows.reward * 0 + paid, info={k: v * 0 for k, v in rows.info.items()})
+        given.data["data"] = given.data["data"]._replace(data=rows)
+        with pytest.raises(ValueError, match="none of the 3 demonstrations does the task"):
+            agents.make("modem_v2", None, given, **SIZES)
+
+
+def test_demonstrations_may_be_picked_and_lie_in_several_files():
+    """Episodes that were left out stay in memory, and arrays that are mapped from files take no operators."""
+    data = demonstrations()
+    some = replay.best_episodes(data, 0.3)
+    assert demonstrations_of(Problem({"train": rlx.envs.make("rlx:push-toy")}, {"data": some}), 2)[1] == 49
+    parts = lambda x: Mapped(np.split(np.asarray(x)[:, 0], [30]), stream=True)
+    mapped = data._replace(data=jax.tree.map(parts, data.data))
+    assert demonstrations_of(Problem({"train": rlx.envs.make("rlx:push-toy")}, {"data": mapped}), 2)[1] == 3 * 49
+
+
+def test_the_reward_is_one_number():
+    env = rlx.envs.make("rlx:push-toy", physics=True)
+    given = Problem({"train": env}, {"data": demonstrations(told={"physics": env.spec.info["physics"].shape})})
+    with pytest.raises(ValueError, match=r"reward='physics' is \[8\] numbers a decision"):
+        agents.make("modem_v2", None, given, **{**SIZES, "reward": "physics"})
 
 
 def test_problems_that_cannot_be():

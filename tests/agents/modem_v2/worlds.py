@@ -87,13 +87,17 @@ def windows(own: Method, seed: int = 1) -> Sequences:
     return Sequences(obs, draw(rows, b), no, no, no, info, jnp.tanh(draw(rows, b, 2)), {}, ~no, jnp.ones(b), index)
 
 
-def demonstrations(length: int = 50, episodes: int = 3, paid: float = 1.0, obs: int = 6) -> ReplayState:
+def demonstrations(
+    length: int = 50, episodes: int = 3, paid: float = 1.0, obs: int = 6, told: dict[str, tuple[int, ...]] | None = None
+) -> ReplayState:
+    """``told``: shapes of what the info says, all of it 1."""
     rng = np.random.default_rng(0)
     one = lambda: {
         "obs": rng.normal(size=(length, obs)).astype(np.float32),
         "action": rng.uniform(-1, 1, (length, 2)).astype(np.float32),
         "reward": np.full(length, paid, np.float32) * (np.arange(length) > length // 2),
         "terminated": np.zeros(length, bool),
+        "info": {k: np.ones((length, *shape), np.float32) for k, shape in (told or {}).items()},
     }
     return replay.from_episodes([one() for _ in range(episodes)])
 
