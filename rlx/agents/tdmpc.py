@@ -156,7 +156,6 @@ def kept(c: TdConfig, rows: int, once: int, name: str) -> int:
 class Times:
     """What happens when. An episode of L decisions is L + 1 rows, and rows are what is collected."""
 
-    streams: int
     first: int  # rows per stream of the prefill
     collect: int  # and per stream of each later cycle
     cycles: int
@@ -172,19 +171,18 @@ class Times:
         collect = c.collect or (250 if spec.horizon is None else spec.horizon + 1)
         first = -(-math.ceil(c.prefill / share / c.n_envs - 1e-6) // collect)
         cycles = max(1, math.ceil(c.env_steps / (share * collect * c.n_envs) - 1e-6) - first)
+        shortest = min(first * collect, spec.horizon or first * collect)
+        if shortest < c.horizon:
+            raise ValueError(
+                f"tdmpc: windows of horizon={c.horizon} are drawn after a prefill of {shortest} decisions without a break: "
+                "give a shorter horizon, a longer time limit, or more prefill."
+            )
         count = lambda rows: max(1, math.ceil(rows * share * c.n_envs * c.utd - 1e-6))
-        return Times(c.n_envs, first * collect, collect, cycles, (count(first * collect), count(collect)), share)
+        return Times(first * collect, collect, cycles, (count(first * collect), count(collect)), share)
 
     def acting(self, clock: Clock) -> Array:
         """Decisions before those of this cycle."""
         return jnp.asarray(clock.env_steps) * self.share
-
-    def learning(self, clock: Clock) -> Array:
-        """At which decision of the run an update stands: those of a cycle are spread over its decisions."""
-        first, each = (rows * self.streams * self.share for rows in (self.first, self.collect))
-        early = clock.updates * (first / self.updates[0])
-        within = (clock.updates - self.updates[0]) * (each / self.updates[1])
-        return jnp.where(clock.updates < self.updates[0], early, first + within)
 
     @property
     def rows(self) -> int:

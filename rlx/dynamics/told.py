@@ -121,12 +121,12 @@ class Sight:
 
 def seen(spec: Spec, name: str, convolutions: int = 0, cameras: int | None = None, proprio: str = "") -> tuple[Sight, int]:
     """What networks are shown of an environment, and how many convolutions look at its images (``convolutions``, or 0: as many
-    as their size allows). ``cameras``: how many lie in each image; None: one for each three channels, if there are such.
+    as the smallest allows). ``cameras``: how many lie in each image; None: one for each three channels, if there are such.
     ``proprio``: `entries` of the vector beside images; "": all.
 
     Raises:
-        ValueError: observations that are neither vectors nor images in uint8 (nor a dict of such), images of several sizes, too
-            small, or with no equal shares for the cameras; entries that there are not.
+        ValueError: observations that are neither vectors nor images in uint8 (nor a dict of such), images that are too small
+            or have no equal shares for the cameras; entries that there are not.
     """
     flat = dict(spec.obs) if isinstance(spec.obs, Mapping) else {"": spec.obs}
     images = tuple(k for k, leaf in sorted(flat.items()) if isinstance(leaf, Leaf) and len(leaf.shape) == 3)

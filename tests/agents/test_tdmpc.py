@@ -35,16 +35,24 @@ def test_the_least_deviation_falls():
     close([at(0), at(6250), at(12500), at(10**6)], [0.5, 0.275, 0.05, 0.05], rtol=1e-6)
 
 
-def test_cycles_are_whole_episodes_and_updates_stand_among_their_decisions():
+def test_cycles_are_whole_episodes():
     times = Times.of(Config(env_steps=1_000, prefill=150, n_envs=2, utd=0.5), SPEC)
     assert (times.first, times.collect, times.cycles, times.updates) == (2 * 51, 51, 8, (100, 50))
     assert times.rows == 10 * 51
     close(times.acting(clock(env_steps=2 * 51 * 3)), 300, rtol=1e-6)
-    close([times.learning(clock(updates=u)) for u in (0, 50, 100, 125, 150)], [0, 100, 200, 250, 300], rtol=1e-6)
     endless = Times.of(Config(env_steps=1_000, prefill=100, collect=10), Spec(Leaf((3,)), Leaf((1,))))
     assert (endless.first, endless.cycles, endless.share) == (100, 90, 1.0)
     with pytest.raises(ValueError, match="prefill=100 leaves nothing of env_steps=100"):
         Times.of(Config(env_steps=100, prefill=100), SPEC)
+
+
+def test_windows_fit_into_what_is_collected_first():
+    """Or nothing could be drawn, and the first update would learn from no number."""
+    long = Spec(Leaf((3,)), Leaf((1,)))
+    Times.of(Config(horizon=50), SPEC), Times.of(Config(horizon=5, prefill=1, collect=5), long)
+    for given, spec, has in ((Config(horizon=51), SPEC, 50), (Config(horizon=5, prefill=1, collect=4), long, 4)):
+        with pytest.raises(ValueError, match=f"windows of horizon={given.horizon} are drawn after a prefill of {has}"):
+            Times.of(given, spec)
 
 
 def test_stages_and_room():
