@@ -140,7 +140,6 @@ def push(given: argparse.Namespace) -> None:
         presets = [*size, *(ROWS[name] if name != "v1" else ())]
         own = [word for preset in presets for word in ("--preset", preset)]
         own += OWN.get(name, ()) if given.debug else (*OWN.get(name, ()), *SIZES[part])
-        own += ["--agent.clone", "false"] if name in MODEM and given.debug else []
         if not (run_dir / "result.json").exists():
             rlx("train", "modem_v2", "--env", given.env, *seen, "--data", demos, *own, "--seeds", given.seeds, "--no-video",
                 "--no-progress", "--log-every", 1, "--run-dir", run_dir, *given.more.split())  # fmt: skip
@@ -161,11 +160,15 @@ def demonstrations(path: Path, *words: Any, episodes: int = 10) -> Path:
 
 
 def ordered(rows: dict[str, Any]) -> dict[str, Any]:
-    """Violations per decision of all that was done up to where the shortest row ends, the most violent row first."""
+    """Violations per decision of all that was done up to where the shortest row ends, the most violent row first. A line counts
+    as often as it has decisions: the first one is all of seeding."""
     curves = {name: row["curves"].get("violations while training", ()) for name, row in rows.items()}
     curves = {name: curve for name, curve in curves.items() if curve}
     until = min((curve[-1][0] for curve in curves.values()), default=0)
-    each = {name: told(np.mean([v for at, v in curve if at <= until], 0), 4) for name, curve in curves.items()}
+    each = {}
+    for name, curve in curves.items():
+        steps, values = zip(*[line for line in curve if line[0] <= until], strict=True)
+        each[name] = told(np.average(values, 0, np.diff(steps, prepend=0)), 4)
     return {"until": until, "rows": dict(sorted(each.items(), key=lambda item: -item[1]["mean"]))}
 
 
