@@ -85,9 +85,8 @@ def test_a_step_of_the_clone_is_valued_by_its_critics():
 
 
 def acting(own, state, k=0, mode="eval", obs=OBS, key=KEY):
-    rows = k // own.times.length * own.times.episode  # of a run whose streams have done k decisions
     act = jax.jit(own.act, static_argnums=5)
-    return act(state, clock(env_steps=rows), own.carry(state, obs.shape[0]), at(obs), key, mode)[0]
+    return act(state, clock(rows_of(own, k)), own.carry(state, obs.shape[0]), at(obs), key, mode)[0]
 
 
 def test_at_first_a_policy_s_own_actions_are_done():
@@ -162,6 +161,21 @@ def test_where_only_the_clone_was_trained_it_acts():
     np.testing.assert_allclose(acting(alone, state, 0, "eval"), cautious, atol=1e-6)
 
 
+def test_a_search_of_modem_begins_with_the_last_plan_and_one_of_v2_anew():
+    """A search whose momentum is 1 leaves its mean where it was, and the mean is done."""
+    for warm_start, wanted in ((True, [0, 0.25, 0.25]), (False, [0, 0, 0])):
+        plain = {"clone": False, "centering": False, "members": 1, "pick": "mean", "handover.kind": "off"}
+        own = method(**plain, warm_start=warm_start)
+        state = begun(own)
+        state.hyper["momentum"] = jnp.float32(1)
+        carry = own.carry(state, 3)._replace(mean=jnp.full((3, 2, 2), 0.25))
+        step = at(OBS)._replace(first=jnp.array([True, False, False]))
+        action, after, _ = jax.jit(own.act, static_argnums=5)(state, clock(), carry, step, KEY, "eval")
+        close(action, np.stack([wanted] * 2, 1), atol=1e-6)
+        close(after.mean[:, 0], np.stack([wanted] * 2, 1), atol=1e-6)
+        assert not np.any(after.mean[:, 1])  # behind the last step there is no plan
+
+
 def test_the_planner_has_its_share_of_decisions():
     """At alpha = 0.2 the clone's actions are those of a planner that is far away but in a fifth of the cases."""
     own = method(**{"n_envs": 1, "hidden": 4, "encoder_hidden": 4, "members": 1, "samples": 4, "elites": 1})
@@ -199,10 +213,15 @@ def test_a_gated_handover_waits_for_success():
 # ------------------------------------------------------------------------------------------------------------- learning
 
 
-def steps(own, state, n, updates=200, seed=1):
-    update = jax.jit(own.update)
+def rows_of(own, k):
+    """Of a run whose streams have done ``k`` decisions in all."""
+    return k // own.times.length * own.times.episode
+
+
+def steps(own, state, n, updates=200, seed=1, k=0):
+    update, rows = jax.jit(own.update), rows_of(own, k)
     for i in range(n):
-        state, out = update(state, clock(updates=updates + i), windows(own, seed + i), jax.random.fold_in(KEY, i))
+        state, out = update(state, clock(rows, updates=updates + i), windows(own, seed + i), jax.random.fold_in(KEY, i))
     return state, out
 
 
@@ -230,8 +249,9 @@ def test_stages_train_what_is_theirs():
     assert same(warm.learned["clone"], clone) and out.priority.shape == (6,)
 
     state = own.begins("learn")(warm, {}, KEY)
-    after, out = steps(own, state, 1, updates=210, seed=5)
+    after, out = steps(own, state, 1, updates=210, seed=5, k=own.times.seed + 50_000)
     learned = after.learned["params"]
+    assert float(after.learned["alpha"]) == 0.5 and float(warm.learned["alpha"]) == 0  # what a gated handover is held up to
     assert same(after.learned["clone"], clone) and "actor/loss" in out.metrics
     assert all(not same(learned[k], new[k]) for k in ("encoder", "dynamics", "reward", "critics", "policies"))
     # its optimiser has counted no frozen step: wherever there is a gradient the first step is one of lr

@@ -18,6 +18,7 @@ from rlx.agents.tdmpc import horizon_at
 from rlx.config import apply, hyper, replace
 from rlx.dynamics.told import entries
 from rlx.envs import experts
+from rlx.replay.buffer import prioritise
 from rlx.replay.datasets.mapped import Mapped
 from rlx.train.demonstrations import demonstrate
 from rlx.types import Clock, Collect, Leaf, Problem, Spec, Update
@@ -120,18 +121,20 @@ def test_stages_are_the_method_s():
 
 
 def test_windows_keep_off_the_last_decisions_unless_told():
-    """Episodes of 49 decisions: windows of two begin at 0 to 46, or 47; the clone learns from 0 to 46, or 48."""
-    given = problem()
-    state = given.data["data"]
-    starts = lambda sampler, sources: np.unique(
-        np.asarray(jax.jit(lambda k: sampler(HYPER, clock(updates=210), sources, k).index[0])(KEY))
-    )
-    HYPER = {k: jnp.float32(v) for k, v in hyper(Config()).items()}
-    KEY = jax.random.key(0)
-    for flag, last in ((False, 46), (True, 48)):
-        agent = agents.make("modem_v2", None, given, **{**SIZES, "batch": 3_000, "bc_use_tail": flag})
-        found = starts(agent.stages[0].phases[0].sample, {"data": state})
-        assert set(found % 50) == set(range(last + 1))
+    """Episodes of 49 decisions: windows of two begin at 0 to 46, or 47; the clone learns from 0 to 46, or 48. What begins no
+    window does not say what priority new rows get."""
+    given, h, key = problem(), {k: jnp.float32(v) for k, v in hyper(Config()).items()}, jax.random.key(0)
+    state = prioritise(given.data["data"])
+    sources = {"data": state, "replay": state}
+    begun = lambda sampler: jax.jit(lambda k: sampler(h, clock(updates=210), sources, k).index)(key)
+    for flag, cloned, window in ((False, 46, 46), (True, 48, 47)):
+        tails = {"bc_use_tail": flag, "fix_tail_mask": flag}
+        agent = agents.make("modem_v2", None, given, **{**SIZES, "batch": 3_000, **tails})
+        bc, *_, learn = agent.stages
+        assert set(np.unique(begun(bc.phases[0].sample).t) % 50) == set(range(cloned + 1))
+        for found in begun(learn.phases[1].sample).values():
+            assert set(np.unique(found.t[found.t >= 0]) % 50) == set(range(window + 1))
+        assert agent.buffers["replay"].ends == 49 - window
 
 
 @pytest.mark.parametrize(
