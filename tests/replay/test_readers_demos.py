@@ -130,7 +130,7 @@ def test_traces_of_robohive(tmp_path):
     data = replay.load(hdf5(tmp_path / "trace.h5", Trial0=given, Trial1=trial(5)))
     assert (data.format, data.lengths.tolist()) == ("RoboHive", [3, 4])
     one = data[0]
-    vectors = ("qp", "qv", "grasp_pos", "grasp_rot", "object_err", "target_err")
+    vectors = ("qp", "qv", "grasp_pos", "grasp_rot")  # where object and target are is for pictures to show
     wanted = np.concatenate([given[f"env_infos/obs_dict/{k}"] for k in vectors], -1).astype("f4")
     np.testing.assert_array_equal(one.obs["proprio"], wanted)
     np.testing.assert_array_equal(one.obs["rgb_left_cam"], given["env_infos/visual_dict/rgb:left_cam:224x224:2d"])
@@ -140,6 +140,8 @@ def test_traces_of_robohive(tmp_path):
     np.testing.assert_array_equal(one.action[:-1], given["actions"][:-1])
     assert one.reward.tolist() == [0, 0, 1, 2] and one.info["success"].tolist() == [0, 0, 0, 1] and one.truncated[-1]
     assert replay.load(tmp_path / "trace.h5", keys="other").rows.obs["proprio"].shape == (9, 5)
+    told = replay.load(tmp_path / "trace.h5", keys="qp,object_err")[0].obs["proprio"]
+    np.testing.assert_array_equal(told[:, 2:], given["env_infos/obs_dict/object_err"].astype("f4"))
     cut = replay.load(tmp_path / "trace.h5", horizon=2, ignore="rwd_dense")
     assert cut.lengths.tolist() == [2, 2] and cut[1].truncated.tolist() == [False, False, True]
     np.testing.assert_array_equal(cut[0].obs["proprio"], wanted[:3])

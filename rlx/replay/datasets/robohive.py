@@ -4,7 +4,9 @@ Those of V2 are traces of RoboHive, in HDF5 or a pickle: a group per trial with 
 ``obs_dict/{qp, qv, grasp_pos, ...}`` [T, n], ``visual_dict/{rgb:CAMERA:HxW:2d, d:CAMERA:HxW:2d}`` [T, h, w, 3] and
 [T, 1, h, w], ``solved`` (of real robots ``success``) and ``rwd_dense`` [T]. Entry t is an observation and the action taken
 there, with what the action brought; its outcome is entry t + 1. Actions stay in the units of the environment: ``bounds``.
-Traces go on after the episodes that agents learn from: ``horizon`` cuts them. ``ignore=rwd_dense`` rewards success alone.
+``proprio`` is what the robot knows of itself; ``keys`` name other entries of ``obs_dict``, such as ``object_err``, which would
+tell a policy that is to look at pictures where things are. Traces go on after the episodes that agents learn from: ``horizon``
+cuts them. ``ignore=rwd_dense`` rewards success alone.
 
 Those of the first are a ``torch.save`` per episode: ``frames``, the names of L + 1 images in the folder ``frames`` beside it,
 ``states`` [L + 1, S], ``actions`` [L, A], ``infos``, which say ``success`` or ``goal_achieved``, and perhaps ``rewards``.
@@ -25,7 +27,7 @@ from rlx.replay.datasets import hdf5
 from rlx.replay.datasets.found import Found, Layout, Reading, by_groups, natural, need, one_length, one_per_entry, side_by_side
 from rlx.types import Row
 
-VECTORS = ("qp", "qv", "grasp_pos", "grasp_rot", "object_err", "target_err")
+VECTORS = ("qp", "qv", "grasp_pos", "grasp_rot")  # of MoDem-V2's 23 or 41 numbers
 DENSE = "rwd_dense"
 POSE = {"roll": 3, "pitch": 4, "yaw": 5}  # columns of a hand's action, behind its place
 FINGERS = "fingers"  # those behind them
