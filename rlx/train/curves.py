@@ -23,7 +23,8 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4
 class Curve:
     """Of one seed: ``steps`` [K] and the mean return of each evaluation [K], NaN from where it diverged. ``evaluated`` and
     ``trained``: what the info of environments said, in evaluations (means over episodes) and of training decisions since the
-    line before: (steps [L], values [L]) by name."""
+    line before: (steps [L], values [L]) by name. ``ends``: the last means of each kind of evaluation, "return"
+    and those of info."""
 
     group: str
     seed: int
@@ -33,6 +34,7 @@ class Curve:
     folder: Path
     evaluated: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     trained: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    ends: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def read_run(run_dir: Path) -> list[Curve]:
@@ -45,6 +47,7 @@ def read_run(run_dir: Path) -> list[Curve]:
     lines = [x for x in every if x["kind"] == "eval"]
     if not lines:
         raise ValueError(f"{run_dir} holds no evaluation yet: its run stopped before the first one.")
+    kinds = dict.fromkeys(x["eval"] for x in lines)
     stage = lines[-1].get("stage")  # of several evaluations the first one of this: a clone's say nothing of what came of it
     shown = next(x["eval"] for x in lines if x.get("stage") == stage)
     lines = [x for x in lines if x["eval"] == shown]
@@ -54,14 +57,9 @@ def read_run(run_dir: Path) -> list[Curve]:
     for i, (group, seed) in enumerate(who[: np.size(lines[0]["return_mean"])]):
         steps, returns = _of_member(lines, unit, "return_mean", i)
         if np.isfinite(returns).any():
-            told = lambda lines, begin, end, i=i: {
-                name: found
-                for name in dict.fromkeys(k for x in lines for k in x if k.startswith(begin))
-                if len((found := _finite(*_of_member(lines, unit, name, i)))[0])
-                for name in [name.removeprefix(begin).removesuffix(end)]
-            }
-            more = told(lines, "info/", "_mean"), told(trained, "decisions/", "")
-            curves.append(Curve(group, seed, unit, steps, returns, run_dir, *more))
+            evaluated, told = _told(lines, unit, "info/", "_mean", i), _told(trained, unit, "decisions/", "", i)
+            ends = {kind: _end([x for x in every if x.get("eval") == kind], unit, i) for kind in kinds}
+            curves.append(Curve(group, seed, unit, steps, returns, run_dir, evaluated, told, ends))
     return curves
 
 
@@ -70,6 +68,21 @@ def _of_member(lines: Sequence[Mapping[str, Any]], unit: str, name: str, i: int)
     pairs = [(np.ravel(x[unit]), np.ravel(np.asarray(x[name], float))) for x in lines if name in x]
     found = np.array([(s[i], v[i]) for s, v in pairs if i < min(len(s), len(v))], float).reshape(-1, 2)
     return found[:, 0], found[:, 1]
+
+
+def _told(
+    lines: Sequence[Mapping[str, Any]], unit: str, begin: str, end: str, i: int
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Finite steps and values of member ``i``, of each entry of ``lines`` whose name begins so, by what lies between."""
+    names = dict.fromkeys(k for x in lines for k in x if k.startswith(begin))
+    found = {k.removeprefix(begin).removesuffix(end): _finite(*_of_member(lines, unit, k, i)) for k in names}
+    return {name: curve for name, curve in found.items() if len(curve[0])}
+
+
+def _end(lines: Sequence[Mapping[str, Any]], unit: str, i: int) -> dict[str, float]:
+    """The last finite means that evaluations of one kind have of member ``i``."""
+    curves = {**_told(lines, unit, "return_mean", "", i), **_told(lines, unit, "info/", "_mean", i)}
+    return {name or "return": float(values[-1]) for name, (_, values) in curves.items()}
 
 
 def _finite(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

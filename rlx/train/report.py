@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,9 @@ def report(run_dirs: list[Path], out: Path) -> dict[str, Any]:
     page = out / "report.html"
     swept = rankings.report(folders, out) if any((Path(d) / sweeps.FILE).is_file() for d in run_dirs) else None
     pictures |= swept.pictures if swept else {}
+    each = [row for g, cs in groups.items() for row in _each(names[g], cs)]
     tables = [*(swept.tables if swept else []), *([(OUTCOMES, outcomes.HEAD, told)] if told else [])]
+    tables += [(EACH, EACH_HEAD, each)] if each else []
     left_out = (COPIES, ("run", "seed", "is a copy of"), repeats)
     references = {json.loads(g)["env"]: r for g in groups if (r := _reference(g))}
     page.write_text(_page(pictures, rows, versus, [*tables, left_out] if repeats else tables, references))
@@ -83,10 +86,13 @@ def report(run_dirs: list[Path], out: Path) -> dict[str, Any]:
         "repeats": repeats,
         "table": [dict(zip(HEAD, r, strict=True)) for r in rows],
         "outcomes": outcomes.dicts(told),
+        "evaluations": [dict(zip(EACH_HEAD, r, strict=True)) for r in each],
     }
 
 
 OUTCOMES = "Success and safety"
+EACH = "Each kind of evaluation, the last one"
+EACH_HEAD = ("group", "evaluation", "what", "IQM", "95% interval", "interval over")
 COPIES = "Left out: a run is its configuration and its seed"
 HEAD = ("group", "runs", "steps", "final IQM", "95% interval", "interval over", "best IQM", "score")
 
@@ -99,6 +105,18 @@ def _row(name: str, curves: list[Curve]) -> tuple:
     reference = _reference(curves[0].group)
     score = None if reference is None else round(float(scores.normalised(reference, final.value)), 1)
     return name, len(curves), int(steps), round(final.value, 2), bounds, over, round(best, 2), score
+
+
+def _each(name: str, curves: list[Curve]) -> list[tuple]:
+    """Rows of `EACH_HEAD` for a group that was evaluated in several ways: returns, and whether tasks were done and harm."""
+    kinds, rows = list(dict.fromkeys(kind for c in curves for kind in c.ends)), []
+    for kind, what in itertools.product(kinds if len(kinds) > 1 else (), ("return", "success", "solved", "violation")):
+        values = [c.ends[kind][what] for c in curves if what in c.ends.get(kind, {})]
+        if values:
+            found = estimate(np.array(values), iqm)
+            bounds = found.interval and [float(f"{x:.4g}") for x in found.interval]
+            rows.append((name, kind, what, float(f"{found.value:.4g}"), bounds, found.over))
+    return rows
 
 
 def _reference(group: str) -> scores.Reference | None:

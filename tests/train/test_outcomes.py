@@ -124,3 +124,28 @@ def test_a_report_shows_them(tmp_path, capsys):
     assert "violation  last evaluation 0.375  [0.25, 0.5]; while training 0.125  over 2 seeds" in said
     assert (tmp_path / "out" / "outcomes-rlx-pendulum.png").exists()
     assert "Success and safety" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_each_kind_of_evaluation_has_its_end(tmp_path, capsys):
+    """What acts, and a clone that was looked at once before."""
+    run = folder(tmp_path / "run", [[1.0, 2.0], [3.0, 4.0]], seeds=2)
+    lines = [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
+    clone = lines[0] | {
+        "eval": "bc",
+        "return_mean": [0.5, 0.75],
+        "info/solved_mean": [0.0, "nan"],
+        "info/other_mean": [1.0, 1.0],
+    }
+    (run / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in (clone, *lines)))
+    assert report.main([str(run), "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    rows = json.loads(said.rsplit("RESULT ", 1)[1])["evaluations"]
+    ends = {(r["evaluation"], r["what"]): (r["IQM"], r["95% interval"]) for r in rows}
+    last = lines[-1]["return_mean"]
+    assert ends == {
+        ("bc", "return"): (0.625, [0.5, 0.75]),
+        ("bc", "solved"): (0.0, None),
+        ("eval", "return"): (np.mean(last), sorted(last)),
+    }
+    assert "bc: return" in said
+    assert "<td>bc</td>" in (tmp_path / "out" / "report.html").read_text()
