@@ -110,6 +110,7 @@ def test_a_sweep_that_is_stopped_has_its_workers_save(terminal, tmp_path):
     argv += ["--workers", "local:1", "--checkpoint-seconds", "1000", "--run-dir", str(tmp_path)]
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     env = {**os.environ, "PYTHONPATH": path}
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background are told to ignore it
     process = subprocess.Popen(
         [sys.executable, "-m", "rlx", *argv],
         env=env,
@@ -118,11 +119,15 @@ def test_a_sweep_that_is_stopped_has_its_workers_save(terminal, tmp_path):
         text=True,
         start_new_session=True,
     )
+    signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("trials/*/metrics.jsonl")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT) if terminal else process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()  # and with it its workers
     assert process.returncode == 0, err
     assert json.loads(out.splitlines()[-1].removeprefix("RESULT "))["interrupted"] is True
     assert [p for p in tmp_path.glob("trials/*/checkpoints/*") if p.name.isdigit()], "the worker did not save"
