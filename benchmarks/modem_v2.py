@@ -3,9 +3,9 @@
     python benchmarks/modem_v2.py --peer PYTHON                           # tiny and official sizes; PYTHON has torch
     python benchmarks/modem_v2.py --peer PYTHON --size official --rounds 3 --block 3
 
-Observations are vectors: what is measured are plans for 1, 16 and 64 streams, updates, and the ensemble of five against one.
-Rounds alternate between the contestants; times are medians, in ms, by the clock and of the processor: the latter tells more
-where other work goes on beside it.
+What is measured are plans for 1, 16 and 64 streams, updates, and the ensemble of five against one, with vectors for
+observations; and updates from two stacked pictures. Rounds alternate between the contestants; times are medians, in ms, by the
+clock and of the processor: the latter tells more where other work goes on beside it.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ SIZES: dict[str, dict[str, int]] = {
     "official": {"latent": 50, "hidden": 512, "encoder_hidden": 256, "members": 5, "horizon": 5, "samples": 510, "elites": 64,
                  "batch": 256},
 }  # fmt: skip
+SIZES |= {"tiny, 32 pixels": {**SIZES["tiny"], "side": 32}, "tiny, 64 pixels": {**SIZES["tiny"], "side": 64}}
+FRAMES = 2  # of three channels
 Times = tuple[float, float]  # by the clock, of the processor
 STATE, ACTIONS, STREAMS = 23, 5, (1, 16, 64)
 LATE = Clock(*map(jnp.int32, (0, 10**6, 10**6)))  # the horizon has grown
@@ -42,7 +44,10 @@ class Ours:
     """The same functions that the runner compiles."""
 
     def __init__(self, sizes: dict[str, int]):
-        spec = Spec(Leaf((STATE,)), Leaf((ACTIONS,), low=-1, high=1), horizon=50)
+        sizes = dict(sizes)
+        self.side = side = sizes.pop("side", 0)
+        seen = Leaf((side, side, 3), np.uint8) if side else Leaf((STATE,))
+        spec = Spec(seen, Leaf((ACTIONS,), low=-1, high=1), horizon=50)
         self.method = own = Method.of(replace(Config(), sizes), spec, 100)
         h = {k: jnp.float32(v) for k, v in hyper(own.config).items()}
         enter = lambda state, stage: own.begins(stage)(state, {}, jax.random.key(0))
@@ -70,7 +75,9 @@ class Ours:
         rows = c.horizon + 1
         draw = lambda *shape: jnp.asarray(rng.normal(size=(rows, c.batch, *shape)), jnp.float32)
         no, index = jnp.zeros((rows, c.batch), bool), Index(jnp.zeros(c.batch, jnp.int32), jnp.zeros(c.batch, jnp.int32))
-        batch = Sequences(draw(STATE), draw(), no, no, no, {}, jnp.tanh(draw(ACTIONS)), {}, ~no, jnp.ones(c.batch), index)
+        pixels = lambda side: rng.integers(0, 256, (rows, c.batch, side, side, 3 * FRAMES), np.uint8)
+        obs = jnp.asarray(pixels(self.side)) if self.side else draw(STATE)
+        batch = Sequences(obs, draw(), no, no, no, {}, jnp.tanh(draw(ACTIONS)), {}, ~no, jnp.ones(c.batch), index)
         return self.timed(lambda: self.updates_of(self.state, batch, n))
 
     def timed(self, fn: Any) -> Times:
@@ -96,9 +103,10 @@ def measured(size: str, args: argparse.Namespace) -> dict[str, Any]:
     if args.peer:
         peer = Peer.torch(args.peer, "modem_v2_peer.py")
         out |= peer.versions
-        peer.ask(make={**sizes, "state": STATE, "actions": ACTIONS})
+        peer.ask(make={"side": 0, **sizes, "state": STATE, "actions": ACTIONS, "channels": 3 * FRAMES})
     rate, rates, ms = product_rate(1024, 1024), [], {}
-    for task, n in (*((f"plan {w}", w) for w in STREAMS), ("update", block)):
+    streams = () if "side" in sizes else STREAMS  # plans look at one picture each
+    for task, n in (*((f"plan {w}", w) for w in streams), ("update", block)):
         what = task.split()[0]
         turns = {who: partial(getattr(one, what), n) for who, one in own.items()}
         if peer:
@@ -112,7 +120,7 @@ def measured(size: str, args: argparse.Namespace) -> dict[str, Any]:
     out |= {"ms, by the clock and of the processor": ms, "products, GFLOP/s": round(products, 1)}
     out["GFLOP of a decision"] = round(work(sizes), 3)
     out["share of products"] = {
-        f"plan {w}": round(w * work(sizes) / products / (ms[f"plan {w}"]["rlx"][0] / 1e3), 2) for w in STREAMS
+        f"plan {w}": round(w * work(sizes) / products / (ms[f"plan {w}"]["rlx"][0] / 1e3), 2) for w in streams
     }
     ratio = lambda who, of: {k: [round(a / b, 2) for a, b in zip(v[who], v[of], strict=True)] for k, v in ms.items()}
     out["several actor-critics / one"] = ratio("rlx", "one")

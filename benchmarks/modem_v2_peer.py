@@ -26,7 +26,26 @@ def critic(n: int, hidden: int) -> nn.Sequential:
 def encoder(s: dict[str, Any]) -> nn.Sequential:
     width, z = s["encoder_hidden"], s["latent"]
     half = lambda n: (nn.Linear(n, width), nn.ELU(), nn.Linear(width, z))
-    return nn.Sequential(*half(s["state"]), *half(z))
+    if not s["side"]:
+        return nn.Sequential(*half(s["state"]), *half(z))
+    trunk: list[nn.Module] = []
+    n = s["channels"]
+    for kernel in (7, 5, 3, 3)[: 4 if s["side"] >= 39 else 3]:
+        trunk += [nn.Conv2d(n, 32, kernel, 2), nn.ReLU()]
+        n = 32
+    trunk.append(nn.Flatten())
+    flat = nn.Sequential(*trunk)(torch.zeros(1, s["channels"], s["side"], s["side"])).shape[1]
+    return nn.Sequential(*trunk, nn.Linear(flat, z), *half(z))
+
+
+def shifted(x: Any, pad: int) -> Any:
+    """Pictures [B, C, side, side], each moved by up to ``pad`` pixels each way."""
+    b, c, side, _ = x.shape
+    around = nn.functional.pad(x.float(), (pad,) * 4, mode="replicate")
+    corner = torch.randint(0, 2 * pad + 1, (2, b, 1))
+    rows, columns = corner[:, :, 0, None] + torch.arange(side)
+    where = torch.arange(b)[:, None, None, None], torch.arange(c)[None, :, None, None]
+    return around[(*where, rows[:, None, :, None], columns[:, None, None, :])]
 
 
 def noisy(mean: Any, std: float) -> Any:
@@ -52,6 +71,8 @@ class Agent:
         self.adams = [torch.optim.Adam(p.parameters(), lr=3e-4) for p in self.policies[1:]]
         h, b = s["horizon"], s["batch"]
         self.obs, self.rewards = torch.randn(h + 1, b, s["state"]), torch.randn(h, b)
+        if s["side"]:
+            self.obs = torch.randint(0, 256, (h + 1, b, s["channels"], s["side"], s["side"]), dtype=torch.uint8)
         self.actions = torch.rand(h, b, s["actions"]) * 2 - 1
         self.count = 0
 
@@ -86,10 +107,11 @@ class Agent:
 
     def update(self) -> None:
         h, m = self.s["horizon"], self.s["members"]
-        z, loss, seen = self.encoder(self.obs[0]), 0.0, []
+        obs = self.looked()
+        z, loss, seen = self.encoder(obs[0]), 0.0, []
         with torch.no_grad():
-            cloned = self.cloned(self.obs)
-            target, online = self.old_encoder(self.obs[1:]), self.encoder(self.obs[1:])
+            cloned = self.over(self.cloned, obs)
+            target, online = self.over(self.old_encoder, obs[1:]), self.over(self.encoder, obs[1:])
         for t in range(h):
             seen.append(z.detach())
             x = torch.cat([z, self.actions[t]], -1)
@@ -116,6 +138,15 @@ class Agent:
                 for old, new in ((self.old_encoder, self.encoder), (self.old_critics, self.critics)):
                     for a, b in zip(old.parameters(), new.parameters(), strict=True):
                         a.lerp_(b, 0.01)
+
+    def looked(self) -> Any:
+        if not self.s["side"]:
+            return self.obs
+        return (shifted(self.obs.flatten(0, 1), self.s["side"] // 21) / 255).reshape(self.obs.shape)
+
+    def over(self, encode: nn.Module, obs: Any) -> Any:
+        """Of all times and rows at once."""
+        return encode(obs.flatten(0, 1)).unflatten(0, obs.shape[:2])
 
     def improve(self, z: Any) -> None:
         rho = 0.5 ** torch.arange(len(z))
