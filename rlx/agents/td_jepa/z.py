@@ -18,15 +18,24 @@ from rlx.precision import exact
 from rlx.types import Array, Key
 
 RATE = 0.005  # of the moving averages of the features' second moment and mean
+RIDGE, SAFE_RIDGE = 1e-6, 1e-4  # of inverses of the second moment; of its trace, where the first does not do
 RCOND = 1e-6  # singular values below this share of the largest are noise of float32 features
 STEPS, STEP_SIZE, TEMPERATURE = 500, 0.05, 0.2  # of the search for the z of preferences
 
 
 @exact
 def unscaled(goals: Array, moment: Array) -> Array:
-    """Goal features [..., d] times the inverse of the second moment of features [d, d]."""
-    factor = jax.scipy.linalg.cho_factor(moment + 1e-6 * jnp.eye(moment.shape[-1]))
-    return jax.scipy.linalg.cho_solve(factor, goals.reshape(-1, goals.shape[-1]).T).T.reshape(goals.shape)
+    """Goal features [..., d] times the inverse of the second moment of features [d, d]. Where these have collapsed so far that
+    float32 has no such inverse, a ten-thousandth of the moment's trace is added to its diagonal."""
+    d = moment.shape[-1]
+
+    def solved(ridge: Array | float) -> Array:
+        factor = jax.scipy.linalg.cho_factor(moment + ridge * jnp.eye(d))
+        return jax.scipy.linalg.cho_solve(factor, goals.reshape(-1, d).T).T.reshape(goals.shape)
+
+    found = solved(RIDGE)
+    safe = lambda: solved(RIDGE + SAFE_RIDGE * jnp.trace(moment))
+    return jax.lax.cond(jnp.isfinite(found).all(), lambda: found, safe)
 
 
 def sample(key: Key, goals: Array, share: Array | float, moment: Array | None = None) -> Array:

@@ -171,6 +171,20 @@ def test_drawn_tasks():
     close(sorted(stretched[:, 0]), sorted(raw[:, 0] * 6**0.5 / np.linalg.norm(raw, axis=1)), atol=1e-4)
 
 
+@pytest.mark.parametrize("rank", [1, 4])
+def test_goals_are_scaled_to_finite_z_where_features_have_collapsed(rank):
+    """The second moment of such features is not positive in float32, so that a Cholesky factor of it is NaN."""
+    base, x = RNG.normal(size=(rank, 50)), RNG.normal(size=(64, rank))
+    x = x @ base
+    psi = jnp.float32(x * 50**0.5 / np.linalg.norm(x, axis=1, keepdims=True))
+    moment = jax.jit(lambda m: jax.lax.fori_loop(0, 4500, lambda i, m: zs.moved(m, psi), m))(jnp.eye(50))
+    assert not np.isfinite(jnp.linalg.cholesky(moment + 1e-6 * jnp.eye(50))).all()
+    z = np.asarray(jax.jit(zs.sample)(jax.random.key(0), psi, 1.0, moment))
+    close(np.linalg.norm(z, axis=1), 50**0.5, rtol=1e-4)
+    left = np.linalg.svd(base)[2][rank:]  # directions that no feature has
+    assert np.abs(z @ left.T).max() < 0.1
+
+
 PSI, REWARDS = np.array([[1.0, 0], [0, 1], [1, 1]]), np.array([1.0, 2, 3])
 
 
