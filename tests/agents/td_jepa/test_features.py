@@ -20,30 +20,41 @@ OWN, TARGET = (
     {"psi": RNG.normal(size=(2, S, D)), "predictor": RNG.normal(size=(HEADS, B, D)), "dynamics": RNG.normal(size=2)}
     for _ in range(2)
 )
+for tables in (OWN, TARGET):
+    tables.update(state=np.random.default_rng(len(OWN)).normal(size=(S, D)), value=tables["dynamics"], trunk=np.arange(S))
 OBS, NEXT, GOAL = RNG.integers(0, S, (3, B))
 ACTION = RNG.normal(size=(B, D))
 BOOTSTRAP = np.array([0.9, 0.9, 0.0, 0.9])
 MEAN = RNG.normal(size=D)
 
 
-def stub(features: str) -> SimpleNamespace:
-    """`Net` over tables; of hilp psi is the first of two encoders less its mean, of others the first table as it is."""
+def stub(config: Config) -> SimpleNamespace:
+    """`Net` over tables; of hilp psi is the first of two encoders less its mean, of others the first table as it is. A trunk
+    takes states to states; of icvf V_j = w_j sum(state outcome intent)."""
+    features = config.features
     psi = lambda p, h, mean=0.0: jnp.asarray(p["psi"])[0][h] - (mean if features == "hilp" else 0.0)
     move = lambda w, now, _, action: jnp.stack([w[0] * now + action, w[1] * now - action])
     modules = {
         "psi": SimpleNamespace(apply=lambda tables, h: jnp.asarray(tables)[:, h]),
         "dynamics": SimpleNamespace(apply=move if features.startswith("byol") else lambda w, now, _, a: w[0] * now + a),
+        "state": SimpleNamespace(apply=lambda table, h: table[h]),
+        "value": SimpleNamespace(apply=lambda w, s, o, i: jnp.stack([w[0] * (s * o * i).sum(-1), w[1] * (s * o * i).sum(-1)])),
     }
-    see = lambda p, which, obs: obs
-    return SimpleNamespace(see=see, phi=lambda p, h: None, psi=psi, predict=lambda p, *of: p["predictor"], modules=modules)
+    see = lambda p, which, obs: jnp.asarray(p["trunk"], int)[obs]
+    tables = {"phi": lambda p, h: None, "psi": psi, "predict": lambda p, *of: p["predictor"]}
+    return SimpleNamespace(config=config, see=see, modules=modules, **tables)
+
+
+def losses_of(config: Config, target: dict = TARGET, **more) -> tuple:
+    """(the total, what is said)"""
+    f32 = lambda tree: {k: jnp.float32(v) for k, v in tree.items()}
+    batch, there = Batch(OBS, jnp.float32(ACTION), NEXT, jnp.float32(BOOTSTRAP), more), target["trunk"][NEXT]
+    x = Given(batch, jnp.zeros((B, D)), jnp.zeros((B, D)), there, there, f32(target), jnp.float32(MEAN), HYPER)
+    return METHODS[config.features](config).loss(stub(config), f32(OWN), x)
 
 
 def told(features: str, **more) -> float:
-    method = METHODS[features](Config(features=features))
-    f32 = lambda tree: {k: jnp.float32(v) for k, v in tree.items()}
-    batch = Batch(OBS, jnp.float32(ACTION), NEXT, jnp.float32(BOOTSTRAP), more)
-    x = Given(batch, jnp.zeros((B, D)), jnp.zeros((B, D)), NEXT, NEXT, f32(TARGET), jnp.float32(MEAN), HYPER)
-    return float(method.loss(stub(features), f32(OWN), x)[0])
+    return float(losses_of(Config(features=features), **more)[0])
 
 
 def pessimistic(heads: np.ndarray) -> np.ndarray:
@@ -129,3 +140,31 @@ def test_hilp_regresses_times_to_goals():
         fit += weight * sum((q[j] - away(OWN, j, OBS[b], GOAL[b])) ** 2 for j in range(2)) / B
     found = told("hilp", goal=GOAL, here=jnp.asarray(here))
     assert found == pytest.approx(fit + successor(NEXT_PSI - MEAN), rel=1e-5)
+
+
+def test_icvf_values_outcomes_for_intents():
+    """Half of the intents are outcomes, the others those of the row before."""
+    reached = np.array([False, True, False, True])
+    same = np.arange(B) < B // 2
+    intent = np.where(same, GOAL, np.roll(GOAL, 1))
+    value = lambda p, j, s, g, y: p["value"][j] * (p["state"][s] * p["psi"][0][g] * p["psi"][0][y]).sum()
+    fit = 0.0
+    for b in range(B):
+        y = intent[b]
+        meant = [1 if reached[b] and same[b] else 0.9 * value(TARGET, j, NEXT[b], y, y) for j in range(2)]
+        advantage = min(meant) - np.mean([value(TARGET, j, OBS[b], y, y) for j in range(2)])
+        for j in range(2):
+            q = 1 if reached[b] else 0.9 * value(TARGET, j, NEXT[b], GOAL[b], y)
+            fit += (0.8 if advantage >= 0 else 0.2) * (q - value(OWN, j, OBS[b], GOAL[b], y)) ** 2 / B
+    assert told("icvf", goal=GOAL, reached=jnp.asarray(reached)) == pytest.approx(fit + successor(NEXT_PSI), rel=1e-5)
+
+
+@pytest.mark.parametrize("features", ["byol", "byol_gamma", "rldp", "hilp", "icvf"])
+def test_targets_look_through_the_moving_average_of_a_trunk(features):
+    """One that shuffles states has the features of the table in that order."""
+    order = np.roll(np.arange(S), 4)
+    shuffled = {**TARGET, "psi": TARGET["psi"][:, order], "state": TARGET["state"][order]}
+    flags = {"here": jnp.zeros(B, bool), "reached": jnp.zeros(B, bool), "mask": jnp.ones((3, B), bool)}
+    more = {"goal": GOAL, "obs": np.stack([OBS, NEXT, GOAL]), "action": jnp.float32([ACTION, ACTION]), **flags}
+    of = lambda target: float(losses_of(Config(features=features, target_trunk=True), target, **more)[1]["features/loss"])
+    assert of({**TARGET, "trunk": order}) == pytest.approx(of(shuffled), rel=1e-5)

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from rlx import replay
-from rlx.agents.td_jepa.features.base import SOURCE, Batch, Features, Given, successor
+from rlx.agents.td_jepa.features.base import SOURCE, Batch, Features, Given, aimed, successor
 from rlx.agents.td_jepa.losses import orthonormality, squared_error
 from rlx.agents.td_jepa.networks import Net, Params, predictor
 from rlx.types import Array, Sampler
@@ -25,13 +24,13 @@ class Byol(Features):
     def modules(self, actions: int) -> dict[str, Any]:
         return {"dynamics": (predictor(self.c, self.c.d_psi), (jnp.zeros(self.c.d_psi), jnp.zeros(0), jnp.zeros(actions)))}
 
-    def future(self, net: Net, p: Params, x: Given) -> Array:
+    def future(self, net: Net, x: Given) -> Array:
         """What the task encoder sees of what is predicted."""
         return x.next_psi
 
     def loss(self, net: Net, p: Params, x: Given) -> tuple[Array, dict[str, Array]]:
         psi = net.psi(p, net.see(p, "psi", x.batch.obs))
-        there = net.psi(x.target, self.future(net, p, x))
+        there = net.psi(x.target, self.future(net, x))
         fit = squared_error(net.modules["dynamics"].apply(p["dynamics"], psi, psi[..., :0], x.batch.action), there)
         forward, metrics = successor(net, p, x)
         total = fit + x.hyper["lambda_psi"] * orthonormality(psi).total + forward
@@ -45,8 +44,8 @@ class ByolGamma(Byol):
     def view(self, drawn: Any, hyper: dict[str, Array]) -> Batch:
         return future_goals(drawn, hyper)
 
-    def future(self, net: Net, p: Params, x: Given) -> Array:
-        return jax.lax.stop_gradient(net.see(p, "psi", x.batch.more["goal"]))
+    def future(self, net: Net, x: Given) -> Array:
+        return aimed(net, x, x.batch.more["goal"])
 
 
 def future_goals(drawn: replay.Goals, hyper: dict[str, Array]) -> Batch:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from rlx import replay
-from rlx.agents.td_jepa.features.base import SOURCE, Batch, Features, Given, successor
+from rlx.agents.td_jepa.features.base import SOURCE, Batch, Features, Given, aimed, successor
 from rlx.agents.td_jepa.features.byol import future_goals
 from rlx.agents.td_jepa.losses import expectile
 from rlx.agents.td_jepa.networks import Encoder, Net, Params
@@ -48,9 +48,10 @@ class Hilp(Features):
             return -jnp.sqrt(jnp.maximum(away, 1e-6))
 
         here, still = net.see(p, "psi", x.batch.obs), jax.lax.stop_gradient
+        goal_, here_ = aimed(net, x, more["goal"], goal), aimed(net, x, x.batch.obs, here)
         going = jnp.where(more["here"], 0.0, 1.0)
-        q = going * (-1.0 + x.hyper["discount"] * value(x.target, x.next_psi, still(goal)))
-        advantage = q.min(0) - value(x.target, still(here), still(goal)).mean(0)
+        q = going * (-1.0 + x.hyper["discount"] * value(x.target, x.next_psi, goal_))
+        advantage = q.min(0) - value(x.target, here_, goal_).mean(0)
         fit = 2 * expectile(still(advantage), still(q) - value(p, here, goal), x.hyper["expectile"])
         forward, metrics = successor(net, p, x)
         return fit + forward, {"features/loss": fit, **metrics}

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from rlx import replay
-from rlx.agents.td_jepa.features.base import SOURCE, Batch, Features, Given, successor
+from rlx.agents.td_jepa.features.base import SOURCE, Batch, Features, Given, aimed, successor
 from rlx.agents.td_jepa.features.byol import future_goals
 from rlx.agents.td_jepa.losses import expectile
 from rlx.agents.td_jepa.networks import Encoder, Net, Params
@@ -77,12 +77,12 @@ class Icvf(Features):
             return outcome, jnp.where(same[:, None], outcome, jnp.roll(outcome, 1, 0))
 
         outcome, intent = goals(p, goal)
-        outcome_, intent_ = goals(x.target, still(goal))
+        outcome_, intent_ = goals(x.target, aimed(net, x, more["goal"], goal))
         at_goal, at_intent = more["reached"], more["reached"] & same
         soon = lambda arrived, v: jnp.where(arrived, 1.0, h["discount"] * v)
         q = soon(at_goal, value(x.target, x.next_psi, outcome_, intent_))
         meant = soon(at_intent, value(x.target, x.next_psi, intent_, intent_)).min(0)
-        advantage = meant - value(x.target, still(seen), intent_, intent_).mean(0)
+        advantage = meant - value(x.target, aimed(net, x, x.batch.obs, seen), intent_, intent_).mean(0)
         fit = 2 * expectile(still(advantage), still(q) - value(p, seen, outcome, intent), h["expectile"])
         forward, metrics = successor(net, p, x)
         return fit + forward, {"features/loss": fit, **metrics}

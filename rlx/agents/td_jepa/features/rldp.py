@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from rlx import replay
-from rlx.agents.td_jepa.features.base import SOURCE, Batch, Features, Given, windows
+from rlx.agents.td_jepa.features.base import SOURCE, Batch, Features, Given, aimed, windows
 from rlx.agents.td_jepa.features.symmetric import measures
 from rlx.agents.td_jepa.losses import measure_loss, orthonormality
 from rlx.agents.td_jepa.networks import Net, Params, Predictor
@@ -41,8 +41,7 @@ class Rldp(Features):
     def loss(self, net: Net, p: Params, x: Given) -> tuple[Array, dict[str, Array]]:
         more = x.batch.more
         psi = net.psi(p, net.see(p, "psi", x.batch.obs))
-        seen = jax.lax.stop_gradient(net.see(p, "psi", more["obs"]))
-        true, there = net.psi(x.target, seen), more["mask"]
+        true, there = net.psi(x.target, aimed(net, x, more["obs"])), more["mask"]
         fit, now = jnp.float32(0), psi
         for k in range(true.shape[0] - 1):
             now = net.modules["dynamics"].apply(p["dynamics"], now, now[..., :0], more["action"][k])
