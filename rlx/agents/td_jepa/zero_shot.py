@@ -13,6 +13,7 @@ import numpy as np
 from rlx.agents.td_jepa import z as zs
 from rlx.agents.td_jepa.method import Carry, Method
 from rlx.agents.td_jepa.report import Report
+from rlx.config import nearest
 from rlx.types import Agent, AgentState, Array, Key
 
 
@@ -45,7 +46,7 @@ class ZeroShot:
         """psi [N, d] of observations [N, ...].
 
         Raises:
-            ValueError: they have another shape.
+            ValueError: they have another shape, are not finite, or no whole numbers where pictures are.
         """
         return self.method.encode(self.state.learned, self._seen(obs))[0]
 
@@ -54,7 +55,12 @@ class ZeroShot:
         shape = (*own.shape[:-1], own.shape[-1] * self.method.config.frames)
         if obs.shape[1:] != shape or not len(obs):
             raise ValueError(f"observations here are [N, {', '.join(map(str, shape))}]; got {list(obs.shape)}.")
-        return obs.astype(own.dtype)
+        if not np.isfinite(obs).all():
+            raise ValueError(f"observations are not all finite: {int((~np.isfinite(obs)).sum())} numbers are not.")
+        seen = obs.astype(own.dtype)
+        if np.issubdtype(own.dtype, np.integer) and (seen != obs).any():
+            raise ValueError(f"observations here are {np.dtype(own.dtype)}, as stored (pictures 0 to 255); got {obs.dtype}.")
+        return seen
 
     def sample_z(self, key: Key, n: int) -> np.ndarray:
         """z [n, d] of uniform directions."""
@@ -97,7 +103,7 @@ class ZeroShot:
         say how likely the second is preferred, as all of `rlx.preferences` do. A segment is embedded as its mean feature.
 
         Raises:
-            ValueError: shapes do not fit, or labels are something else.
+            ValueError: shapes do not fit, labels are something else, or all of them ties.
         """
         first, second = (np.asarray(x) for x in pairs)
         labels = np.asarray(labels, np.float64)
@@ -106,12 +112,20 @@ class ZeroShot:
             raise ValueError(f"infer_preferences takes two arrays [P, T, ...] and P labels; got {given}.")
         if not ((labels >= 0) & (labels <= 1)).all():
             raise ValueError("infer_preferences: labels lie in [0, 1]: 0 for the first, 1 for the second, 0.5 for a tie.")
+        if (labels == 0.5).all():
+            raise ValueError("infer_preferences: all pairs are ties, which asks for nothing: give some where one is preferred.")
         embed = lambda x: self.features(x.reshape(-1, *x.shape[2:])).reshape(*x.shape[:2], -1).mean(1)
         return zs.preferred(embed(first), embed(second), labels)
 
     def agent_for(self, z: Any) -> Agent:
-        """The agent with this z [d] for good, which remembers no task: for films, evaluations and export."""
-        agent, one = self.agent, jnp.asarray(z, jnp.float32)
+        """The agent with this z [d] for good, which remembers no task: for films, evaluations and export.
+
+        Raises:
+            ValueError: z has another shape.
+        """
+        agent, one, d = self.agent, jnp.asarray(z, jnp.float32), self.method.config.d_psi
+        if one.shape != (d,):
+            raise ValueError(f"z here is [{d}]; got {list(one.shape)}.")
 
         def carry(state: AgentState, n: int, context: Any = None) -> Any:
             return agent.carry(state, n, one).frames
@@ -128,8 +142,10 @@ class ZeroShot:
         that draw theirs: those of mode "explore", and flow actors.
 
         Raises:
-            ValueError: observations or z have another shape.
+            ValueError: observations or z have another shape, or the mode is unknown.
         """
+        if mode not in self.agent.modes:
+            raise ValueError(f"{self.agent.name} has no mode {mode!r}.{nearest(mode, self.agent.modes)}")
         net, p = self.method.net, self.state.learned["params"]
         obs, z, d = jnp.asarray(self._seen(obs)), jnp.asarray(z, jnp.float32), self.method.config.d_psi
         if z.shape not in ((d,), (len(obs), d)):

@@ -637,6 +637,11 @@ def shifted(asked, shift):
         (lambda q, o: q.act(o[0], q.tasks["square"]), r"observations here are \[N, 4\]; got \[4\]"),
         (lambda q, o: q.act(o, np.ones(3)), r"z here is \[\d+\], or one for each of 8 observations; got \[3\]"),
         (lambda q, o: q.infer_goal(o[0, :2]), r"\[N, 4\]; got \[1, 2\]"),
+        (lambda q, o: q.infer_goal(o[0] + np.nan), "not all finite: 4 numbers"),
+        (lambda q, o: q.infer_reward(np.r_[o[:7], o[:1] + np.inf], np.ones(8)), "not all finite: 4 numbers"),
+        (lambda q, o: q.act(o, q.tasks["square"], mode="evaluate"), "no mode 'evaluate'"),
+        (lambda q, o: q.agent_for(np.ones(7)), r"z here is \[4\]; got \[7\]"),
+        (lambda q, o: q.infer_preferences((o[:, None], o[:, None]), np.full(8, 0.5)), "all pairs are ties"),
         (lambda q, o: q.infer_preferences((o, o), np.ones(8)), r"two arrays \[P, T, ...\] and P labels"),
         (lambda q, o: q.infer_preferences((o[:, None], o[:, None]), np.full(8, 1.3)), r"labels lie in \[0, 1\]"),
     ],
@@ -644,6 +649,18 @@ def shifted(asked, shift):
 def test_bad_questions_are_answered_with_words(asked, ask, words):
     with pytest.raises(ValueError, match=words):
         ask(asked, np.zeros((8, 4), np.float32))
+
+
+def test_pictures_that_are_asked_about_are_whole_numbers():
+    env = rlx.envs.make(PICTURES, size=16)
+    image = np.zeros((3, 16, 16, 3), np.uint8)
+    rows = {"obs": image, "action": np.zeros((3, 2), "f4"), "reward": np.zeros(3, "f4"), "terminated": np.zeros(3, bool)}
+    agent = agents.make("td_jepa", None, Problem({"train": env}, {"data": replay.from_episodes([rows])}), **SHORT)
+    ask = ZeroShot(agent, None)
+    assert ask._seen(image.astype(float)).dtype == np.uint8
+    for wrong in (image + 0.5, image + np.int32(256), image - 1.0):
+        with pytest.raises(ValueError, match="observations here are uint8, as stored"):
+            ask._seen(wrong)
 
 
 def test_other_agents_are_not_asked():

@@ -90,6 +90,7 @@ def test_heads_are_apart_and_their_layers_follow_the_outline():
     ("settings", "words"),
     [
         ({"state_encoder": False}, "state_encoder=False"),
+        ({"state_encoder": False, "features": "symmetric"}, "'symmetric' has no other encoder"),
         ({"frames": 3}, "frames=3 are stacked of images"),
         ({"features": "bayes"}, "features is 'bayes'"),
         ({"heads": 0}, "heads must be at least 1"),

@@ -22,6 +22,10 @@ class Symmetric(Features):
     scale_goals = None
     targets = ("psi", "predictor")
 
+    def check(self) -> None:
+        if not self.c.state_encoder:
+            raise ValueError(f"td_jepa: features={self.c.features!r} has no other encoder: leave out state_encoder=False.")
+
     def fit(self, net: Net, p: Params, x: Given) -> Array:
         y = net.psi(x.target, x.next_psi) + x.discount * predicted_next(net, x)
         return squared_error(predicted(net, p, x), y)
