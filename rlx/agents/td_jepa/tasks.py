@@ -20,7 +20,7 @@ from rlx.envs.rewards import Reward
 from rlx.keys import roots
 from rlx.replay.buffer import overlaid
 from rlx.replay.flags import FIRST, has
-from rlx.replay.windows import Index, capacity, draw_uniform, steps_back
+from rlx.replay.windows import Index, admissible, capacity, draw_uniform, steps_back
 from rlx.types import PHYSICS, Array, Clock, Env, Eval, HostEnv, Key, Problem, ReplayState, Sampler, Spec, Task
 
 GIVEN = "tasks"  # the name of given rewards in `rlx.types.Problem.data`
@@ -48,7 +48,7 @@ class Tasks:
     def of(problem: Problem, spec: Spec, params: Any) -> Tasks:
         """Raises ValueError for given rewards of another form."""
         if GIVEN in problem.data:
-            return Tasks(_checked(problem.data[GIVEN]), 0, given=True)
+            return Tasks(_checked(problem.data[GIVEN], problem.data[SOURCE]), 0, given=True)
         if spec.tasks:
             return Tasks(tuple(spec.tasks), int(params["task"]), tuple(spec.tasks.values()))
         found, own = goals_of(problem.envs["train"], problem.data.get(SOURCE))
@@ -151,18 +151,23 @@ def stored(data: ReplayState) -> dict[str, Any]:
     return {**({"qpos": info[PHYSICS]} if PHYSICS in info else {}), **info}
 
 
-def _checked(given: Any) -> tuple[str, ...]:
+def _checked(given: Any, data: ReplayState) -> tuple[str, ...]:
     form = 'give {"index": (t [N], w [N]), "rewards": {name: [N]}}'
-    if not isinstance(given, dict) or set(given) != {"index", "rewards"} or not given["rewards"]:
-        raise ValueError(f"td_jepa: the data {GIVEN!r} are {type(given).__name__}: {form}.")
-    sizes = {"t": np.shape(given["index"][0]), "w": np.shape(given["index"][1])}
-    sizes |= {name: np.shape(r) for name, r in given["rewards"].items()}
-    if len(set(sizes.values())) > 1 or any(len(s) != 1 for s in sizes.values()):
+    whole = isinstance(given, dict) and set(given) == {"index", "rewards"}
+    if not whole or not isinstance(given["rewards"], Mapping) or not given["rewards"] or len(given["index"]) != 2:
+        raise ValueError(f"td_jepa: the data {GIVEN!r} are {type(given).__name__} of another form: {form}.")
+    rewards, (t, w) = {k: np.asarray(r) for k, r in given["rewards"].items()}, map(np.asarray, given["index"])
+    sizes = {"t": t.shape, "w": w.shape, **{name: r.shape for name, r in rewards.items()}}
+    if len(set(sizes.values())) > 1 or t.ndim != 1 or not len(t):
         raise ValueError(f"td_jepa: index and rewards of the data {GIVEN!r} have shapes {sizes}: {form}, all of one length.")
-    wrong = [name for name, r in given["rewards"].items() if not np.isfinite(r).all()]
+    wrong = [name for name, r in rewards.items() if r.dtype.kind not in "fiub" or not np.isfinite(r).all()]
     if wrong:
         raise ValueError(f"td_jepa: rewards of the tasks {', '.join(wrong)} are not all finite.")
-    return tuple(sorted(given["rewards"]))
+    ring, lead = jax.tree.map(jnp.asarray, data.index), np.shape(data.index.flags)
+    inside = all(x.dtype.kind in "iu" and (x >= 0).all() and (x < size).all() for x, size in zip((t, w), lead, strict=True))
+    if not inside or not admissible(ring, Index(jnp.asarray(t), jnp.asarray(w)), 2).all():
+        raise ValueError(f"td_jepa: some of the index of the data {GIVEN!r} are no transitions of the dataset, rows {list(lead)}.")
+    return tuple(sorted(rewards))
 
 
 def evaluations(c: Config, problem: Problem, tasks: Tasks, every: dict[str, int]) -> tuple[Eval, ...]:

@@ -483,7 +483,14 @@ def test_an_environment_on_the_host_is_evaluated_on_its_own_task():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ([1, 2], "are list: give"),
+        ([1, 2], "are list of another form: give"),
+        ({"index": (np.arange(3), np.zeros(3)), "rewards": np.zeros(3)}, "dict of another form: give"),
+        ({"index": (np.arange(3),), "rewards": {"up": np.zeros(3)}}, "dict of another form: give"),
+        ({"index": (np.arange(0), np.arange(0)), "rewards": {"up": np.zeros(0)}}, "have shapes .* one length"),
+        ({"index": (np.arange(3), np.zeros(3)), "rewards": {"up": ["a"] * 3}}, "tasks up are not all finite"),
+        ({"index": (np.arange(3), np.zeros(3)), "rewards": {"up": np.zeros(3)}}, "no transitions of the dataset"),
+        ({"index": (np.arange(3) + 70, np.zeros(3, int)), "rewards": {"up": np.zeros(3)}}, "no transitions of the dataset"),
+        ({"index": (np.arange(10, 13), np.zeros(3, int)), "rewards": {"up": np.zeros(3)}}, "dataset, rows .72, 1."),
         ({"index": (np.arange(3), np.zeros(3)), "rewards": {"up": np.zeros(4)}}, "have shapes .* one length"),
         ({"index": (np.arange(3), np.zeros(3)), "rewards": {"up": np.array([0, np.nan, 1])}}, "tasks up are not all finite"),
     ],
