@@ -18,6 +18,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from rlx.config import nearest
 from rlx.types import Array, Leaf, Spec
 
@@ -113,7 +115,16 @@ def parse(text: str, known: Mapping[str, Quantity]) -> Fn:
     made = _Compiler(text, known).of(tree.body)
     if made.size is not None:
         raise ValueError(f"{text!r} is a vector of {made.size}; a reward is one number: norm, sum, mean or dot make one.")
-    return lambda xp, obs, action: xp.broadcast_to(made.of(xp, obs, action), obs.shape[:-1])
+
+    def reward(xp: Any, obs: Array, action: Array) -> Array:
+        return xp.broadcast_to(made.of(xp, _wide(xp, obs), _wide(xp, action)), obs.shape[:-1])
+
+    return reward
+
+
+def _wide(xp: Any, x: Array) -> Array:
+    """Bytes and halves as float32: differences of bytes would go round at 0, and squares of halves end at 65 504."""
+    return x if x.dtype in (np.float32, np.float64) else xp.asarray(x, np.float32)
 
 
 class _Compiler:
@@ -156,7 +167,7 @@ class _Compiler:
 
     def subscript(self, node: ast.Subscript) -> Quantity:
         value, place = self.of(node.value), node.slice
-        if value.size is None or not isinstance(place, ast.Constant) or not isinstance(place.value, int):
+        if value.size is None or not isinstance(place, ast.Constant) or type(place.value) is not int:
             raise self.refuse(node, "only a vector has entries, by a whole number: pos[0].")
         if not 0 <= place.value < value.size:
             raise self.refuse(node, f"the vector has {value.size} entries, counted from 0.")

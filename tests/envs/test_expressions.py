@@ -57,6 +57,21 @@ def test_values(text, value):
     np.testing.assert_allclose(compiled, value, rtol=2e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.float16])
+def test_numbers_of_few_bits_are_widened(dtype):
+    obs, action = np.array([[1, 200, 3, 0]], dtype), np.zeros((1, 2), np.float32)
+    fn = parse("x - y - norm(obs) ** 2", KNOWN)
+    for xp in (np, jnp):
+        found = fn(xp, xp.asarray(obs), xp.asarray(action))
+        np.testing.assert_allclose(found, [-199 - (1 + 200**2 + 9)], rtol=1e-6)
+
+
+def test_one_observation_has_one_reward():
+    for text in ("x", "1", "norm([x, 1]) if vel[0] > 0 else dot(pos, 2)", "sum(-action) <= x < 2 and not y"):
+        each = [[parse(text, KNOWN)(np, o, a) for o, a in zip(*pair, strict=True)] for pair in zip(OBS, ACTION, strict=True)]
+        np.testing.assert_array_equal(each, parse(text, KNOWN)(np, OBS, ACTION))
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -83,6 +98,7 @@ def test_values(text, value):
         ("norm(x=pos)", "norm takes 1 argument"),
         ("pos[2]", "the vector has 2 entries"),
         ("pos[x]", "by a whole number"),
+        ("pos[True]", "by a whole number"),
         ("x[0]", "only a vector has entries"),
         ("[y for y in pos]", "not allowed in a reward"),
         ("lambda: 1", "functions of one's own"),
