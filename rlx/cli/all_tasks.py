@@ -68,15 +68,16 @@ def _world(policy: Policy, known: Any, names: Sequence[str], episodes: int) -> E
     own = policy.problem.envs["train"]
     if known.goals:
         goals = [of_task(own.name.removeprefix("gym:"), 1 + known.names.index(name)) for name in names]
-        return _beside(policy, [f"gym:{goal}" for goal in goals], episodes)
+        return side_by_side([_there(policy, f"gym:{goal}") for goal in goals], episodes)
     if isinstance(own, HostEnv):
         return side_by_side([policy.on(None, task=name).problem.envs["train"] for name in names], episodes)  # type: ignore
     return own
 
 
-def _beside(policy: Policy, names: Sequence[str], episodes: int) -> HostEnv:
+def _there(policy: Policy, name: str) -> Any:
+    """Another environment with the options of the run's own: seen in pictures where that is."""
     options = policy.run_config.env_options if policy.run_config else {}
-    return side_by_side([policy.on(name, **options).problem.envs["train"] for name in names], episodes)  # type: ignore
+    return policy.on(name, **options).problem.envs["train"]
 
 
 def _of_domain(
@@ -93,22 +94,24 @@ def _of_domain(
         )
     domain = own.partition("-")[0]
     others = [name.removeprefix(f"dmc:{domain}-") for name in envs.names("dmc") if name.startswith(f"dmc:{domain}-")]
-    rewards = {}
+    rewards, worlds = {}, []
     for name in _chosen(asked, others):
         try:
             rewards[name] = reward_of(f"dmc:{domain}-{name}")
-            first.on(f"dmc:{domain}-{name}")
+            worlds.append(_there(first, f"dmc:{domain}-{name}"))
         except ValueError as error:
             rewards.pop(name, None)
             if asked != "all":
                 raise
             print(f"left out: {error}", file=sys.stderr)
+    if not rewards:
+        raise ValueError(f"--tasks: what tasks of dmc:{domain} pay cannot be computed from the physics in the dataset.")
     given = relabelled(data, rewards, samples, seed)
     t, w = given["index"]
     obs = arrivals(data, t, w, first.agent.config.frames)
     paid = np.stack([given["rewards"][name] for name in rewards])
-    worlds = _beside(first, [f"dmc:{domain}-{name}" for name in rewards], episodes)
-    return tuple(rewards), {m: _knowing(policy, obs, paid) for m, policy in policies.items()}, worlds
+    knowing = {m: _knowing(policy, obs, paid) for m, policy in policies.items()}
+    return tuple(rewards), knowing, side_by_side(worlds, episodes)
 
 
 def _knowing(policy: Policy, obs: np.ndarray, paid: np.ndarray) -> Policy:

@@ -97,13 +97,14 @@ def test_all_tasks_are_one_batch(run_dir, capsys):
 TASKS = np.arange(10, dtype=np.float32).reshape(5, 2) / 10
 
 
-def policy_of(name: str, data, tasks=None, **more) -> Policy:
+def policy_of(name: str, data, tasks=None, env_options=None, **more) -> Policy:
     """Untrained, with ``tasks`` as its z, on an environment of six decisions."""
-    problem = Problem({"train": rlx.envs.make(name, time_limit=6)}, {"data": data})
+    options = env_options or {}
+    problem = Problem({"train": rlx.envs.make(name, time_limit=6, **options)}, {"data": data})
     agent = agents.make("td_jepa", None, problem, **{**SHORT, "d_psi": 2, **more})
     state = agent.init(jax.random.key(0), {k: jax.numpy.float32(v) for k, v in agent.hyper.items()})
     state = state if tasks is None else state._replace(learned={**state.learned, "tasks": jax.numpy.asarray(tasks)})
-    run_config = RunConfig("td_jepa", name, agent.config, time_limit=6, seeds=2, data="read.once")
+    run_config = RunConfig("td_jepa", name, agent.config, time_limit=6, seeds=2, data="read.once", env_options=options)
     return Policy(agent, state, problem, run_config=run_config)
 
 
@@ -151,6 +152,28 @@ def test_the_tasks_of_a_domain_are_inferred_from_stored_physics(tmp_path):
     with pytest.raises(ValueError, match="this run knows one task, the rewards of its dataset"):
         bare = data._replace(data=data.data._replace(info={}))
         all_tasks.answer({0: policy_of("dmc:walker-walk", bare)}, "all", 1, 50, 0, tmp_path)
+
+
+@pytest.mark.slow
+def test_tasks_of_a_domain_are_seen_as_the_run_sees_its_own(monkeypatch, capsys):
+    """In pictures; and where no task's reward can be had of the physics that is said."""
+    pytest.importorskip("dm_control")
+    seen = {"pixels": "gl", "image": 16, "state": False}
+    name = "dmc:pendulum-swingup"
+    env = rlx.envs.make(name, time_limit=4, physics=True, **seen)
+    data = replay.from_episodes(collect(random(env.spec), env, 8, 2))
+    policy = policy_of(name, data, env_options=seen, frames=2)
+    names, known, world = all_tasks._of_domain({0: policy}, "all", 1, 5, 0)
+    assert names == ("swingup",) and world.spec.obs.shape == (16, 16, 3)
+    assert np.isfinite(known[0].state.learned["tasks"]).all()
+
+    def forces(name):
+        raise ValueError(f"{name}: forces of the step before are part of it.")
+
+    monkeypatch.setattr(all_tasks, "reward_of", forces)
+    with pytest.raises(ValueError, match="what tasks of dmc:pendulum pay cannot be computed"):
+        all_tasks._of_domain({0: policy}, "all", 1, 5, 0)
+    assert "left out: dmc:pendulum-swingup: forces" in capsys.readouterr().err
 
 
 def test_pictures_of_an_episode_lie_behind_those_before_them():
