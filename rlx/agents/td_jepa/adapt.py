@@ -12,6 +12,7 @@ Features are regularised no more, and the state encoder stays as it is where tha
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,8 +98,17 @@ class Adaptation:
 
     @staticmethod
     def of(method: Any, data: ReplayState) -> Adaptation:
+        """Warns where the data have no reward above 0, whose size z could have."""
         paid = method.tasks.decisions_paid(data) if method.tasks.goals else None
-        return Adaptation(method, largest(method.tasks, data, paid), paid)
+        most, shift = largest(method.tasks, data, paid), method.config.reward_shift
+        if most + shift <= 0:
+            more = f", with reward_shift={shift:g} {most + shift:g}" if shift else ""
+            warnings.warn(
+                f"td_jepa: the largest reward in the data is {most:g}{more}; adapting scales z to it and needs one above 0. "
+                "Give a larger reward_shift.",
+                stacklevel=2,
+            )
+        return Adaptation(method, most, paid)
 
     def stages(self, n: int, cycles: int) -> tuple[Stage, ...]:
         """``cycles`` with ``n`` updates; online behind as many decisions. Rows without rewards are given theirs before."""
@@ -136,12 +146,15 @@ class Adaptation:
         return tasks.scored(tasks.own, jnp, obs, action) if tasks.scores else reward
 
     def enter(self, state: AgentState, sources: Sources, key: Key) -> AgentState:
-        """The task's z on the scale of its rewards, and optimisers anew."""
+        """The task's z on the scale of its rewards, and optimisers anew. A z that is 0, as nothing was learned before or no
+        reward was seen, would keep all values at 0: a direction at random takes its place."""
         learned, method = state.learned, self.method
         most = self.most + state.hyper["reward_shift"]
         own = {k: learned["params"][k] for k in self.trained}
         opt = {"features": optimizer(0.0).init(own), "actor": optimizer(0.0).init(method.split(learned["params"])[1])}
-        return state._replace(learned={**learned, "opt": opt, "adapted": scaled(learned["tasks"][method.tasks.own], most)})
+        z = learned["tasks"][method.tasks.own]
+        z = jnp.where(z.any(), z, jax.random.normal(key, z.shape))
+        return state._replace(learned={**learned, "opt": opt, "adapted": scaled(z, most)})
 
     def update(self, state: AgentState, clock: Clock, drawn: Transitions, key: Key) -> tuple[AgentState, Out]:
         h, old, net, method = state.hyper, state.learned, self.method.net, self.method

@@ -360,6 +360,23 @@ def test_an_adaptation_is_td3_of_the_own_task(frozen):
 
 
 @pytest.mark.slow
+def test_an_adaptation_from_nothing_begins_with_a_direction_at_random():
+    agent, given = made(adapt=6, updates=0)
+    enter = agent.stages[0].enter
+    one, two = (np.asarray(enter(started(agent), given.data, jax.random.key(i)).learned["adapted"]) for i in (0, 1))
+    np.testing.assert_allclose([(one**2).sum(), (two**2).sum()], enter.__self__.most, rtol=1e-5)
+    assert np.abs(one - two).max() > 1e-2
+
+
+def test_rewards_that_z_cannot_be_scaled_to_are_warned_of():
+    data = maze_rows()
+    data = data._replace(data=data.data._replace(reward=-jnp.abs(data.data.reward) - 1))
+    given = Problem({"train": rlx.envs.make("rlx:point-mass", time_limit=5)}, {"data": data})
+    with pytest.warns(UserWarning, match=r"largest reward in the data is -1.*with reward_shift=0.5 -0.* larger reward_shift"):
+        agents.make("td_jepa", None, given, **SHORT, adapt=2, reward_shift=0.5)
+
+
+@pytest.mark.slow
 def test_a_run_adapts_after_it_has_learned():
     lines = []
     agent, given = made(adapt=4, updates=4)

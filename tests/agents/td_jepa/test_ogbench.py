@@ -179,7 +179,8 @@ def test_z_of_an_adaptation_is_scaled_to_what_is_paid_where_nothing_solves_the_t
     assert adapting(updates=0)[0].stages[-1].enter.__self__.most == 0
     far = {**as_ogbench_pays()[0], "qpos": np.full((60, 2), -50, "f4")}
     problem = Problem({"train": rlx.envs.make(MAZE)}, {"data": replay.from_episodes(from_ogbench(far))})
-    agent = agents.make("td_jepa", None, problem, **SHORT, adapt=4)
+    with pytest.warns(UserWarning, match="the largest reward in the data is -1; adapting scales z to it"):
+        agent = agents.make("td_jepa", None, problem, **SHORT, adapt=4)
     assert agent.stages[-1].enter.__self__.most == -1
 
 
