@@ -75,11 +75,12 @@ def _of_mujoco(name: str, model: Any, camera: Any = 0, goal_geom: str | None = N
     import mujoco
 
     data, ends = mujoco.MjData(model), np.cumsum([model.nq, model.nv, model.na])
+    size = int(ends[-1]) + (2 if goal_geom is not None else 0)
     thread = ThreadPoolExecutor(1)  # OpenGL's contexts belong to the thread that made them, and pictures are asked for by many
     drawing = thread.submit(GlCamera, name, model, Pixels("gl", image=SIZE, distractor=Distractor()), camera).result()
 
     def draw(physics: np.ndarray) -> np.ndarray:
-        _fits(name, physics, int(ends[-1]), more=goal_geom is not None)
+        _fits(name, physics, size)
         return thread.submit(shoot, physics).result()
 
     def shoot(physics: np.ndarray) -> np.ndarray:
@@ -92,6 +93,6 @@ def _of_mujoco(name: str, model: Any, camera: Any = 0, goal_geom: str | None = N
     return draw
 
 
-def _fits(name: str, physics: np.ndarray, size: int, more: bool = False) -> None:
-    if np.ndim(physics) != 1 or not (len(physics) >= size if more else len(physics) == size):
+def _fits(name: str, physics: np.ndarray, size: int) -> None:
+    if np.shape(physics) != (size,):
         raise ValueError(f"{name} has physics of {size} numbers, these have the shape {list(np.shape(physics))}: another's?")

@@ -226,6 +226,16 @@ def test_stored_physics_is_drawn():
         still_of("brax:ant")
 
 
+def test_a_goal_that_is_stored_behind_the_physics_is_drawn():
+    from rlx.envs.stills import still_of
+
+    draw = still_of("dmc:reacher-easy")
+    near, far = (draw(np.r_[np.zeros(4), place, 0.0]) for place in (0.05, 0.15))
+    assert (near != far).any()
+    with pytest.raises(ValueError, match=r"physics of 6 numbers, these have the shape \[4\]"):
+        draw(np.zeros(4))
+
+
 def test_numbers_are_drawn_where_there_is_nothing_to_see():
     data = datasets.Dataset(*_joined(replay.export(replay.from_episodes(rows()))))
     kind, film = film_of(data)
