@@ -315,6 +315,8 @@ class Method:
         """Host: the z of each task, and a look at the features."""
         obs, rewards = self.tasks.samples(self.config, state.hyper, sources, key)
         psi, phi = self.encode(state.learned, obs)
+        if not (np.isfinite(psi).all() and np.isfinite(phi).all()):
+            return state, sources  # the run has diverged, and says so
         z = self.inferred(psi, rewards + float(state.hyper["reward_shift"])).astype(np.float32)
         empty = [name for name, row in zip(self.tasks.names, z, strict=True) if not row.any()]
         said_of = "all rewards in the sample are 0, so its z is 0, which asks for nothing."

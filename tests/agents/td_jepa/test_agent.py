@@ -538,6 +538,16 @@ def test_a_task_without_rewards_is_warned_of():
     assert not state.learned["tasks"].any()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["psi", "phi"])
+def test_nothing_is_inferred_where_networks_have_diverged(name):
+    agent, given = made()
+    state = jax.tree.map(np.asarray, started(agent))
+    params = {**state.learned["params"], name: jax.tree.map(lambda x: x * np.nan, state.learned["params"][name])}
+    state = state._replace(learned={**state.learned, "params": params})
+    assert host_phase(agent)(state, jax.tree.map(np.asarray, given.data), jax.random.key(0))[0] is state
+
+
 # ------------------------------------------------------------------------------------------------------------------- images
 
 
