@@ -166,7 +166,7 @@ def _checked(given: Any, data: ReplayState) -> tuple[str, ...]:
     ring, lead = jax.tree.map(jnp.asarray, data.index), np.shape(data.index.flags)
     inside = all(x.dtype.kind in "iu" and (x >= 0).all() and (x < size).all() for x, size in zip((t, w), lead, strict=True))
     if not inside or not admissible(ring, Index(jnp.asarray(t), jnp.asarray(w)), 2).all():
-        raise ValueError(f"td_jepa: some of the index of the data {GIVEN!r} are no transitions of the dataset, rows {list(lead)}.")
+        raise ValueError(f"td_jepa: the index of the data {GIVEN!r} names no transitions of the dataset, rows {list(lead)}.")
     return tuple(sorted(rewards))
 
 
