@@ -117,7 +117,8 @@ def parse(text: str, known: Mapping[str, Quantity]) -> Fn:
         raise ValueError(f"{text!r} is a vector of {made.size}; a reward is one number: norm, sum, mean or dot make one.")
 
     def reward(xp: Any, obs: Array, action: Array) -> Array:
-        return xp.broadcast_to(made.of(xp, _wide(xp, obs), _wide(xp, action)), obs.shape[:-1])
+        with np.errstate(all="ignore"):  # what is not finite is for those to refuse who are paid
+            return xp.broadcast_to(made.of(xp, _wide(xp, obs), _wide(xp, action)), obs.shape[:-1])
 
     return reward
 

@@ -76,7 +76,7 @@ def test_a_goal_is_answered(run_dir, capsys):
         (["--goal", "left"], "give 4 numbers"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:divide by zero")
+@pytest.mark.filterwarnings("error:divide by zero")
 def test_bad_questions(run_dir, capsys, given, words):
     assert ask(run_dir, *given) == 2
     assert words in capsys.readouterr().err

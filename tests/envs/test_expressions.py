@@ -66,6 +66,12 @@ def test_numbers_of_few_bits_are_widened(dtype):
         np.testing.assert_allclose(found, [-199 - (1 + 200**2 + 9)], rtol=1e-6)
 
 
+@pytest.mark.filterwarnings("error")
+def test_what_is_not_finite_is_no_warning():
+    assert np.isnan(parse("(-1) ** 0.5", KNOWN)(np, OBS, ACTION)).all()
+    assert np.isinf(parse("1 / (0 * x ** 2)", KNOWN)(np, OBS, ACTION)).all()
+
+
 def test_one_observation_has_one_reward():
     for text in ("x", "1", "norm([x, 1]) if vel[0] > 0 else dot(pos, 2)", "sum(-action) <= x < 2 and not y"):
         each = [[parse(text, KNOWN)(np, o, a) for o, a in zip(*pair, strict=True)] for pair in zip(OBS, ACTION, strict=True)]
