@@ -51,14 +51,11 @@ PUBLISHED = {"cartpole-swingup": 859.0}  # TD-MPC after 100 000 simulation steps
 SIZES: dict[str, tuple[Any, ...]] = {
     "push-toy": (),
     "push-toy-pixels": ("--agent.env-steps", 4_800),
-    "push-lite": (
-        *("--agent.hidden", 160, "--agent.encoder-hidden", 160, "--agent.latent", 32),
-        *("--agent.bc-updates", 4_000, "--agent.env-steps", 7_200),
-    ),
-}
+    "push-lite": ("--agent.hidden", 160, "--agent.encoder-hidden", 160, "--agent.latent", 32, "--agent.bc-updates", 4_000,
+                  "--agent.env-steps", 7_200),
+}  # fmt: skip
 PIXELS = ("observe=proprio", "discs=32")  # finger, puck and goal as a channel each; the puck is in pictures alone
-# name -> presets on top of the size
-ROWS: dict[str, tuple[str, ...]] = {
+ROWS: dict[str, tuple[str, ...]] = {  # presets on top of the size
     "modem_v2": (),
     "v1": ("v1",),
     "v1_as_in_v2": ("v1_as_in_v2",),
@@ -77,12 +74,13 @@ def rlx(*words: Any) -> None:
     subprocess.run([sys.executable, "-m", "rlx", *map(str, words)], check=True)
 
 
-def write(path: Path, new: dict[str, Any]) -> None:
-    """Into the file what is ``new``; variants that it has already stay."""
+def write(path: Path, new: dict[str, Any]) -> dict[str, Any]:
+    """Into the file what is ``new``; variants that it has already stay. All of them are returned."""
     old = json.loads(path.read_text()) if path.exists() else {}
     variants = {**old.get("variants", {}), **new.pop("variants", {})}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**old, **new, "variants": variants}, indent=1) + "\n")
+    return variants
 
 
 def evaluated(run_dir: Path, name: str) -> list[dict[str, Any]]:
@@ -146,8 +144,7 @@ def push(given: argparse.Namespace) -> None:
         found[name] = {"more": given.more, **outcome(run_dir)}
         print(name, json.dumps({k: v for k, v in found[name].items() if k != "curves"}))
     path = given.out / f"modem-{part}.json"
-    write(path, {"env": given.env, "options": seen[1::2], "cores": os.cpu_count(), "variants": found})
-    rows = json.loads(path.read_text())["variants"]
+    rows = write(path, {"env": given.env, "options": seen[1::2], "cores": os.cpu_count(), "variants": found})
     write(path, {"violations": ordered(rows)})
     picture(rows, path.with_suffix(".png"))
 
@@ -390,8 +387,7 @@ def main() -> int:
     if given.pixels and given.env != "rlx:push-toy":
         parser.error(f"--pixels is for rlx:push-toy, and --env is {given.env}: leave one of them out.")
     given.debug = given.preset == "debug"
-    if given.debug:
-        given.run_dir /= "debug"
+    given.run_dir /= "debug" if given.debug else ""
     given.out = given.out or (given.run_dir if given.debug else Path(__file__).parent / "results")
     given.run_dir.mkdir(parents=True, exist_ok=True)
     given.out.mkdir(parents=True, exist_ok=True)
