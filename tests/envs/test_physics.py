@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -47,8 +49,11 @@ NAMES = [
 @pytest.mark.parametrize(("name", "size"), NAMES)
 def test_physics_is_stored_and_changes_no_other_bit(name, size):
     plain, told = rlx.envs.make(name, time_limit=4), rlx.envs.make(name, time_limit=4, physics=True)
-    with jax.disable_jit(not plain.host):  # compiled whole, XLA fuses and rounds by what else is asked for
-        a, b = rows_of(plain), rows_of(told)
+    a, b = rows_of(plain), rows_of(told)
+    if not plain.host:  # compiled whole, XLA fuses and rounds by what else is asked for
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), a._replace(info={}), b._replace(info={}))
+        with jax.disable_jit():
+            a, b = rows_of(plain), rows_of(told)
     physics = b.info.pop(PHYSICS)
     assert physics.dtype == np.float32 and size in (None, physics.shape[-1])
     assert told.spec.info[PHYSICS].shape == physics.shape[2:]
