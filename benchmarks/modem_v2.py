@@ -1,6 +1,6 @@
 """MoDem-V2's planner and update against a plain PyTorch writing of them (`modem_v2_peer.py`), and against the machine.
 
-    python benchmarks/modem_v2.py --peer PYTHON                           # tiny and official sizes; PYTHON has torch
+    python benchmarks/modem_v2.py --peer PYTHON                           # all sizes; PYTHON has torch
     python benchmarks/modem_v2.py --peer PYTHON --size official --rounds 3 --block 3
 
 What is measured are plans for 1, 16 and 64 streams, updates, and the ensemble of five against one, with vectors for
@@ -75,8 +75,8 @@ class Ours:
         rows = c.horizon + 1
         draw = lambda *shape: jnp.asarray(rng.normal(size=(rows, c.batch, *shape)), jnp.float32)
         no, index = jnp.zeros((rows, c.batch), bool), Index(jnp.zeros(c.batch, jnp.int32), jnp.zeros(c.batch, jnp.int32))
-        pixels = lambda side: rng.integers(0, 256, (rows, c.batch, side, side, 3 * FRAMES), np.uint8)
-        obs = jnp.asarray(pixels(self.side)) if self.side else draw(STATE)
+        shape = (rows, c.batch, self.side, self.side, 3 * FRAMES)
+        obs = jnp.asarray(rng.integers(0, 256, shape, np.uint8)) if self.side else draw(STATE)
         batch = Sequences(obs, draw(), no, no, no, {}, jnp.tanh(draw(ACTIONS)), {}, ~no, jnp.ones(c.batch), index)
         return self.timed(lambda: self.updates_of(self.state, batch, n))
 

@@ -137,7 +137,7 @@ def push(given: argparse.Namespace) -> None:
         size = ["tiny_v1", *small] if name in MODEM else small or ["tiny"]
         presets = [*size, *(ROWS[name] if name != "v1" else ())]
         own = [word for preset in presets for word in ("--preset", preset)]
-        own += OWN.get(name, ()) if given.debug else (*OWN.get(name, ()), *SIZES[part])
+        own += (*OWN.get(name, ()), *(() if given.debug else SIZES[part]))
         if not (run_dir / "result.json").exists():
             rlx("train", "modem_v2", "--env", given.env, *seen, "--data", demos, *own, "--seeds", given.seeds, "--no-video",
                 "--no-progress", "--log-every", 1, "--run-dir", run_dir, *given.more.split())  # fmt: skip

@@ -47,10 +47,10 @@ def read_run(run_dir: Path) -> list[Curve]:
     lines = [x for x in every if x["kind"] == "eval"]
     if not lines:
         raise ValueError(f"{run_dir} holds no evaluation yet: its run stopped before the first one.")
-    kinds = dict.fromkeys(x["eval"] for x in lines)
+    of_kind = {kind: [x for x in lines if x["eval"] == kind] for kind in dict.fromkeys(x["eval"] for x in lines)}
     stage = lines[-1].get("stage")  # of several evaluations the first one of this: a clone's say nothing of what came of it
     shown = next(x["eval"] for x in lines if x.get("stage") == stage)
-    lines = [x for x in lines if x["eval"] == shown]
+    lines = of_kind[shown]
     unit = "env_steps" if np.any([np.any(x["env_steps"]) for x in lines]) else "updates"
     trained = [x for x in every if x["kind"] == "train" and unit in x]
     curves = []
@@ -58,7 +58,7 @@ def read_run(run_dir: Path) -> list[Curve]:
         steps, returns = _of_member(lines, unit, "return_mean", i)
         if np.isfinite(returns).any():
             evaluated, told = _told(lines, unit, "info/", "_mean", i), _told(trained, unit, "decisions/", "", i)
-            ends = {kind: _end([x for x in every if x.get("eval") == kind], unit, i) for kind in kinds}
+            ends = {kind: _end(mine, unit, i) for kind, mine in of_kind.items()}
             curves.append(Curve(group, seed, unit, steps, returns, run_dir, evaluated, told, ends))
     return curves
 

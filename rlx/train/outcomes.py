@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from rlx.envs.outcomes import LEAVES
 from rlx.train.curves import Curve, draw, png, steps_of
 from rlx.train.pictures import literal
-from rlx.train.stats import estimate, iqm
+from rlx.train.stats import Estimate, estimate, iqm
 from rlx.types import Row
 
 NAMES = tuple(k + end for k, leaf in LEAVES.items() for end in leaf.reduces)
@@ -58,16 +58,20 @@ def table(groups: Mapping[str, Sequence[Curve]]) -> list[tuple]:
     rows = []
     for group, curves in groups.items():
         for name in told({group: curves}):
-            seeds, cells = [of_seed(c, name) for c in curves], []
-            over = ""
+            seeds, over = [of_seed(c, name) for c in curves], ""
+            cells: list[Any] = []
             for values in zip(*seeds, strict=True):
                 there = np.array([v for v in values if v is not None])
                 found = estimate(there, iqm) if there.size else None
                 over = over or (found.over if found else "")
-                bounds = found.interval and [float(f"{x:.4g}") for x in found.interval] if found else None
-                cells += [float(f"{found.value:.4g}") if found else None, bounds]
+                cells += rounded(found) if found else [None, None]
             rows.append((group, name, *cells, over))
     return rows
+
+
+def rounded(found: Estimate) -> list:
+    """Value and interval, as tables have them."""
+    return [float(f"{found.value:.4g}"), found.interval and [float(f"{x:.4g}") for x in found.interval]]
 
 
 def picture(groups: Mapping[str, Sequence[Curve]], env: str) -> bytes | None:

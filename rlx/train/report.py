@@ -114,8 +114,7 @@ def _each(name: str, curves: list[Curve]) -> list[tuple]:
         values = [c.ends[kind][what] for c in curves if what in c.ends.get(kind, {})]
         if values:
             found = estimate(np.array(values), iqm)
-            bounds = found.interval and [float(f"{x:.4g}") for x in found.interval]
-            rows.append((name, kind, what, float(f"{found.value:.4g}"), bounds, found.over))
+            rows.append((name, kind, what, *outcomes.rounded(found), found.over))
     return rows
 
 
