@@ -69,7 +69,7 @@ class RunConfig:
         env = envs.make(self.env, **{k: v for k, v in given.items() if v is not None}, **self.env_options)
         seen, data = agents.seen_by(self.agent, env), {}
         if self.data:
-            data["data"] = replay_of(self.data, self.data_in, **self.data_options)
+            data["data"] = replay_of(self.data, self.data_in, env.spec.repeat, **self.data_options)
             if isinstance(env.spec.obs, dict) and not isinstance(seen.spec.obs, dict):
                 data["data"] = as_vectors(data["data"], env, "data")
         return Problem({"train": seen}, data)

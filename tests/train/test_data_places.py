@@ -178,3 +178,12 @@ def test_only_shards_are_read_from_disk_and_what_does_not_fit_is_refused(tmp_pat
     monkeypatch.setattr(datasets.placing, "free_memory", lambda: 100)
     with pytest.raises(ValueError, match="GiB in memory, where 0.0 are free.*--data-in disk"):
         datasets.replay_of(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("where", ["device", "host", "disk"])
+def test_decisions_of_another_repeat_are_refused(shards, tmp_path, where):
+    datasets.write(tmp_path / "held", datasets.load(shards), {"repeat": 2})
+    assert datasets.replay_of(tmp_path / "held", where, 2).index.size > 0
+    assert datasets.replay_of(shards, where, 2).index.size > 0, "data that do not say"
+    with pytest.raises(ValueError, match="decisions of 2 simulation steps each, and here one is 4: give --repeat 2"):
+        datasets.replay_of(tmp_path / "held", where, 4)

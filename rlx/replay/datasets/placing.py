@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlx.files import free_memory
+from rlx.replay.dataset import Dataset
 from rlx.replay.datasets import minari, native
 from rlx.replay.datasets.found import Found, look, reading
 from rlx.replay.datasets.loading import Source, layout_of, load, parts, paths
@@ -14,13 +15,26 @@ from rlx.types import ReplayState
 Where = Literal["device", "host", "disk"]
 
 
-def replay_of(source: Source, where: Where = "device", **options: Any) -> ReplayState:
+def replay_of(source: Source, where: Where = "device", repeat: int | None = None, **options: Any) -> ReplayState:
     """`load` as a replay whose rows lie ``where``: on the device, in host memory, or on disk, mapped from a folder of shards
-    and read as they are drawn, so that they may be larger than memory. All three draw the same rows.
+    and read as they are drawn, so that they may be larger than memory. All three draw the same rows. ``repeat``: simulation
+    steps of a decision that data must have, where they say how many.
 
     Raises:
-        ValueError: as `load`; data that do not fit into memory, or that cannot be mapped.
+        ValueError: as `load`; data that do not fit into memory, that cannot be mapped, or of another ``repeat``.
     """
+    data = _held(source, where, options)
+    said = data.meta.get("repeat", repeat)
+    if repeat is not None and said != repeat:
+        raise ValueError(
+            f"{source} holds decisions of {said} simulation steps each, and here one is {repeat}: give --repeat {said}, or "
+            "data of this environment as it is."
+        )
+    return data.replay(device=where == "device")
+
+
+def _held(source: Source, where: Where, options: dict[str, Any]) -> Dataset:
+    """In memory, or on disk."""
     if where == "disk":
         found, chosen = [look(path) for path in paths(source)], reading(**options)
         if len(found) > 1 or layout_of(found[0], chosen.format) is not native.FOLDER:
@@ -28,14 +42,14 @@ def replay_of(source: Source, where: Where = "device", **options: Any) -> Replay
                 f"{source} is no folder of shards, and only these are read from disk as they are drawn: make one by "
                 f"`rlx data convert {source} NAME`."
             )
-        return native.mapped(found[0].path, chosen).replay(device=False)
+        return native.mapped(found[0].path, chosen)
     needs, free = nbytes(source), free_memory()
     if free is not None and needs > free and "episodes" not in options:
         raise ValueError(
             f"{source} takes {needs / 2**30:.1f} GiB in memory, where {free / 2**30:.1f} are free: make a folder of shards of "
             "it (`rlx data convert`) and read that with --data-in disk, or take a part (--data-option episodes=N)."
         )
-    return load(source, **options).replay(device=where == "device")
+    return load(source, **options)
 
 
 def nbytes(source: Source) -> int:
