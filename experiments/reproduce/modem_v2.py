@@ -1,4 +1,4 @@
-"""TD-MPC on cart-pole swing-up, MoDem-V2 and what lies between it and MoDem on pushing, and the planner in other models.
+"""TD-MPC on cart-pole swing-up, MoDem-V2 and what lies between it and MoDem on pushing, and MoDem-V2 on a task of Meta-World.
 
     python experiments/reproduce/modem_v2.py --run-dir runs/modem                       # all: a day on two cores
     python experiments/reproduce/modem_v2.py --run-dir runs/modem --part tdmpc --seeds 3
@@ -13,8 +13,8 @@ other variants stays. Runs and results of the toy size lie in the folder `debug`
   most. ``--env rlx:push-lite`` is the same in MuJoCo, ``--pixels`` the toy in pictures, beside what the finger knows of itself.
 - oversampling: how many of the decisions that succeed the reward head finds soon after the warm-up, with and without a share of
   demonstrations in each batch.
-- planner: the same search in sparse equations, in an ensemble of networks, and in that with its predictions chosen among, by
-  their likelihood or by MOREC's learned reward of transitions.
+- cloning: what the clone solves, of ten and of forty demonstrations, after 1 000 and 4 000 updates.
+- meta-world: success over decisions on a task of Meta-World from pictures, a seed after another.
 """
 
 from __future__ import annotations
@@ -28,21 +28,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 from tables import told
 
-from rlx import envs, keys, replay
+from rlx import replay
 from rlx.agents.modem_v2.method import Method
-from rlx.agents.sindy_rl.world import Rows, transitions
-from rlx.dynamics import EnsembleDynamics, SparseDynamics, adversary, bootstrap, ensemble, filtered, scorer
-from rlx.dynamics.filtered import by_likelihood, by_reward
-from rlx.dynamics.sparse import affine, fit
-from rlx.envs import batch, begin, rollout
+from rlx.agents.sindy_rl.world import transitions
 from rlx.envs.experts import known
-from rlx.planning import mppi
 from rlx.train import logging
 from rlx.train.policy import load_members
 
@@ -54,6 +47,7 @@ SIZES: dict[str, tuple[Any, ...]] = {
     "push-lite": ("--agent.hidden", 160, "--agent.encoder-hidden", 160, "--agent.latent", 32, "--agent.bc-updates", 4_000,
                   "--agent.env-steps", 7_200),
 }  # fmt: skip
+MODES = ("main", "planner", "bc", "bc_noisy")  # of evaluations
 PIXELS = ("observe=proprio", "discs=32")  # finger, puck and goal as a channel each; the puck is in pictures alone
 ROWS: dict[str, tuple[str, ...]] = {  # presets on top of the size
     "modem_v2": (),
@@ -149,10 +143,10 @@ def push(given: argparse.Namespace) -> None:
     picture(rows, path.with_suffix(".png"))
 
 
-def demonstrations(path: Path, *words: Any, episodes: int = 10) -> Path:
+def demonstrations(path: Path, *words: Any, episodes: int = 10, noise: float = 0.1) -> Path:
     """Those of the script under noise, made unless they are there."""
     if not path.exists():
-        rlx("data", "demos", *words, "--episodes", episodes, "--noise", 0.1, "--out", path, "--no-progress")
+        rlx("data", "demos", *words, "--episodes", episodes, "--noise", noise, "--out", path, "--no-progress")
     return path
 
 
@@ -174,7 +168,7 @@ def outcome(run_dir: Path) -> dict[str, Any]:
     violations while it learned."""
     each = lambda lines, key: [(int(np.max(x["env_steps"])), np.round(np.atleast_1d(x[key]), 4).tolist()) for x in lines]
     row: dict[str, Any] = {"curves": {}}
-    for name in ("main", "planner", "bc", "bc_noisy"):
+    for name in MODES:
         lines = evaluated(run_dir, name)
         if lines:
             shown = ("solved", "violation", "contact_force_max")
@@ -250,147 +244,102 @@ def oversampling(given: argparse.Namespace) -> None:
     write(given.out / "modem-oversampling.json", {"env": task[1], **counts, "cores": os.cpu_count(), "variants": found})
 
 
-# ----------------------------------------------------------------------------------------------------------------- planner
+# ----------------------------------------------------------------------------------------------------------------- cloning
 
 
-SEARCH = mppi.Search(horizon=20, samples=128, proposals=0, elites=24, iterations=3)
-HOLD = 5  # simulation steps that an action is held, in the world and in the model
-SNAPSHOTS = 5  # of the discriminators that say how likely a prediction is real
-GAME = adversary.Game(steps=5_000, snap_every=500)
-SETTINGS = mppi.Settings(discount=0.99, temperature=2.0, std_min=0.1, std_max=1.0)
+def cloning(given: argparse.Namespace) -> None:
+    """Nothing but the clone, which is asked with and without its noise."""
+    task, found = ("--env", "rlx:push-toy"), {}
+    for episodes in (2, 4) if given.debug else (10, 40):
+        demos = demonstrations(given.run_dir / f"demos-{episodes}.npz", *task, episodes=episodes)
+        for updates in (10, 20) if given.debug else (1_000, 4_000):
+            run_dir = given.run_dir / f"cloning-{episodes}-{updates}-{given.seeds}"
+            if not (run_dir / "result.json").exists():
+                rlx("train", "modem_v2", *task, "--data", demos, "--preset", "debug" if given.debug else "tiny",
+                    "--preset", "bc_only", "--agent.bc-updates", updates, "--seeds", given.seeds, "--no-video",
+                    "--no-progress", "--run-dir", run_dir)  # fmt: skip
+            name, row = f"{episodes} demonstrations, {updates} updates", outcome(run_dir)
+            found[name] = {k: row[k] for k in ("bc", "bc_noisy")}
+            print(name, json.dumps(found[name]), flush=True)
+    write(given.out / "modem-cloning.json", {"env": task[1], "cores": os.cpu_count(), "variants": found})
 
 
-def held(imagine: mppi.Imagination) -> mppi.Imagination:
-    """Decisions of `HOLD` steps of the model."""
+# -------------------------------------------------------------------------------------------------------------- meta-world
 
-    def step(states: Any, action: Any, key: Any) -> Any:
-        def one(states: Any, key: Any) -> Any:
-            return imagine.step(states, action, key)
-
-        states, rewards = jax.lax.scan(one, states, jax.random.split(key, HOLD))
-        return states, rewards.sum(0)
-
-    return imagine._replace(step=step)
+META_WORLD = ("env_name={}", "pixels=gl", "camera=corner2", "image=48")
+# four steps to a decision, so that the drawer is open after 22 of an episode's 50
+FEW = ("--agent.n-envs", 4, "--agent.batch", 32, "--agent.seed-steps", 800, "--agent.env-steps", 6_000,
+       "--agent.bc-updates", 2_000, "--agent.handover.steps", 4_000, "--agent.demo-steps", 4_000,
+       "--agent.horizon-steps", 1_600, "--agent.eval-episodes", 10)  # fmt: skip
 
 
-def controller(model: Any) -> Any:
-    """(params, carry, step, key) -> an action of the search in ``model``, anew after each `HOLD` steps."""
-
-    def act(params: Any, carry: Any, step: Any, key: Any) -> Any:
-        mean, action, t = carry
-
-        def plan() -> Any:
-            imagine = held(mppi.imagined(model, params))
-
-            def one(obs: Any, mean: Any, key: Any) -> Any:
-                state = mppi.imagined_state(model, params, obs, key)
-                return mppi.search(imagine, SEARCH, SETTINGS, state, mean, SEARCH.horizon, 0.0, key)
-
-            found = jax.vmap(one)(step.obs, mean, jax.random.split(key, len(t)))
-            return jax.vmap(mppi.shifted)(found.mean), found.action
-
-        mean, action = jax.lax.cond(t[0] % HOLD == 0, plan, lambda: (mean, action))
-        return action, (mean, action, t + 1), {}
-
-    return act
-
-
-def played(env: Any, act: Any, carry: Any) -> Any:
-    """(params, key) -> whole episodes of the streams of ``env``, compiled once."""
-
-    @jax.jit
-    def whole(params: Any, key: Any) -> Any:
-        begun = begin(env, env.params, carry, keys.fold(key, "reset"))
-        policy = lambda carry, step, key: act(params, carry, step, key)
-        return rollout(env, env.params, policy, begun, key, env.spec.horizon + 1)[1]
-
-    def episodes(params: Any, key: Any) -> Any:
-        rows = jax.tree.map(np.asarray, whole(params, key))
-        return [jax.tree.map(lambda x, w=w: x[:, w], rows) for w in range(env.n)]
-
-    return episodes
+def meta_world(given: argparse.Namespace) -> None:
+    """A run for each seed, one after another: a host environment."""
+    options = [word for option in META_WORLD for word in ("--env-option", option.format(given.task))]
+    task = ["--env", "gym:rlx.envs.meta_world_modem:MetaWorldMoDem-v0", "--repeat", 4, *options]
+    demos = demonstrations(given.run_dir / f"demos-{given.task}.npz", *task, episodes=5, noise=0.0)
+    size = ("--preset", "debug", "--agent.seed-steps", 100) if given.debug else ("--preset", "tiny", *FEW)
+    curves: dict[str, list[list[tuple[int, float]]]] = {}
+    for seed in range(given.seeds):
+        run_dir = given.run_dir / f"{given.task}-{seed}"
+        if not (run_dir / "result.json").exists():
+            rlx("train", "modem_v2", *task, "--data", demos, "--preset", "metaworld", *size, "--seed", seed, "--no-video",
+                "--no-progress", "--run-dir", run_dir)  # fmt: skip
+        for name in MODES:
+            lines = evaluated(run_dir, name)
+            curves.setdefault(name, []).append([(int(x["env_steps"]), round(float(x["info/solved_mean"]), 3)) for x in lines])
+    row = {name: told([curve[-1][1] for curve in each], 3) for name, each in curves.items()} | {"curves": curves}
+    print(given.task, json.dumps({k: v for k, v in row.items() if k != "curves"}))
+    own = {"size": " ".join(map(str, size)), "cores": os.cpu_count()}
+    write(given.out / "modem-meta-world.json", {**own, "variants": {given.task: row}})
+    figure = Figure(figsize=(5.5, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for i, (name, label) in enumerate({"main": "what acts", "planner": "the planner alone"}.items()):
+        for curve in curves[name]:
+            axes.plot(*np.transpose(curve), color=f"C{i}", lw=1.3, label=label)
+            label = "_"
+    axes.axhline(row["bc"]["mean"], color="black", ls="--", lw=1, label="the clone")
+    axes.set(xlabel="decisions", ylabel="solved", title=given.task, ylim=(0, 1.02))
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(given.out / "modem-meta-world.png", dpi=120)
 
 
-def fitted(kind: str, rows: Rows, seed: int) -> Any:
-    """What is planned in, learned from ``rows``."""
-    inputs = np.concatenate([rows.obs, rows.action], 1)
-    if kind == "sparse equations":
-        return fit(affine(5, 1, 2), inputs, rows.new, alpha=5e-5, threshold=7e-3, rng=np.random.default_rng(seed))
-    blank = ensemble.init(keys.fold(keys.root(seed), "init"), 5, (6, 64, 64, 6), gaussian=True, elites=4)
-    targets = np.concatenate([rows.new - rows.obs, rows.reward[:, None]], 1)
-    model = bootstrap.fit(blank, inputs, targets, keys.fold(keys.root(seed), "fit"), epochs=40).model
-    if kind == "networks":
-        return model
-    chosen = {"model": model, "scorer": model, "r_min": np.float32(-np.inf), "filter_temperature": np.float32(1)}
-    if kind.endswith("likelihood"):
-        return chosen
-    unlearned = scorer.blank(keys.fold(keys.root(seed), "scorer"), 5, 1, SNAPSHOTS, (64, 64))
-    learned = adversary.learn(unlearned, rows.obs, rows.action, rows.new, keys.fold(keys.root(seed), "game"), GAME)
-    print("gap of the logits", learned.gap.round(2).tolist(), flush=True)
-    return {**chosen, "scorer": learned.scorer, "filter_temperature": np.float32(0.1)}
+PARTS = {"tdmpc": tdmpc, "push": push, "oversampling": oversampling, "cloning": cloning, "meta-world": meta_world}
 
 
-def planned(kind: str, model: Any, env: Any, seed: int, first: int, streams: int, rounds: int) -> tuple[list[float], float]:
-    """Returns of the episodes while it learned, and the mean of ``streams`` in the end."""
-    root = keys.root(seed)
-    random = lambda params, carry, step, key: (jax.random.uniform(key, (first, 1), minval=-1.0, maxval=1.0), carry, {})
-    blank = lambda n: (jnp.zeros((n, SEARCH.horizon, 1)), jnp.zeros((n, 1)), jnp.zeros(n, jnp.int32))
-    episodes, act = played(batch(env, first), random, ())((), keys.fold(root, "random")), controller(model)
-    one, returns = played(batch(env, 1), act, blank(1)), []
-    for i in range(rounds):
-        episodes += one(fitted(kind, transitions(episodes), seed), keys.fold(root, "played", i))
-        returns.append(round(float(episodes[-1].reward.sum()), 1))
-    last = played(batch(env, streams), act, blank(streams))(fitted(kind, transitions(episodes), seed), keys.fold(root, "end"))
-    return returns, round(float(np.mean([e.reward.sum() for e in last])), 1)
-
-
-def planner(given: argparse.Namespace) -> None:
-    """8 000 random decisions, then three times: fit, an episode of planning, whose rows are added. A seed that has its file in
-    the run folder is not run again."""
-    env = envs.make("rlx:cartpole-swingup")
-    models = {
-        "sparse equations": SparseDynamics(env.spec.task.score),
-        "networks": EnsembleDynamics(clip=20.0),
-        "networks, by likelihood": filtered(EnsembleDynamics(clip=20.0), by_likelihood, draws=1),
-        "networks, by a learned reward": filtered(EnsembleDynamics(clip=20.0), by_reward, draws=1),
-    }
-    sizes = (2, 2, 1) if given.debug else (8, 5, 3)
-    for kind in given.only or models:
-        ends = []
-        for seed in range(given.seeds):
-            path = given.run_dir / f"planner-{kind.replace(' ', '-').replace(',', '')}-{seed}.json"
-            if not path.exists():
-                path.write_text(json.dumps(planned(kind, models[kind], env, seed, *sizes)))
-            returns, end = json.loads(path.read_text())
-            ends.append(end)
-            print(kind, seed, returns, end, flush=True)
-        row = {"return": told(ends, 3), "returns": ends, "steps": (sizes[0] + sizes[2]) * env.spec.horizon}
-        write(given.out / "modem-planner.json", {"env": env.name, "search": str(SEARCH), "variants": {kind: row}})
-
-
-PARTS = {"tdmpc": tdmpc, "push": push, "oversampling": oversampling, "planner": planner}
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def flags(doc: str | None) -> argparse.ArgumentParser:
+    """What the scripts of this method have in common."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run-dir", type=Path, required=True)
-    parser.add_argument("--part", choices=PARTS, action="append")
     parser.add_argument("--only", action="append", help="only these variants")
-    parser.add_argument("--env", choices=("rlx:push-toy", "rlx:push-lite"), default="rlx:push-toy", help="of the part push")
-    parser.add_argument("--pixels", action="store_true", help="of the part push: rlx:push-toy from pictures")
-    parser.add_argument("--more", default="", help="words for rlx train, of the part push")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--as-is", action="store_true", help="tdmpc: train nothing, read what the run folders hold")
     parser.add_argument("--preset", choices=("debug",))
     parser.add_argument("--out", type=Path, help="default: results/ beside this script, with --preset in the run folder")
+    return parser
+
+
+def settled(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The flags as given, with the folders that they name."""
     given = parser.parse_args()
-    if given.pixels and given.env != "rlx:push-toy":
-        parser.error(f"--pixels is for rlx:push-toy, and --env is {given.env}: leave one of them out.")
     given.debug = given.preset == "debug"
     given.run_dir /= "debug" if given.debug else ""
     given.out = given.out or (given.run_dir if given.debug else Path(__file__).parent / "results")
     given.run_dir.mkdir(parents=True, exist_ok=True)
     given.out.mkdir(parents=True, exist_ok=True)
+    return given
+
+
+def main() -> int:
+    parser = flags(__doc__)
+    parser.add_argument("--part", choices=PARTS, action="append")
+    parser.add_argument("--env", choices=("rlx:push-toy", "rlx:push-lite"), default="rlx:push-toy", help="of the part push")
+    parser.add_argument("--pixels", action="store_true", help="of the part push: rlx:push-toy from pictures")
+    parser.add_argument("--more", default="", help="words for rlx train, of the part push")
+    parser.add_argument("--task", default="drawer-open-v3", help="of the part meta-world")
+    parser.add_argument("--as-is", action="store_true", help="tdmpc: train nothing, read what the run folders hold")
+    given = settled(parser)
+    if given.pixels and given.env != "rlx:push-toy":
+        parser.error(f"--pixels is for rlx:push-toy, and --env is {given.env}: leave one of them out.")
     for name in given.part or PARTS:
         PARTS[name](given)
     return 0
