@@ -13,7 +13,7 @@ on one bank of backgrounds and evaluates on another, all seeds as one program; w
 backgrounds stays, and more ``--env-steps`` go on from what is there. ``adapt`` trains without a background, then adapts before
 one bank and evaluates before another. Pictures are 32 x 32 in grey; with ``--colour`` bodies are in colour before films that
 stay grey, as in the paper, and far easier to see (docs/methods/repo.md). What each part found is in
-``results/repo-<part>.json`` and ``.png``, in colour ``repo-<part>-colour``.
+``results/repo-<part>.json`` and ``.png``, in colour ``repo-<part>-colour``, of another ``--env`` with its name.
 """
 
 from __future__ import annotations
@@ -65,8 +65,9 @@ def look_of(given: argparse.Namespace) -> str:
 
 
 def stem_of(given: argparse.Namespace) -> Path:
-    """Where what a part found is written, without a suffix."""
-    return given.out / f"repo-{given.part}{look_of(given)}"
+    """Where what a part found is written, without a suffix; of each environment in a file of its own."""
+    env = "" if given.env == "rlx:point-mass" else "-" + given.env.replace(":", "-")
+    return given.out / f"repo-{given.part}{env}{look_of(given)}"
 
 
 def agent_of(env: Any, given: argparse.Namespace, **settings: Any) -> Any:
