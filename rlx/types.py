@@ -499,7 +499,7 @@ class RunState:
     rollouts: dict[str, RolloutState]
     sources: dict[str, Any]
     counts: dict[str, np.ndarray]  # int64: env_steps, sim_steps, eval_steps, model_steps, updates
-    best: dict[str, Any]  # {"score", "agent", "stage", "cycle"}, or empty
+    best: dict[str, Any]  # {"score", "learned", "cycle"}, or empty
     alive: np.ndarray  # bool [], or [M]
     reports: dict[str, Any]  # metric sums since the last log line
     member_ids: np.ndarray | None = (

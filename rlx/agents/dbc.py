@@ -248,7 +248,7 @@ def make(config: Config, problem: Problem) -> Agent:
     leaf = seen_leaf(config, spec)
     vector = Spec(Leaf((1,)), spec.action)
     offpolicy.check(config, vector, "dbc")
-    actions = offpolicy.obs_action_dims(vector, "dbc")[1]
+    actions = offpolicy.action_dims(spec.action, "dbc")
     method = Method(config, Net.of(config, actions), leaf, actions)
     shared = offpolicy.shared_parts(config, problem)
     stages = offpolicy.stages(config, method.update, config.frames)

@@ -92,7 +92,7 @@ def rows_in(data: ReplayState) -> Rows:
 # ---------------------------------------------------------------------------------------------------------------- the values
 
 
-def spread_of_values(
+def value_disagreement(
     nets: Networks, learned: dict[str, Any], model: Ensemble, obs: Array, action: Array, draws: int, key: Key
 ) -> Array:
     """U [B] (MOBILE, Sun et al. 2023, eq. 11): the standard deviation over elites of the mean of min_j Q'_j(s', a'), each over
@@ -116,10 +116,10 @@ def deviation(values: Array) -> Array:
     return values.std(0, ddof=1)
 
 
-def lower(y: Array, spread: Array, penalty: Array) -> Array:
-    """max(0, y - penalty U) [B]; the first of ``y`` are of real transitions, which ``spread`` has no entries for."""
-    real = y.shape[0] - spread.shape[0]
-    return jnp.maximum(0.0, y - penalty * jnp.concatenate([jnp.zeros(real), spread]))
+def lower(y: Array, disagreement: Array, penalty: Array) -> Array:
+    """max(0, y - penalty U) [B]; the first of ``y`` are of real transitions, which ``disagreement`` has no entries for."""
+    real = y.shape[0] - disagreement.shape[0]
+    return jnp.maximum(0.0, y - penalty * jnp.concatenate([jnp.zeros(real), disagreement]))
 
 
 def real_rows(size: int, ratio: float) -> int:
@@ -299,11 +299,12 @@ class Method:
         said = learned["told"]
         if not self.mopo:
             made = real_rows(len(y), c.real_ratio)
-            spread = spread_of_values(
+            disagreement = value_disagreement(
                 self.nets, learned, learned["model"], raw.obs[made:], raw.action[made:], c.value_draws, k[1]
             )
-            y = jax.lax.stop_gradient(lower(y, spread, h["uncertainty_penalty"]))
-            said = {**said, "critic/spread": spread.sum() / max(len(spread), 1)}  # there are none with real_ratio=1
+            y = jax.lax.stop_gradient(lower(y, disagreement, h["uncertainty_penalty"]))
+            mean = disagreement.sum() / max(len(disagreement), 1)  # there are none with real_ratio=1
+            said = {**said, "critic/disagreement": mean}
         share = 0.5 * (1 + jnp.cos(jnp.pi * clock.cycle / c.cycles)) if c.actor_lr_decay else 1.0
         how: dict[str, Any] = {"actor_lr": h["actor_lr"] * share, "most_temperature": 1.0, "by_target": c.actor_by_target}
         new, out = sac.learn(self.nets, state, batch, y, k[2], **how)

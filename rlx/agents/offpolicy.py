@@ -85,13 +85,22 @@ def obs_action_dims(spec: Spec, name: str, discrete: bool = False) -> tuple[int,
             f"{name} takes observations that are vectors; this environment has {described(obs)}. "
             "rlx.envs.wrappers.as_vector makes one vector of a dict of floats."
         )
+    if discrete and action.choices is not None:
+        return obs.shape[0], action.choices
+    return obs.shape[0], action_dims(action, name)
+
+
+def action_dims(action: Leaf, name: str) -> int:
+    """The size of action vectors.
+
+    Raises:
+        ValueError: the agent ``name`` takes vectors, and these are choices or of another shape.
+    """
     if action.choices is not None:
-        if discrete:
-            return obs.shape[0], action.choices
         raise ValueError(f"{name} takes actions that are vectors, not one of {action.choices} choices: ppo takes these.")
     if len(action.shape) != 1:
         raise ValueError(f"{name} takes actions that are vectors; this environment has {action.shape}.")
-    return obs.shape[0], action.shape[0]
+    return action.shape[0]
 
 
 class Networks(NamedTuple):

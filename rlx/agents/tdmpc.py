@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from rlx import replay
-from rlx.agents.offpolicy import at_random
+from rlx.agents.offpolicy import action_dims, at_random
 from rlx.config import hyper, size, traced
 from rlx.dynamics import told_learning as learning
 from rlx.dynamics.told import Sight, Told, noisy, parted, seen
@@ -280,9 +280,7 @@ class Method(Looks):
     def of(c: Config, spec: Spec) -> Method:
         """Raises ValueError for settings, observations or actions that cannot be."""
         sight, convolutions = seen(spec, "tdmpc", c.convolutions, c.cameras, c.proprio)
-        if spec.action.choices is not None or len(spec.action.shape) != 1:
-            raise ValueError(f"tdmpc takes actions that are vectors; this environment has {spec.action}.")
-        m = spec.action.shape[0]
+        m = action_dims(spec.action, "tdmpc")
         net = Told.of(m, c.latent, c.hidden, c.encoder_hidden, sight.views, convolutions)
         sizes = mppi.Search(c.horizon, c.samples, c.proposals, c.elites, c.iterations)
         return Method(c, sight, net, spec, sizes, Times.of(c, spec))

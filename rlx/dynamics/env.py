@@ -161,7 +161,7 @@ def _box(starts: Array, exit: str, stop: str | None, low: Any, high: Any) -> dic
     return box
 
 
-def spread(variance: Array) -> Array:
+def total_std(variance: Array) -> Array:
     """The standard deviation of a prediction whose entries have this ``variance`` [n], with a gradient at 0 too."""
     total = variance.sum()
     return jnp.where(total > 0, jnp.sqrt(jnp.where(total > 0, total, 1.0)), 0.0)

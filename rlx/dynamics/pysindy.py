@@ -37,6 +37,7 @@ def from_pysindy(model: pysindy.SINDy | pysindy.DiscreteSINDy) -> SparseModel:
 
     Libraries are taken by what they compute, alone, concatenated, tensored, of some inputs or of own functions: each term that
     has a coefficient must be a monomial. Terms that are not and that nobody uses are left out; equal ones are added up.
+    Names of inputs and the optimiser's settings are not kept: a `SparseModel` has neither.
 
     Raises:
         ValueError: not a fitted model of pysindy 2; a library of derivatives in space or of implicit equations; a term in use

@@ -52,8 +52,8 @@ class Filtered(NamedTuple):
 
 def gaussian(raw: Array, min_std: float) -> Normal:
     """Of a head's output [..., 2 n]: means, and numbers whose softplus is added to ``min_std``."""
-    mean, spread = jnp.split(raw, 2, -1)
-    return Normal(mean, jnp.log(jax.nn.softplus(spread) + min_std))
+    mean, std = jnp.split(raw, 2, -1)
+    return Normal(mean, jnp.log(jax.nn.softplus(std) + min_std))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlx.dynamics.env import Prediction, spread
+from rlx.dynamics.env import Prediction, total_std
 from rlx.dynamics.sparse_model import SparseModel
 from rlx.envs.control.process import physical, runge_kutta
 from rlx.types import Array, Key, PyTree
@@ -67,7 +67,7 @@ class SparseDynamics:
 
     def disagreement(self, params: SparseModel, obs: Array, action: Array) -> Array:
         """The standard deviation over the members of one decision's change, over all observations."""
-        std = spread(params.variance(self._variables(params, obs, action)))
+        std = total_std(params.variance(self._variables(params, obs, action)))
         return std if self.dt is None else std * self.dt
 
     def _variables(self, params: SparseModel, obs: Array, action: Array) -> Array:

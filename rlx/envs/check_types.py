@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rlx.keys import HostKey
@@ -31,7 +32,8 @@ class _Kind:
 
 def _kind(x: Any) -> _Kind:
     if not hasattr(x, "dtype") or not hasattr(x, "shape"):
-        return _Kind(type(x).__name__, "", ())
+        number = isinstance(x, bool | int | float | complex)
+        return _Kind(type(x).__name__, str(jnp.result_type(x)) if number else "", ())
     return _Kind("", str(x.dtype), tuple(x.shape))
 
 
@@ -98,6 +100,12 @@ def _traced(what: str, fn: Callable, faults: list[str], *args: Any) -> tuple[PyT
             f"{what} decides by a Python if, while, and, or or on a traced value{_where(e)}. "
             "Write jnp.where, jax.lax.cond, & and |."
         )
+    except jax.errors.TracerIntegerConversionError as e:
+        faults.append(
+            f"{what} counts by a traced value, or indexes a list by it{_where(e)}. Write jax.lax.fori_loop, index jnp arrays."
+        )
+    except jax.errors.NonConcreteBooleanIndexError as e:
+        faults.append(f"{what} picks by a traced mask, so the size is not known{_where(e)}. Write jnp.where.")
     except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as e:
         faults.append(
             f"{what} makes a number or numpy array of a traced value{_where(e)}. Write jnp for np, leave out float() and int()."
@@ -136,7 +144,7 @@ def _same(what: str, before: PyTree, after: PyTree, faults: list[str]) -> None:
         faults.append(f"{what} has the arrays {list(a)} after reset and {list(b)} after step. Make them the same.")
         return
     for path, kind in a.items():
-        if kind != b[path] and not (kind.python or b[path].python):
+        if (kind.dtype, kind.shape) != (b[path].dtype, b[path].shape):
             faults.append(f"{what}{path} is {kind} after reset and {b[path]} after step. Loops carry it: make them the same.")
 
 

@@ -80,7 +80,7 @@ class Plan(NamedTuple):
     mean: Array  # [H, A], where the next decision's search begins
     std: Array  # [A], of the first step
     value: Array  # []: of the elites, by their weights
-    spread: Array  # []: how far the estimates of the elites differ, by their weights
+    disagreement: Array  # []: how far the estimates of the elites differ, by their weights
 
 
 def search(
@@ -132,10 +132,10 @@ def search(
     if sizes.iterations > sizes.centred:  # else there is no loop to compile
         found = jax.lax.fori_loop(int(sizes.centred), sizes.iterations, again, found)
     action = drawn_elite(found.actions, found.weight, k_pick) if sizes.pick == "elite" else found.mean[0]
-    spread = jnp.clip(found.std[0], settings.std_min, settings.std_max)  # of the noise
-    action = jnp.clip(action + explore * spread * jax.random.normal(k_noise, action.shape), -1.0, 1.0)
-    told = ((x * found.weight).sum() for x in (found.values, found.spreads))
-    return Plan(action, found.mean, spread, *told)
+    std = jnp.clip(found.std[0], settings.std_min, settings.std_max)
+    action = jnp.clip(action + explore * std * jax.random.normal(k_noise, action.shape), -1.0, 1.0)
+    told = ((x * found.weight).sum() for x in (found.values, found.disagreements))
+    return Plan(action, found.mean, std, *told)
 
 
 class Round(NamedTuple):
@@ -146,7 +146,7 @@ class Round(NamedTuple):
     actions: Array  # [K, A], the first ones of the elites
     weight: Array  # [K]
     values: Array  # [K]
-    spreads: Array  # [K]
+    disagreements: Array  # [K]
 
 
 def shifted(mean: Array) -> Array:

@@ -105,7 +105,9 @@ def loss(first: Opinion, second: Opinion, label: Array, weight: Array, key: Key,
     pair = jax.random.normal(key, (2, how.samples, *label.shape, 1 if how.noise == "per_segment" else first.mean.shape[-1]))
     scores = [j.score(j.mean + j.std * xi) for j, xi in zip((first, second), pair, strict=True)]
     sampled = (weight * cross_entropy(label, scores[0] - scores[1])).mean()
-    return total + coef.sample * sampled + coef.variance * (spread(first, coef, how) + spread(second, coef, how)) / 2
+    return (
+        total + coef.sample * sampled + coef.variance * (entropy_loss(first, coef, how) + entropy_loss(second, coef, how)) / 2
+    )
 
 
 def pseudo_loss(first: Opinion, second: Opinion, least: Array | float) -> Array:
@@ -116,7 +118,7 @@ def pseudo_loss(first: Opinion, second: Opinion, least: Array | float) -> Array:
     return jnp.where(sure, -log_p, 0.0).sum() / jnp.maximum(sure.sum(), 1)
 
 
-def spread(judged: Judged, coef: Coefs, how: Training) -> Array:
+def entropy_loss(judged: Judged, coef: Coefs, how: Training) -> Array:
     """L_v: of the steps that count, of a Gaussian model."""
     assert judged.std is not None
     entropy = jnp.log(judged.std) + HALF_LOG_2PIE

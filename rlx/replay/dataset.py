@@ -157,7 +157,7 @@ def from_steps(
     long = len(reward) > 64 * episodes  # slices are faster than a scatter where there are few
     places = None if long else np.arange(len(reward)) + np.repeat(np.arange(episodes), np.diff(borders))
 
-    def spread(x: np.ndarray, shift: int, rest: Any) -> np.ndarray:
+    def scattered(x: np.ndarray, shift: int, rest: Any) -> np.ndarray:
         """``x`` in the rows from ``shift`` on of each episode, ``rest`` in the row that is left."""
         out = columns.empty((len(reward) + episodes, *x.shape[1:]), x.dtype)
         if places is None:
@@ -171,12 +171,12 @@ def from_steps(
 
     ends = borders[1:] - 1
     return from_rows(
-        jax.tree.map(lambda x, y: spread(x, 0, y), obs, final),
-        jax.tree.map(lambda x: spread(x, 0, np.zeros((), x.dtype)), action),
-        spread(np.asarray(reward, np.float32), 1, 0),
-        spread(terminated, 1, False),
+        jax.tree.map(lambda x, y: scattered(x, 0, y), obs, final),
+        jax.tree.map(lambda x: scattered(x, 0, np.zeros((), x.dtype)), action),
+        scattered(np.asarray(reward, np.float32), 1, 0),
+        scattered(terminated, 1, False),
         offsets,
-        jax.tree.map(lambda x: spread(x, 0, x[ends]), info or {}),
+        jax.tree.map(lambda x: scattered(x, 0, x[ends]), info or {}),
         finite=True,
     )
 

@@ -94,7 +94,7 @@ def test_rows_of_choices_go_through_the_update():
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((new.learned, out.metrics)))
 
 
-@pytest.mark.parametrize("name", ["sac", "td3", "sindy_rl"])
+@pytest.mark.parametrize("name", ["sac", "td3", "sindy_rl", "tdmpc"])
 def test_others_name_ppo(name):
     with pytest.raises(ValueError, match=f"{name} takes actions that are vectors, not one of 3 choices: ppo takes these"):
         agents.make(name, None, Problem({"train": rlx.envs.make("rlx:probe-discrete")}))

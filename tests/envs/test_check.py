@@ -173,6 +173,12 @@ CODE = [
     (lambda x: x * 1.0 if (x > 0 and x < 3) else x, "decides by a Python if"),
     (lambda x: jnp.float32(float(x)), "makes a number or numpy array of a traced value (test_check.py, line "),
     (lambda x: jnp.float32(np.sin(x)), "makes a number or numpy array of a traced value"),
+    (
+        lambda x: jnp.float32([2.0, 3.0][x.astype(int)]),
+        "counts by a traced value, or indexes a list by it (test_check.py, line ",
+    ),
+    (lambda x: jnp.float32(len(range(x.astype(int)))), "counts by a traced value, or indexes a list by it"),
+    (lambda x: jnp.ones(2)[jnp.stack([x > 0, x > 1])].sum(), "picks by a traced mask, so the size is not known"),
 ]
 
 
@@ -194,6 +200,7 @@ STATES = [
     (lambda s: (s[0], s[1].astype(jnp.float32)), "the state[1] is int32[] after reset and float32[] after step"),
     (lambda s: (s[0][None], s[1]), "the state[0] is int32[] after reset and int32[1] after step"),
     (lambda s: {"start": s[0], "t": s[1]}, "the state has the arrays ['[0]', '[1]'] after reset and"),
+    (lambda s: (s[0], 1.5), "the state[1] is int32[] after reset and a Python float after step"),
 ]
 
 

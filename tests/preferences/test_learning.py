@@ -139,15 +139,15 @@ def test_sampled_cross_entropy_is_the_gaussian_integral():
     assert jax.grad(value)(1.0) > 0  # so it alone sends the spread to 0
 
 
-def test_spread_is_kept_up():
+def test_entropy_is_kept_up():
     how = Training()
-    of = lambda std, entropy=0.0, how=how: float(learning.spread(judged(0, std), Coefs(entropy=entropy), how))
+    of = lambda std, entropy=0.0, how=how: float(learning.entropy_loss(judged(0, std), Coefs(entropy=entropy), how))
     close(-of(0.1), np.log(0.1) + 1.418939, atol=1e-5)
     close([of(1.0, 1.418939), of(0.5, 0.725791)], 0, atol=1e-5)
     assert of(0.241972) == 0 and of(0.2419) > 0
     close(of(1.0, how=Training(variance="target")), 1.418939**2, atol=1e-4)
     masked = judged(0, 0.1, (1, 2))._replace(share=jnp.float32([[1, 0]]))
-    close(learning.spread(masked, Coefs(), how), of(0.1), atol=1e-6)  # padding does not count
+    close(learning.entropy_loss(masked, Coefs(), how), of(0.1), atol=1e-6)  # padding does not count
 
 
 def test_noise_of_single_steps_cancels_in_a_mean():
@@ -375,7 +375,7 @@ def test_a_constant_std_is_the_one_that_is_asked_for():
     of = lambda a, b, **how: learning.loss(a, b, label, weight, KEY, coef, learning.Training(**how))
     found = of(first, second, constant=True)
     close(found, of(first._replace(std=std), second._replace(std=std)), atol=1e-5)
-    assert found > of(first, second) and learning.spread(first._replace(std=std), coef, learning.Training()) < 1e-6
+    assert found > of(first, second) and learning.entropy_loss(first._replace(std=std), coef, learning.Training()) < 1e-6
 
 
 def test_pairs_are_held_out_before_training():

@@ -31,6 +31,7 @@ from rlx.agents.modem_v2.config import Config
 from rlx.agents.modem_v2.demonstrations import NAME, demonstrations, require_infos
 from rlx.agents.modem_v2.planning import cloned_actions, latent_plans
 from rlx.agents.modem_v2.times import Times, handed_over, share_at
+from rlx.agents.offpolicy import action_dims
 from rlx.agents.tdmpc import Carry, Looks, horizon_at, kept
 from rlx.config import hyper
 from rlx.dynamics import told_learning as learning
@@ -136,8 +137,6 @@ class Method(Looks):
     def of(c: Config, spec: Spec, bc_updates: int) -> Method:
         """Raises ValueError for settings, observations or actions that cannot be."""
         sight, convolutions = seen(spec, NAME, c.convolutions, c.cameras, c.proprio)
-        if spec.action.choices is not None or len(spec.action.shape) != 1:
-            raise ValueError(f"{NAME} takes actions that are vectors; this environment has {spec.action}.")
         if c.centering and c.samples % c.members:
             raise ValueError(f"{NAME}: samples={c.samples} candidates are no equal shares for members={c.members}.")
         if c.handover.kind != "off" and not c.clone:
@@ -146,7 +145,7 @@ class Method(Looks):
         drawn, policies = (0, c.samples) if c.centering else (c.samples, among)
         plans = mppi.Search(c.horizon, drawn, policies, c.elites, c.iterations, c.centering, c.pick)
         steps = mppi.Search(1, 0, c.samples, c.elites, c.iterations, True, "elite")
-        m = spec.action.shape[0]
+        m = action_dims(spec.action, NAME)
         net = Told.of(m, c.latent, c.hidden, c.encoder_hidden, sight.views, convolutions, c.members, int(c.clone))
         return Method(c, sight, net, spec, Times.of(c, spec, bc_updates), plans, steps)
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlx.agents.offpolicy import obs_action_dims
+from rlx.agents.offpolicy import action_dims
 from rlx.agents.repo.config import Config
 from rlx.dynamics.rssm import RSSM, gaussian
 from rlx.envs.observations import described, flatten, vector_leaf
@@ -60,7 +60,7 @@ class Net:
         leaf = seen_leaf(spec)
         if c.objective == "tia" and len(leaf.shape) != 3:
             raise ValueError(f"repo: objective='tia' splits pictures; this environment has {described(leaf)}.")
-        actions = obs_action_dims(Spec(Leaf((1,)), spec.action), "repo")[1]
+        actions = action_dims(spec.action, "repo")
         if len(leaf.shape) == 3:
             height, width = leaf.shape[:2]
             least = 1

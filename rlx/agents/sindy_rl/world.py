@@ -14,7 +14,7 @@ from rlx.agents.sindy_rl.config import Config
 from rlx.agents.sindy_rl.config import Library as Settings
 from rlx.dynamics import Prediction, ensemble, sparse
 from rlx.dynamics.ensemble import Ensemble
-from rlx.dynamics.env import spread
+from rlx.dynamics.env import total_std
 from rlx.dynamics.sparse import Dictionary, SparseModel, affine, poly
 from rlx.types import Array, Key, PyTree, Row, Spec
 
@@ -148,7 +148,7 @@ class World(NamedTuple):
         return params["reward"](jnp.concatenate([new, action]) if self.config.reward_input else new)[0]
 
     def disagreement(self, params: PyTree, obs: Array, action: Array) -> Array:
-        return spread(params["dynamics"].variance(jnp.concatenate([obs, action])))
+        return total_std(params["dynamics"].variance(jnp.concatenate([obs, action])))
 
     def projected(self, obs: Array) -> Array:
         xp: Any = np if isinstance(obs, np.ndarray) else jnp

@@ -30,7 +30,7 @@ import numpy as np
 
 from rlx import replay
 from rlx.agents.offline import rows_of
-from rlx.agents.offpolicy import obs_action_dims
+from rlx.agents.offpolicy import action_dims, obs_action_dims
 from rlx.agents.td_jepa import actor
 from rlx.agents.td_jepa import z as zs
 from rlx.agents.td_jepa.adapt import OWN, Adaptation, room
@@ -147,8 +147,7 @@ class Method:
         """Raises ValueError for settings that cannot be."""
         features = METHODS[c.features](c)
         images = sees_images(c, spec)
-        vector = Spec(Leaf((1,)), spec.action) if images else spec
-        actions = obs_action_dims(vector, "td_jepa")[1]
+        actions = action_dims(spec.action, "td_jepa") if images else obs_action_dims(spec, "td_jepa")[1]
         features.check()
         if not (c.updates or c.adapt):
             raise ValueError("td_jepa: updates=0 and adapt=0 leave nothing to do.")

@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from rlx.agents.td_jepa.networks import on_sphere
+from rlx.nn.optim import apply_gradients, optimizer
 from rlx.precision import exact
 from rlx.types import Array, Key
 
@@ -107,12 +107,11 @@ def _searched(one: Array, two: Array, label: Array, steps: int) -> Array:
         odds = jax.nn.log_softmax(jnp.stack([one @ unit, two @ unit], -1) / TEMPERATURE)
         return -((1 - label) * odds[:, 0] + label * odds[:, 1]).mean()
 
-    adam = optax.adam(STEP_SIZE)
+    chain = optimizer(STEP_SIZE)
 
     def step(carry: tuple, _: None) -> tuple[tuple, None]:
         z, state = carry
-        updates, state = adam.update(jax.grad(loss)(z), state)
-        return (optax.apply_updates(z, updates), state), None
+        return apply_gradients(chain, z, jax.grad(loss)(z), state), None
 
     begun = start / jnp.sqrt((start**2).sum() + 1e-24)
-    return jax.lax.scan(step, (begun, adam.init(begun)), None, steps)[0][0]
+    return jax.lax.scan(step, (begun, chain.init(begun)), None, steps)[0][0]

@@ -260,20 +260,20 @@ def _meet(c: Array, n: Array, rays: Rays, planar: bool) -> tuple[Array, Array, t
 
 def _ellipsoid(shape: Shape, place: Array, axes: Array, rays: Rays, planar: bool) -> Hit:
     """Its outline is the conic whose dual is the projection of the dual quadric (Hartley & Zisserman 2004, section 8.3)."""
-    spread = (axes * jnp.asarray(shape.size, jnp.float32) ** 2) @ axes.T  # p is inside: (p - place)' spread^-1 (p - place) < 1
+    matrix = (axes * jnp.asarray(shape.size, jnp.float32) ** 2) @ axes.T  # p is inside: (p - place)' matrix^-1 (p - place) < 1
     if planar:
-        place, flat, lean, reach = _once(place, jnp.linalg.inv(spread[:2, :2]), spread[2], _inverse_root(spread))
+        place, flat, lean, reach = _once(place, jnp.linalg.inv(matrix[:2, :2]), matrix[2], _inverse_root(matrix))
         dx, dy = rays.x - place[0], rays.y - place[1]
         gx, gy = flat[0, 0] * dx + flat[0, 1] * dy, flat[1, 0] * dx + flat[1, 1] * dy
         level = 1 - (gx * dx + gy * dy)
         inside, inner = 0.5 * level / jnp.sqrt(gx**2 + gy**2 + TINY), level
         depth = -place[2] - gx * lean[0] - gy * lean[1]
     else:
-        conic = jnp.linalg.inv(spread - jnp.outer(place, place))
+        conic = jnp.linalg.inv(matrix - jnp.outer(place, place))
         middle = place @ conic @ place
         conic, middle = conic * jnp.sign(middle), jnp.abs(middle)  # positive inside
         scale = place @ place / jnp.maximum(middle, TINY)
-        place, conic, scale, reach = _once(place, conic, scale, jnp.sqrt(spread[2, 2]))
+        place, conic, scale, reach = _once(place, conic, scale, jnp.sqrt(matrix[2, 2]))
         kx, ky, kz = (_along(rays, conic[i]) for i in range(3))
         level = kx * rays.x + ky * rays.y - kz
         inside = 0.5 * level / jnp.sqrt(kx**2 + ky**2 + TINY)
@@ -283,9 +283,9 @@ def _ellipsoid(shape: Shape, place: Array, axes: Array, rays: Rays, planar: bool
     return Hit(cover, depth - reach * bulge, AMBIENT + DIRECT * bulge)
 
 
-def _inverse_root(spread: Array) -> Array:
+def _inverse_root(matrix: Array) -> Array:
     """How far an ellipsoid reaches to a planar camera from where it is cut in half: the root of its Schur complement."""
-    return 1 / jnp.sqrt(jnp.linalg.inv(spread)[2, 2])
+    return 1 / jnp.sqrt(jnp.linalg.inv(matrix)[2, 2])
 
 
 # -------------------------------------------------------------------------------------------------------------- flat shapes

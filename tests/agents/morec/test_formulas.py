@@ -89,12 +89,12 @@ def test_an_update_of_mobile():
     k = jax.random.split(key, 3)
     nets, learned = offpolicy.networks((5,), 4), state.learned
     soft = sac.targets(nets, learned, batch, k[0])
-    spread = model_based.spread_of_values(nets, learned, learned["model"], batch.obs[2:], batch.action[2:], 10, k[1])
-    y = np.maximum(0, double(soft) - 0.5 * np.r_[0, 0, double(spread)])
-    assert y[4] == 0 and (double(spread) > 0).all()
+    disagreement = model_based.value_disagreement(nets, learned, learned["model"], batch.obs[2:], batch.action[2:], 10, k[1])
+    y = np.maximum(0, double(soft) - 0.5 * np.r_[0, 0, double(disagreement)])
+    assert y[4] == 0 and (double(disagreement) > 0).all()
     q = [forward(c, np.concatenate([batch.obs, batch.action], -1))[:, 0] for c in heads(learned["critics"])]
     assert float(out.metrics["critic/loss"]) == pytest.approx(float(sum(((x - y) ** 2).mean() for x in q)), rel=1e-4)
-    assert float(out.metrics["critic/spread"]) == pytest.approx(float(spread.mean()), rel=1e-5)
+    assert float(out.metrics["critic/disagreement"]) == pytest.approx(float(disagreement.mean()), rel=1e-5)
     assert not np.array_equal(
         new.learned["actor"]["params"]["Dense_0"]["kernel"], learned["actor"]["params"]["Dense_0"]["kernel"]
     )
@@ -106,11 +106,11 @@ def test_a_batch_may_be_of_one_kind_alone(ratio):
     agent = agents.make("mobile", None, problem("mobile"), **TINY, real_ratio=ratio)
     [phase] = [p for p in agent.stages[-1].phases if isinstance(p, Update)]
     _, out = jax.jit(phase.update)(started(agent), CLOCK, transitions(), jax.random.key(7))
-    assert all(np.isfinite(x) for x in out.metrics.values()) and (out.metrics["critic/spread"] > 0) == (ratio == 0)
+    assert all(np.isfinite(x) for x in out.metrics.values()) and (out.metrics["critic/disagreement"] > 0) == (ratio == 0)
 
 
 @pytest.mark.slow
-def test_the_spread_of_values_against_numpy():
+def test_the_disagreement_of_values_against_numpy():
     """With members that are sure of what comes, every draw is the mean."""
     agent = agents.make("mobile", None, problem("mobile"), **TINY)
     learned = started(agent).learned
@@ -119,7 +119,7 @@ def test_the_spread_of_values_against_numpy():
     still = {**learned, "actor": jax.tree.map(jnp.zeros_like, learned["actor"])}
     still["actor"]["params"]["Dense_1"]["bias"] = jnp.float32([0.4, -0.2, -50, -50])  # as good as no noise
     batch, nets = transitions(), offpolicy.networks((5,), 4)
-    found = model_based.spread_of_values(nets, still, sure, batch.obs, batch.action, 3, jax.random.key(0))
+    found = model_based.value_disagreement(nets, still, sure, batch.obs, batch.action, 3, jax.random.key(0))
     z = jnp.concatenate([batch.obs, batch.action], -1)
     mean = double(sure.normals(z)[0][sure.elites])[..., :-1]
     new = double(batch.obs) + mean
