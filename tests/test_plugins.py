@@ -33,8 +33,9 @@ from tests.export.laws import off, run_c
 ROOT = Path(__file__).resolve().parents[1]
 PLUGIN = ROOT / "tests" / "plugin"
 LLVM_LEVEL = 1  # an agent learns to swing up
+QUIET = ["--no-video", "--no-progress", "--episodes", "5"]
 TRAIN = "train crossq --import acrobatics --env rlx:pendulum --preset small --seeds 2 --run-dir run".split()
-TRAIN += ["--no-video", "--no-progress", "--checkpoint-cycles", "20", "--episodes", "5"]
+TRAIN += ["--checkpoint-cycles", "20", *QUIET]
 
 
 def outside(*argv: str, path: Path | None = PLUGIN) -> tuple[list[str], dict[str, str]]:
@@ -51,11 +52,9 @@ def said(*argv: str, cwd: Path, path: Path | None = PLUGIN) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def run_dir(tmp_path_factory) -> Path:
-    """CrossQ on the pendulum as two seeds, killed after its first checkpoint, and begun again by the same command."""
-    folder = tmp_path_factory.mktemp("outside")
-    command, env = outside("-m", "rlx", *TRAIN)
+def killed_and_gone_on(folder: Path, *words: str) -> Path:
+    """The run folder of a training that was killed after its first checkpoint, and begun again by the same command."""
+    command, env = outside("-m", "rlx", *words)
     with subprocess.Popen(command, env=env, cwd=folder, stdout=subprocess.DEVNULL) as process:
         end = time.monotonic() + 240
         while not list(folder.glob("run/checkpoints/[0-9]*")):
@@ -63,8 +62,14 @@ def run_dir(tmp_path_factory) -> Path:
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
     assert not (folder / "run" / "result.json").exists()
-    assert "goes on from its last checkpoint" in said("-m", "rlx", *TRAIN, cwd=folder)
+    assert "goes on from its last checkpoint" in said("-m", "rlx", *words, cwd=folder)
     return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory) -> Path:
+    """CrossQ on the pendulum as two seeds."""
+    return killed_and_gone_on(tmp_path_factory.mktemp("outside"), *TRAIN)
 
 
 @pytest.fixture
@@ -115,6 +120,31 @@ def test_it_exports_to_c_that_acts_the_same(run_dir, tmp_path, acrobatics):
     policy = rlx.load(run_dir)
     act = run_c(export.law_of(policy, "eval"), tmp_path)
     obs = np.random.default_rng(0).standard_normal((64, 3)).astype(np.float32)
+    assert off(act(obs), policy.act(obs, units="env")[0]) < 1e-5
+
+
+@pytest.mark.slow
+def test_agent_and_environment_from_outside_go_the_whole_way(tmp_path, acrobatics):
+    """At toy size: as two seeds, killed, gone on, loaded in a fresh process, and as C."""
+    words = "train crossq --import acrobatics --env acrobatics:acrobot --preset debug --time-limit 20 --seeds 2".split()
+    words += [
+        "--run-dir",
+        "run",
+        "--agent.env-steps",
+        "3000",
+        "--agent.eval-every",
+        "1500",
+        "--checkpoint-cycles",
+        "50",
+        *QUIET,
+    ]
+    run_dir = killed_and_gone_on(tmp_path, *words)
+    assert json.loads((run_dir / "result.json").read_text())["members"] == 2
+    code = "import rlx, sys; print(rlx.load(sys.argv[1], member=1).evaluate(2)['lengths'].tolist())"
+    assert said("-c", code, str(run_dir), cwd=tmp_path).strip() == "[20, 20]"
+    policy = rlx.load(run_dir)
+    act = run_c(export.law_of(policy, "eval"), tmp_path)
+    obs = np.random.default_rng(0).standard_normal((64, *policy.problem.envs["train"].spec.obs.shape)).astype(np.float32)
     assert off(act(obs), policy.act(obs, units="env")[0]) < 1e-5
 
 
