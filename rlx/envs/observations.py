@@ -68,12 +68,25 @@ def as_vectors(data: ReplayState, env: Env | HostEnv, name: str) -> ReplayState:
     return data._replace(data=data.data._replace(obs=flatten(xp, obs, data.data.reward.shape)))
 
 
+def _otherwise_named(leaves: PyTree, stored: PyTree) -> str:
+    """For messages: where ``stored`` differ from ``leaves`` in names alone, and there is one way to rename them, what it is."""
+    wanted, there = named(leaves), named(stored)
+    lacking, over = ({k: described(x) for k, x in a.items() if k not in b} for a, b in ((wanted, there), (there, wanted)))
+    pairs = [(old, new) for old, a in over.items() for new, b in lacking.items() if a == b]
+    if "" in (*lacking, *over) or not len(pairs) == len(dict(pairs)) == len({b for _, b in pairs}) == len(lacking) == len(over):
+        return ""
+    return f" They differ in names: read the data with names={','.join(map(':'.join, pairs))} (--data-option)."
+
+
 def same_rows(rows: Row, env: Env | HostEnv, name: str) -> None:
     """Raises ValueError where ``rows`` [C, W, ...] of the data ``name`` have other observations or actions than ``env``."""
     for what, leaves, given in (("obs", env.spec.obs, rows.obs), ("action", env.spec.action, rows.action)):
-        wanted, there = described(leaves), described(jax.tree.map(lambda x: Leaf(x.shape[2:], x.dtype), given))
-        if wanted != there:
-            raise ValueError(f"{what} of the data {name!r} is {there}; that of {env.name} is {wanted}.")
+        stored = jax.tree.map(lambda x: Leaf(x.shape[2:], x.dtype), given)
+        if described(leaves) != described(stored):
+            raise ValueError(
+                f"{what} of the data {name!r} is {described(stored)}; that of {env.name} is {described(leaves)}."
+                f"{_otherwise_named(leaves, stored)}"
+            )
     choices = env.spec.action.choices
     most = 0 if choices is None else int(np.asarray(rows.action).max())
     if choices is not None and most >= choices:

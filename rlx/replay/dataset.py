@@ -211,6 +211,30 @@ def scaled(data: Dataset, found: PyTree) -> Dataset:
     return replace(data, rows=data.rows._replace(action=action))
 
 
+def renamed(data: Dataset, names: Mapping[str, str]) -> Dataset:
+    """With observations of other ``names``, new ones by old ones (``arm/position`` of a dict in a dict); others keep theirs.
+
+    Raises:
+        ValueError: observations are one array, there is none of an old name, or two would have one name.
+    """
+    if not names:
+        return data
+    leaves = {columns.path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(data.rows.obs)}
+    unknown = [old for old in names if not old or old not in leaves]
+    if unknown:
+        held = ", ".join(leaves) if isinstance(data.rows.obs, Mapping) else "one array, without a name"
+        raise ValueError(f"names: there is no observation {unknown[0]!r} to be called {names[unknown[0]]!r}; there is {held}.")
+    called = [names.get(old, old) for old in leaves]
+    twice = [k for i, k in enumerate(called) for other in called[:i] + called[i + 1 :] if f"{k}/".startswith(f"{other}/")]
+    if twice:
+        raise ValueError(f"names: two observations would be called {twice[0]!r}; of {', '.join(leaves)} each needs its own.")
+    obs: dict[str, Any] = {}
+    for path, x in zip(called, leaves.values(), strict=True):
+        *groups, last = path.split("/")
+        functools.reduce(lambda inner, group: inner.setdefault(group, {}), groups, obs)[last] = x
+    return replace(data, rows=data.rows._replace(obs=obs))
+
+
 def agreed(meta: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     """What both say alike."""
     return {k: v for k, v in meta.items() if k in other and other[k] == v}

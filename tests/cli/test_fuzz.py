@@ -39,9 +39,8 @@ FLAGS = {
     "export": export.Flags,
 }
 OPTIONS = ["host=true", "host=maybe", "penalty=1", "gravity=[1,2]", "nobody=null", "=3", "gravity", "mass=", "name=x", "1=2"]
-READING = (
-    "bounds=clip bounds=1,x bounds=data horizon=3 horizon=-1 dones=both dones=maybe ignore=obs keys=a,b episodes=0".split()
-)
+READING = "bounds=clip bounds=1,x bounds=data horizon=3 horizon=-1 dones=both dones=maybe ignore=obs keys=a,b".split()
+READING += ["names=a:b", "names=a", "episodes=0"]
 READING += ["format=D4RL", "format=x", "episodes=1", "trust_arrays=true", "trust_arrays=3", "split=train", "nobody=1", "="]
 OPTIONS += ["repeat=2", "time-limit=3", "workers=2", "workers=x", "depth=" + "[" * 3000]
 # what would leave this process

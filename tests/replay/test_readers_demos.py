@@ -5,12 +5,17 @@ from __future__ import annotations
 import pickle
 
 import h5py
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from rlx import replay
-from rlx.replay import datasets
+from rlx import agents, replay
+from rlx.replay import columns, datasets
+from rlx.replay.datasets import found
+from rlx.replay.datasets.pieces import Pieces
+from rlx.types import Env, Leaf, Problem, Spec
+from tests.agents.modem_v2.worlds import SIZES, clock
 from tests.replay.test_unpickle import torch_archive
 
 N = 4
@@ -89,6 +94,55 @@ def test_own_files_are_whole_or_not_there(tmp_path):
         file["ep_00000/reward"] = np.zeros(N + 1, "f4")
     with pytest.raises(ValueError, match="x.h5: ep_00000: all arrays must have one length.*'reward': 5"):
         replay.load(tmp_path / "x.h5")
+
+
+def test_observations_are_called_as_is_asked(tmp_path, monkeypatch):
+    """Of a file, of its episodes one by one, of a folder of shards; dicts in dicts too. All at once, so two may swap."""
+    datasets.write_demos(tmp_path / "x.h5", [row(), row()])
+    given = row()["obs"]
+    new = {"pixels": "rgb_top", "arm/state": "proprio", "depth_top": "depth_top"}
+    names = "rgb_top:pixels,proprio:arm/state"
+
+    def same(rows, wanted=new):
+        found = {columns.path_name(p): x for p, x in jax.tree_util.tree_leaves_with_path(rows.obs)}
+        assert set(found) == set(wanted)
+        for name, old in wanted.items():
+            np.testing.assert_array_equal(found[name][N + 1 :], given[old])
+
+    same(replay.load(tmp_path / "x.h5", names=names).rows)
+    monkeypatch.setattr(found, "PIECE", 1)
+    pieces = list(Pieces(tmp_path / "x.h5", datasets.Reading(names=tuple(names.split(","))), free=1))
+    assert len(pieces) == 2
+    same(datasets.join(pieces).rows)
+    datasets.write(tmp_path / "shards", replay.load(tmp_path / "x.h5", names=names))
+    for where in ("disk", "host"):
+        data = datasets.replay_of(tmp_path / "shards", where, names="arm/state:proprio,pixels:depth_top,depth_top:pixels").data
+        same(jax.tree.map(lambda x: np.asarray(x[:])[:, 0], data),
+             {"depth_top": "rgb_top", "proprio": "proprio", "pixels": "depth_top"})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("rgb:pixels", "x.h5: names: there is no observation 'rgb' to be called 'pixels'; there is .*rgb_top"),
+        ("rgb_top:depth_top", "x.h5: names: two observations would be called 'depth_top'; of .* each needs its own"),
+        ("rgb_top:proprio/a", "x.h5: names: two observations would be called 'proprio/a'"),
+        ("rgb_top:a,rgb_top:b", "names=rgb_top:a,rgb_top:b names an observation twice"),
+        ("rgb_top:a,proprio:a", "x.h5: names: two observations would be called 'a'"),
+        ("rgb_top", "names=rgb_top is not OLD:NEW"),
+        (":pixels", "names=:pixels is not OLD:NEW"),
+    ],
+)
+def test_names_that_cannot_be(names, message, tmp_path):
+    datasets.write_demos(tmp_path / "x.h5", [row()])
+    with pytest.raises(ValueError, match=message):
+        replay.load(tmp_path / "x.h5", names=names)
+
+
+def test_one_array_has_no_name(tmp_path):
+    datasets.write(tmp_path / "x.npz", [row(obs=np.zeros((N + 1, 2), "f4"))])
+    with pytest.raises(ValueError, match="x.npz: names: .*'state' to be called 'x'; there is one array, without a name"):
+        replay.load(tmp_path / "x.npz", names="state:x")
 
 
 # ------------------------------------------------------------------------------------------------------------- RoboHive
@@ -255,6 +309,25 @@ def test_episodes_of_the_first_modem(key, tmp_path):
     episode(tmp_path / "1.pt", rewards=[0.5] * N)  # of the DeepMind control suite
     assert replay.load(tmp_path / "1.pt", trust_arrays=True)[0].reward.tolist() == [0, 0.5, 0.5, 0.5, 0.5]
     assert len(replay.load(str(tmp_path / "0*.pt"), trust_arrays=True)) == 1
+
+
+def test_an_agent_of_pictures_and_state_learns_from_episodes_of_the_first_modem(tmp_path):
+    """Their names are not those of environments with a camera: the message says how to rename them."""
+    images, states, _ = episode(tmp_path / "0.pt", infos=[{"success": t > 1} for t in range(N)])
+    obs = {"pixels": Leaf((224, 224, 3), np.uint8), "state": Leaf((6,))}
+    env = Env("mine:door", Spec(obs, Leaf((4,), low=-1, high=1), horizon=N), {}, lambda p, k: None, lambda p, s, a, k: None)
+    data = lambda **options: datasets.replay_of(tmp_path / "0.pt", trust_arrays=True, **options)
+    settings = {**SIZES, "env_steps": 0}
+    with pytest.raises(ValueError, match=r"that of mine:door is pixels .* read the data with names=rgb:pixels \("):
+        agents.make("modem_v2", None, Problem({"train": env}, {"data": data()}), **settings)
+    given = data(names="rgb:pixels")
+    agent = agents.make("modem_v2", None, Problem({"train": env}, {"data": given}), **settings)
+    (phase,) = agent.stages[0].phases
+    batch = phase.sample(agent.hyper, clock(), {"data": given}, jax.random.key(0))
+    last = images.reshape(N + 1, -1)
+    for image, state in zip(np.asarray(batch.obs["pixels"][0]), np.asarray(batch.obs["state"][0]), strict=True):
+        (at,) = np.flatnonzero((last == image[..., 3:].reshape(-1)).all(1))
+        np.testing.assert_array_equal(state[6:], states[at])
 
 
 def test_frames_are_images_in_their_folder(tmp_path):

@@ -35,14 +35,26 @@ class Reading:
     horizon: int | None = size(None, "steps after which episodes were cut where nothing marks it; 0: none was", least=0)
     ignore: tuple[str, ...] = size((), "columns that are taken as not there, such as timeouts")
     keys: tuple[str, ...] = size((), "observations to take, in this order, where a file has several; default: its usual ones")
+    names: tuple[str, ...] = size((), "OLD:NEW, such as rgb:pixels, of observations that an environment calls otherwise")
     split: str | None = size(None, "robomimic: the demonstrations of this mask, such as train or valid")
     episodes: int | None = size(None, "so many at most, the first ones", least=1)
     trust_arrays: bool = size(False, "read layouts that exist as pickles only: arrays, numbers, text, lists and dicts of them")
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what no file is read by: a number out of its bounds, ``bounds`` that are none."""
+        """Raises ValueError for what no file is read by: a number out of its bounds, ``bounds`` or ``names`` that are none."""
         columns.limits(self.bounds)
         check(self)
+        if len(self.renaming) < len(self.names):
+            raise ValueError(f"names={_said(self.names)} names an observation twice: give each a name of its own, once.")
+
+    @property
+    def renaming(self) -> dict[str, str]:
+        """What observations are to be called, by what a file calls them. Raises ValueError for ``names`` of another form."""
+        pairs = [word.rpartition(":") for word in self.names]
+        odd = [word for word, (old, _, new) in zip(self.names, pairs, strict=True) if not old or not new]
+        if odd:
+            raise ValueError(f"names={odd[0]} is not OLD:NEW: give the file's name and the other, as in names=rgb:pixels.")
+        return {old: new for old, _, new in pairs}
 
     def only(self, layout: str, *uses: str, known: Collection[str] = ()) -> None:
         """For readers: nothing is said that this one does not use, so that no option is without effect unnoticed.
@@ -55,7 +67,7 @@ class Reading:
             if one.name not in (*uses, *_ALL_USE) and getattr(self, one.name) != one.default:
                 raise ValueError(
                     f"{one.name}={_said(getattr(self, one.name))} is of no use to the layout {layout}, which takes "
-                    f"{', '.join((*uses, *_ALL_USE[:2]))}: leave it out."
+                    f"{', '.join((*uses, *_ALL_USE[:-1]))}: leave it out."
                 )
         odd = [k for k in self.ignore if k not in known]
         if odd:
@@ -63,7 +75,7 @@ class Reading:
             raise ValueError(f"ignore={odd[0]} names no column of the layout {layout}, nor of this file.{hint}")
 
 
-_ALL_USE = ("episodes", "format", "trust_arrays")  # the last one comes with every command of `rlx data`
+_ALL_USE = ("episodes", "format", "names", "trust_arrays")  # the last one comes with every command of `rlx data`
 
 
 def _said(value: Any) -> str:
@@ -77,7 +89,8 @@ def reading(start: Reading | None = None, /, **options: Any) -> Reading:
     Raises:
         ValueError: an unknown name, a value of another type, or one out of its bounds.
     """
-    apart = lambda k, v: tuple(filter(None, v.split(","))) if k in ("ignore", "keys") and isinstance(v, str) else v
+    lists = ("ignore", "keys", "names")
+    apart = lambda k, v: tuple(filter(None, v.split(","))) if k in lists and isinstance(v, str) else v
     return replace(start or Reading(), {k: apart(k, v) for k, v in options.items()})
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from rlx.config import nearest
 from rlx.replay import columns
-from rlx.replay.dataset import Dataset, fitted, join
+from rlx.replay.dataset import Dataset, fitted, join, renamed
 from rlx.replay.datasets import d4rl, demonstrations, exorl, minari, native, ogbench, pickled, repo, robohive, robomimic
 from rlx.replay.datasets.found import Found, Layout, Reading, look, natural
 from rlx.replay.datasets.found import reading as reading_of
@@ -150,7 +150,7 @@ def load_one(found: Found, reading: Reading) -> Dataset:
     layout = layout_of(found, reading.format)
     if layout is not None:
         with columns.of(found.path):
-            return layout.read(found, reading)
+            return renamed(layout.read(found, reading), reading.renaming)
     _refuse_pairs(found)
     held = ", ".join(sorted(found.names)) or "nothing that can be listed"
     raise ValueError(

@@ -22,7 +22,7 @@ import numpy as np
 
 from rlx import files
 from rlx.replay import columns
-from rlx.replay.dataset import Dataset, fitted, from_rows, replaced
+from rlx.replay.dataset import Dataset, fitted, from_rows, renamed, replaced
 from rlx.replay.datasets.found import Layout, Piece, Reading, need, one_length
 from rlx.replay.datasets.mapped import Mapped
 from rlx.replay.episodes import episode_row
@@ -284,7 +284,7 @@ def mapped(path: str | os.PathLike, reading: Reading | None = None) -> Dataset:
     """
     chosen = reading or Reading()
     with columns.of(path):
-        return fitted(_mapped(Path(path), chosen), chosen.bounds)
+        return fitted(renamed(_mapped(Path(path), chosen), chosen.renaming), chosen.bounds)
 
 
 def _mapped(path: Path, reading: Reading) -> Dataset:

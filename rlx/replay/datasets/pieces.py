@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rlx.replay import columns
-from rlx.replay.dataset import Dataset, scaled, spans, wider
+from rlx.replay.dataset import Dataset, renamed, scaled, spans, wider
 from rlx.replay.datasets import native
 from rlx.replay.datasets.found import Found, Piece, Reading, look
 from rlx.replay.datasets.loading import Source, layout_of, load_one, parts, paths
@@ -112,7 +112,7 @@ def _pieces(found: Found, reading: Reading, free: int | None) -> list[Piece]:
         with columns.of(found.path):
             some = layout.pieces(found, reading)
         if some is not None:
-            return [_of(found, piece) for piece in some]
+            return [_of(found, piece, reading) for piece in some]
     if free is not None and needs > free and reading.episodes is None:
         why = "the columns of an .npz may be compressed" if found.kind == "npz" else "of its layout no part can be read alone"
         raise ValueError(
@@ -122,9 +122,9 @@ def _pieces(found: Found, reading: Reading, free: int | None) -> list[Piece]:
     return [whole]
 
 
-def _of(found: Found, piece: Piece) -> Piece:
+def _of(found: Found, piece: Piece, reading: Reading) -> Piece:
     def read(most: int | None) -> Dataset:
         with columns.of(found.path):
-            return piece(most)
+            return renamed(piece(most), reading.renaming)
 
     return read
