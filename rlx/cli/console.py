@@ -23,6 +23,7 @@ from rich.progress import Progress
 
 from rlx import config, files, plugins
 from rlx.replay import datasets
+from rlx.replay.datasets import native
 from rlx.train import Diverged, Interrupted, processes
 from rlx.train.checkpoint import CheckpointError
 from rlx.train.signals import sigterm_interrupts
@@ -143,7 +144,7 @@ def destination(out: str) -> Path:
     path = Path(out)
     if not path.parent.is_dir():
         config.stop(f"--out {path} is to lie in a folder that exists")
-    if path.exists() and path.suffix != ".npz":
+    if path.exists() and (path.suffix not in native.FILES or path.is_dir()):
         config.stop(f"--out {path} is there already: give another name, or remove it first")
     return path
 

@@ -26,7 +26,7 @@ from rlx.train.pictures import literal
 
 ACTIONS = {
     "info": "what a file holds, what is odd about it, and a picture of returns and lengths",
-    "convert": "any layout into rlx's own: a folder of shards, or a file where --out ends in .npz",
+    "convert": "any layout into rlx's own: a folder of shards, or a file where --out ends in .npz, or .h5 (demonstrations)",
     "demos": "episodes in which a scripted expert does the task (--env), for methods that begin with some",
     "gen-pref": "two tasks to see preferences move from one to the other (--recipe)",
     "slice": "some of the episodes: the first, the best, those of a length, at random",

@@ -15,6 +15,7 @@ from rlx.cli.console import MOST, MOST_STREAMS
 from rlx.envs import experts
 from rlx.envs.options import NoPhysics, parsed
 from rlx.replay import datasets
+from rlx.replay.datasets import native
 from rlx.train import origin, outcomes
 from rlx.train.demonstrations import demonstrate, successes
 from rlx.types import PHYSICS, Env, HostEnv, Row
@@ -24,7 +25,7 @@ from rlx.types import PHYSICS, Env, HostEnv, Row
 class Flags:
     env: str = ""  # whose expert demonstrates
     episodes: int = config.size(10, least=1, most=1_000_000)  # how many to keep
-    out: Annotated[str, tyro.conf.arg(aliases=("-o",))] = ""  # where to write: a file .npz, or a new folder of shards
+    out: Annotated[str, tyro.conf.arg(aliases=("-o",))] = ""  # where to write: a file .npz or .h5, or a new folder of shards
     noise: float = config.size(0.0, "standard deviation of noise on its actions: what it then sees and mends", least=0, most=1)
     successes: int = config.size(5, "keep episodes with at least so many decisions in success", least=1, most=MOST)
     keep_all: bool = config.size(False, "keep the first episodes, successful or not")
@@ -77,7 +78,7 @@ def body(argv: list[str]) -> None:
         "played": played,
         "versions": origin.versions(),
     }
-    if out.suffix == ".npz":
+    if out.suffix in native.FILES:
         datasets.write(out, rows, meta)
     else:
         with console.whole_folder(out) as part, datasets.Writer(part, meta) as writer:

@@ -17,6 +17,7 @@ from rlx.cli import console
 from rlx.files import free_memory
 from rlx.replay import datasets
 from rlx.replay.dataset import Dataset, agreed, alike
+from rlx.replay.datasets import native
 from rlx.replay.datasets.pieces import TIMES, Pieces
 from rlx.types import Row
 
@@ -60,10 +61,10 @@ def take(sources: list[str], options: datasets.Reading, flags: Flags) -> None:
 
 def _refuse_at_once(out: Path, needs: float, free: int | None) -> None:
     """Ends the command where what goes into one file is larger than memory."""
-    if out.suffix == ".npz" and free is not None and TIMES * needs > free:
+    if out.suffix in native.FILES and free is not None and TIMES * needs > free:
         config.stop(
             f"{out} is one file, written at once, and {console.size(needs)} of data do not fit into memory, where "
-            f"{console.size(free)} are free: give --out a name without .npz, a folder of shards"
+            f"{console.size(free)} are free: give --out a name without {out.suffix}, a folder of shards"
         )
 
 
@@ -99,11 +100,11 @@ class _Told:
 def _write(
     read: Iterable[Dataset], count: int, out: Path, flags: Flags, more: dict[str, Any], notes: Sequence[str] = ()
 ) -> None:
-    """Whole or not at all. Of ``count`` datasets one is in memory at a time, but for a file .npz, which is written at once."""
+    """Whole or not at all. Of ``count`` datasets one is in memory at a time, but for a file, which is written at once."""
     told = _Told()
     own = {"env": flags.env} if flags.env else {}
     meta = lambda: {**told.meta, **more, "notes": [*told.notes, *notes], **own}
-    if out.suffix == ".npz":
+    if out.suffix in native.FILES:
         data = datasets.join(read)
         told.add(data)
         datasets.write(out, data, meta())

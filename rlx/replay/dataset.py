@@ -223,16 +223,26 @@ def renamed(data: Dataset, names: Mapping[str, str]) -> Dataset:
     unknown = [old for old in names if not old or old not in leaves]
     if unknown:
         held = ", ".join(leaves) if isinstance(data.rows.obs, Mapping) else "one array, without a name"
-        raise ValueError(f"names: there is no observation {unknown[0]!r} to be called {names[unknown[0]]!r}; there is {held}.")
-    called = [names.get(old, old) for old in leaves]
-    twice = [k for i, k in enumerate(called) for other in called[:i] + called[i + 1 :] if f"{k}/".startswith(f"{other}/")]
-    if twice:
-        raise ValueError(f"names: two observations would be called {twice[0]!r}; of {', '.join(leaves)} each needs its own.")
-    obs: dict[str, Any] = {}
-    for path, x in zip(called, leaves.values(), strict=True):
-        *groups, last = path.split("/")
-        functools.reduce(lambda inner, group: inner.setdefault(group, {}), groups, obs)[last] = x
+        raise ValueError(f"there is no observation {unknown[0]!r} to be called {names[unknown[0]]!r}; there is {held}.")
+    obs = tree_of([names.get(old, old) for old in leaves], list(leaves.values()))
     return replace(data, rows=data.rows._replace(obs=obs))
+
+
+def tree_of(names: Sequence[str], leaves: Sequence[Any]) -> PyTree:
+    """Observations of these paths: dicts in dicts, or where the one path is "" a single array. Raises ValueError where two
+    would have one name."""
+    if list(names) == [""]:
+        return leaves[0]
+    twice = [k for i, k in enumerate(names) for j, other in enumerate(names) if i != j and f"{k}/".startswith(f"{other}/")]
+    if twice or "" in names:
+        raise ValueError(
+            f"two observations would be called {[*twice, ''][0]!r} of {', '.join(names)}; each needs its own name."
+        )
+    found: dict[str, Any] = {}
+    for path, x in zip(names, leaves, strict=True):
+        *groups, last = path.split("/")
+        functools.reduce(lambda inner, group: inner.setdefault(group, {}), groups, found)[last] = x
+    return found
 
 
 def agreed(meta: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

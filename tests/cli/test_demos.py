@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 
+import h5py
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import rlx.envs
-from rlx import replay
+from rlx import agents, replay
 from rlx.cli import data as command
 from rlx.envs import experts
 from rlx.envs.rewards import reward_of
 from rlx.envs.stills import still_of
 from rlx.replay import datasets
 from rlx.train.demonstrations import demonstrate, successes
+from rlx.types import Problem
 
 PUSH = ["demos", "--env", "rlx:push-toy"]
 
@@ -68,6 +71,34 @@ def test_the_expert_acts_on_the_state_whatever_is_observed(tmp_path, capsys):
     expected = np.array(experts.push_toy.expert(np, p[:, :2], p[:, 2:4]))
     expected[rows.last] = 0
     np.testing.assert_allclose(rows.action, expected, atol=1e-6)
+
+
+def test_a_file_of_demonstrations_is_what_its_environment_learns_from(tmp_path, capsys):
+    """In HDF5 of the field's names, written over as files are, and read as the environment has it. And from any other file."""
+    look = {"observe": "proprio", "discs": 24}
+    words = ["--episodes", "2", "--streams", "2", *(w for k, v in look.items() for w in ("--env-option", f"{k}={v}"))]
+    (tmp_path / "demos.h5").touch()
+    for out in ("demos.npz", "demos.h5"):
+        ran(capsys, "-o", str(tmp_path / out), *words)
+    with h5py.File(tmp_path / "demos.h5") as file:
+        assert {k: v for k, v in file.attrs.items() if k in ("env_id", "seed", "action_repeat", "cameras", "generator")} == {
+            "env_id": "rlx:push-toy", "seed": 0, "action_repeat": 1, "cameras": '["pixels"]', "generator": "scripted expert"
+        }  # fmt: skip
+        assert len(file) == 2 and file["ep_00001/rgb_pixels"].shape == (51, 24, 24, 3)
+        assert file["ep_00001/proprio"].shape == (51, 4) and file["ep_00001/success"].shape == (50,)
+        np.testing.assert_array_equal(file["ep_00001/force"], file["ep_00001/info/contact_force"][1:])
+    own, demos = (replay.load(tmp_path / name) for name in ("demos.npz", "demos.h5"))
+    jax.tree.map(np.testing.assert_array_equal, own.rows, demos.rows)
+    assert {k: demos.meta[k] for k in own.meta} == own.meta
+    converted = tmp_path / "converted.hdf5"
+    assert command.main(["convert", str(tmp_path / "demos.npz"), "--out", str(converted), "--no-progress"]) == 0
+    jax.tree.map(np.testing.assert_array_equal, replay.load(converted).rows, own.rows)
+    env, tiny = rlx.envs.make("rlx:push-toy", **look), {"env_steps": 0, "latent": 4, "hidden": 8}
+    data = {"data": datasets.replay_of(tmp_path / "demos.h5", repeat=1)}
+    agent = agents.make("modem_v2", None, Problem({"train": env}, data), **tiny)
+    assert [stage.name for stage in agent.stages] == ["bc"]
+    with pytest.raises(ValueError, match="holds decisions of 1 simulation steps each, and here one is 2"):
+        datasets.replay_of(tmp_path / "demos.h5", repeat=2)
 
 
 def test_before_a_camera_expert_reward_and_still_are_what_they_are_without():

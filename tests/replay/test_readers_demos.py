@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 
 import h5py
@@ -83,6 +84,58 @@ def test_own_files_keep_all_that_the_environment_told(tmp_path):
         replay.load(tmp_path / "x.h5")
 
 
+def test_what_an_environment_emits_comes_back_as_it_was(tmp_path):
+    """In the form, two cameras are an image each and the state is what the robot knows of itself."""
+    rng = np.random.default_rng(1)
+    image = rng.integers(0, 255, (N + 1, 6, 6, 6), dtype=np.uint8)
+    state, clean = rng.normal(size=(N + 1, 3)).astype("f4"), image[..., :3] // 2
+    meta = {"env": "rlx:push-lite", "env_options": {"pixels": "sdf", "camera": ["top", "a/right"]}, "repeat": 2, "seed": 2**63}
+    given = row(obs={"pixels": image, "state": state, "clean": clean})
+    datasets.write(tmp_path / "demos.h5", [given], {**meta, "time_limit": None})
+    with h5py.File(tmp_path / "demos.h5") as file:
+        group = file["ep_00000"]
+        np.testing.assert_array_equal(group["rgb_top"], image[..., :3])
+        np.testing.assert_array_equal(group["rgb_a_right"], image[..., 3:])
+        np.testing.assert_array_equal(group["proprio"], state)
+        assert json.loads(file.attrs["cameras"]) == ["clean", "top", "a_right"] and file.attrs["env_id"] == meta["env"]
+        assert (file.attrs["action_repeat"], file.attrs["seed"]) == (2, 2**63) and "time_limit" not in file.attrs
+    data = replay.load(tmp_path / "demos.h5")
+    assert {k: data.meta[k] for k in meta} == meta and set(data.rows.obs) == {"pixels", "state", "clean"}
+    for name, values in given["obs"].items():
+        np.testing.assert_array_equal(data.rows.obs[name], values)
+    assert set(replay.load(tmp_path / "demos.h5", keys="rgb_top,proprio").rows.obs) == {"rgb_top", "proprio"}
+    datasets.write(tmp_path / "again.hdf5", data, data.meta)  # and a copy is alike
+    again = replay.load(tmp_path / "again.hdf5")
+    jax.tree.map(np.testing.assert_array_equal, data.rows, again.rows)
+    assert again.meta == data.meta
+    for obs in (state, image):  # observations that are one array
+        datasets.write(tmp_path / "one.h5", [row(obs=obs)] * 2)
+        np.testing.assert_array_equal(replay.load(tmp_path / "one.h5")[1].obs, obs)
+    with h5py.File(tmp_path / "one.h5", "a") as file:
+        file.attrs["observations"] = '{"pixels": "rgb_top"}'
+    with pytest.raises(ValueError, match="one.h5: it has the attribute observations=.*list arrays by observation"):
+        replay.load(tmp_path / "one.h5")
+
+
+@pytest.mark.parametrize(
+    ("obs", "camera", "message"),
+    [
+        ({"goal": np.zeros((N + 1, 2), "f4")}, None, r"'goal', float32\[2\] a step, has no place .* ends in .npz"),
+        ({"pixels": np.zeros((N + 1, 4, 4, 3), "f4")}, None, "'pixels', float32.* has no place"),
+        (
+            {"pixels": np.zeros((N + 1, 4, 4, 3), "u1")},
+            ["a", "b"],
+            "3 channels of 'pixels' are no equal shares",
+        ),
+        ({"pixels": np.zeros((N + 1, 4, 4, 6), "u1")}, ["a", "a"], "two images would be 'rgb_a': name each camera once"),
+    ],
+)
+def test_what_has_no_place_in_the_form(obs, camera, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        datasets.write(tmp_path / "x.h5", [row(obs=obs)], {"env_options": {"camera": camera}})
+    assert not list(tmp_path.iterdir())
+
+
 def test_own_files_are_whole_or_not_there(tmp_path):
     for wrong, message in (([], "no episodes"), ([row(), row(obs=np.zeros((N + 1, 2)))], "it is to be a dict of rgb_")):
         with pytest.raises(ValueError, match=message):
@@ -124,11 +177,11 @@ def test_observations_are_called_as_is_asked(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ("rgb:pixels", "x.h5: names: there is no observation 'rgb' to be called 'pixels'; there is .*rgb_top"),
-        ("rgb_top:depth_top", "x.h5: names: two observations would be called 'depth_top'; of .* each needs its own"),
-        ("rgb_top:proprio/a", "x.h5: names: two observations would be called 'proprio/a'"),
+        ("rgb:pixels", "x.h5: there is no observation 'rgb' to be called 'pixels'; there is .*rgb_top"),
+        ("rgb_top:depth_top", "x.h5: two observations would be called 'depth_top' of .*; each needs its own name"),
+        ("rgb_top:proprio/a", "x.h5: two observations would be called 'proprio/a'"),
         ("rgb_top:a,rgb_top:b", "names=rgb_top:a,rgb_top:b names an observation twice"),
-        ("rgb_top:a,proprio:a", "x.h5: names: two observations would be called 'a'"),
+        ("rgb_top:a,proprio:a", "x.h5: two observations would be called 'a'"),
         ("rgb_top", "names=rgb_top is not OLD:NEW"),
         (":pixels", "names=:pixels is not OLD:NEW"),
     ],
@@ -141,7 +194,9 @@ def test_names_that_cannot_be(names, message, tmp_path):
 
 def test_one_array_has_no_name(tmp_path):
     datasets.write(tmp_path / "x.npz", [row(obs=np.zeros((N + 1, 2), "f4"))])
-    with pytest.raises(ValueError, match="x.npz: names: .*'state' to be called 'x'; there is one array, without a name"):
+    with pytest.raises(
+        ValueError, match="x.npz: there is no observation 'state' to be called 'x'; there is one array, without a name"
+    ):
         replay.load(tmp_path / "x.npz", names="state:x")
 
 

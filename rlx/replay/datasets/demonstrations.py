@@ -5,6 +5,9 @@ A group ``ep_00000`` per episode with ``rgb_CAMERA`` uint8 [L + 1, h, w, 3], ``d
 told stands in ``info/NAME`` [L + 1, ...], as observations from the first one on; ``force`` is ``contact_force`` where that is
 told. Attributes of the file say which environment, version, seed, cameras and generator, that of a group whether its last
 observation is a terminal one.
+
+Environments have ``pixels`` and ``state`` for this, or a vector alone. The attribute ``observations`` of what `write_episodes`
+wrote says which of these each array is, or of an image of several cameras a part, so it is read as the environment has it.
 """
 
 from __future__ import annotations
@@ -16,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import jax
 import numpy as np
 
 from rlx import files
 from rlx.replay import columns
-from rlx.replay.dataset import Dataset, alike, from_rows, join
+from rlx.replay.dataset import Dataset, alike, from_rows, join, tree_of
 from rlx.replay.datasets import hdf5
 from rlx.replay.datasets.found import Found, Layout, Reading, by_groups, natural, need, one_length, one_per_entry
 from rlx.replay.episodes import episode_row
@@ -28,6 +32,61 @@ from rlx.types import Row
 
 _SEEN, _DONE, _INFO = ("rgb_", "depth_", "proprio", "state"), ("success", "force"), "info"
 _FORCE = "contact_force"  # what rlx calls the force
+_META = {"env": "env_id", "repeat": "action_repeat"}  # the form's names of what rlx says of all its data
+PIXELS, STATE, VECTOR, OBSERVATIONS = "pixels", "state", "proprio", "observations"
+
+
+def write_episodes(
+    path: str | os.PathLike, episodes: Iterable[Row | Mapping[str, Any]], meta: Mapping[str, Any] | None = None
+) -> None:
+    """Episodes of an environment in the form above: its vector, or its ``state``, is ``proprio``, of each camera in its image
+    there is one, called as its options in ``meta`` name it. Extras are left out.
+
+    Raises:
+        ValueError: as `write_demos`; observations that the form has no place for.
+        OSError: the file cannot be written.
+    """
+    rows = _alike([episode_row(e, i)._replace(extras={}) for i, e in enumerate(episodes)], path)
+    said = dict(meta or {})
+    options = said.get("env_options")
+    camera = options.get("camera") if isinstance(options, Mapping) else None
+    cameras = camera if isinstance(camera, list | tuple) else [] if camera is None else [camera]
+    parts = _parts(_leaves(rows[0].obs), [str(c).replace("/", "_") for c in cameras], path)
+    split = lambda x, names: zip(names, np.split(x, len(names), -1), strict=True)
+    apart = lambda flat: dict(pair for k, names in parts.items() for pair in split(flat[k], names))
+    said = {_META.get(k, k): v for k, v in said.items() if v is not None and k not in _META.values()}
+    said["cameras"] = [name.removeprefix(_SEEN[0]) for names in parts.values() for name in names if name.startswith(_SEEN[0])]
+    write_demos(path, [row._replace(obs=apart(_leaves(row.obs))) for row in rows], {**said, OBSERVATIONS: parts})
+
+
+def _parts(flat: Mapping[str, np.ndarray], cameras: list[str], path: Any) -> dict[str, list[str]]:
+    """What becomes of each observation: arrays of the form, side by side along its last axis."""
+    found: dict[str, list[str]] = {}
+    for name, x in flat.items():
+        own = name or PIXELS
+        if name.startswith(_SEEN[:2]) or name == VECTOR or (name == STATE and VECTOR in flat):
+            found[name] = [name]
+        elif x.dtype == np.uint8 and x.ndim == 4:
+            found[name] = [f"{_SEEN[0]}{c}" for c in cameras if own == PIXELS] or [f"{_SEEN[0]}{own.replace('/', '_')}"]
+            if x.shape[-1] % len(found[name]):
+                raise ValueError(
+                    f"{path}: {x.shape[-1]} channels of {own!r} are no equal shares for cameras {', '.join(cameras)}."
+                )
+        elif name in ("", STATE) and x.ndim == 2:
+            found[name] = [VECTOR]
+        else:
+            raise ValueError(
+                f"{path}: the observation {name!r}, {x.dtype}{list(x.shape[1:])} a step, has no place in a file of "
+                f"demonstrations, which has images in uint8 and one vector, {STATE!r}: give a name that ends in .npz."
+            )
+    names = [name for parts in found.values() for name in parts]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{path}: two images would be {max(names, key=names.count)!r}: name each camera once.")
+    return found
+
+
+def _leaves(obs: Any) -> dict[str, np.ndarray]:
+    return {columns.path_name(k): x for k, x in jax.tree_util.tree_leaves_with_path(obs)}
 
 
 def write_demos(
@@ -41,10 +100,7 @@ def write_demos(
             without such names, images that are no uint8[L + 1, h, w, c], or ``meta`` that JSON cannot say.
         OSError: the file cannot be written.
     """
-    rows = [episode_row(e, i) for i, e in enumerate(episodes)]
-    rows = [row._replace(extras={}) for row in rows]
-    if not rows:
-        raise ValueError(f"write_demos {path}: there are no episodes.")
+    rows = [episode_row(e, i)._replace(extras={}) for i, e in enumerate(episodes)]
     for i, row in enumerate(rows):
         odd = [k for k in row.obs if not k.startswith(_SEEN)] if isinstance(row.obs, dict) else ["obs"]
         if odd:
@@ -52,7 +108,7 @@ def write_demos(
                 f"write_demos: episode {i} has the observation {odd[0]!r}; it is to be a dict of {', '.join(_SEEN)}..."
             )
         _check_images(row.obs, f"write_demos: episode {i}")
-    alike([Dataset(row, np.array([0, len(row.reward)]), f"write_demos: episode {i}") for i, row in enumerate(rows)])
+    _alike(rows, path)
     try:
         said = {k: v if isinstance(v, str | int | float) else json.dumps(v) for k, v in (meta or {}).items()}
     except (TypeError, ValueError) as error:
@@ -71,6 +127,14 @@ def write_demos(
                 group["force"] = row.info[_FORCE][1:]
 
 
+def _alike(rows: list[Row], path: str | os.PathLike) -> list[Row]:
+    """``rows``. Raises ValueError where there are none or they differ in their leaves."""
+    if not rows:
+        raise ValueError(f"write_demos {path}: there are no episodes.")
+    alike([Dataset(row, np.array([0, len(row.reward)]), f"write_demos: episode {i}") for i, row in enumerate(rows)])
+    return rows
+
+
 def _check_images(obs: Mapping[str, np.ndarray], where: str) -> None:
     """Raises ValueError where what is called an image is none."""
     for name, values in obs.items():
@@ -83,20 +147,38 @@ def _read(found: Found, reading: Reading) -> Dataset:
     with hdf5.opened(found.path) as file:
         names = sorted((k for k in found.asked(hdf5.names(file)) if k.startswith("ep_")), key=natural)[: reading.episodes]
         parts = []
+        meta = {k: _unsaid(v) for k, v in hdf5.attributes(file).items()}
+        seen = {} if reading.keys else _seen(meta.get(OBSERVATIONS, {}))
         for name in names:
             with columns.of(name):
-                parts.append(Dataset(*_episode(hdf5.group(file, name), name, reading), name))
-        meta = hdf5.attributes(file)
+                parts.append(Dataset(*_episode(hdf5.group(file, name), name, reading, seen), name))
     whole = join(parts)
-    meta |= {"env": meta["env_id"]} if "env_id" in meta else {}
+    meta |= {own: meta[theirs] for own, theirs in _META.items() if theirs in meta}
     return Dataset(whole.rows, whole.offsets, str(found.path), "demonstrations", (), meta)
 
 
-def _episode(group: h5py.Group, name: str, reading: Reading) -> tuple[Row, np.ndarray]:
+def _unsaid(value: Any) -> Any:
+    """An attribute, lists and dicts of it out of JSON."""
+    try:
+        return json.loads(value) if isinstance(value, str) and value.startswith(("[", "{")) else value
+    except ValueError:
+        return value
+
+
+def _seen(said: Any) -> dict[str, list[str]]:
+    """Which arrays, side by side, each observation of the environment is. Raises ValueError where this is not ``said``."""
+    words = lambda parts: isinstance(parts, list) and parts and all(isinstance(k, str) for k in parts)
+    if not isinstance(said, dict) or not all(map(words, said.values())):
+        raise ValueError(f"it has the attribute {OBSERVATIONS}={str(said)[:80]}; it is to list arrays by observation.")
+    return said
+
+
+def _episode(group: h5py.Group, name: str, reading: Reading, seen: Mapping[str, list[str]]) -> tuple[Row, np.ndarray]:
     need(group, ("action", "reward"), name)
     number = lambda k: columns.numbers(hdf5.column(group, k), f"{name}/{k}")
-    need(group, reading.keys, name)
-    obs = {k: number(k) for k in reading.keys or group if k.startswith(_SEEN)}
+    asked = reading.keys or [k for parts in seen.values() for k in parts]
+    need(group, asked, name)
+    obs = {k: number(k) for k in asked or group if k.startswith(_SEEN)}
     if not obs:
         raise ValueError(f"{name} has no observations; it has {', '.join(group)}.")
     _check_images(obs, name)
@@ -106,6 +188,8 @@ def _episode(group: h5py.Group, name: str, reading: Reading) -> tuple[Row, np.nd
     lengths = {k: len(v) if v.ndim else 0 for k, v in obs.items()}
     if set(lengths.values()) != {steps + 1}:
         raise ValueError(f"{name} has {steps} steps, whose observations are one more; they are {lengths}.")
+    if seen:
+        obs = tree_of(list(seen), [np.concatenate([obs[k] for k in parts], -1) for parts in seen.values()])
     reward = done.pop("reward")
     pad = lambda x: np.concatenate([x, np.zeros_like(x[:1])])
     shift = lambda x: np.concatenate([np.zeros_like(x[:1]), x])

@@ -23,12 +23,15 @@ import numpy as np
 from rlx import files
 from rlx.replay import columns
 from rlx.replay.dataset import Dataset, fitted, from_rows, renamed, replaced
+from rlx.replay.datasets import demonstrations
 from rlx.replay.datasets.found import Layout, Piece, Reading, need, one_length
 from rlx.replay.datasets.mapped import Mapped
 from rlx.replay.episodes import episode_row
 from rlx.types import PyTree, Row
 
 FORMAT, FOLDER_FORMAT, MANIFEST = "rlx-episodes-1", "rlx-shards-1", "dataset.json"
+HDF5 = (".h5", ".hdf5")
+FILES = (".npz", *HDF5)  # endings of what is one file
 SHARD = 2**28  # bytes of a shard, about
 _TREES = ("obs", "action", "info", "extras")
 _FLAT = ("reward", "terminated", "truncated")
@@ -36,14 +39,17 @@ _FLAT = ("reward", "terminated", "truncated")
 
 def write(path: str | os.PathLike, episodes: Iterable[Row | Mapping[str, Any]], meta: Mapping[str, Any] | None = None) -> None:
     """Episodes, as `rlx.replay.from_episodes` takes them, into ``path``, at once or not at all: a file where it ends in
-    ``.npz``, else a folder of shards. ``meta``: what is known about them, as JSON can say it, such as ``{"env":
-    "dmc:walker-walk"}``.
+    ``.npz``, one of demonstrations (`write_demos`) where in ``.h5`` or ``.hdf5``, else a folder of shards. ``meta``: what is
+    known about them, as JSON can say it, such as ``{"env": "dmc:walker-walk"}``.
 
     Raises:
-        ValueError: no episodes, ones that `rlx.replay.from_episodes` refuses, or a folder that is there already.
+        ValueError: no episodes, ones that `rlx.replay.from_episodes` refuses, or a folder that is there already; observations
+            for which demonstrations have no place.
         OSError: the file cannot be written; what was there before stays.
     """
     path = Path(path)
+    if path.suffix in HDF5:
+        return demonstrations.write_episodes(path, episodes, meta)
     if path.suffix != ".npz":
         with Writer(path, meta) as out:
             out.append(episodes)
