@@ -108,9 +108,9 @@ def _row(name: str, curves: list[Curve]) -> tuple:
 
 
 def _each(name: str, curves: list[Curve]) -> list[tuple]:
-    """Rows of `EACH_HEAD` for a group that was evaluated in several ways: returns, and whether tasks were done and harm."""
+    """Rows of `EACH_HEAD` for a group that was evaluated in several ways: returns, and what is told of success and safety."""
     kinds, rows = list(dict.fromkeys(kind for c in curves for kind in c.ends)), []
-    for kind, what in itertools.product(kinds if len(kinds) > 1 else (), ("return", "success", "solved", "violation")):
+    for kind, what in itertools.product(kinds if len(kinds) > 1 else (), ("return", *outcomes.NAMES)):
         values = [c.ends[kind][what] for c in curves if what in c.ends.get(kind, {})]
         if values:
             found = estimate(np.array(values), iqm)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -124,6 +125,29 @@ def test_a_report_shows_them(tmp_path, capsys):
     assert "violation  last evaluation 0.375  [0.25, 0.5]; while training 0.125  over 2 seeds" in said
     assert (tmp_path / "out" / "outcomes-rlx-pendulum.png").exists()
     assert "Success and safety" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_each_kind_of_evaluation_tells_of_its_safety(tmp_path, capsys):
+    """Of four seeds the interquartile mean is that of the middle two; and one kind tells what the other does not."""
+    run = folder(tmp_path / "run", [[1.0, 2.0, 3.0, 4.0]], seeds=4)
+    (line,) = [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
+    at = lambda kind, **info: line | {"eval": kind} | {f"info/{k}_mean": v for k, v in info.items()}
+    main = at("main", contact_force_max=[10.0, 20.0, 40.0, 90.0], contact_force_mean=[1.0, 2.0, 3.0, 9.0], jerk_max=[5.0] * 4)
+    clone = at("bc", contact_force_max=[4.0] * 4, contact_force_mean=[0.5] * 4, saturation=[0.0, 0.25, 0.5, "nan"])
+    (run / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in (clone, main)))
+    assert report.main([str(run), "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    rows = json.loads(said.rsplit("RESULT ", 1)[1])["evaluations"]
+    found = {(r["evaluation"], r["what"]): r for r in rows if r["what"] != "return"}
+    assert {k: r["IQM"] for k, r in found.items()} == {
+        ("bc", "contact_force_max"): 4.0, ("bc", "contact_force_mean"): 0.5, ("bc", "saturation"): 0.25,
+        ("main", "contact_force_max"): 30.0, ("main", "contact_force_mean"): 2.5, ("main", "jerk_max"): 5.0,
+    }  # fmt: skip
+    low, high = found["main", "contact_force_max"]["95% interval"]
+    assert 10 <= low < 30 < high <= 90 and found["main", "contact_force_max"]["interval over"] == "4 seeds"
+    assert found["bc", "saturation"]["interval over"] == "3 seeds"
+    assert re.search(r"main: contact_force_max +30  \[", said)
+    assert "<td>main</td><td>contact_force_mean</td><td>2.5</td>" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_each_kind_of_evaluation_has_its_end(tmp_path, capsys):
