@@ -54,6 +54,7 @@ def make(
     light: bool | None = None,
     physics: bool = False,
     forces: bool = False,
+    force_limit: float | None = None,
     **options: Any,
 ) -> HostEnv:
     """``options`` go to ``gymnasium.make``. Meta-World: ``gym:Meta-World/MT1`` with ``env_name="reach-v3"``.
@@ -72,10 +73,9 @@ def make(
     by "any" may be one that this episode does not have. Beside a success there is ``solved`` (in five decisions, or at the
     termination, see `rlx.envs.outcomes`), but where ``info_keys`` asks for the environment's own, or it comes batched.
 
-    ``forces``: ``contact_force``, ``saturation`` and ``torque`` of MuJoCo's, as `rlx.envs.gym_outcomes.TellsForces` says.
-
-    ``light``: whether a stream more costs memory alone, so that an evaluation may have all its episodes open at once; None:
-    where the environment is of Gymnasium or of a suite that rlx knows, not where it may hold a licence or a port.
+    ``forces``: ``contact_force``, ``saturation``, ``torque`` of MuJoCo's, see `rlx.envs.gym_outcomes.TellsForces`; with
+    ``force_limit``, N, ``violation`` of it too. ``light``: whether a stream more costs memory alone, so that an evaluation may
+    have all its episodes open at once; None: where it is of Gymnasium or of a known suite, which hold no licence or port.
 
     Raises:
         ValueError: unknown id, missing package or module, what the environment's maker does not take, spaces that rlx does not
@@ -83,7 +83,7 @@ def make(
     """
     positive(repeat=repeat, time_limit=time_limit, threads=threads)
     given, name = f"gym:{name}", registered(name)
-    wrap = _wrappers(given, repeat, vectorize, physics, forces)
+    wrap = _wrappers(given, repeat, vectorize, physics, forces, force_limit)
     if time_limit is not None:
         options["max_episode_steps"] = time_limit * repeat
     meta_world = origin(name) == "metaworld"
@@ -96,7 +96,7 @@ def make(
         return reduce(lambda env, wrapper: wrapper(env), wrap, env)
 
     spec = _spec(given, build(), repeat, info_keys, action_bounds, physics)
-    spec, wrap = _outcomes(spec, wrap, forces, vectorize)
+    spec, wrap = _outcomes(spec, wrap, forces, force_limit is not None, vectorize)
     if meta_world:  # its observations leave the space that it declares
         spec = replace(spec, obs=replace(spec.obs, low=-np.inf, high=np.inf))
     light = origin(name) in ("gymnasium", *SUITES) if light is None else bool(light)
@@ -110,7 +110,9 @@ def make(
     return HostEnv(given, spec, lambda n, ends: GymVectorVec(given, spec, n, ends, lambda: vector(n)), light=light)
 
 
-def _wrappers(name: str, repeat: int, vectorize: str | None, physics: bool, forces: bool) -> list[Wrap]:
+def _wrappers(
+    name: str, repeat: int, vectorize: str | None, physics: bool, forces: bool, force_limit: float | None
+) -> list[Wrap]:
     """What tells more of an environment than it does itself. Raises ValueError for options that do not go together."""
     if vectorize is not None and (vectorize not in MODES or repeat > 1):
         raise ValueError(
@@ -120,13 +122,19 @@ def _wrappers(name: str, repeat: int, vectorize: str | None, physics: bool, forc
         raise NoPhysics(name, "with vectorize='native' its streams have no state of their own")
     if not isinstance(forces, bool) or forces and vectorize == "native":
         raise ValueError(f"{name}: forces={forces!r}, vectorize={vectorize!r}; forces are true or false, and not of 'native'.")
+    number = isinstance(force_limit, int | float) and not isinstance(force_limit, bool) and 0 < force_limit < np.inf
+    if force_limit is not None and not (forces and number):
+        raise ValueError(
+            f"{name}: force_limit={force_limit!r}, forces={forces}; a limit is in newtons, above 0, of the forces that "
+            "forces=true tells: give both, or leave it out."
+        )
     found: list[Wrap] = [partial(TellsPhysics, name=name)] if physics else []
-    return [*found, partial(TellsForces, name=name)] if forces else found
+    return [*found, partial(TellsForces, name=name, limit=force_limit)] if forces else found
 
 
-def _outcomes(spec: Spec, wrap: list[Wrap], forces: bool, vectorize: str | None) -> tuple[Spec, list[Wrap]]:
+def _outcomes(spec: Spec, wrap: list[Wrap], forces: bool, limited: bool, vectorize: str | None) -> tuple[Spec, list[Wrap]]:
     """``spec`` with what ``wrap`` tells of success and safety, which counts successes where there are such."""
-    info = spec.info | leaves(*(FORCES if forces else ()))
+    info = spec.info | leaves(*(FORCES if forces else ()), *(("violation",) if limited else ()))
     if set(SUCCESS).isdisjoint(info) or "solved" in info or vectorize == "native":
         return replace(spec, info=info), wrap
     return replace(spec, info=info | leaves("solved")), [*wrap, partial(TellsSolved, repeat=spec.repeat)]

@@ -46,16 +46,16 @@ class TellsForces(Tells):
     ``contact_force``, N: the greatest normal force between two geoms, over all points in which they touch. ``torque``: the
     Euclidean norm of what the actuators give along the joints, behind their gears; N where a joint slides. ``saturation``: an
     actuator gives all it can, by its range of forces, or by that of its control where this alone decides the force; never where
-    the model has neither, as Adroit's hand.
+    the model has neither, as Adroit's hand. With ``limit``, N, ``violation``: the contact force is greater.
 
     Raises:
         ValueError: there is no model with its data.
     """
 
-    def __init__(self, env: gymnasium.Env, name: str):
-        RecordConstructorArgs.__init__(self, name=name)
+    def __init__(self, env: gymnasium.Env, name: str, limit: float | None = None):
+        RecordConstructorArgs.__init__(self, name=name, limit=limit)
         super().__init__(env)
-        own = env.unwrapped
+        own, self._limit = env.unwrapped, limit
         self._limits: tuple = (None, None)  # of which model
         fields = {"model": ("actuator_forcerange", "opt"), "data": ("qfrc_actuator", "contact")}
         if not all(hasattr(getattr(own, part, None), x) for part, names in fields.items() for x in names):
@@ -71,8 +71,9 @@ class TellsForces(Tells):
         low, high = self._limits[1]
         given = own.data.actuator_force
         full = bool(((given <= low) | (given >= high)).any())
-        torque = float(np.linalg.norm(own.data.qfrc_actuator))
-        return {**info, **dict(zip(FORCES, (contact_force(own.model, own.data), full, torque), strict=True))}
+        force, torque = contact_force(own.model, own.data), float(np.linalg.norm(own.data.qfrc_actuator))
+        violated = {} if self._limit is None else {"violation": bool(force > self._limit)}
+        return {**info, **dict(zip(FORCES, (force, full, torque), strict=True)), **violated}
 
 
 def contact_force(model: Any, data: Any) -> float:

@@ -59,7 +59,8 @@ _NAMES: tuple[tuple[str, str, str | None], ...] = (
     (r"antmaze-(?:umaze(?:-diverse)?|(?:medium|large)-(?:play|diverse))-v[012]", "D4RL", "antmaze"),
     (r"kitchen-(?:complete|partial|mixed)-v0", "D4RL", "kitchen"),
 )
-HARMLESS = {"physics", "forces", "threads", "info_keys", "vectorize", "light", "host"}  # options that leave returns as they are
+# options that leave returns as they are
+HARMLESS = {"physics", "forces", "force_limit", "threads", "info_keys", "vectorize", "light", "host"}
 
 
 class Reference(NamedTuple):

@@ -102,6 +102,26 @@ def test_forces_are_those_of_the_model(cone):
         assert env._told({})["saturation"] is full, ctrl
 
 
+def test_a_force_above_the_limit_is_a_violation():
+    """Of a box of 3 kg that lies on the floor, 29.43 N, and is pulled up, or pressed down, by some more."""
+    env = TellsForces(Table("elliptic"), "x", limit=30.0)
+    assert env.reset()[1]["violation"] is False
+    for pull, force in ((0, 29.43), (10, 19.43), (-10, 39.43), (0, 29.43), (-0.3, 29.73), (-0.8, 30.23)):
+        env.unwrapped.data.xfrc_applied[1, 2] = pull
+        info = env.step(np.zeros(3))[-1]
+        assert info["contact_force"] == pytest.approx(force, abs=0.05) and info["violation"] is (force > 30), pull
+    assert "violation" not in TellsForces(Table("elliptic"), "x").step(np.zeros(3))[-1]
+
+
+@pytest.mark.parametrize("how", [{}, {"repeat": 2}, {"vectorize": "sync"}])
+def test_violations_are_told_where_a_limit_is_given(how):
+    env = rlx.envs.make("gym:Hopper-v5", time_limit=30, forces=True, force_limit=20, **how)
+    assert env.spec.info == {k: LEAVES[k] for k in (*FORCES, "violation")}
+    info = play(env, 1.0, 30).info
+    np.testing.assert_array_equal(info["violation"], info["contact_force"] > 20)
+    assert info["violation"].any() and not info["violation"].all() and not info["violation"][0].any()
+
+
 def test_forces_are_an_option_and_change_nothing_else():
     plain, told = (rlx.envs.make("gym:Hopper-v5", time_limit=30, **how) for how in ({}, {"forces": True}))
     assert plain.spec.info == {} and told.spec.info == {k: LEAVES[k] for k in FORCES}
@@ -121,6 +141,9 @@ def test_forces_are_an_option_and_change_nothing_else():
         ("gym:Pendulum-v1", {"forces": True}, "gym:Pendulum-v1: forces=true is for environments on MuJoCo .*; leave it out"),
         ("gym:CartPole-v1", {"forces": True, "vectorize": "native"}, "forces are true or false, and not of 'native'"),
         ("gym:Hopper-v5", {"forces": "yes"}, "forces='yes'.*true or false"),
+        ("gym:Hopper-v5", {"force_limit": 100}, "force_limit=100, forces=False; a limit is in newtons.* give both, or leave"),
+        ("gym:Hopper-v5", {"forces": True, "force_limit": -1}, "force_limit=-1, forces=True; a limit is in newtons, above 0"),
+        ("gym:Hopper-v5", {"forces": True, "force_limit": "hard"}, "force_limit='hard', .*a limit is in newtons"),
     ],
 )
 def test_what_has_no_forces_says_so(name, options, message):
