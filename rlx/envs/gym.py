@@ -24,7 +24,7 @@ import numpy as np
 
 from rlx.envs import border
 from rlx.envs.border import Border, NotRepeated
-from rlx.envs.gym_outcomes import FORCES, TellsForces, TellsSolved
+from rlx.envs.gym_outcomes import FORCES, SOLVED, TellsForces, TellsSolved
 from rlx.envs.gym_physics import TellsPhysics
 from rlx.envs.gym_spaces import FLAGS, action_leaves, info_leaves, merge_infos, obs_leaves
 from rlx.envs.gym_suites import SUITES, names, origin, registered
@@ -70,8 +70,8 @@ def make(
     episode, or several: ``{"x_position": "last", "contact_force": ("max", "mean")}`` (`rlx.types.Leaf`); 0 where it is lacking.
     ``success``, ``is_success`` and ``violation`` are kept unasked, by "any", where the episode has them that is looked at when
     the environment is made: at most 1,000 steps of it, fewer where it has shown all ``info_keys`` before. A key that is reduced
-    by "any" may be one that this episode does not have. Beside a success there is ``solved`` (in five decisions, or at the
-    termination, see `rlx.envs.outcomes`), but where ``info_keys`` asks for the environment's own, or it comes batched.
+    by "any" may be one that this episode does not have. Beside a success there are ``solved`` and ``solved_sticky`` (see
+    `rlx.envs.outcomes`), but where ``info_keys`` asks for the environment's own, or it comes batched.
 
     ``forces``: ``contact_force``, ``saturation``, ``torque`` of MuJoCo's, see `rlx.envs.gym_outcomes.TellsForces`; with
     ``force_limit``, N, ``violation`` of it too. ``light``: whether a stream more costs memory alone, so that an evaluation may
@@ -137,7 +137,7 @@ def _outcomes(spec: Spec, wrap: list[Wrap], forces: bool, limited: bool, vectori
     info = spec.info | leaves(*(FORCES if forces else ()), *(("violation",) if limited else ()))
     if set(SUCCESS).isdisjoint(info) or "solved" in info or vectorize == "native":
         return replace(spec, info=info), wrap
-    return replace(spec, info=info | leaves("solved")), [*wrap, partial(TellsSolved, repeat=spec.repeat)]
+    return replace(spec, info=info | leaves(*SOLVED)), [*wrap, partial(TellsSolved, repeat=spec.repeat)]
 
 
 def _spec(

@@ -12,12 +12,13 @@ from gymnasium.utils import RecordConstructorArgs
 from rlx.envs.gym_physics import Tells
 from rlx.envs.outcomes import ENOUGH, SUCCESS
 
+SOLVED = ("solved", "solved_sticky")
 FORCES = ("contact_force", "saturation", "torque")
 
 
 class TellsSolved(gymnasium.Wrapper, RecordConstructorArgs):
     """``info["solved"]``: so far `ENOUGH` decisions of the episode, of ``repeat`` steps each, had a step that ended in success,
-    or the episode terminates in it, and nothing can undo it."""
+    or the episode terminates in it, and nothing can undo it. ``info["solved_sticky"]``: so many from the first such one on."""
 
     def __init__(self, env: gymnasium.Env, repeat: int = 1):
         RecordConstructorArgs.__init__(self, repeat=repeat)
@@ -27,16 +28,18 @@ class TellsSolved(gymnasium.Wrapper, RecordConstructorArgs):
     def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
         obs, info = self.env.reset(**options)
         self._steps, self._decisions = 0, set()
-        return obs, {**info, "solved": False}
+        return obs, {**info, **dict.fromkeys(SOLVED, False)}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = self.env.step(action)
         success = any(info.get(name) is not None and bool(np.any(info[name])) for name in SUCCESS)
+        decision = self._steps // self._repeat
         if success:
-            self._decisions.add(self._steps // self._repeat)
+            self._decisions.add(decision)
         self._steps += 1
-        solved = len(self._decisions) >= ENOUGH or success and bool(terminated)
-        return obs, reward, terminated, truncated, {**info, "solved": solved}
+        over, since = success and bool(terminated), decision + 1 - min(self._decisions, default=decision + 1)
+        told = (count >= ENOUGH or over for count in (len(self._decisions), since))
+        return obs, reward, terminated, truncated, {**info, **dict(zip(SOLVED, told, strict=True))}
 
 
 class TellsForces(Tells):

@@ -5,6 +5,7 @@ leaf of ``Spec.info``   of one decision                                         
 ======================  ========================================================  ====================================
 ``success``             bool: the task is done now                                whether it ever was
 ``solved``              bool: it has been done in `ENOUGH` decisions so far       whether it has
+``solved_sticky``       bool: so many decisions, from the first success on        whether it has
 ``violation``           bool: a limit was passed                                  violations per decision
 ``contact_force``       the greatest force of a contact, N                        its peak, and its mean over decisions
 ``saturation``          bool: an actuator gave all it can                         share of decisions
@@ -12,11 +13,12 @@ leaf of ``Spec.info``   of one decision                                         
 ``jerk``                change of acceleration per time, m/s^3                    its peak, and its mean over decisions
 ======================  ========================================================  ====================================
 
-``solved`` is the success that MoDem-V2 counts: of a task that may be undone again it says more than that it was done once. An
-episode that terminates in success is solved too. With ``repeat``, pushing counts control steps.
+``solved`` is what is meant by success: of a task that may be undone again it says more than that it was done once.
+``solved_sticky`` is what MoDem-V2's authors count: the first success and all decisions after it, even if the task is undone
+there. An episode that terminates in success is solved in both ways. With ``repeat``, pushing counts control steps.
 
 The plants of process control count episodes in which a limit was passed. Gymnasium environments tell what their own info has,
-``solved`` where that has a success, and forces of MuJoCo's on request, see `rlx.envs.gym.make` (``info_keys``, ``forces``).
+both counts where that has a success, and forces of MuJoCo's on request, see `rlx.envs.gym.make` (``info_keys``, ``forces``).
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ ENOUGH = 5  # decisions with the task done, in a row or not, from which on it co
 LEAVES = {
     "success": Leaf((), bool, reduce="any"),
     "solved": Leaf((), bool, reduce="any"),
+    "solved_sticky": Leaf((), bool, reduce="any"),
     "violation": Leaf((), bool, reduce="mean"),
     "contact_force": Leaf((), low=0.0, reduce=("max", "mean")),
     "saturation": Leaf((), bool, reduce="mean"),

@@ -156,7 +156,7 @@ def test_keys_of_the_infos_become_leaves(how):
     keys = {"effort": "sum", "place": "last"}
     env = rlx.envs.make(f"{MODULE}RlxArm-v0", info_keys=keys, **how)
     told = {"success": Leaf((), reduce="any"), "effort": Leaf((), reduce="sum"), "place": Leaf((2,))}
-    assert env.spec.info == told | {"solved": Leaf((), bool, reduce="any")}
+    assert env.spec.info == told | dict.fromkeys(("solved", "solved_sticky"), Leaf((), bool, reduce="any"))
     steps = play(env.make(2, "reset"))
     np.testing.assert_array_equal(steps.info["place"][steps.first], steps.obs["arm"]["position"][steps.first])
     np.testing.assert_array_equal(steps.info["place"][~steps.first], steps.obs["arm"]["position"][~steps.first])

@@ -29,12 +29,15 @@ def test_five_decisions_in_success_are_solved(how):
         told = {k: v[start : start + count + 1, 0] for k, v in rows.info.items()}
         np.testing.assert_array_equal(told["success"], [False, *done])
         np.testing.assert_array_equal(told["solved"], [False, *(np.cumsum(done) >= 5)])
+        first = int(np.argmax(done))  # it is done in the second of twenty decisions, or the first of ten
+        np.testing.assert_array_equal(told["solved_sticky"], [False, *(np.arange(count) >= first + 4)])
     assert done.sum() == (6 if env.spec.repeat == 2 else 7)
 
 
 def test_an_episode_that_terminates_in_success_is_solved():
     rows = play(rlx.envs.make(f"{HERE}LateSuccess-v0"), steps=foreign.LENGTH)
-    assert rows.terminated[-1].all() and rows.info["solved"][:, 0].tolist() == [False] * foreign.LENGTH + [True]
+    for name in ("solved", "solved_sticky"):
+        assert rows.terminated[-1].all() and rows.info[name][:, 0].tolist() == [False] * foreign.LENGTH + [True]
 
 
 def test_what_is_asked_for_is_the_environment_s_own():

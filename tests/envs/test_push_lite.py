@@ -102,6 +102,17 @@ def test_success_is_of_the_moment_and_solved_from_five_on(model):
     assert not told(model, begun(model, puck=(0.06, -0.2, 0.031)), (0, 0.33, 0.06))["success"]
 
 
+def test_sticky_success_counts_from_the_first_decision_in_the_goal_on(model):
+    data, said = begun(model, puck=(0.03, -0.2, 0.031)), []
+    for place in (0.03, 0.1, 0.1, 0.1, 0.1, 0.03):
+        data.qpos[3] = place
+        said.append(told(model, data, (0, 0.33, 0.06)))
+    assert [x["success"] for x in said] == [True, False, False, False, False, True]
+    assert [bool(x["solved_sticky"]) for x in said] == [False] * 4 + [True] * 2 and not any(x["solved"] for x in said)
+    data = begun(model, puck=(0.1, -0.2, 0.031))
+    assert not any(told(model, data, (0, 0.33, 0.06))["solved_sticky"] for _ in range(6))
+
+
 def played(act, episodes, observe="privileged"):
     """Per episode: solved, violations per decision, the greatest force."""
     env = rlx.envs.make("rlx:push-lite", observe=observe)

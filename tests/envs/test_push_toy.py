@@ -89,6 +89,21 @@ def test_script_solves_every_start_and_wide_actions_none():
     assert solved.mean() <= 0.02 and float(violated.mean()) == pytest.approx(0.058, abs=0.01)
 
 
+def test_sticky_success_counts_from_the_first_decision_in_the_goal_on():
+    """The puck is there at once, pushed out, and back later: in one, four and five of six decisions."""
+    x, told = X._replace(puck=jnp.float32([0, -0.36])), []
+    for place in (-0.36, 0, 0, 0, 0, -0.36):
+        x = moved(x._replace(puck=jnp.float32([0, place])), 0, 0.75)
+        told.append([bool(toy.tell(toy.PARAMS, x)[k]) for k in ("success", "solved", "solved_sticky")])
+    assert [t[0] for t in told] == [True, False, False, False, False, True]
+    assert [t[2] for t in told] == [False] * 4 + [True] * 2 and not any(t[1] for t in told)
+    assert x.successes % toy.SINCE == 2 and x.successes // toy.SINCE == 6
+    never = X
+    for _ in range(6):
+        never = moved(never, 0, 0.75)
+    assert never.successes == 0 and not toy.tell(toy.PARAMS, never)["solved_sticky"]
+
+
 def test_pictures_show_finger_puck_and_goal():
     env = rlx.envs.make("rlx:push-toy", observe="proprio", discs=32)
     assert env.spec.obs["pixels"].shape == (32, 32, 3) and env.spec.obs["state"].shape == (4,)

@@ -28,7 +28,7 @@ STATES = {"proprio": 9, "privileged": 15}
 XML = """
 <mujoco model="push_lite">
   <option timestep="0.004" integrator="implicitfast" cone="elliptic"/>
-  <size nuserdata="1"/>
+  <size nuserdata="2"/>
   <visual>
     <quality shadowsize="0" offsamples="0"/>
     <headlight ambient="0.5 0.5 0.5" diffuse="0.5 0.5 0.5" specular="0 0 0"/>
@@ -94,7 +94,7 @@ def reward(xp: Any, c: Any, p: Any) -> Any:
     return xp.asarray(there(xp, p.qpos[..., 3:5]), np.float32)
 
 
-INFO = leaves("success", "solved", "contact_force", "violation", "saturation", "torque", "jerk")
+INFO = leaves("success", "solved", "solved_sticky", "contact_force", "violation", "saturation", "torque", "jerk")
 
 
 def move(model: Any, data: Any, target: np.ndarray) -> tuple[float, ...]:
@@ -116,9 +116,9 @@ def move(model: Any, data: Any, target: np.ndarray) -> tuple[float, ...]:
     jerk = np.linalg.norm(data.qacc_warmstart[:3] - before) / (SUBSTEPS * STEP)
     mj_step1(model, data)
     success = bool(there(np, data.qpos[3:5]))
-    data.userdata[0] += success
-    solved, full = data.userdata[0] >= ENOUGH, most >= FORCE * (1 - 1e-9)
-    return success, solved, force, force > LIMIT, full, float(np.sqrt(effort)), float(jerk)
+    data.userdata[:] += success, success or data.userdata[0] > 0  # decisions in success, and from the first of them on
+    solved, full = data.userdata >= ENOUGH, most >= FORCE * (1 - 1e-9)
+    return success, *solved, force, force > LIMIT, full, float(np.sqrt(effort)), float(jerk)
 
 
 TASK = MujocoTask(
@@ -171,8 +171,8 @@ def make(
 
     ``observe``: "proprio", the finger, its velocity and the command [9], or "privileged", with the puck and its velocity [15].
     Cameras: ``top``, ``right``. ``info``, as in `rlx.envs.outcomes`: ``success`` (the puck is in the goal), ``solved`` (it has
-    been so in five decisions), ``contact_force``, ``violation`` (of the limit of 100 N), ``saturation``, ``torque`` (of the
-    controllers: N, as the joints slide) and ``jerk``.
+    been so in five decisions), ``solved_sticky`` (in five from the first such one on), ``contact_force``,
+    ``violation`` (of the limit of 100 N), ``saturation``, ``torque`` (of the controllers: N, as the joints slide), ``jerk``.
 
     Raises:
         ValueError: unknown ``observe``.

@@ -29,6 +29,7 @@ GOAL, RADIUS = np.array([0.0, -0.5], np.float32), 0.15  # of the puck, and of th
 PARAMS: dict[str, Any] = {"goal": GOAL, "radius": RADIUS, "reach": 0.3, "wall": 1000.0, "contact": 150.0, "limit": 50.0}
 EDGE = 0.8  # the walls
 MOVES = 4  # along the finger's way in one decision
+SINCE = 4096  # counts two things in one number, which a float32 holds too
 FINGER = 0.05  # radius of the finger in pictures: in the dynamics it is a point
 VIEW = 0.9  # half the side of what pictures show
 
@@ -38,7 +39,7 @@ class Table(NamedTuple):
     puck: Array  # [2]
     command: Array  # [2]
     force: Array  # the greatest of the decision
-    successes: Array  # int32: of the episode so far
+    successes: Array  # int32: decisions in success so far, and `SINCE` for each from the first of them on
 
 
 def start(p: Any, key: Any) -> Table:
@@ -64,7 +65,8 @@ def advance(p: Any, x: Table, action: Any) -> Table:
         pressed = pressed + depth
     beyond = jnp.linalg.norm(jnp.maximum(jnp.abs(command) - EDGE, 0.0))
     force = jnp.maximum(x.force, p["wall"] * beyond + p["contact"] * pressed)
-    return Table(finger, puck, command, force, x.successes + _there(jnp, p, puck))
+    there = _there(jnp, p, puck)
+    return Table(finger, puck, command, force, x.successes + there + SINCE * (there | (x.successes > 0)))
 
 
 def _there(xp: Any, p: Any, puck: Any) -> Any:
@@ -77,8 +79,8 @@ def reward(xp: Any, p: Any, x: Table, action: Any, new: Table) -> Any:
 
 
 def tell(p: Any, x: Table) -> dict[str, Array]:
-    there = _there(jnp, p, x.puck)
-    return {"success": there, "solved": x.successes >= ENOUGH, "contact_force": x.force, "violation": x.force > p["limit"]}
+    solved = {"solved": x.successes % SINCE >= ENOUGH, "solved_sticky": x.successes // SINCE >= ENOUGH}
+    return {"success": _there(jnp, p, x.puck), **solved, "contact_force": x.force, "violation": x.force > p["limit"]}
 
 
 # ------------------------------------------------------------------------------------------------------------------ observing
@@ -147,7 +149,7 @@ def make(repeat: int = 1, time_limit: int | None = None, observe: str = "privile
     which finger, puck and goal are soft discs, a channel each; observations are then ``{"pixels": uint8 [d, d, 3], "state"}``.
 
     ``info``, as in `rlx.envs.outcomes`: ``success`` (the puck is in the goal), ``solved`` (it has been so in five decisions),
-    ``contact_force`` (in no unit), ``violation`` (of the limit of 50).
+    ``solved_sticky`` (in five from the first such one on), ``contact_force`` (in no unit), ``violation`` (of the limit of 50).
 
     Raises:
         ValueError: unknown ``observe``, ``discs`` that are no size.
@@ -175,6 +177,6 @@ def make(repeat: int = 1, time_limit: int | None = None, observe: str = "privile
         repeat=repeat,
         time_limit=time_limit,
         draw=draw,
-        info=leaves("success", "solved", "contact_force", "violation"),
+        info=leaves("success", "solved", "solved_sticky", "contact_force", "violation"),
         tell=tell,
     )

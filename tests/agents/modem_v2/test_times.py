@@ -157,7 +157,7 @@ def test_windows_keep_off_the_last_decisions_unless_told():
         (
             {"handover.kind": "gated", "success": "contact_force"},
             {},
-            "has success, solved, contact_force_max",
+            "has success, solved, solved_sticky, contact_force_max",
         ),
         (
             {},
