@@ -89,6 +89,16 @@ def test_script_solves_every_start_and_wide_actions_none():
     assert solved.mean() <= 0.02 and float(violated.mean()) == pytest.approx(0.058, abs=0.01)
 
 
+def test_script_with_noise_solves_nearly_all():
+    """The reference behaviour between the two ends, of 2000 episodes; no further off than four deviations of the difference."""
+    n = 1000
+    returns, solved, violated = (np.asarray(x, float) for x in played(jax.random.key(2), partial(script, 0.1), n))
+    spread = 4 * np.sqrt(1 / n + 1 / 2000)
+    assert abs(solved.mean() - 0.918) < spread * np.sqrt(0.918 * 0.082)
+    assert abs(returns.mean() - 16.5) < spread * returns.std() + 0.05  # half of the last digit
+    assert abs(violated.mean() - 0.009) < spread * violated.std() + 0.0005
+
+
 def test_sticky_success_counts_from_the_first_decision_in_the_goal_on():
     """The puck is there at once, pushed out, and back later: in one, four and five of six decisions."""
     x, told = X._replace(puck=jnp.float32([0, -0.36])), []

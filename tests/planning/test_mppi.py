@@ -72,6 +72,14 @@ def test_estimates_that_agree_cost_nothing_and_one_has_no_deviation():
     close(mppi.deviation(jnp.ones((1, 2))), [0.0, 0.0])
 
 
+@pytest.mark.parametrize("weight", [-10.0, -0.5, 0.0, 1.0, 300.0])
+def test_what_all_agree_on_is_the_value_whatever_their_deviation_costs(weight):
+    """To the last bit, of numbers whose sums are not rounded."""
+    agreed = jnp.float32([-3.0, 0.0, 0.75, 18.5])
+    for count in (2, 6, 10):
+        np.testing.assert_array_equal(mppi.weighed(jnp.tile(agreed, (count, 1)), (0.0, 1.0, weight)), agreed)
+
+
 def test_elites_are_weighed_by_their_values():
     best = mppi.elites(jnp.float32([1, 2, 4, 0]), 3, 0.5)
     np.testing.assert_array_equal(best.index, [2, 1, 0])

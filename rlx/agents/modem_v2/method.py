@@ -276,7 +276,7 @@ class Method(Looks):
                 self.net, params, opt["policies"], said.latents, coefs, *rates, k_policy
             )
             params, metrics = {**params, "policies": moved}, {**metrics, "actor/loss": each.mean()}
-        target = learning.move_target(old["target"], params, clock.updates % c.delay == 0, h["tau"])
+        target = learning.move_target(old["target"], params, self.times.model_updates(clock) % c.delay == 0, h["tau"])
         alpha = handed_over(self.times.acting(clock), h, self.times, None)
         learned = {**old, "params": params, "target": target, "opt": opt, "alpha": alpha}
         return state._replace(learned=learned), Out(metrics, said.priority)

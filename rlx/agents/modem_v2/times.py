@@ -75,9 +75,13 @@ class Times:
         rows = jnp.asarray(clock.env_steps) // self.streams
         return ((rows - rows // self.episode) * self.streams).astype(jnp.float32)
 
+    def model_updates(self, clock: Clock) -> Array:
+        """Updates of the model before this one: those of cloning are none."""
+        return clock.updates - math.prod(self.cloning)
+
     def learning(self, clock: Clock, stage: str) -> Array:
         """At which decision an update stands, k + i: the warm-up's from ``seed`` on, later ones among those of their cycle."""
-        done = clock.updates - math.prod(self.cloning)
+        done = self.model_updates(clock)
         if stage == "warm":
             return self.seed + done * (self.seed / self.updates[0])
         done = done - self.updates[0]

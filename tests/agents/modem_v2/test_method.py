@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from rlx.agents.modem_v2 import planning
-from rlx.agents.modem_v2.method import cloning, imitation
+from rlx.agents.modem_v2.method import Method, cloning, imitation
 from rlx.dynamics.told import Told
-from tests.agents.modem_v2.worlds import at, begun, clock, method, windows
+from tests.agents.modem_v2.worlds import SPECS, at, begun, clock, config, method, windows
 
 pytestmark = pytest.mark.usefixtures("all_bits")
 close = np.testing.assert_allclose
@@ -261,6 +261,21 @@ def test_stages_train_what_is_theirs():
     for g, m in zip(leaves(gradient), leaves(moved), strict=True):
         close(m[np.abs(g) > 1e-6], lr, rtol=0.01)
     assert int(after.learned["opt"]["encoder"][0].count) == 1 and int(after.learned["opt"]["dynamics"][0].count) == 3
+
+
+def test_targets_move_at_the_first_update_of_the_model_and_every_second_then():
+    """However many updates of cloning there were before: of an odd number the first of the model is an odd one too."""
+    own = Method.of(config(), SPECS["vector"], 3)
+    assert own.times.cloning == (1, 3)
+    state = own.begins("warm")(own.copied(begun(own, values=True), {}, KEY), {}, KEY)
+    update = jax.jit(own.update)
+    for i in range(4):
+        old = state.learned["target"]
+        state, _ = update(state, clock(rows_of(own, 100), updates=3 + i), windows(own, i), jax.random.fold_in(KEY, i))
+        new, params = state.learned["target"], state.learned["params"]
+        for a, b, x in zip(*(leaves(tree["critics"]) for tree in (new, old, params)), strict=True):
+            close(a, b + (0 if i % 2 else 0.01) * (x - b), atol=1e-7)
+        assert same(new["critics"], old["critics"]) == (i % 2 == 1)
 
 
 def test_without_a_clone_all_learn_from_the_first_update_on():
