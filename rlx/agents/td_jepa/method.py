@@ -306,9 +306,11 @@ class Method:
         fn = jax.jit(both)
         return lambda learned, obs: tuple(map(np.asarray, fn({k: learned[k] for k in ("params", "mean")}, obs)))
 
-    def inferred(self, psi: Any, rewards: Any) -> np.ndarray:
-        """z [d], or [K, d], of rewards [N], or [K, N], at arrivals with features ``psi`` [N, d]; 0 where all rewards are 0."""
-        return (zs.regressed if self.features.regression else zs.correlated)(psi, rewards)
+    def inferred(self, psi: Any, rewards: Any, weights: Any = None, **regression: Any) -> np.ndarray:
+        """z [d], or [K, d], of rewards [N], or [K, N], at arrivals with features ``psi`` [N, d]; 0 where all rewards are 0.
+        ``weights`` [N], and ``ridge`` and ``bias`` where there is a regression, as `z.regressed` has them."""
+        inference = zs.regressed if self.features.regression else zs.correlated
+        return inference(psi, rewards, weights=weights, **regression)
 
     def infer(self, state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
         """Host: the z of each task, and a look at the features."""

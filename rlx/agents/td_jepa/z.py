@@ -64,16 +64,27 @@ def brought_to_sphere(w: Any) -> np.ndarray:
     return w * np.sqrt(w.shape[-1]) / np.maximum(np.linalg.norm(w, axis=-1, keepdims=True), 1e-12)
 
 
-def regressed(features: Any, rewards: Any) -> np.ndarray:
-    """z [d], or [K, d], of the weights that give ``rewards`` [N], or [K, N], as linear in ``features`` [N, d], without a
-    constant: least squares of least norm."""
-    features, rewards = np.asarray(features, np.float64), np.asarray(rewards, np.float64)
-    return brought_to_sphere(np.linalg.lstsq(features, rewards.T, rcond=RCOND)[0].T)
+def regressed(features: Any, rewards: Any, ridge: float = 0.0, bias: bool = False, weights: Any = None) -> np.ndarray:
+    """z [d], or [K, d], of the v that gives ``rewards`` r [N], or [K, N], as linear in ``features`` psi [N, d], without a
+    constant: the least squares of least norm, of sum_i w_i (psi_i' v - r_i)^2 + ``ridge`` ||v||^2. ``weights`` w [N] are 1
+    where None. With ``bias`` a constant is fitted beside v, which neither the ridge nor z has part in."""
+    x, rewards = np.asarray(features, np.float64), np.asarray(rewards, np.float64)
+    d = x.shape[-1]
+    if bias:
+        x = np.concatenate([x, np.ones((len(x), 1))], 1)
+    if weights is not None:
+        root = np.sqrt(np.asarray(weights, np.float64))
+        x, rewards = root[:, None] * x, root * rewards
+    if ridge:
+        x = np.concatenate([x, np.sqrt(ridge) * np.eye(d, x.shape[-1])])
+        rewards = np.concatenate([rewards, np.zeros((*rewards.shape[:-1], d))], -1)
+    return brought_to_sphere(np.linalg.lstsq(x, rewards.T, rcond=RCOND)[0][:d].T)
 
 
-def correlated(features: Any, rewards: Any) -> np.ndarray:
+def correlated(features: Any, rewards: Any, weights: Any = None) -> np.ndarray:
     """z of the mean of reward times feature: what methods with the density of a measure take. Shapes as in `regressed`."""
-    return brought_to_sphere(np.asarray(rewards, np.float64) @ np.asarray(features, np.float64))
+    rewards = np.asarray(rewards, np.float64) * (1.0 if weights is None else np.asarray(weights, np.float64))
+    return brought_to_sphere(rewards @ np.asarray(features, np.float64))
 
 
 def of_goal(features: Any, moment: Any = None) -> np.ndarray:

@@ -66,37 +66,65 @@ class ZeroShot:
         """z [n, d] of uniform directions."""
         return np.asarray(zs.sample(key, jnp.zeros((n, self.method.config.d_psi)), 0.0))
 
-    def infer_reward(self, samples: Any, rewards: Any) -> np.ndarray:
+    def infer_reward(
+        self, samples: Any, rewards: Any, *, ridge: float = 0.0, bias: bool = False, weights: Any = None
+    ) -> np.ndarray:
         """z [d] of rewards [N] for arriving at observations ``samples`` [N, ...] of the data. The run's ``reward_shift`` is
         added to them first: the presets of OGBench make 1 and 0 of its 0 and -1.
 
+        It is the v with the least sum_i w_i (psi_i' v - r_i)^2 + ``ridge`` ||v||^2. ``weights`` w [N], at least 0, say how much
+        each sample counts (None: all 1). With ``bias`` a constant is fitted too and left out, so that rewards may be off by any
+        constant. Methods that take the mean of reward times feature instead have ``weights`` alone.
+
         Raises:
-            ValueError: they are not of one length, not finite, or all 0.
+            ValueError: they are not of one length, not finite, or ask for nothing: all 0, with a bias all the same; weights or
+                ridge are negative, or no regression is there to have them.
         """
-        psi, rewards = self.features(samples), np.asarray(rewards, np.float64)
-        if rewards.shape != (len(psi),):
-            raise ValueError(f"infer_reward takes one reward for each of {len(psi)} samples; got {list(rewards.shape)}.")
+        rewards, n = np.asarray(rewards, np.float64), len(self._seen(samples))
+        if rewards.shape != (n,):
+            raise ValueError(f"infer_reward takes one reward for each of {n} samples; got {list(rewards.shape)}.")
         if not np.isfinite(rewards).all():
             raise ValueError(f"infer_reward: {int((~np.isfinite(rewards)).sum())} of {len(rewards)} rewards are not finite.")
+        regression = self._regression(ridge, bias)
+        counted = rewards if weights is None else rewards[_checked(weights, n) > 0]
         shift = float(self.state.hyper["reward_shift"])
-        if not rewards.any() or not (rewards + shift).any():
-            after = f", with reward_shift={shift:g} 0" if rewards.any() else ""
-            raise ValueError(
-                f"infer_reward: all rewards are {rewards[0]:g}{after}, which asks for nothing: give samples where some are not."
-            )
-        rewards = rewards + shift
-        return self.method.inferred(psi, rewards)
+        all_of = f"all rewards{'' if weights is None else ' of a weight above 0'} are {counted[0]:g}"
+        if not counted.any() or not (counted + shift).any():
+            after = f", with reward_shift={shift:g} 0" if counted.any() else ""
+            raise ValueError(f"infer_reward: {all_of}{after}, which asks for nothing: give samples where some are not.")
+        if bias and (counted == counted[0]).all():
+            raise ValueError(f"infer_reward: {all_of}, which the bias alone explains: give samples where some are not.")
+        return self.method.inferred(self.features(samples), rewards + shift, weights=weights, **regression)
 
-    def infer_goal(self, obs: Any, scaled: bool | None = None) -> np.ndarray:
+    def _regression(self, ridge: float, bias: bool) -> dict[str, Any]:
+        """What was asked of the regression, as `z.regressed` takes it."""
+        if not (np.isfinite(ridge) and ridge >= 0):
+            raise ValueError(f"infer_reward: ridge={ridge:g} is not a number of at least 0.")
+        if self.method.features.regression:
+            return {"ridge": float(ridge), "bias": bias}
+        if ridge or bias:
+            raise ValueError(
+                f"infer_reward: features={self.method.config.features!r} takes the mean of reward times feature and has no "
+                f"regression for ridge={ridge:g} and bias={bias}: leave them out."
+            )
+        return {}
+
+    def infer_goal(self, obs: Any, scaled: bool | None = None, samples: Any = None) -> np.ndarray:
         """z [d] of being at an observation. ``scaled``: by the inverse second moment of the features; None: as the method has
-        it in training, and where that leaves it open, scaled.
+        it in training, and where that leaves it open, scaled. The second moment is the mean of psi psi' over observations
+        ``samples`` [N, ...]; None: the moving average that training kept.
 
         Raises:
-            ValueError: it is not one observation.
+            ValueError: it is not one observation, or there are samples and nothing is scaled.
         """
         psi = self.features(np.asarray(obs)[None])[0]
         scaled = self.method.features.scale_goals is not False if scaled is None else scaled
-        return zs.of_goal(psi, self.state.learned["moment"] if scaled else None)
+        if samples is None:
+            return zs.of_goal(psi, self.state.learned["moment"] if scaled else None)
+        if not scaled:
+            raise ValueError("infer_goal: samples give the second moment that scaled=True divides by: give both or none.")
+        among = self.features(samples).astype(np.float64)
+        return zs.of_goal(psi, among.T @ among / len(among))
 
     def infer_preferences(self, pairs: tuple[Any, Any], labels: Sequence[float] | Array) -> np.ndarray:
         """z [d] of preferences between segments: ``pairs`` are two arrays [P, T, ...] of observations; ``labels`` [P]
@@ -162,3 +190,16 @@ class ZeroShot:
 
         fn = self._act.setdefault(mode, jax.jit(fn))
         return np.asarray(fn(p, obs, z, key, self.state.hyper["actor_std"]))
+
+
+def _checked(weights: Any, n: int) -> np.ndarray:
+    """Weights [n] of samples. Raises ValueError for others."""
+    weights = np.asarray(weights, np.float64)
+    if weights.shape != (n,):
+        raise ValueError(f"infer_reward takes one weight for each of {n} samples; got {list(weights.shape)}.")
+    wrong = ~(np.isfinite(weights) & (weights >= 0))
+    if wrong.any():
+        raise ValueError(f"infer_reward: weights are at least 0 and finite; {int(wrong.sum())} of {n} are not.")
+    if not weights.any():
+        raise ValueError("infer_reward: all weights are 0, so no sample counts: give some a weight above 0.")
+    return weights

@@ -613,6 +613,13 @@ def test_questions_are_answered_with_z_on_the_sphere(asked):
     goal = asked.infer_goal(obs[0], scaled=False)
     np.testing.assert_allclose(goal, psi[0], rtol=1e-4)
     assert np.linalg.norm(asked.infer_goal(obs[0])) == pytest.approx(2)
+    among = np.linalg.solve(np.float64(psi[:80]).T @ psi[:80], psi[0])
+    np.testing.assert_allclose(asked.infer_goal(obs[0], samples=obs[:80]), 2 * among / np.linalg.norm(among), rtol=1e-3)
+    counts = rng.integers(0, 3, 200)
+    often, moved = np.repeat(np.arange(200), counts), np.c_[psi, np.ones(200)]
+    same = np.linalg.lstsq(moved[often], reward[often], rcond=None)[0][:4]
+    how = {"weights": counts, "bias": True}
+    np.testing.assert_allclose(asked.infer_reward(obs, reward - 9, **how), 2 * same / np.linalg.norm(same), rtol=1e-3)
     pairs = obs[:60].reshape(10, 6, 4), obs[60:120].reshape(10, 6, 4)
     assert np.linalg.norm(asked.infer_preferences(pairs, np.r_[np.ones(5), np.zeros(4), 0.5])) == pytest.approx(2)
     np.testing.assert_allclose(np.linalg.norm(asked.sample_z(jax.random.key(0), 5), axis=-1), 2, rtol=1e-5)
@@ -673,6 +680,15 @@ def shifted(asked, shift):
         (lambda q, o: q.infer_goal(o[0, :2]), r"\[N, 4\]; got \[1, 2\]"),
         (lambda q, o: q.infer_goal(o[0] + np.nan), "not all finite: 4 numbers"),
         (lambda q, o: q.infer_reward(np.r_[o[:7], o[:1] + np.inf], np.ones(8)), "not all finite: 4 numbers"),
+        (lambda q, o: q.infer_reward(o, np.arange(8), weights=np.ones(7)), r"one weight for each of 8 samples; got \[7\]"),
+        (lambda q, o: q.infer_reward(o, np.arange(8), weights=np.arange(8) - 2), "weights are at least 0 .*; 2 of 8 are not"),
+        (lambda q, o: q.infer_reward(o, np.arange(8), weights=np.full(8, np.nan)), "weights are .* finite; 8 of 8 are not"),
+        (lambda q, o: q.infer_reward(o, np.arange(8), weights=np.zeros(8)), "all weights are 0"),
+        (lambda q, o: q.infer_reward(o, np.eye(8)[0], weights=np.arange(8)), "all rewards of a weight above 0 are 0, which"),
+        (lambda q, o: q.infer_reward(o, np.arange(8), ridge=-1e-3), "ridge=-0.001 is not a number of at least 0"),
+        (lambda q, o: q.infer_reward(o, np.arange(8), ridge=np.inf), "ridge=inf is not a number"),
+        (lambda q, o: q.infer_reward(o, np.full(8, 3), bias=True), "all rewards are 3, which the bias alone explains"),
+        (lambda q, o: q.infer_goal(o[0], False, o), "samples give the second moment that scaled=True"),
         (lambda q, o: q.act(o, q.tasks["square"], mode="evaluate"), "no mode 'evaluate'"),
         (lambda q, o: q.agent_for(np.ones(7)), r"z here is \[4\]; got \[7\]"),
         (lambda q, o: q.infer_preferences((o[:, None], o[:, None]), np.full(8, 0.5)), "all pairs are ties"),
@@ -683,6 +699,20 @@ def shifted(asked, shift):
 def test_bad_questions_are_answered_with_words(asked, ask, words):
     with pytest.raises(ValueError, match=words):
         ask(asked, np.zeros((8, 4), np.float32))
+
+
+@pytest.mark.slow
+def test_a_mean_of_rewards_times_features_is_weighted_and_has_no_regression():
+    agent, _ = made("fb")
+    ask, obs = ZeroShot(agent, started(agent)), np.float32(np.random.default_rng(0).uniform(-0.2, 0.2, (8, 4)))
+    mean = (np.arange(8) * np.arange(8)[::-1]) @ np.float64(ask.features(obs))
+    found = ask.infer_reward(obs, np.arange(8), weights=np.arange(8)[::-1])
+    np.testing.assert_allclose(found, 2 * mean / np.linalg.norm(mean), rtol=1e-6)
+    for more in ({"ridge": 1.0}, {"bias": True}):
+        with pytest.raises(ValueError, match="'fb' takes the mean of reward times feature and has no regression"):
+            ask.infer_reward(obs, np.arange(8), **more)
+    with pytest.raises(ValueError, match="samples give the second moment"):
+        ask.infer_goal(obs[0], samples=obs)
 
 
 def test_pictures_that_are_asked_about_are_whole_numbers():

@@ -198,6 +198,36 @@ def test_inference_from_rewards_and_goals():
     close(zs.correlated(PSI, REWARDS), 2**0.5 * np.array([4, 5]) / 41**0.5)
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("ridge", [0.0, 3.0])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_inference_with_ridge_bias_and_weights_solves_the_normal_equations(ridge, bias, weighted):
+    rng = np.random.default_rng(4)
+    psi, rewards, weights = rng.normal(size=(40, 5)) + 0.5, rng.normal(size=(2, 40)) + 2, rng.uniform(size=40)
+    weights[:10] = 0
+    w = np.diag(weights) if weighted else np.eye(40)
+    x = np.c_[psi, np.ones(40)] if bias else psi
+    penalty = np.diag([ridge] * 5 + [0.0] * bias)
+    wanted = np.linalg.solve(x.T @ w @ x + penalty, x.T @ w @ rewards.T)[:5].T
+    wanted *= 5**0.5 / np.linalg.norm(wanted, axis=1, keepdims=True)
+    how = {"ridge": ridge, "bias": bias, "weights": weights if weighted else None}
+    close(zs.regressed(psi, rewards, **how), wanted, rtol=1e-9)
+    close(zs.regressed(psi, rewards[0], **how), wanted[0], rtol=1e-9)
+    if bias:  # any constant may be added
+        close(zs.regressed(psi, rewards + 7, **how), wanted, rtol=1e-9)
+
+
+def test_inference_by_hand_with_ridge_bias_and_weights():
+    """Normal equations of PSI: with a ridge of 1 [[3, 1], [1, 3]] v = (4, 5); with a weight of 0 for the last row v = (1, 2),
+    for the first (4, 4); with a bias v = (1, 2) again, of rewards that are 10 more."""
+    norm = lambda *v: 2**0.5 * np.array(v) / np.linalg.norm(v)
+    close(zs.regressed(PSI, REWARDS, ridge=1.0), norm(7, 11))
+    close(zs.regressed(PSI, [1.0, 2, 8], weights=[1, 1, 0]), norm(1, 2))
+    close(zs.regressed(PSI, [7.0, 4, 8], weights=[0, 2, 5]), norm(4, 4))
+    close(zs.regressed(PSI, REWARDS + 10, bias=True), norm(1, 2))
+    close(zs.correlated(PSI, REWARDS, weights=[1, 1, 0]), norm(1, 2))
+
+
 def test_inference_is_finite_whatever_the_features_are():
     close(zs.regressed(PSI, 0 * REWARDS), [0, 0])
     collapsed = np.tile([[1.0, 1.0]], (3, 1)) + np.float32(1e-8)
