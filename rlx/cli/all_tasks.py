@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 
 from rlx import envs, files
 from rlx.agents.td_jepa import ZeroShot, relabelled
+from rlx.agents.td_jepa.report import asking_nothing
 from rlx.agents.td_jepa.tasks import SOURCE, arrivals, of_each
 from rlx.cli import console
 from rlx.config import nearest
@@ -32,7 +34,8 @@ from rlx.types import PHYSICS, Env, HostEnv, Problem, ReplayState
 
 def answer(policies: dict[int, Policy], asked: str, episodes: int, samples: int, seed: int, folder: Path) -> dict[str, Any]:
     """Plays ``episodes`` of each task ``asked`` for ("all", or names) with each member; prints tables, and leaves ``tasks.png``
-    and ``tasks.json`` in ``folder``. Returns what the command's result says.
+    and, with the z of each member, ``tasks.json`` in ``folder``. Warns of tasks whose z is 0. Returns what the command's result
+    says.
 
     Raises:
         ValueError: an unknown task, or a run that knows no other than its own.
@@ -46,11 +49,14 @@ def answer(policies: dict[int, Policy], asked: str, episodes: int, samples: int,
     else:
         names = _chosen(asked, known.names)
         numbers, played, env = [known.names.index(n) for n in names], policies, _world(first, known, names, episodes)
+    z = np.stack([np.asarray(policy.state.learned["tasks"])[list(numbers)] for policy in played.values()])
+    for said in asking_nothing(names, z):
+        warnings.warn(f"--tasks: {said}", stacklevel=2)
     problem = Problem({**first.problem.envs, "train": env}, first.problem.data)
     played = {m: replace(policy, problem=problem, _compiled={}) for m, policy in played.items()}
     found = evaluate_all(played, of_each(names, numbers, env, episodes, "train"), seed)
     apart = {k: v.reshape(len(policies), len(names), episodes) for k, v in found.items() if k in ("returns", "info/success")}
-    return _told(policies, names, apart, folder)
+    return _told(policies, names, apart, z, folder)
 
 
 def _chosen(asked: str, names: Sequence[str]) -> tuple[str, ...]:
@@ -121,8 +127,10 @@ def _knowing(policy: Policy, obs: np.ndarray, paid: np.ndarray) -> Policy:
     return replace(policy, state=policy.state._replace(learned={**policy.state.learned, "tasks": np.float32(z)}))
 
 
-def _told(policies: dict[int, Policy], names: Sequence[str], found: dict[str, np.ndarray], folder: Path) -> dict[str, Any]:
-    """Of ``found`` [M, K, E] by name."""
+def _told(
+    policies: dict[int, Policy], names: Sequence[str], found: dict[str, np.ndarray], z: np.ndarray, folder: Path
+) -> dict[str, Any]:
+    """Of ``found`` [M, K, E] by name, with the ``z`` [M, K, d] that were played."""
     settings: dict[str, list[int]] = {}
     for place, (member, policy) in enumerate(policies.items()):
         point = policy.run_config.who()[member][1] if policy.run_config else {}
@@ -136,7 +144,7 @@ def _told(policies: dict[int, Policy], names: Sequence[str], found: dict[str, np
             rows += [(f"{name}, success", console.estimate(of("info/success", places, k))) for k, name in enumerate(names)]
         console.table(f"{found['returns'].shape[-1]} episodes of each task {setting}".strip(), rows)
     folder.mkdir(exist_ok=True)
-    kept = {name: {what: x[:, k].tolist() for what, x in found.items()} for k, name in enumerate(names)}
+    kept = {name: {what: x[:, k].tolist() for what, x in {**found, "z": z}.items()} for k, name in enumerate(names)}
     files.write_text(folder / "tasks.json", json.dumps({"members": list(policies), "tasks": kept}, indent=1) + "\n")
     _draw(names, bars, folder / "tasks.png")
     means = {f"return_{name}": found["returns"][:, k].mean() for k, name in enumerate(names)}

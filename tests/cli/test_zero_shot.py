@@ -89,12 +89,15 @@ def test_all_tasks_are_one_batch(run_dir, capsys):
     assert every["members"] == [0] and (run_dir / "zero_shot" / "tasks.png").stat().st_size > 1_000
     kept = json.loads((run_dir / "zero_shot" / "tasks.json").read_text())["tasks"]
     assert list(kept) == list(maze.TASKS) and np.shape(kept["loop"]["returns"]) == (1, 2)
+    z = json.loads((run_dir / "tasks.json").read_text())["tasks"]
+    assert {name: kept[name]["z"] for name in kept} == {name: [pytest.approx(z[name])] for name in z}
     assert every["return_loop"] == pytest.approx(np.mean(kept["loop"]["returns"]))
     assert ask(run_dir, "--tasks", "fast_slow,loop") == 0
     assert set(json.loads((run_dir / "zero_shot" / "tasks.json").read_text())["tasks"]) == {"fast_slow", "loop"}
 
 
 TASKS = np.arange(10, dtype=np.float32).reshape(5, 2) / 10
+TASKS[3] = 0  # nothing is asked
 
 
 def policy_of(name: str, data, tasks=None, env_options=None, **more) -> Policy:
@@ -129,7 +132,12 @@ def test_tasks_that_are_environments_of_their_own_are_played_side_by_side(tmp_pa
         return whole(self, params, state, action, key)
 
     monkeypatch.setattr(side_by_side._Beside, "step", note)
-    found = all_tasks.answer(policies, "all", 2, 10, 0, tmp_path)
+    with pytest.warns(UserWarning, match="'task4': all rewards in the sample are 0") as said:
+        found = all_tasks.answer(policies, "all", 2, 10, 0, tmp_path)
+    assert len(said) == 1
+    kept = json.loads((tmp_path / "tasks.json").read_text())["tasks"]
+    for i, task in enumerate(kept.values()):
+        np.testing.assert_array_equal(task["z"], np.float64([TASKS[i], -TASKS[i]]))
     assert names[0].split(" | ") == [name.replace("task3", f"task{i}") for i in range(1, 6)]
     wide = np.repeat(TASKS, 2, 0)
     np.testing.assert_array_equal(taken[0], np.concatenate([wide, -wide]))
@@ -149,13 +157,15 @@ def test_the_tasks_of_a_domain_are_inferred_from_stored_physics(tmp_path):
     paid = ask.infer_reward(np.asarray(rows.obs)[t + 1, w], np.asarray(rows.reward)[t + 1, w])
     np.testing.assert_allclose(known[0].state.learned["tasks"][names.index("walk")], paid, rtol=1e-3)
     assert set(all_tasks.answer({0: policy}, "spin,run", 2, 50, 0, tmp_path)) >= {"return_spin", "return_run"}
+    kept = json.loads((tmp_path / "tasks.json").read_text())["tasks"]
+    np.testing.assert_allclose(kept["run"]["z"], known[0].state.learned["tasks"][[names.index("run")]], rtol=1e-5)
     with pytest.raises(ValueError, match="this run knows one task, the rewards of its dataset"):
         bare = data._replace(data=data.data._replace(info={}))
         all_tasks.answer({0: policy_of("dmc:walker-walk", bare)}, "all", 1, 50, 0, tmp_path)
 
 
 @pytest.mark.slow
-def test_tasks_of_a_domain_are_seen_as_the_run_sees_its_own(monkeypatch, capsys):
+def test_tasks_of_a_domain_are_seen_as_the_run_sees_its_own(tmp_path, monkeypatch, capsys):
     """In pictures; and where no task's reward can be had of the physics that is said."""
     pytest.importorskip("dm_control")
     seen = {"pixels": "gl", "image": 16, "state": False}
@@ -166,6 +176,10 @@ def test_tasks_of_a_domain_are_seen_as_the_run_sees_its_own(monkeypatch, capsys)
     names, known, world = all_tasks._of_domain({0: policy}, "all", 1, 5, 0)
     assert names == ("swingup",) and world.spec.obs.shape == (16, 16, 3)
     assert np.isfinite(known[0].state.learned["tasks"]).all()
+
+    monkeypatch.setattr(all_tasks, "reward_of", lambda name: lambda physics, action, before: np.zeros(len(physics)))
+    with pytest.warns(UserWarning, match="'swingup': all rewards in the sample are 0, so its z is 0"):
+        all_tasks.answer({0: policy}, "all", 1, 5, 0, tmp_path)
 
     def forces(name):
         raise ValueError(f"{name}: forces of the step before are part of it.")

@@ -39,7 +39,7 @@ from rlx.agents.td_jepa.features import METHODS, Batch, Features, Given
 from rlx.agents.td_jepa.features.base import SOURCE
 from rlx.agents.td_jepa.losses import orthonormality, participation
 from rlx.agents.td_jepa.networks import Net, Params, common
-from rlx.agents.td_jepa.report import Report, Watch, watched
+from rlx.agents.td_jepa.report import Report, Watch, asking_nothing, watched
 from rlx.agents.td_jepa.tasks import GIVEN, Tasks, evaluations
 from rlx.config import hyper
 from rlx.envs import batch as streams_of
@@ -319,10 +319,8 @@ class Method:
         if not (np.isfinite(psi).all() and np.isfinite(phi).all()):
             return state, sources  # the run has diverged, and says so
         z = self.inferred(psi, rewards + float(state.hyper["reward_shift"])).astype(np.float32)
-        empty = [name for name, row in zip(self.tasks.names, z, strict=True) if not row.any()]
-        said_of = "all rewards in the sample are 0, so its z is 0, which asks for nothing."
         watch, words = watched(psi, phi)
-        for said in [*words, *(f"task {name!r}: {said_of}" for name in empty)]:
+        for said in [*words, *asking_nothing(self.tasks.names, z)]:
             warnings.warn(f"td_jepa: {said}", stacklevel=2)
         return state._replace(learned={**state.learned, "tasks": z, "watch": watch}), sources
 

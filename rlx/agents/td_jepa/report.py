@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,6 +48,13 @@ def watched(psi: Any, phi: Any) -> tuple[Watch, list[str]]:
                 "along these alone. A larger lambda_psi spreads them, a smaller lr_psi keeps them."
             )
     return Watch(*(np.float32(min(value, 3e38)) for triple in found for value in triple)), words
+
+
+def asking_nothing(names: Sequence[str], z: Any) -> list[str]:
+    """Words on each task of ``names`` whose z, [K, d] or of several members [M, K, d], is 0."""
+    asks: Any = np.any(z, -1).reshape(-1, len(names)).all(0)
+    said = "all rewards in the sample are 0, so its z is 0, which asks for nothing."
+    return [f"task {name!r}: {said}" for name, asking in zip(names, asks, strict=True) if not asking]
 
 
 @dataclass(frozen=True)
