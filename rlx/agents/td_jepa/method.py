@@ -212,6 +212,12 @@ class Method:
         return [k for k in (*self.features.targets, *trunks) if k in self.net.modules]
 
     @property
+    def linear(self) -> tuple[str, ...]:
+        """Encoders without layers."""
+        layers = {"psi": self.config.psi_layers, "phi": self.config.phi_layers}
+        return tuple(name for name, n in layers.items() if not n)
+
+    @property
     def rates(self) -> dict[str, str]:
         return {**RATES, **self.features.rates}
 
@@ -319,7 +325,7 @@ class Method:
         if not (np.isfinite(psi).all() and np.isfinite(phi).all()):
             return state, sources  # the run has diverged, and says so
         z = self.inferred(psi, rewards + float(state.hyper["reward_shift"])).astype(np.float32)
-        watch, words = watched(psi, phi)
+        watch, words = watched(psi, phi, self.features.orthonormal, self.linear)
         for said in [*words, *asking_nothing(self.tasks.names, z)]:
             warnings.warn(f"td_jepa: {said}", stacklevel=2)
         return state._replace(learned={**state.learned, "tasks": z, "watch": watch}), sources

@@ -26,28 +26,51 @@ class Watch(NamedTuple):
     phi_off_diagonal: Any
 
 
-def spread(features: Any) -> tuple[float, float, float]:
-    """(participation, ratio of eigenvalues, half the sum of their squares) of the second moment of features [N, d]."""
+class Spread(NamedTuple):
+    """Of the second moment of features."""
+
+    participation: float  # (sum of eigenvalues)^2 / sum of squares
+    eigenvalue_ratio: float  # the largest over the least
+    off_diagonal: float  # half the sum of squares
+
+
+def spread(features: Any) -> Spread:
+    """Of features [N, d]."""
     x = np.asarray(features, np.float64)
     eigenvalues = np.maximum(np.linalg.eigvalsh(x.T @ x / len(x)), 0.0)
     squares = (eigenvalues**2).sum()
     ratio = eigenvalues[-1] / max(eigenvalues[0], 1e-12 * max(eigenvalues[-1], 1e-300))
-    return float(eigenvalues.sum() ** 2 / max(squares, 1e-300)), float(ratio), float(squares / 2)
+    return Spread(float(eigenvalues.sum() ** 2 / max(squares, 1e-300)), float(ratio), float(squares / 2))
 
 
-def watched(psi: Any, phi: Any) -> tuple[Watch, list[str]]:
-    """What features [N, d] look like, and words where those of tasks have collapsed."""
-    found = [spread(x) for x in (psi, phi)]
+def watched(
+    psi: Any, phi: Any, orthonormal: Sequence[str] = ("psi", "phi"), linear: Sequence[str] = ()
+) -> tuple[Watch, list[str]]:
+    """What features [N, d] look like, and words where they have collapsed: those of tasks, and those of states where the loss
+    has them ``orthonormal``. Encoders without layers are ``linear``: their rank is at most the numbers of an observation and
+    one, so that all of d directions cannot be asked of them."""
+    found, asked = [spread(x) for x in (psi, phi)], {"psi"} | (set(orthonormal) - set(linear))
     words = []
-    for name, x, (wide, ratio, _) in zip(("psi", "phi"), (psi, phi), found, strict=True):
-        d = x.shape[-1]
-        if name == "psi" and d > 1 and wide < max(NARROW * d, 1.5):
-            more = f"; eigenvalues of their second moment differ by {ratio:.1g}" if ratio > UNEVEN else ""
-            words.append(
-                f"task features lie in {wide:.1f} of {d} directions{more}: they have collapsed, and rewards are told apart "
-                "along these alone. A larger lambda_psi spreads them, a smaller lr_psi keeps them."
-            )
-    return Watch(*(np.float32(min(value, 3e38)) for triple in found for value in triple)), words
+    for name, x, seen in zip(("psi", "phi"), (psi, phi), found, strict=True):
+        said = _collapse(name, x.shape, seen, name in linear) if name in asked else ""
+        advice = f" A larger lambda_{name} spreads them, a smaller lr_{name} keeps them." if name in orthonormal else ""
+        words += [said + advice] if said else []
+    return Watch(*(np.float32(min(value, 3e38)) for seen in found for value in seen)), words
+
+
+def _collapse(name: str, shape: tuple[int, ...], seen: Spread, linear: bool) -> str:
+    """What is to be said of the features of an encoder, [N, d]; "" where they have not collapsed."""
+    (n, d), (wide, ratio, off) = shape, seen
+    half = wide < 2  # off_diagonal is more than half of what it is where all features are one
+    narrow = d > 1 and (wide < max(NARROW * d, 1.5) or (half and d > 2))
+    uneven = ratio > UNEVEN and not linear and n >= 2 * d  # few features leave directions out by chance
+    if not (narrow or uneven):
+        return ""
+    of, what = ("task", "rewards") if name == "psi" else ("state", "states")
+    more = f", off_diagonal is {off:.3g} of at most {off * wide:.3g}" if half else ""
+    more += f"; eigenvalues of their second moment differ by {ratio:.1g}" if ratio > UNEVEN else ""
+    end, along = ("they have collapsed", "these") if narrow else ("some directions are lost", "the others")
+    return f"{of} features lie in {wide:.1f} of {d} directions{more}: {end}, and {what} are told apart along {along} alone."
 
 
 def asking_nothing(names: Sequence[str], z: Any) -> list[str]:

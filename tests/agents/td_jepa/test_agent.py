@@ -19,6 +19,7 @@ from rlx.agents.td_jepa.features import METHODS, Batch
 from rlx.agents.td_jepa.features.base import predicted_next
 from rlx.agents.td_jepa.method import Method, plan
 from rlx.agents.td_jepa.method import shifted as images_shifted
+from rlx.agents.td_jepa.report import watched
 from rlx.agents.td_jepa.tasks import Tasks
 from rlx.envs.control import pointmass_maze as maze
 from rlx.envs.rewards import reward_of
@@ -536,6 +537,19 @@ def test_a_task_without_rewards_is_warned_of():
     with pytest.warns(UserWarning, match="'none': all rewards in the sample are 0"):
         state = inferred(agents.make("td_jepa", None, given, **SHORT), given.data)
     assert not state.learned["tasks"].any()
+
+
+@pytest.mark.slow
+def test_features_are_held_to_what_their_encoders_can(monkeypatch):
+    """Where the loss spreads them, and an encoder has layers: by default that of states is linear."""
+    seen = []
+    monkeypatch.setattr("rlx.agents.td_jepa.method.watched", lambda psi, phi, *of: seen.append(of) or watched(psi, phi, *of))
+    agent, given = made()
+    inferred(agent, given.data)
+    assert seen == [(("psi", "phi"), ("phi",))]
+    of = lambda features, **settings: made(features, **settings)[0].report.method
+    assert of("td_jepa", phi_layers=1, psi_layers=0).linear == ("psi",)
+    assert [of(name).features.orthonormal for name in ("symmetric", "fb", "hilp")] == [("psi",), ("psi",), ()]
 
 
 @pytest.mark.slow

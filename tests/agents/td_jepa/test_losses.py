@@ -64,6 +64,31 @@ def test_collapsed_features_are_called_so():
     watch, words = watched(narrow, free)
     assert len(words) == 1 and "1.0 of 20 directions" in words[0] and "lambda_psi" in words[0]
     assert all(np.isfinite(x) and x.dtype == np.float32 for x in watch)
+    assert "lambda_psi" not in watched(narrow, free, ())[1][0]  # of a loss that has none
+    [said] = watched(free, narrow)[1]
+    assert said.startswith("state features lie in 1.0 of 20 directions") and "lambda_phi" in said
+    assert watched(free, narrow, ("psi",))[1] == watched(free, narrow, linear=("phi",))[1] == []  # a few numbers, many features
+
+
+@pytest.mark.parametrize(("first", "off", "words"), [(7, 4.16, 1), (6.5, 3.7067, 0)])
+def test_features_have_collapsed_where_the_off_diagonal_is_more_than_half_of_its_most(first, off, words):
+    """Of ten features of norm 2 so many are alike, the others go evenly in three directions more: the second moment is
+    4 diag(first, rest, rest, rest) / 10, and the most is d^2 / 2 = 8."""
+    share = np.array([first, *[(10 - first) / 3] * 3]) / 10
+    x = np.repeat(2 * np.eye(4), np.round(60 * share).astype(int), 0)
+    assert spread(x).off_diagonal == pytest.approx(off, abs=1e-3) and spread(x).participation > 1.5
+    said = watched(x, x, ("psi",))[1]
+    assert len(said) == words and all(f"off_diagonal is {off:.3g} of at most 8" in line for line in said)
+
+
+def test_features_have_collapsed_where_eigenvalues_differ_too_much():
+    x = np.repeat(np.diag([1.0, 1, 1, 2e-4]), 5, 0)  # eigenvalues 1 / 4 and 1e-8
+    free = np.repeat(np.eye(4), 5, 0)
+    [said] = watched(x, free)[1]
+    assert said.startswith("task features lie in 3.0 of 4 directions; eigenvalues of their second moment differ by 2e+07: some")
+    assert watched(free, x)[1][0].startswith("state features lie in 3.0 of 4 directions; eigenvalues")
+    assert watched(x, free, linear=("psi",))[1] == watched(free, free)[1] == []
+    assert watched(x[::5], free)[1] == []  # four features, which may leave a direction out by chance
 
 
 # ------------------------------------------------------------------------------------------------------- targets and losses

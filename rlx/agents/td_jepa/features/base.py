@@ -52,6 +52,7 @@ class Features:
     blind = False  # successor features do not depend on z
     regression = True  # z of a reward: by least squares, or as the mean of reward times features
     scale_goals: bool | None = True  # goals as z: by the inverse second moment of features; None: as the config says
+    orthonormal: tuple[str, ...] = ("psi",)  # encoders whose features the loss spreads, by lambda_psi and lambda_phi
     centred = False  # features less their running mean
     targets: tuple[str, ...] = ("phi", "psi", "predictor")  # networks with a moving average
     rates: dict[str, str] = {}  # the step size of each network that the method adds

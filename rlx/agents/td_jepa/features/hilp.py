@@ -25,6 +25,7 @@ from rlx.types import Array, Sampler
 
 class Hilp(Features):
     centred = True
+    orthonormal = ()
 
     def sampler(self) -> Sampler:
         share = self.c.random_goals

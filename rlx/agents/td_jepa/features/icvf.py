@@ -41,6 +41,7 @@ class Multilinear(nn.Module):
 
 
 class Icvf(Features):
+    orthonormal = ()
     targets = ("phi", "psi", "predictor", "state", "value")
     rates = {"state": "lr_psi", "value": "lr_psi"}
 

@@ -8,5 +8,7 @@ from rlx.types import Array
 
 
 class Random(Features):
+    orthonormal = ()
+
     def loss(self, net: Net, p: Params, x: Given) -> tuple[Array, dict[str, Array]]:
         return successor(net, p, x)

@@ -22,6 +22,7 @@ from rlx.types import Array
 
 class TdJepa(Features):
     scale_goals = None
+    orthonormal = ("psi", "phi")
     targets = ("phi", "psi", "predictor", "back")
     rates = {"back": "lr_predictor"}
 
