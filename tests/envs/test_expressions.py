@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 import pytest
 
@@ -25,6 +26,43 @@ def test_quantities_are_those_of_the_task():
     np.testing.assert_array_equal(KNOWN["uy"].of(np, OBS, ACTION), ACTION[..., 1])
     with pytest.raises(ValueError, match="observations that are vectors"):
         quantities(rlx.types.Spec(rlx.types.Leaf((8, 8, 3), np.uint8), rlx.types.Leaf((2,))))
+
+
+@pytest.mark.parametrize("domain", ["walker", "cheetah"])
+def test_quantities_of_a_domain_are_those_of_mujoco(domain):
+    """Of dm_control's own environment, after some steps at random: every entry has a name, and that of what it is."""
+    suite = pytest.importorskip("dm_control.suite")
+    theirs, rng = suite.load(domain, "run", task_kwargs={"random": 0}), np.random.default_rng(1)
+    step = theirs.reset()
+    for _ in range(25):
+        action = rng.uniform(-1, 1, theirs.action_spec().shape)
+        step = theirs.step(action)
+    mujoco.mj_forward(theirs.physics.model.ptr, theirs.physics.data.ptr)
+    obs, held, motion = np.concatenate([np.ravel(x) for x in step.observation.values()]), theirs.physics.named.data, np.zeros(6)
+    torso = theirs.physics.model.name2id("torso", "body")
+    mujoco.mj_objectVelocity(
+        theirs.physics.model.ptr, theirs.physics.data.ptr, mujoco.mjtObj.mjOBJ_XBODY, torso, motion, 0
+    )  # turning, then moving, in world axes
+    known = quantities(rlx.envs.make(f"dmc:{domain}-run").spec)
+    said = lambda text: float(parse(text, known)(np, obs, action))
+    joints = [theirs.physics.model.id2name(i, "actuator") for i in range(len(action))]
+    wanted = {"vx": motion[3], "vz": motion[5], "pitch_rate": motion[1], "norm(vel)": np.hypot(motion[3], motion[5])}
+    wanted |= {f"{joint}_rate": held.qvel[joint] for joint in joints}
+    wanted |= {f"u_{joint}": value for joint, value in zip(joints, action, strict=True)}
+    if domain == "walker":
+        wanted |= {"height": theirs.physics.torso_height(), "upright": theirs.physics.torso_upright()}
+        wanted["lean"] = held.xmat["torso", "xz"]
+        limbs = [theirs.physics.model.id2name(b, "body") for b in range(torso + 1, theirs.physics.model.nbody)]
+        wanted |= {f"{limb}_{k}": held.xmat[limb, f"x{axis}"] for limb in limbs for k, axis in (("cos", "x"), ("sin", "z"))}
+    else:
+        wanted |= {"rootz + 0.7": held.xpos["torso", "z"], "cos(pitch)": held.xmat["torso", "zz"], "pitch": held.qpos["rooty"]}
+        wanted |= {joint: held.qpos[joint] for joint in joints}
+    named = set(known) - {"obs", "action", "vel"}
+    assert len(named) == len(obs) + len(action) and named - {"rootz"} <= set(wanted)
+    assert {text: said(text) for text in wanted} == {text: pytest.approx(value, abs=1e-6) for text, value in wanted.items()}
+    assert abs(motion[3]) > 1e-3 and said("max(vx, 0) - 0.1 * norm(action) ** 2") == pytest.approx(
+        max(motion[3], 0) - 0.1 * (action**2).sum(), abs=1e-6
+    )
 
 
 @pytest.mark.parametrize(

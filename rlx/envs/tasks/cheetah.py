@@ -9,6 +9,14 @@ import numpy as np
 from rlx.envs.tasks.base import MujocoTask, columns, ident, joint_box, tolerance
 
 SPEEDS = {"run": 10.0, "walk": 2.0, "walk_backward": -2.0, "run_backward": -10.0}  # m/s
+JOINTS = [f"{end}{limb}" for end in "bf" for limb in ("thigh", "shin", "foot")]
+# How far the torso is above the 0.7 m of the model, m; angles, that of the torso 0 where it is level and positive where it dips
+# forward; velocities of the torso, m/s, not those of the centre of mass, which tasks pay for; rates of angles, 1/s; the action.
+NAMES = (
+    *("rootz", "pitch", *JOINTS),
+    *("vx", "vz", "pitch_rate", *(f"{joint}_rate" for joint in JOINTS)),
+    *(f"u_{joint}" for joint in JOINTS),
+)
 
 
 def observe(xp: Any, c: Any, p: Any) -> Any:
@@ -49,6 +57,7 @@ TASKS = {
         constants=constants,
         time_limit=10.0,
         settle=200,
+        view={"names": NAMES},
     )
     for name, speed in SPEEDS.items()
 }

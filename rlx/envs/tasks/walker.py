@@ -10,6 +10,15 @@ from rlx.envs.tasks.base import XX, XZ, ZZ, MujocoTask, anywhere, columns, ident
 
 HEIGHT = 1.2  # of the torso when standing, m
 SPIN = 10.0  # kg m^2/s, the angular momentum that is asked for
+LIMBS = [f"{side}_{limb}" for side in ("right", "left") for limb in ("thigh", "leg", "foot")]
+JOINTS = [f"{side}_{joint}" for side in ("right", "left") for joint in ("hip", "knee", "ankle")]
+# Of each body cosine and sine of its angle in the plane (of the torso how far it is upright and leans forward), the torso's
+# height, m, and velocity, m/s, not that of the centre of mass, for which walk and run pay; rates of angles, 1/s; the action.
+NAMES = (
+    *("upright", "lean", *(f"{limb}_{part}" for limb in LIMBS for part in ("cos", "sin"))),
+    *("height", "vz", "vx", "pitch_rate", *(f"{joint}_rate" for joint in JOINTS)),
+    *(f"u_{joint}" for joint in JOINTS),
+)
 
 
 def observe(xp: Any, c: Any, p: Any) -> Any:
@@ -46,7 +55,16 @@ def _task(reward: Any, *more: str) -> MujocoTask:
     fields = ("qpos", "qvel", "sensordata", "xpos", "xmat", *more)
     draws = lambda model: (model.nq, 0)
     return MujocoTask(
-        "walker", fields, observe, reward, anywhere, draws, constants=constants, control_timestep=0.025, time_limit=25.0
+        "walker",
+        fields,
+        observe,
+        reward,
+        anywhere,
+        draws,
+        constants=constants,
+        control_timestep=0.025,
+        time_limit=25.0,
+        view={"names": NAMES},
     )
 
 
