@@ -6,12 +6,14 @@ import zipfile
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from rlx import replay
 from rlx.replay import columns, datasets
-from tests.replay.coded import World, fill
+from rlx.replay.windows import Index, admissible
+from tests.replay.coded import World, fill, sample
 
 
 def same(a, b):
@@ -140,6 +142,18 @@ def test_ogbench(tmp_path):
     assert int(replay.from_episodes([a, b]).index.size) == 5
     with pytest.raises(ValueError, match="does not mark the last observation"):
         datasets.from_ogbench({**arrays, "terminals": np.array([0, 0, 1, 0, 0])})
+
+
+def test_trajectories_of_ogbench_give_their_own_transitions_and_none_between():
+    """Two of four rows: six, none from the last of one to the first of the next; the action of a last row leads nowhere."""
+    place = np.array([0, 1, 2, 3, 10, 11, 12, 13], np.float32)[:, None]
+    arrays = {"observations": place, "actions": place / 16, "terminals": place[:, 0] % 10 == 3}
+    data = replay.from_episodes(datasets.from_ogbench(arrays))
+    index, rows = jax.tree.map(jnp.asarray, data.index), Index(jnp.arange(8), jnp.zeros(8, int))
+    assert admissible(index, rows, 2).tolist() == [True, True, True, False, True, True, True, False]
+    drawn = sample(replay.transitions(200, source="data"), {"data": data}, hyper={"discount": jnp.float32(0.5)})
+    found = np.stack([drawn.obs[:, 0], 16 * drawn.action[:, 0], drawn.next_obs[:, 0], drawn.discount], -1)
+    assert sorted(set(map(tuple, found.tolist()))) == [(a, a, a + 1, 0.5) for a in (0, 1, 2, 10, 11, 12)]
 
 
 def test_ogbench_single_task():
