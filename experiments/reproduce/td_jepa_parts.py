@@ -1,13 +1,14 @@
 """What the parts of TD-JEPA are for on the point-mass maze, and how it goes on learning one task.
 
-    python experiments/reproduce/td_jepa_parts.py --run-dir runs/maze                      # both parts, minutes a seed
+    python experiments/reproduce/td_jepa_parts.py --run-dir runs/maze                      # all parts, minutes a seed
     python experiments/reproduce/td_jepa_parts.py --run-dir runs/maze --part ablations --seeds 3
     python experiments/reproduce/td_jepa_parts.py --run-dir runs/maze --preset debug       # the same path at toy size
 
 Begins with the runs of ``td_jepa.py``, which is called for what is not there yet; give the same ``--seeds`` and ``--updates``.
 ``ablations``: without the regulariser, without a horizon, with one encoder, and features of other methods; `BOUNDS` says what
 is expected. ``adaptation``: TD3 on one task from everything that was learned, on the data and online. Intervals are over seeds.
-``results/td_jepa-PART.json`` has what is printed, ``results/td_jepa-PART.png`` shows it.
+``smoke``: 200 updates from pictures, with no run before it: whether all is finite and features spread, no claim about scores.
+``results/td_jepa-PART.json`` has what is printed, ``results/td_jepa-PART.png`` shows it (``smoke`` has none).
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ ROOMS, FAR = TASKS[:4], TASKS[1:4]  # reach tasks; those in other rooms than tha
 FEW = 3  # seeds at most of what is trained here alone
 WITHOUT = {"no regulariser": {"agent.lambda-phi": 0, "agent.lambda-psi": 0}, "no horizon": {"agent.discount": 0}}
 ADAPTED = ("reach_top_right", "square")
+PICTURES, UPDATES = 20, 200  # episodes of pictures, and updates on them
+LOOK = {"pixels": "sdf", "image": 64, "state": "false"}
+SEES = {"agent.batch": 32, "agent.frames": 3, "agent.pad": 2, "agent.inference": 256, "agent.eval-episodes": 1}
 BOUNDS = {  # of what `ablations` finds, None: no bound
     "reach over random actions": (3.0, None),
     "reach over random features": (1.3, None),
@@ -172,7 +176,36 @@ def draw_curves(found: dict[str, dict[str, np.ndarray]], each: int, path: Path) 
     figure.savefig(path, dpi=120)
 
 
-PARTS = {f.__name__: f for f in (ablations, adaptation)}
+# ------------------------------------------------------------------------------------------------------------------- smoke
+
+
+def smoke(args: argparse.Namespace) -> dict[str, Any]:
+    """A few updates of both encoders from pictures: every line is finite, and what regularisers hold down falls."""
+    data, folder = args.run_dir / "smoke.npz", args.run_dir / "smoke"
+    look = {**LOOK, "image": 24} if args.debug else LOOK
+    where = ["--env", ENV, "--repeat", REPEAT, *(word for k, v in look.items() for word in ("--env-option", f"{k}={v}"))]
+    args.run_dir.mkdir(parents=True, exist_ok=True)
+    if not data.exists():
+        many = ["--time-limit", 50, "--streams", PICTURES, "--steps", PICTURES * 50]
+        rlx("collect", *where, "--env-option", "starts=uniform", "--mode", "random", *many, "--out", data, "--no-progress")
+    if not (folder / "result.json").exists():
+        updates = 20 if args.debug else UPDATES
+        size = {"preset": args.preset or "small", **SEES, "agent.updates": updates, "agent.eval-every": updates}
+        size |= {"agent.per-cycle": 1, "log-every": 1, "episodes": 1, "data": data, "run-dir": folder}
+        words = (word for k, v in size.items() for word in (f"--{k}", v))
+        rlx("train", "td_jepa", *where, *words, "--no-video", "--no-progress")
+    lines = [line for line in logging.read(folder) if line["kind"] in ("train", "eval")]
+    numbers = [x for line in lines for x in line.values() if not isinstance(x, str) or x in ("nan", "inf", "-inf")]
+    whole, train = all(np.isfinite(np.float64(x)).all() for x in numbers), [line for line in lines if line["kind"] == "train"]
+    parts_of = {"first tenth": train[: len(train) // 10], "last tenth": train[-(len(train) // 10) :]}
+    mean = lambda name, part: round(float(np.mean([line[name] for line in part])), 3)
+    found = {name: {k: mean(name, part) for k, part in parts_of.items()} for name in ("psi/off_diagonal", "phi/off_diagonal")}
+    print(f"{len(lines)} lines, all finite: {whole}", json.dumps(found), flush=True)
+    own = {"seeds": 1, "updates": len(train), "episodes": PICTURES, "look": look, "settings": SEES}
+    return {**own, "lines": len(lines), "all finite": bool(whole), "found": found}
+
+
+PARTS = {f.__name__: f for f in (ablations, adaptation, smoke)}
 
 
 if __name__ == "__main__":
