@@ -9,7 +9,7 @@ import math
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +76,12 @@ def nothing_to_learn(obs: int, actions: int, length: int, episodes: int) -> Prob
     return Problem({"train": env}, {"data": data})
 
 
-def updates_of(agent: Agent, problem: Problem, count: int | None = None) -> Work:
-    """One cycle of the updates of the agent's last stage, of one run or of ``count`` members, as training compiles it. Stages
-    before it have run."""
-    who: Any = keys.root(0) if count is None else members([(seed, {}) for seed in range(count)])
-    placement = None if count is None else Placement.of(range(count), count)
+def updates_of(agent: Agent, problem: Problem, many: int | Sequence[tuple[int, Mapping[str, float]]] | None = None) -> Work:
+    """One cycle of the updates of the agent's last stage, of one run or of ``many`` members (so many seeds, or seeds and traced
+    values), as training compiles it. Stages before it have run."""
+    many = [(seed, {}) for seed in range(many)] if isinstance(many, int) else many
+    who: Any = keys.root(0) if many is None else members(many)
+    placement = None if many is None else Placement.of(range(len(many)), len(many))
     run = states.start(agent, problem, who, None, placement)
     for stage in range(len(agent.stages)):
         program = Program(agent, problem, stage, states.frozen_data(problem), placement)

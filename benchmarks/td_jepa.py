@@ -3,6 +3,7 @@ rate of matrix products they come.
 
     python benchmarks/td_jepa.py --peer PYTHON                  # sizes small and walker; a population against one run
     python benchmarks/td_jepa.py --size small --cores 1         # rlx alone
+    python benchmarks/td_jepa.py --sweep --cores 1              # the paper's sweep at size small, one program, against one run
 
 PYTHON is an interpreter that has PyTorch (pip install torch) and need not have rlx: `td_jepa_peer.py` runs there, and again
 with ``torch.compile`` where that works. Rounds go by turns, rates are medians. Both sides sample from rows in memory, in
@@ -19,10 +20,12 @@ import numpy as np
 from side_by_side import Peer, by_turns, compared, nothing_to_learn, of_update, parser, product_rate, report, updates_of
 
 from rlx import agents, config
-from rlx.types import Problem
+from rlx.types import Agent, Problem
 
 OBS, ACTIONS, LENGTH, EPISODES = 24, 6, 1_000, 200
 SIZES = ("small", "walker")
+POINTS = [{"lr_psi": rate, "lambda_psi": weight} for rate in (1e-4, 1e-5) for weight in (0.01, 0.1, 1.0)]  # the paper's grid
+SEEDS = 5  # of each
 PEER = (
     "batch",
     "d_phi",
@@ -37,11 +40,17 @@ PEER = (
 PEER += ("actor_hidden", "actor_layers", "heads", "discount", "lambda_psi", "tau")
 
 
-def measured(size: str, args: argparse.Namespace, given: Problem) -> dict[str, Any]:
-    block = args.block or (100 if size == "small" else 10)
+def agent_of(size: str, block: int, given: Problem) -> Agent:
+    """With ``block`` updates in a cycle."""
     settings = config.replace(agents.config("td_jepa"), agents.presets("td_jepa")[size])
     settings = config.replace(settings, {"per_cycle": block, "updates": 100 * block, "eval_every": 100 * block})
-    agent = agents.make("td_jepa", settings, given)
+    return agents.make("td_jepa", settings, given)
+
+
+def measured(size: str, args: argparse.Namespace, given: Problem) -> dict[str, Any]:
+    block = args.block or (100 if size == "small" else 10)
+    agent = agent_of(size, block, given)
+    settings = agent.config
     work = {"rlx": updates_of(agent, given)}
     if args.members and size == "small":
         work[f"population_{args.members}"] = updates_of(agent, given, args.members)
@@ -64,11 +73,22 @@ def measured(size: str, args: argparse.Namespace, given: Problem) -> dict[str, A
     return out | compared(times, block) | {"gflop_per_update": round(flop / 1e9, 4), "share_of_product_rate": round(share, 3)}
 
 
+def sweep(args: argparse.Namespace, given: Problem) -> dict[str, Any]:
+    """All `POINTS` with all seeds as one program, as multiples of one run."""
+    block, many = args.block or 100, [(seed, point) for point in POINTS for seed in range(SEEDS)]
+    agent = agent_of("small", block, given)
+    work = {"rlx": updates_of(agent, given), f"population_{len(many)}": updates_of(agent, given, many)}
+    return compared(by_turns(work, args.rounds), block) | {"configurations": len(POINTS), "seeds": SEEDS}
+
+
 def main() -> int:
     flags = parser(__doc__, SIZES)
+    flags.add_argument("--sweep", action="store_true", help="lr_psi x lambda_psi x seeds, instead of sizes")
     flags.add_argument("--members", type=int, default=5, help="of the population at size small; 0: none")
     args, given = flags.parse_args(), nothing_to_learn(OBS, ACTIONS, LENGTH, EPISODES)
-    return report(args, SIZES, lambda size: measured(size, args, given))
+    if args.sweep:
+        args.size = ["sweep"]
+    return report(args, SIZES, lambda size: sweep(args, given) if size == "sweep" else measured(size, args, given))
 
 
 if __name__ == "__main__":
