@@ -95,7 +95,7 @@ def test_no_demonstrations_are_written_that_could_not_be_read(tmp_path):
         datasets.write_demos(path, [row()], {"x": object()})
     assert not list(tmp_path.iterdir())
     datasets.write_demos(path, [row()], {"cameras": ["top", "left"], "seed": 3})
-    assert replay.load(path).meta == {"cameras": '["top", "left"]', "seed": 3}
+    assert replay.load(path).meta == {"cameras": ["top", "left"], "seed": 3}
 
 
 @pytest.mark.parametrize(
