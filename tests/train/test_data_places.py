@@ -185,5 +185,7 @@ def test_decisions_of_another_repeat_are_refused(shards, tmp_path, where):
     datasets.write(tmp_path / "held", datasets.load(shards), {"repeat": 2})
     assert datasets.replay_of(tmp_path / "held", where, 2).index.size > 0
     assert datasets.replay_of(shards, where, 2).index.size > 0, "data that do not say"
-    with pytest.raises(ValueError, match="decisions of 2 simulation steps each, and here one is 4: give --repeat 2"):
+    with pytest.raises(
+        ValueError, match="was made with --repeat 2, and here it is 4: give --repeat 2, or data made with --repeat 4"
+    ):
         datasets.replay_of(tmp_path / "held", where, 4)

@@ -27,8 +27,8 @@ def replay_of(source: Source, where: Where = "device", repeat: int | None = None
     said = data.meta.get("repeat", repeat)
     if repeat is not None and said != repeat:
         raise ValueError(
-            f"{source} holds decisions of {said} simulation steps each, and here one is {repeat}: give --repeat {said}, or "
-            "data of this environment as it is."
+            f"{source} was made with --repeat {said}, and here it is {repeat}: give --repeat {said}, or data made with "
+            f"--repeat {repeat}."
         )
     return data.replay(device=where == "device")
 
