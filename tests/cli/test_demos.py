@@ -97,7 +97,7 @@ def test_a_file_of_demonstrations_is_what_its_environment_learns_from(tmp_path, 
     data = {"data": datasets.replay_of(tmp_path / "demos.h5", repeat=1)}
     agent = agents.make("modem_v2", None, Problem({"train": env}, data), **tiny)
     assert [stage.name for stage in agent.stages] == ["bc"]
-    with pytest.raises(ValueError, match="holds decisions of 1 simulation steps each, and here one is 2"):
+    with pytest.raises(ValueError, match="was made with --repeat 1, and here it is 2"):
         datasets.replay_of(tmp_path / "demos.h5", repeat=2)
 
 
