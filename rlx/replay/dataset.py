@@ -219,13 +219,18 @@ def renamed(data: Dataset, names: Mapping[str, str]) -> Dataset:
     """
     if not names:
         return data
-    leaves = {columns.path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(data.rows.obs)}
+    leaves = by_name(data.rows.obs)
     unknown = [old for old in names if not old or old not in leaves]
     if unknown:
         held = ", ".join(leaves) if isinstance(data.rows.obs, Mapping) else "one array, without a name"
         raise ValueError(f"there is no observation {unknown[0]!r} to be called {names[unknown[0]]!r}; there is {held}.")
     obs = tree_of([names.get(old, old) for old in leaves], list(leaves.values()))
     return replace(data, rows=data.rows._replace(obs=obs))
+
+
+def by_name(tree: PyTree) -> dict[str, Any]:
+    """The leaves of a tree, by `columns.path_name`; of a single array by ""."""
+    return {columns.path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def tree_of(names: Sequence[str], leaves: Sequence[Any]) -> PyTree:
@@ -274,7 +279,7 @@ def join(parts: Iterable[Dataset]) -> Dataset:
 
 def alike(given: Sequence[Dataset]) -> None:
     """Raises ValueError where rows differ in their leaves, shapes or dtypes; the message names the first."""
-    kind = lambda d: {columns.path_name(p): (x.dtype, x.shape[1:]) for p, x in jax.tree_util.tree_leaves_with_path(d.rows)}
+    kind = lambda d: {name: (x.dtype, x.shape[1:]) for name, x in by_name(d.rows).items()}
     wanted = kind(given[0])
     for other in given[1:]:
         found = kind(other)

@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import jax
 import numpy as np
 
 from rlx import files
 from rlx.replay import columns
-from rlx.replay.dataset import Dataset, alike, from_rows, join, tree_of
+from rlx.replay.dataset import Dataset, alike, by_name, from_rows, join, tree_of
 from rlx.replay.datasets import hdf5
 from rlx.replay.datasets.found import Found, Layout, Reading, by_groups, natural, need, one_length, one_per_entry
 from rlx.replay.episodes import episode_row
@@ -51,12 +50,12 @@ def write_episodes(
     options = said.get("env_options")
     camera = options.get("camera") if isinstance(options, Mapping) else None
     cameras = camera if isinstance(camera, list | tuple) else [] if camera is None else [camera]
-    parts = _parts(_leaves(rows[0].obs), [str(c).replace("/", "_") for c in cameras], path)
+    parts = _parts(by_name(rows[0].obs), [str(c).replace("/", "_") for c in cameras], path)
     split = lambda x, names: zip(names, np.split(x, len(names), -1), strict=True)
     apart = lambda flat: dict(pair for k, names in parts.items() for pair in split(flat[k], names))
     said = {_META.get(k, k): v for k, v in said.items() if v is not None and k not in _META.values()}
     said["cameras"] = [name.removeprefix(_SEEN[0]) for names in parts.values() for name in names if name.startswith(_SEEN[0])]
-    write_demos(path, [row._replace(obs=apart(_leaves(row.obs))) for row in rows], {**said, OBSERVATIONS: parts})
+    write_demos(path, [row._replace(obs=apart(by_name(row.obs))) for row in rows], {**said, OBSERVATIONS: parts})
 
 
 def _parts(flat: Mapping[str, np.ndarray], cameras: list[str], path: Any) -> dict[str, list[str]]:
@@ -83,10 +82,6 @@ def _parts(flat: Mapping[str, np.ndarray], cameras: list[str], path: Any) -> dic
     if len(set(names)) < len(names):
         raise ValueError(f"{path}: two images would be {max(names, key=names.count)!r}: name each camera once.")
     return found
-
-
-def _leaves(obs: Any) -> dict[str, np.ndarray]:
-    return {columns.path_name(k): x for k, x in jax.tree_util.tree_leaves_with_path(obs)}
 
 
 def write_demos(
