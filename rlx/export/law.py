@@ -39,8 +39,8 @@ def law_of(policy: Any, mode: str = "eval") -> Law:
     units (`Spec.native_action`), within their bounds; a `Law` is given back as it is.
 
     Raises:
-        ValueError: observations or actions are not vectors of floats, the policy carries memory from decision to decision,
-            draws random numbers, or reads rewards or flags.
+        ValueError: observations or actions are not vectors of floats, the policy reads what it remembers from decision to
+            decision, draws random numbers, or reads rewards or flags.
     """
     if isinstance(policy, Law):
         return policy
@@ -53,26 +53,25 @@ def law_of(policy: Any, mode: str = "eval") -> Law:
             raise ValueError(f"export needs an {what} that is one vector of floats; that of {name} here is {written}.")
     if mode not in policy.agent.modes:
         raise ValueError(f"{name} has no mode {mode!r}; it has {', '.join(policy.agent.modes)}.")
-    memory = jax.tree.leaves(policy.carry(1))
-    if memory:
-        shapes = ", ".join(str(np.shape(x)) for x in memory)
-        raise ValueError(f"{name} carries memory from decision to decision ({shapes}); only laws without memory are exported.")
     act, native = policy.actor(mode), Native.of(policy.spec)
+    memory, tree = jax.tree.flatten(policy.carry(1))
 
-    def full(obs: Array, reward: Array, terminated: Array, truncated: Array, first: Array, key: Any) -> Array:
-        return native.traced(act(policy.carry(obs.shape[0]), Step(obs, reward, terminated, truncated, first, {}), key)[0])
+    def full(obs: Array, reward: Array, terminated: Array, truncated: Array, first: Array, key: Any, *memory: Array) -> Array:
+        carry = jax.tree.unflatten(tree, memory)
+        return native.traced(act(carry, Step(obs, reward, terminated, truncated, first, {}), key)[0])
 
     def alone(obs: Array) -> Array:
         n = obs.shape[0]
         no = jnp.zeros(n, bool)
-        return full(obs, jnp.zeros(n, jnp.float32), no, no, no, jax.random.key(0))
+        carry = jax.tree.leaves(policy.carry(n))
+        return full(obs, jnp.zeros(n, jnp.float32), no, no, no, jax.random.key(0), *carry)
 
     law = Law(alone, obs.shape[0], name, np.float32, *native.within(np.float32))
-    _reads_only_obs(law, full)
+    _reads_only_obs(law, full, memory)
     return law
 
 
-def _reads_only_obs(law: Law, full: Callable[..., Array]) -> None:
+def _reads_only_obs(law: Law, full: Callable[..., Array], memory: list[Array]) -> None:
     flag, key = jax.ShapeDtypeStruct((1,), bool), jax.eval_shape(lambda: jax.random.key(0))
     inputs = {
         "the observation": jax.ShapeDtypeStruct((1, law.size), np.float32),
@@ -82,9 +81,11 @@ def _reads_only_obs(law: Law, full: Callable[..., Array]) -> None:
         "first": flag,
         "a random key: it draws its actions": key,
     }
+    for i, x in enumerate(memory):
+        inputs[f"memory from decision to decision, of shape {np.shape(x)}, number {i + 1}"] = jax.typeof(x)
     program = build.program(full, tuple(inputs.values()), law.name, "float32", supported=())
     read = {id(a) for node in program.nodes for a in node.args} | {id(program.action)}
-    for what, value in list(zip(inputs, program.inputs, strict=True))[1:]:
+    for what, value in reversed(list(zip(inputs, program.inputs, strict=True))[1:]):
         if id(value) in read:
             raise ValueError(f"the action of {law.name} depends on {what}; an exported law sees the observation alone.")
 

@@ -237,24 +237,43 @@ def drawn_elite(actions: Array, weight: Array, key: Key) -> Array:
 
 
 def imagined(
-    model: Any, params: PyTree, value: Callable[[PyTree, Key], Array] | None = None, policy: Any = None
+    model: Any,
+    params: PyTree,
+    value: Callable[[Array, Key], Array] | None = None,
+    policy: Callable[[Array, Key], Array] | None = None,
+    goes_on: Callable[[Array], Array] | None = None,
+    leaving: Array | float = 0.0,
 ) -> Imagination:
-    """Plans in a `rlx.dynamics.Model` (an ensemble of networks, sparse equations, a filtered one): states are pairs
-    (what `Model.begin` drew, observation [n]), see `imagined_state`. ``value(observations [N, n], key)`` gives estimates
-    [E, N], None: 0; ``policy(observations, key)`` proposes actions."""
+    """Plans in a `rlx.dynamics.Model` (an ensemble of networks, sparse equations, a filtered one, a latent one): states are
+    triples (what `Model.begin` drew, observation [n], how likely the episode still is in progress), see `imagined_state`.
+
+    Args:
+        value: (observations [N, n], key) -> estimates [E, N] of what is behind the horizon; None: 0.
+        policy: (observations, key) -> actions [N, A] that it proposes.
+        goes_on: observations [N, n] arrived at -> how likely the episode goes on there, [N] in [0, 1]; None: surely. What comes
+            after its end counts for nothing.
+        leaving: paid where it ends.
+    """
 
     def step(states: PyTree, actions: Array, key: Key) -> tuple[PyTree, Array]:
-        episode, obs = states
+        episode, obs, alive = states
         keys = jax.random.split(key, obs.shape[0])
         found = jax.vmap(model.predict, (None, 0, 0, 0, 0))(params, episode, obs, actions, keys)
-        return (episode, found.obs), found.reward
+        if goes_on is None:
+            return (episode, found.obs, alive), found.reward
+        stays = goes_on(found.obs)
+        reward = jnp.where(alive > 0, alive * (found.reward + (1 - stays) * leaving), 0.0)
+        return (episode, found.obs, alive * stays), reward
 
     def ahead(states: PyTree, key: Key) -> Array:
-        return jnp.zeros((1, states[1].shape[0])) if value is None else value(states[1], key)
+        if value is None:
+            return jnp.zeros((1, states[1].shape[0]))
+        estimates = value(states[1], key)
+        return estimates if goes_on is None else jnp.where(states[2] > 0, states[2] * estimates, 0.0)
 
     return Imagination(step, ahead, None if policy is None else lambda states, key: policy(states[1], key))
 
 
 def imagined_state(model: Any, params: PyTree, obs: Array, key: Key) -> PyTree:
     """Where a search in ``model`` begins: at ``obs`` [n]."""
-    return model.begin(params, key), obs
+    return model.begin(params, key), obs, jnp.float32(1)

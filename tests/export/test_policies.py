@@ -228,8 +228,15 @@ def acting(fn):
     return altered(act=lambda state, clock, carry, step, key, mode: (fn(step, key), carry, {}))
 
 
+def remembering(read: bool):
+    """A policy that carries seven numbers and reads one of them, or none."""
+    acts = lambda carry, step: step.obs[:, :1] + carry[:, :1] if read else step.obs[:, :1]
+    fn = lambda state, clock, carry, step, key, mode: (acts(carry, step), carry, {})
+    return altered(carry=lambda state, n, context=None: jnp.zeros((n, 7)), act=fn)
+
+
 REFUSED = {
-    "memory": (lambda: altered(carry=lambda state, n, context=None: jnp.zeros((n, 7))), r"memory.*\(1, 7\)"),
+    "memory": (lambda: remembering(True), r"memory.*\(1, 7\)"),
     "no eval": (lambda: altered(modes=("explore",)), "no mode 'eval'"),
     "pixels": (lambda: shaped(obs=Leaf((64, 64, 3), np.uint8)), "one vector of floats"),
     "dict": (lambda: shaped(obs={"a": Leaf((3,))}), "one vector of floats; that of sac here is dict"),
@@ -257,6 +264,14 @@ def test_what_cannot_be_exported_is_refused(case, tmp_path):
         with pytest.raises(ValueError, match=f"(?s){says}"):
             write()
     assert not list(tmp_path.iterdir())
+
+
+def test_memory_that_actions_do_not_read_is_no_hindrance(tmp_path):
+    """Plans of another mode, for one."""
+    scope, law = {}, remembering(False)
+    exec(export.to_numpy(law, tmp_path / "law.py").read_text(), scope)
+    obs = np.float32([[0.25, 0.5, -0.5]])
+    np.testing.assert_allclose(scope["act"](obs), [[0.5]])  # of [-2, 2]
 
 
 @pytest.mark.parametrize(

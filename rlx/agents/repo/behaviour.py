@@ -10,9 +10,11 @@ import jax.numpy as jnp
 
 from rlx.agents.repo import losses
 from rlx.agents.repo.networks import Net, Params
-from rlx.dynamics.rssm import Latent, drawn
+from rlx.dynamics.rssm import Latent, LatentDynamics, drawn
 from rlx.nn.distributions import Normal, tanh_log_det, tanh_normal_entropy
 from rlx.nn.returns import lambda_returns
+from rlx.planning import mppi, planner
+from rlx.planning.planner import Plans
 from rlx.precision import exact
 from rlx.types import Array, Key
 
@@ -82,3 +84,28 @@ def likeliest(policy: Normal, key: Key) -> Array:
     density = policy.log_prob(x) - tanh_log_det(x).sum(-1)
     best = jnp.argmax(density, 0)
     return jnp.tanh(jnp.take_along_axis(x, best[None, :, None], 0)[0])
+
+
+def planned(
+    net: Net, p: Params, latent: Latent, plans: Plans, first: Array, explore: Array | float, h: dict[str, Array], key: Key
+) -> tuple[Array, Plans]:
+    """Actions [W, A] by plans in the model, from ``latent`` [W, ...] on; the actor proposes, and the value says what is behind
+    the horizon."""
+    own, model = net.config.planner, LatentDynamics(net.rssm, net.modules["reward"])
+
+    def policy(features: Array, key: Key) -> Array:
+        normal = net.policy(p, features)
+        return jnp.tanh(drawn(normal, jax.random.normal(key, normal.mean.shape)))
+
+    def goes_on(features: Array) -> Array:
+        return jax.nn.sigmoid(net.head(p, "continue", features))
+
+    imagine = mppi.imagined(
+        model,
+        p,
+        (lambda features, key: net.head(p, "value", features)[None]) if own.value else None,
+        policy if own.proposals else None,
+        goes_on if net.config.continues else None,
+    )
+    states = jax.vmap(lambda features: mppi.imagined_state(model, p, features, key))(latent.features)
+    return planner.decide(own, imagine, states, plans, first, h["discount"], explore, key)

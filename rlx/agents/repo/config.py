@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from rlx.config import size, traced
 from rlx.dynamics.rssm import Reset
+from rlx.planning.planner import Planner
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Config:
     continues: bool = False  # a head learns where the task ends; without it none is taken to end
     greedy: Literal["best_of_100", "tanh_mean"] = "best_of_100"  # acting in evaluations
     probe: Probe = field(default_factory=Probe)
+    planner: Planner = Planner(samples=256, elites=32)  # plans in the latent model, beside the actor or in its place
 
     pad: int = size(0, least=0)  # pictures of a window are shifted, all alike, by so many pixels at most
     channels: tuple[int, ...] = size((32, 64, 128, 256), least=1)  # of the encoder's convolutions
@@ -127,6 +129,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "state": 4,
         "hidden": 16,
         "horizon": 4,
+        "planner.horizon": 3,
+        "planner.samples": 16,
+        "planner.proposals": 2,
+        "planner.elites": 4,
+        "planner.iterations": 2,
     },
     "tiny": TINY,
     "small": {"channels": (16, 32, 64, 128), "embedding": 512, "batch": 16, "chunk": 32},  # 64 x 64
@@ -139,4 +146,18 @@ PRESETS: dict[str, dict[str, Any]] = {
     "recon_dual": {"objective": "recon"},
     "barlow": {"objective": "barlow"},
     "tia": {"objective": "tia", "bottleneck": "free_nats"},
+    # decisions by plans in its model; PlaNet is this in Dreamer's model, without what the actor proposes and the value says
+    "planner": {"planner.use": "act"},
+    "planet": {
+        "objective": "recon",
+        "bottleneck": "free_nats",
+        "planner.use": "act",
+        "planner.samples": 1_000,
+        "planner.proposals": 0,
+        "planner.value": False,
+        "planner.elites": 100,
+        "planner.iterations": 10,
+        "planner.temperature": 0.0,
+        "planner.momentum": 0.0,
+    },
 }

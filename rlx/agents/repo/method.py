@@ -14,12 +14,13 @@ Predictability", arXiv:2309.00082): a world model that keeps of what it sees wha
 
 No observation is reconstructed for the latent's sake; so it keeps no moving background. What it is compared with are settings:
 ``objective="recon"`` reconstructs, ``bottleneck`` says how the divergence is held; with both as Dreamer has them it is Dreamer
-(preset ``dreamer``). Filtering and acting begin each episode with nothing known and an action of 0.
+(preset ``dreamer``). Decisions may be those of plans in the same model, too (preset ``planner``). Filtering and acting begin
+each episode with nothing known and an action of 0.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
@@ -35,6 +36,7 @@ from rlx.config import hyper
 from rlx.dynamics.rssm import Latent, drawn
 from rlx.envs import batch as batch_of
 from rlx.nn.optim import apply_gradients, polyak
+from rlx.planning import planner
 from rlx.replay import Sequences
 from rlx.types import (
     Agent,
@@ -59,6 +61,7 @@ class Carry(NamedTuple):
 
     latent: Latent
     action: Array  # [W, A], the last one
+    plans: PyTree = ()  # `rlx.planning.planner.Plans`, where there are any
 
 
 @dataclass(frozen=True)
@@ -86,11 +89,12 @@ class Method:
     # ---------------------------------------------------------------------------------------------------------- acting
 
     def carry(self, state: AgentState, n: int, context: PyTree = None) -> Carry:
-        return Carry(self.net.rssm.blank(n), jnp.zeros((n, self.net.actions)))
+        own, m = self.config.planner, self.net.actions
+        return Carry(self.net.rssm.blank(n), jnp.zeros((n, m)), planner.blank(own, n, m) if own.used else ())
 
     def filtered(self, params: PyTree, carry: Carry, step: Step, key: Key) -> Latent:
         """Where the model takes each stream to be, a draw of its posterior."""
-        fresh = jax.tree.map(lambda x: jnp.where(step.first[:, None], 0.0, x), carry)
+        fresh = jax.tree.map(lambda x: jnp.where(step.first[:, None], 0.0, x), carry._replace(plans=()))
         embedding = self.net.embed(params, self.net.see(step.obs, 1))
         noise = jax.random.normal(key, fresh.latent.state.shape)
         return self.net.rssm.observe(params["rssm"], fresh.latent, fresh.action, embedding, noise)
@@ -98,9 +102,12 @@ class Method:
     def act(self, state: AgentState, clock: Clock, carry: Carry, step: Step, key: Key, mode: str) -> tuple[Array, Carry, dict]:
         params = state.learned["params"]
         k_state, k_act = jax.random.split(key)
-        latent = self.filtered(params, carry, step, k_state)
+        latent, plans = self.filtered(params, carry, step, k_state), carry.plans
         if mode == "random":
             action = offpolicy.at_random(k_act, step, self.net.actions)
+        elif mode == planner.MODE or (mode == "explore" and self.config.planner.use == "act"):
+            noise, first = jnp.float32(mode == "explore"), jnp.asarray(step.first)
+            action, plans = behaviour.planned(self.net, params, latent, plans, first, noise, state.hyper, k_act)
         else:
             policy = self.net.policy(params, latent.features)
             if mode == "explore":
@@ -109,7 +116,7 @@ class Method:
                 action = behaviour.likeliest(policy, k_act)
             else:
                 action = jnp.tanh(policy.mean)
-        return action, Carry(latent, action), {}
+        return action, Carry(latent, action, plans), {}
 
     # -------------------------------------------------------------------------------------------------------- learning
 
@@ -203,6 +210,7 @@ def make(config: Config, problem: Problem) -> Agent:
         raise ValueError(f"repo: capacity={config.capacity} does not hold what one Collect gives; give at least {least}.")
     which = "eval" if "eval" in problem.envs else "train"
     every = max(1, config.eval_every // (config.collect * config.n_envs))
+    main, planned = Eval("main", which, config.eval_episodes, every, stages=("learn",)), planner.modes(config.planner)
     return Agent(
         "repo",
         config,
@@ -213,7 +221,7 @@ def make(config: Config, problem: Problem) -> Agent:
         envs={"train": batch_of(train, config.n_envs)},
         buffers={"replay": replay.ring(rows + 1, config.n_envs)},
         carry=method.carry,
-        modes=("explore", "eval", "random"),
-        evals=(Eval("main", which, config.eval_episodes, every, stages=("learn",)),),
+        modes=("explore", "eval", "random", *planned),
+        evals=(main, *(replace(main, name="planner", mode=mode) for mode in planned)),
         report=Report(method, train),
     )

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from rlx.agents import ppo
 from rlx.config import size, traced
 from rlx.dynamics.adversary import Game
+from rlx.planning.planner import Planner
 
 
 def _ppo() -> ppo.Config:
@@ -117,6 +118,7 @@ class Config:
     # the policy
     improve: Literal["ppo", "gradient"] = "ppo"  # inside the model; gradient: that of short runs, through the model
     lookahead: int = size(32, least=1)  # decisions of these runs
+    planner: Planner = Planner(horizon=20)  # model predictive control in the model, beside the policy or in its place
     ppo: ppo.Config = dataclasses.field(default_factory=_ppo)
     names: tuple[str, ...] = ()  # of the observations, then of the actions, for the equations; (): the environment's
     # the policy as a polynomial
@@ -163,6 +165,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "filter.game.discriminator_lr": 3e-3,
         "filter.game.snap_every": 100,
         "filter.game.generator": (16,),
+        "planner.horizon": 3,
+        "planner.samples": 16,
+        "planner.proposals": 2,
+        "planner.elites": 4,
+        "planner.iterations": 2,
         "horizon": 100,
         "distil_steps": 400,
         "distil_length": 50,
@@ -203,6 +210,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "refit_every": 40,
         "collect": 1_000,
         "online": 62_000,
+    },
+    # real decisions are those of plans in the equations; PPO, from which some are proposed, has a hundred rounds
+    "planner": {
+        "planner.use": "act",
+        "planner.hold": 5,
+        "ppo.env_steps": 400_000,
+        "eval_every": 25,
+        "distil": False,
     },
     "gradient": {"improve": "gradient", "ppo.lr": 1e-3, "ppo.minibatches": 16},
     "swimmer": {

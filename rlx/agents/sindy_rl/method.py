@@ -9,6 +9,7 @@ Learning", arXiv:2403.09110).
             every ``refit_every`` rounds: D1 <- real decisions of the policy, the oldest trajectories forgotten
                                           fit anew on D0 and D1
     the policy as a polynomial: a sparse regression of the network's mean, on states visited in the model and around them
+the planner: model predictive control in the same model, where it is asked for                   (rlx.planning.planner)
 
 What is learned is a pytree of coefficients that enters the imagined environment traced. A refit that fails, or predicts the
 data far worse than the model before it, is not taken. Sparse models are fitted in float64 on the host; networks may stand in
@@ -30,17 +31,34 @@ import numpy as np
 from rlx import replay
 from rlx.agents import ppo
 from rlx.agents.offpolicy import at_random, obs_action_dims
-from rlx.agents.sindy_rl import filtering
+from rlx.agents.sindy_rl import filtering, planning
 from rlx.agents.sindy_rl.config import Config
 from rlx.agents.sindy_rl.distil import HULL, blank_policy, distiller, policy_library
 from rlx.agents.sindy_rl.gradient import improver
 from rlx.agents.sindy_rl.report import Report
-from rlx.agents.sindy_rl.world import HORIZON, Box, Rows, World, box_of, known_of, names_of, sound, transitions
+from rlx.agents.sindy_rl.world import Box, World, around, box_of, known_of, names_of, refitted, sound, transitions
 from rlx.config import hyper
 from rlx.dynamics import as_env, penalised
 from rlx.envs import batch, begin
+from rlx.planning import planner
 from rlx.precision import exact
-from rlx.types import Agent, AgentState, Array, Collect, Env, Eval, Host, HostEnv, Key, Problem, Sources, Stage, Step, Update
+from rlx.types import (
+    Agent,
+    AgentState,
+    Array,
+    Collect,
+    Env,
+    Eval,
+    Host,
+    HostEnv,
+    Key,
+    Problem,
+    PyTree,
+    Sources,
+    Stage,
+    Step,
+    Update,
+)
 
 STARTS = 256  # states in the bank that imagined episodes begin from
 SIDE = 16  # streams of a host environment that is reset for them
@@ -68,7 +86,8 @@ def make(config: Config, problem: Problem) -> Agent:
             **({"online": dyna.online} if config.refit_every else {}),
             **dyna.learner.buffers,
         },
-        modes=("explore", "eval", "mean", "random", "sparse"),
+        carry=dyna.carry,
+        modes=("explore", "eval", "mean", "random", "sparse", *planner.modes(config.planner)),
         evals=evaluations(config, "eval" if "eval" in problem.envs else "train"),
         on_eval=keep_best,
         report=Report(world, names, dyna.lasting, dyna.imagine, env, dyna.act, dyna.encoded),
@@ -125,10 +144,19 @@ class Dyna:
             return obs
         return (obs - learned["basis"]["mean"]) @ learned["basis"]["modes"]
 
+    def carry(self, state: AgentState, n: int, context: PyTree = None) -> PyTree:
+        """Plans, where there are any."""
+        own = self.config.planner
+        return planner.blank(own, n, self.world.actions) if own.used else ()
+
     def act(self, state: AgentState, clock: Any, carry: Any, step: Step, key: Key, mode: str) -> tuple[Array, Any, dict]:
         if mode == "random":
             return at_random(key, step, self.world.actions), carry, {}
         step = step._replace(obs=self.encoded(state.learned, step.obs))
+        if mode == planner.MODE:
+            params = self.imagine(state, {})
+            first = jnp.asarray(step.first)
+            return *planning.decided(self.world, state.learned, state.hyper, params, carry, step.obs, first, key), {}
         if mode == "sparse":
             return jnp.clip(state.learned["sparse"](step.obs), -1.0, 1.0), carry, {}
         return self.learner.act(as_ppo(state), clock, carry, step, key, mode)
@@ -313,13 +341,6 @@ def tell(refused: dict[str, str], lost: int) -> None:
         warnings.warn(f"sindy_rl: a refit of the {name} was refused, the one before it stays: {why}", stacklevel=2)
 
 
-def around(obs: np.ndarray, factor: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
-    """A box of ``factor`` times the extent of the data [N, n] about its middle."""
-    low, high = obs.min(0), obs.max(0)
-    middle, half = (low + high) / 2, np.maximum((high - low) / 2, 1e-3)
-    return middle - factor * half, middle + factor * half
-
-
 def principal(episodes: list[Any], count: int) -> dict[str, np.ndarray]:
     """Of the observations: their mean, and the leading principal directions, each divided by its standard deviation."""
     obs = np.concatenate([np.asarray(e.obs, np.float64) for e in episodes])
@@ -327,24 +348,6 @@ def principal(episodes: list[Any], count: int) -> dict[str, np.ndarray]:
     _, size, right = np.linalg.svd(obs - mean, full_matrices=False)
     modes = right[:count].T / np.maximum(size[:count] / np.sqrt(len(obs)), 1e-12)
     return {"mean": mean.astype(np.float32), "modes": modes.astype(np.float32)}
-
-
-def refitted(
-    world: World, old: dict[str, Any], rows: Rows, rng: np.random.Generator, names: tuple[str, ...], first: bool
-) -> tuple[dict[str, Any], float, dict[str, str]]:
-    """The models to go on with, the error of the dynamics on the rows, and which refits were refused, and why. The first fit
-    has nothing to fall back on: what is wrong with it is raised."""
-    error = lambda models: world.error(models, rows, np.random.default_rng(0))
-    if first:
-        new = world.fitted(rows, rng, names)
-        return new, error(new), {}
-    found, guard = world.attempts(rows, rng, names, old), world.config.guard
-    refused = {k: str(model) for k, model in found.items() if isinstance(model, ValueError)}
-    after, before = (np.inf if "dynamics" in refused else error(found)), error(old)
-    if "dynamics" not in refused and guard and not (np.isfinite(after) and after <= guard * before):
-        refused["dynamics"] = f"its error over {HORIZON} decisions is {after:.3g}, that of the one before {before:.3g}."
-    new = {k: old[k] if k in refused else found[k] for k in found}
-    return new, before if "dynamics" in refused else after, refused
 
 
 def seed_cycles(config: Config) -> tuple[int, int]:
@@ -374,7 +377,8 @@ def stages(dyna: Dyna) -> tuple[Stage, ...]:
         update = improver(config, net, dyna.imagined, dyna.imagine)
     phases: tuple = (imagine, replace(improve, update=telling(update)))
     if config.refit_every:
-        act = Collect("train", -(-config.collect // config.n_envs), "online", mode="eval", fresh=True, every=config.refit_every)
+        mode = planner.MODE if config.planner.use == "act" else "eval"
+        act = Collect("train", -(-config.collect // config.n_envs), "online", mode=mode, fresh=True, every=config.refit_every)
         phases = (*phases, act, Host(dyna.refit, every=config.refit_every))
     out = (
         Stage("seed", cycles, (behave,)),
@@ -386,4 +390,6 @@ def stages(dyna: Dyna) -> tuple[Stage, ...]:
 
 def evaluations(config: Config, env: str) -> tuple[Eval, ...]:
     main = Eval("main", env, config.eval_episodes, config.eval_every, stages=("dyna", "distil"))
-    return (main, Eval("sparse", env, config.eval_episodes, 1, mode="sparse", stages=("distil",))) if config.distil else (main,)
+    plans = [replace(main, name="planner", mode=mode, stages=("dyna",)) for mode in planner.modes(config.planner)]
+    sparse = Eval("sparse", env, config.eval_episodes, 1, mode="sparse", stages=("distil",))
+    return main, *plans, *((sparse,) if config.distil else ())

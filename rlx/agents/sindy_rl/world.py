@@ -301,3 +301,28 @@ def names_of(config: Config, spec: Spec, n: int, m: int) -> tuple[str, ...]:
     if len(given) != n + m:
         raise ValueError(f"sindy_rl: names has {len(given)} entries; there are {n} observations and {m} actions.")
     return tuple(given)
+
+
+def around(obs: np.ndarray, factor: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
+    """A box of ``factor`` times the extent of the data [N, n] about its middle."""
+    low, high = obs.min(0), obs.max(0)
+    middle, half = (low + high) / 2, np.maximum((high - low) / 2, 1e-3)
+    return middle - factor * half, middle + factor * half
+
+
+def refitted(
+    world: World, old: dict[str, Any], rows: Rows, rng: np.random.Generator, names: tuple[str, ...], first: bool
+) -> tuple[dict[str, Any], float, dict[str, str]]:
+    """The models to go on with, the error of the dynamics on the rows, and which refits were refused, and why. The first fit
+    has nothing to fall back on: what is wrong with it is raised."""
+    error = lambda models: world.error(models, rows, np.random.default_rng(0))
+    if first:
+        new = world.fitted(rows, rng, names)
+        return new, error(new), {}
+    found, guard = world.attempts(rows, rng, names, old), world.config.guard
+    refused = {k: str(model) for k, model in found.items() if isinstance(model, ValueError)}
+    after, before = (np.inf if "dynamics" in refused else error(found)), error(old)
+    if "dynamics" not in refused and guard and not (np.isfinite(after) and after <= guard * before):
+        refused["dynamics"] = f"its error over {HORIZON} decisions is {after:.3g}, that of the one before {before:.3g}."
+    new = {k: old[k] if k in refused else found[k] for k in found}
+    return new, before if "dynamics" in refused else after, refused

@@ -18,7 +18,7 @@ from rlx.agents.repo import behaviour, report, world
 from rlx.agents.repo.method import Method, Plan
 from rlx.agents.repo.networks import BEHAVIOUR, Net
 from rlx.replay import Sequences
-from rlx.train import Options, memory, run
+from rlx.train import Options, logging, memory, run
 from rlx.types import Clock, Problem, Row
 
 from .worlds import DOT, SHORT
@@ -296,6 +296,54 @@ def test_evaluation_takes_the_likeliest_of_a_hundred():
     density = -0.5 * ((x - policy.mean) * np.exp(1.0)) ** 2 - np.log(1 - action**2)
     wanted = np.take_along_axis(action, np.argmax(np.asarray(density), 0)[None], 0)[0]
     np.testing.assert_allclose(behaviour.likeliest(policy, jax.random.key(0)), wanted, rtol=1e-4)
+
+
+SEARCH = {"planner.use": "act", "planner.horizon": 3, "planner.samples": 32, "planner.proposals": 4, "planner.elites": 8}
+
+
+def test_plans_in_the_model_are_worth_more_than_none_and_than_their_opposite():
+    """Imagined anew: rewards as long as the episode goes on, and the value behind them. What it explores with is noise."""
+    wide = {**SEARCH, "planner.samples": 1_000, "planner.elites": 100, "planner.iterations": 8, "continues": True}
+    agent, method = made(**wide), method_of(**wide)
+    state, net = started(agent), method.net
+    p = dict(state.learned["params"])
+    p["reward"] = jax.tree.map(lambda x: 3 * x, p["reward"])
+    start, blank = jax.tree.map(lambda x: x + 0.3, net.rssm.blank(1)), agent.carry(state, 1).plans
+    first, key = jnp.zeros(1, bool), jax.random.key(0)
+    plan = jax.jit(lambda x: behaviour.planned(net, p, start, blank, first, x, state.hyper, key))
+    action, plans = plan(0.0)
+    assert action.shape == (1, 2) and plans.mean.shape == (1, 3, 2) and not plans.mean[0, -1].any()
+    assert np.abs(plan(1.0)[0] - action).max() > 1e-3
+
+    @jax.jit
+    def worth(actions):
+        latent, alive, total = jax.tree.map(lambda x: jnp.tile(x, (512, 1)), start), 1.0, 0.0
+        for t, key in enumerate(jax.random.split(jax.random.key(1), 3)):
+            noise = jax.random.normal(key, latent.state.shape)
+            latent = net.rssm.imagine(p["rssm"], latent, jnp.tile(actions[t], (512, 1)), noise)
+            total += 0.99**t * alive * net.head(p, "reward", latent.features)
+            alive *= jax.nn.sigmoid(net.head(p, "continue", latent.features))
+        return (total + 0.99**3 * alive * net.head(p, "value", latent.features)).mean()
+
+    found = jnp.concatenate([action, plans.mean[0, :2]])
+    assert worth(found) > worth(0 * found) + 0.01 and worth(found) > worth(-found) + 0.02
+
+
+@pytest.mark.slow
+def test_a_run_whose_decisions_are_plans(tmp_path):
+    """They are evaluated beside the actor; episodes begin with no plan."""
+    agent = made(**SEARCH)
+    state = run(agent, problem(), jax.random.key(2), tmp_path / "run", options=QUIET)
+    assert {line["eval"] for line in logging.read(tmp_path / "run") if line["kind"] == "eval"} == {"main", "planner"}
+    env = rlx.envs.batch(problem().envs["train"], 2)
+    _, step = env.reset(env.params, jax.random.key(0))
+    act, carry = jax.jit(agent.act, static_argnums=5), agent.carry(state.agent, 2)
+    old = jax.tree.map(lambda x: x + 1, carry)
+    for mode in ("explore", "planner"):
+        fresh, kept = (act(state.agent, CLOCK, c, step, jax.random.key(1), mode) for c in (carry, old))
+        np.testing.assert_array_equal(fresh[0], kept[0])
+    noisy, still = (act(state.agent, CLOCK, carry, step, jax.random.key(1), mode)[0] for mode in ("explore", "planner"))
+    assert np.abs(noisy - still).max() > 1e-3
 
 
 @pytest.fixture(scope="module")

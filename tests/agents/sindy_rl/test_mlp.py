@@ -12,9 +12,8 @@ import pytest
 import rlx.envs
 from rlx import agents
 from rlx.agents.sindy_rl import Config
-from rlx.agents.sindy_rl.method import refitted
 from rlx.agents.sindy_rl.report import markdown, models
-from rlx.agents.sindy_rl.world import World
+from rlx.agents.sindy_rl.world import World, refitted
 from rlx.config import apply, replace
 from rlx.dynamics.ensemble import Ensemble
 from rlx.dynamics.sparse import SparseModel

@@ -10,8 +10,8 @@ import pytest
 import rlx.envs
 from rlx.agents.sindy_rl import Config
 from rlx.agents.sindy_rl.distil import regressed
-from rlx.agents.sindy_rl.method import around, principal, refitted, tell
-from rlx.agents.sindy_rl.world import World, box_of, names_of, sound, transitions
+from rlx.agents.sindy_rl.method import principal, tell
+from rlx.agents.sindy_rl.world import World, around, box_of, names_of, refitted, sound, transitions
 from rlx.config import replace
 from rlx.dynamics import filtered, stlsq
 from rlx.dynamics.filtered import by_truth

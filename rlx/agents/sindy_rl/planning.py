@@ -1,0 +1,50 @@
+"""Model predictive control in the fitted model: the mode "planner" of SINDy-RL (`rlx.planning.planner`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rlx.agents import ppo
+from rlx.agents.sindy_rl import filtering
+from rlx.agents.sindy_rl.world import World
+from rlx.dynamics import penalised
+from rlx.nn import normalize
+from rlx.planning import mppi, planner
+from rlx.planning.planner import Plans
+from rlx.types import Array, Key, PyTree
+
+
+def decided(
+    world: World, learned: dict[str, Any], h: dict[str, Array], params: PyTree, plans: Plans, obs: Array, first: Array, key: Key
+) -> tuple[Array, Plans]:
+    """Actions [W, A] at ``obs`` [W, n] by plans in the imagined environment whose parameters are ``params``: its box and price
+    of an exit count as they do for PPO, whose policy proposes and whose critic says what is behind the horizon."""
+    config = world.config
+    own = config.planner
+    net = ppo.actor_critic(config.ppo, world.actions, categorical=False)
+    model, k_begin, k_search = penalised(filtering.around(world)), *jax.random.split(key)
+
+    def policy(obs: Array, key: Key) -> Array:
+        return jnp.clip(net.policy(learned, net.normalized(learned, obs)).sample(key), -1.0, 1.0)
+
+    def value(obs: Array, key: Key) -> Array:
+        scale = normalize.std(learned["return_stats"].stats) if config.ppo.normalize_reward else 1.0
+        return scale * net.value(learned, net.normalized(learned, obs), h["ppo.value_bound"])[None]
+
+    def inside(obs: Array) -> Array:
+        return ((obs > params["low"]) & (obs < params["high"])).all(-1).astype(obs.dtype)
+
+    imagine = mppi.imagined(
+        model,
+        params["model"],
+        value if own.value else None,
+        policy if own.proposals else None,
+        inside,
+        params["exit_reward"] if config.exit == "penalty" else 0.0,
+    )
+    begun = jax.vmap(lambda obs, key: mppi.imagined_state(model, params["model"], obs, key))
+    states = begun(obs, jax.random.split(k_begin, obs.shape[0]))
+    return planner.decide(own, imagine, states, plans, first, h["ppo.discount"], 0.0, k_search)
