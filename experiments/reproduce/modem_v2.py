@@ -13,6 +13,8 @@ other variants stays. Runs and results of the toy size lie in the folder `debug`
   most. ``--env rlx:push-lite`` is the same in MuJoCo, ``--pixels`` the toy in pictures, beside what the finger knows of itself.
 - oversampling: how many of the decisions that succeed the reward head finds soon after the warm-up, with and without a share of
   demonstrations in each batch.
+- uncertainty: how far the critics differ where uniform actions lead in the model, over where the policies lead, after the part
+  push.
 - cloning: what the clone solves, of ten and of forty demonstrations, after 1 000 and 4 000 updates.
 - meta-world: success over decisions on a task of Meta-World from pictures, a seed after another.
 """
@@ -28,16 +30,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from matplotlib.figure import Figure
 from tables import told
 
-from rlx import replay
+from rlx import keys, replay
 from rlx.agents.modem_v2.method import Method
+from rlx.agents.modem_v2.planning import latent_plans
 from rlx.agents.sindy_rl.world import transitions
+from rlx.envs import batch, begin, rollout
 from rlx.envs.experts import known
+from rlx.planning import mppi
 from rlx.train import logging
-from rlx.train.policy import load_members
+from rlx.train.policy import Policy, load_members
 
 PUBLISHED = {"cartpole-swingup": 859.0}  # TD-MPC after 100 000 simulation steps, from its authors' results
 # words behind the preset tiny; MuJoCo's clone asks for wider networks and more updates, and is then at the goal sooner
@@ -244,6 +250,40 @@ def oversampling(given: argparse.Namespace) -> None:
     write(given.out / "modem-oversampling.json", {"env": task[1], **counts, "cores": os.cpu_count(), "variants": found})
 
 
+# ------------------------------------------------------------------------------------------------------------- uncertainty
+
+
+def uncertainty(given: argparse.Namespace) -> None:
+    """Of the row modem_v2 of the part push, from states of its planner's episodes, over the longest horizon."""
+    run_dir = given.run_dir / f"push-toy-modem_v2-{given.seeds}"
+    if not (run_dir / "result.json").exists():
+        raise SystemExit(f"{run_dir} is no finished run: first --part push --only modem_v2 --seeds {given.seeds}.")
+    medians = [disagreements(policy, seed) for seed, policy in enumerate(load_members(run_dir, "last").values())]
+    ratio = [uniform / own for uniform, own in medians]
+    print("uniform over policies", told(ratio, 3, "each"), flush=True)
+    row = {"ratio": told(ratio, 3, "each"), "medians, uniform and the policies'": medians}
+    write(given.out / "modem-uncertainty.json", {"env": "rlx:push-toy", "variants": {"modem_v2": row}})
+
+
+def disagreements(policy: Policy, seed: int) -> tuple[float, float]:
+    """Medians of the deviation of the critics' estimates: after uniform actions, and after the policies'."""
+    c, spec, learned = policy.agent.config, policy.spec, policy.state.learned["params"]
+    net, key = Method.of(c, spec, 1).net, keys.fold(keys.root(seed), "uncertainty")
+    env = batch(policy.problem.envs["train"], 10)
+    begun = begin(env, env.params, policy.carry(10), keys.fold(key, "reset"))
+    rows = jax.jit(lambda k: rollout(env, env.params, policy.actor("planner"), begun, k, spec.horizon)[1])(key)
+    obs = rows.obs.reshape(-1, rows.obs.shape[-1])
+    z = net.encode(learned["encoder"], obs[: len(obs) // c.members * c.members])  # in equal shares
+    imagine, found = latent_plans(net, learned, policy.state.hyper["std"]), []
+    uniform = lambda z, k: jax.random.uniform(k, (len(z), *spec.action.shape), minval=-1.0, maxval=1.0)
+    for act in (uniform, imagine.propose):
+        ahead = z
+        for k in jax.random.split(keys.fold(key, "ahead"), c.horizon):
+            ahead = imagine.step(ahead, act(ahead, k), k)[0]
+        found.append(round(float(np.median(mppi.deviation(imagine.value(ahead, key)))), 5))
+    return found[0], found[1]
+
+
 # ----------------------------------------------------------------------------------------------------------------- cloning
 
 
@@ -304,7 +344,14 @@ def meta_world(given: argparse.Namespace) -> None:
     figure.savefig(given.out / "modem-meta-world.png", dpi=120)
 
 
-PARTS = {"tdmpc": tdmpc, "push": push, "oversampling": oversampling, "cloning": cloning, "meta-world": meta_world}
+PARTS = {
+    "tdmpc": tdmpc,
+    "push": push,
+    "oversampling": oversampling,
+    "uncertainty": uncertainty,
+    "cloning": cloning,
+    "meta-world": meta_world,
+}
 
 
 def flags(doc: str | None) -> argparse.ArgumentParser:
