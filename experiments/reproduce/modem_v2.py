@@ -6,16 +6,12 @@
     python experiments/reproduce/modem_v2.py --run-dir runs/modem --preset debug        # the same path at toy size
 
 What is there already is not trained again. Results: `results/modem-<part>.json`, and pictures beside them; what a file holds of
-other variants stays. Runs and results of the toy size lie in the folder `debug` of the run folder. Intervals are over seeds.
+other variants stays. Runs and results of the toy size lie in the folder `debug` of the run folder. Intervals are over seeds. What
+the reward head, the critics and the clone know: `modem_parts.py`. The same search in other models: `modem_planner.py`.
 
 - tdmpc: returns over simulation steps, to be held against the published 859 after 100 000 (four to a decision).
 - push: success and violations over decisions, of the mixture that acts, of the planner and of the clone; and which rows violate
   most. ``--env rlx:push-lite`` is the same in MuJoCo, ``--pixels`` the toy in pictures, beside what the finger knows of itself.
-- oversampling: how many of the decisions that succeed the reward head finds soon after the warm-up, with and without a share of
-  demonstrations in each batch.
-- uncertainty: how far the critics differ where uniform actions lead in the model, over where the policies lead, after the part
-  push.
-- cloning: what the clone solves, of ten and of forty demonstrations, after 1 000 and 4 000 updates.
 - meta-world: success over decisions on a task of Meta-World from pictures, a seed after another.
 """
 
@@ -30,20 +26,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from matplotlib.figure import Figure
 from tables import told
 
-from rlx import keys, replay
-from rlx.agents.modem_v2.method import Method
-from rlx.agents.modem_v2.planning import latent_plans
-from rlx.agents.sindy_rl.world import transitions
-from rlx.envs import batch, begin, rollout
 from rlx.envs.experts import known
-from rlx.planning import mppi
 from rlx.train import logging
-from rlx.train.policy import Policy, load_members
 
 PUBLISHED = {"cartpole-swingup": 859.0}  # TD-MPC after 100 000 simulation steps, from its authors' results
 # words behind the preset tiny; MuJoCo's clone asks for wider networks and more updates, and is then at the goal sooner
@@ -53,6 +41,8 @@ SIZES: dict[str, tuple[Any, ...]] = {
     "push-lite": ("--agent.hidden", 160, "--agent.encoder-hidden", 160, "--agent.latent", 32, "--agent.bc-updates", 4_000,
                   "--agent.env-steps", 7_200),
 }  # fmt: skip
+SAFETY = {"violation": "violations", "contact_force_max": "peak force", "contact_force_mean": "mean force",
+          "saturation": "saturation", "jerk_mean": "jerk"}  # of decisions  # fmt: skip
 MODES = ("main", "planner", "bc", "bc_noisy")  # of evaluations
 PIXELS = ("observe=proprio", "discs=32")  # finger, puck and goal as a channel each; the puck is in pictures alone
 ROWS: dict[str, tuple[str, ...]] = {  # presets on top of the size
@@ -141,8 +131,9 @@ def push(given: argparse.Namespace) -> None:
         if not (run_dir / "result.json").exists():
             rlx("train", "modem_v2", "--env", given.env, *seen, "--data", demos, *own, "--seeds", given.seeds, "--no-video",
                 "--no-progress", "--log-every", 1, "--run-dir", run_dir, *given.more.split())  # fmt: skip
-        found[name] = {"more": given.more, **outcome(run_dir)}
-        print(name, json.dumps({k: v for k, v in found[name].items() if k != "curves"}))
+        label = f"{name} {given.more}".strip()
+        found[label] = {"more": given.more, **outcome(run_dir)}
+        print(label, json.dumps({k: v for k, v in found[label].items() if k != "curves"}))
     path = given.out / f"modem-{part}.json"
     rows = write(path, {"env": given.env, "options": seen[1::2], "cores": os.cpu_count(), "variants": found})
     write(path, {"violations": ordered(rows)})
@@ -177,7 +168,7 @@ def outcome(run_dir: Path) -> dict[str, Any]:
     for name in MODES:
         lines = evaluated(run_dir, name)
         if lines:
-            shown = ("solved", "violation", "contact_force_max")
+            shown = [k for k in ("solved", *SAFETY) if f"info/{k}_mean" in lines[-1]]
             last = {k: told(np.atleast_1d(lines[-1][f"info/{k}_mean"]), 3) for k in shown}
             row[name] = last | {"return": told(np.atleast_1d(lines[-1]["return_mean"]), 3)}
             row["curves"][name] = each(lines, "info/solved_mean")
@@ -188,8 +179,10 @@ def outcome(run_dir: Path) -> dict[str, Any]:
             row[f"least solved over {clone}, mean of seeds"] = round(float(np.mean(over, 1).min()), 3)
     lines = [x for x in logging.read(run_dir) if x["kind"] == "train" and "decisions/violation" in x]
     planned = [x for x in lines if x["stage"] in ("warm", "learn")]
-    for key, what in (("violation", "violations"), ("contact_force_max", "peak force")):
-        row["curves"][f"{what} while training"] = each(lines, f"decisions/{key}")
+    for key, what in SAFETY.items():
+        if lines and f"decisions/{key}" in lines[0]:
+            row["curves"][f"{what} while training"] = each(lines, f"decisions/{key}")
+    row["curves"]["critics' mean"] = each([x for x in lines if "critic/q_mean" in x], "critic/q_mean")
     if planned:
         values = np.array([np.atleast_1d(x["decisions/violation"]) for x in planned])
         row["violations per decision, first 1600 after seeding"] = told(values[:2].mean(0), 3)
@@ -218,90 +211,6 @@ def picture(rows: dict[str, Any], path: Path) -> None:
     right.set_yscale("symlog", linthresh=1e-3)
     left.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=120)
-
-
-# ------------------------------------------------------------------------------------------------------------ oversampling
-
-
-def oversampling(given: argparse.Namespace) -> None:
-    """Trained until one episode after the warm-up; the reward head is asked about demonstrations that it did not learn from."""
-    task = ("--env", "rlx:push-toy")
-    demos = demonstrations(given.run_dir / "demos-push-toy.npz", *task)
-    others = replay.load(demonstrations(given.run_dir / "demos-others.npz", *task, "--seed", 1, episodes=20))
-    rows, found = transitions(list(others)), {}
-    obs, action, success = np.float32(rows.obs), np.float32(rows.action), rows.reward > 0.5
-    size, until = ("debug", ()) if given.debug else ("tiny", ("--agent.env-steps", 3_200))
-    for name, presets in (("with demonstrations", ()), ("without", ("no_oversampling",))):
-        run_dir = given.run_dir / f"oversampling-{name.split()[0]}-{given.seeds}"
-        own = [word for preset in (size, *presets) for word in ("--preset", preset)]
-        if not (run_dir / "result.json").exists():
-            rlx("train", "modem_v2", *task, "--data", demos, *own, *until, "--seeds", given.seeds, "--no-video",
-                "--no-progress", "--run-dir", run_dir)  # fmt: skip
-        policies = list(load_members(run_dir, "last").values())
-        net = Method.of(policies[0].agent.config, policies[0].spec, 1).net
-        learned = [p.state.learned["params"] for p in policies]
-        said = np.array([net.rewards(x["reward"], net.encode(x["encoder"], obs), action) for x in learned]) > 0.5
-        found[name] = {
-            "recall": told(said[:, success].mean(1), 3, "each"),
-            "false alarms": told(said[:, ~success].mean(1), 3, "each"),
-        }
-        print(name, found[name], flush=True)
-    counts = {"successes": int(success.sum()), "others": int((~success).sum())}
-    write(given.out / "modem-oversampling.json", {"env": task[1], **counts, "cores": os.cpu_count(), "variants": found})
-
-
-# ------------------------------------------------------------------------------------------------------------- uncertainty
-
-
-def uncertainty(given: argparse.Namespace) -> None:
-    """Of the row modem_v2 of the part push, from states of its planner's episodes, over the longest horizon."""
-    run_dir = given.run_dir / f"push-toy-modem_v2-{given.seeds}"
-    if not (run_dir / "result.json").exists():
-        raise SystemExit(f"{run_dir} is no finished run: first --part push --only modem_v2 --seeds {given.seeds}.")
-    medians = [disagreements(policy, seed) for seed, policy in enumerate(load_members(run_dir, "last").values())]
-    ratio = [uniform / own for uniform, own in medians]
-    print("uniform over policies", told(ratio, 3, "each"), flush=True)
-    row = {"ratio": told(ratio, 3, "each"), "medians, uniform and the policies'": medians}
-    write(given.out / "modem-uncertainty.json", {"env": "rlx:push-toy", "variants": {"modem_v2": row}})
-
-
-def disagreements(policy: Policy, seed: int) -> tuple[float, float]:
-    """Medians of the deviation of the critics' estimates: after uniform actions, and after the policies'."""
-    c, spec, learned = policy.agent.config, policy.spec, policy.state.learned["params"]
-    net, key = Method.of(c, spec, 1).net, keys.fold(keys.root(seed), "uncertainty")
-    env = batch(policy.problem.envs["train"], 10)
-    begun = begin(env, env.params, policy.carry(10), keys.fold(key, "reset"))
-    rows = jax.jit(lambda k: rollout(env, env.params, policy.actor("planner"), begun, k, spec.horizon)[1])(key)
-    obs = rows.obs.reshape(-1, rows.obs.shape[-1])
-    z = net.encode(learned["encoder"], obs[: len(obs) // c.members * c.members])  # in equal shares
-    imagine, found = latent_plans(net, learned, policy.state.hyper["std"]), []
-    uniform = lambda z, k: jax.random.uniform(k, (len(z), *spec.action.shape), minval=-1.0, maxval=1.0)
-    for act in (uniform, imagine.propose):
-        ahead = z
-        for k in jax.random.split(keys.fold(key, "ahead"), c.horizon):
-            ahead = imagine.step(ahead, act(ahead, k), k)[0]
-        found.append(round(float(np.median(mppi.deviation(imagine.value(ahead, key)))), 5))
-    return found[0], found[1]
-
-
-# ----------------------------------------------------------------------------------------------------------------- cloning
-
-
-def cloning(given: argparse.Namespace) -> None:
-    """Nothing but the clone, which is asked with and without its noise."""
-    task, found = ("--env", "rlx:push-toy"), {}
-    for episodes in (2, 4) if given.debug else (10, 40):
-        demos = demonstrations(given.run_dir / f"demos-{episodes}.npz", *task, episodes=episodes)
-        for updates in (10, 20) if given.debug else (1_000, 4_000):
-            run_dir = given.run_dir / f"cloning-{episodes}-{updates}-{given.seeds}"
-            if not (run_dir / "result.json").exists():
-                rlx("train", "modem_v2", *task, "--data", demos, "--preset", "debug" if given.debug else "tiny",
-                    "--preset", "bc_only", "--agent.bc-updates", updates, "--seeds", given.seeds, "--no-video",
-                    "--no-progress", "--run-dir", run_dir)  # fmt: skip
-            name, row = f"{episodes} demonstrations, {updates} updates", outcome(run_dir)
-            found[name] = {k: row[k] for k in ("bc", "bc_noisy")}
-            print(name, json.dumps(found[name]), flush=True)
-    write(given.out / "modem-cloning.json", {"env": task[1], "cores": os.cpu_count(), "variants": found})
 
 
 # -------------------------------------------------------------------------------------------------------------- meta-world
@@ -344,14 +253,7 @@ def meta_world(given: argparse.Namespace) -> None:
     figure.savefig(given.out / "modem-meta-world.png", dpi=120)
 
 
-PARTS = {
-    "tdmpc": tdmpc,
-    "push": push,
-    "oversampling": oversampling,
-    "uncertainty": uncertainty,
-    "cloning": cloning,
-    "meta-world": meta_world,
-}
+PARTS = {"tdmpc": tdmpc, "push": push, "meta-world": meta_world}
 
 
 def flags(doc: str | None) -> argparse.ArgumentParser:
