@@ -6,8 +6,8 @@
     python experiments/reproduce/modem_v2.py --run-dir runs/modem --preset debug        # the same path at toy size
 
 What is there already is not trained again. Results: `results/modem-<part>.json`, and pictures beside them; what a file holds of
-other variants stays. Runs and results of the toy size lie in the folder `debug` of the run folder. Intervals are over seeds. What
-the reward head, the critics and the clone know: `modem_parts.py`. The same search in other models: `modem_planner.py`.
+other variants stays. Runs and results of the toy size lie in the folder `debug` of the run folder. Intervals are over seeds.
+What reward head, critics and clone know: `modem_parts.py`. The same search in other models: `modem_planner.py`.
 
 - tdmpc: returns over simulation steps, to be held against the published 859 after 100 000 (four to a decision).
 - push: success and violations over decisions, of the mixture that acts, of the planner and of the clone; and which rows violate
