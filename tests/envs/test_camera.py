@@ -285,6 +285,24 @@ def test_streams_of_opengl_keep_the_contract(opengl):
     assert report.exact_resume
 
 
+@pytest.mark.slow
+def test_adroits_hand_is_seen_beside_its_forces(opengl):
+    """A limit of the forces is a violation; the hand moves in the picture."""
+    pytest.importorskip("gymnasium_robotics")
+    env = envs.make("gym:AdroitHandDoor-v1", pixels="gl", image=32, forces=True, force_limit=100.0)
+    vec, state, step = begun(env, 1)
+    before = step.obs["pixels"]
+    assert before.shape == (1, 32, 32, 3) and before.std() > 20 and step.obs["state"].shape == (1, 39)
+    told = []
+    for _ in range(5):
+        state, step = vec.step(None, state, np.ones((1, 28), np.float32), keys.HostKey.of(keys.root(0), 1))
+        told.append((float(step.info["contact_force"][0]), bool(step.info["violation"][0])))
+    assert 0.05 < (before != step.obs["pixels"]).mean() < 0.9
+    assert all(broken == (force > 100) for force, broken in told) and any(broken for _, broken in told)
+    assert {"success", "solved", "solved_sticky", "saturation", "torque"} <= set(step.info)
+    vec.close()
+
+
 def test_gray_floors_of_opengl_are_gray_and_stay(opengl):
     options = {"image": 32, "floor": "gray", "paired": True, "distractor": {"kind": "noise", "frames": 4}}
     vec, _, step = begun(envs.make("dmc:walker-walk", pixels="gl", **options), 1)
