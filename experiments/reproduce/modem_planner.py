@@ -6,15 +6,14 @@ and in networks whose predictions MOREC's learned reward of transitions chooses 
     python experiments/reproduce/modem_planner.py --run-dir runs/planner --preset debug     # the same path at toy size
 
 All are SINDy-RL with its mode "planner": 8 000 random decisions; then in a hundred rounds of PPO in the model ten times 500
-decisions of plans, after each of which it is fitted anew. All seeds of a variant are one program. Beside the planner stands the
-policy of PPO in the same run. What ``results/modem-planner.json`` holds of other variants stays.
+decisions of plans, after each of which it is fitted anew. Beside the planner stands the policy of PPO in the same run. A run for
+each seed: in one program of all, a search would be made at each decision, though its action is held for five. What ``results/modem-planner.json`` holds of other variants stays.
 """
 
 from __future__ import annotations
 
 import json
 
-import numpy as np
 from modem_v2 import evaluated, flags, rlx, settled, write
 from tables import told
 
@@ -33,19 +32,20 @@ OFTEN = ("--agent.eval-every", 50)  # rounds
 
 def main() -> int:
     given = settled(flags(__doc__))
+    size = ("--preset", "debug", "--agent.eval-every", 1) if given.debug else OFTEN
     for name in given.only or VARIANTS:
-        run_dir = given.run_dir / f"planner-{name.replace(' ', '-').replace(',', '')}-{given.seeds}"
-        if not (run_dir / "result.json").exists():
-            size = ("--preset", "debug", "--agent.eval-every", 1) if given.debug else OFTEN
-            rlx("train", "sindy_rl", "--env", ENV, "--preset", "planner", *VARIANTS[name], *size, "--seeds", given.seeds,
-                "--no-video", "--no-progress", "--run-dir", run_dir)  # fmt: skip
-        row = {}
-        for who in ("planner", "main"):
-            lines = evaluated(run_dir, who)
-            curve = [(int(np.max(x["env_steps"])), np.round(np.atleast_1d(x["return_mean"]), 1).tolist()) for x in lines]
-            row[who] = {"return": told(curve[-1][1], 3), "curve": curve}
+        curves: dict[str, list] = {"planner": [], "main": []}
+        for seed in range(given.seeds):
+            run_dir = given.run_dir / f"planner-{name.replace(' ', '-').replace(',', '')}-{seed}"
+            if not (run_dir / "result.json").exists():
+                rlx("train", "sindy_rl", "--env", ENV, "--preset", "planner", *VARIANTS[name], *size, "--seed", seed,
+                    "--no-video", "--no-progress", "--run-dir", run_dir)  # fmt: skip
+            for who, curve in curves.items():
+                lines = evaluated(run_dir, who)
+                curve.append([(int(x["env_steps"]), round(float(x["return_mean"]), 1)) for x in lines])
+        row = {who: {"return": told([c[-1][1] for c in each], 3), "curves": each} for who, each in curves.items()}
         print(name, json.dumps({who: found["return"] for who, found in row.items()}), flush=True)
-        write(given.out / "modem-planner.json", {"env": ENV, "seeds": given.seeds, "variants": {name: row}})
+        write(given.out / "modem-planner.json", {"env": ENV, "variants": {name: row}})
     return 0
 
 
