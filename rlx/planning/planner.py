@@ -90,7 +90,8 @@ def decide(
     explore: Array | float,
     key: Key,
 ) -> tuple[Array, Plans]:
-    """Actions [W, A] in ``states`` [W, ...], and what is remembered. Nothing is searched where all streams hold their actions.
+    """Actions [W, A] in ``states`` [W, ...], and what is remembered. Nothing is searched where all streams hold their
+    actions, unless members of a population share the program.
 
     Args:
         imagine: one decision of the model a step.
