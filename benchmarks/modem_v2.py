@@ -46,8 +46,8 @@ class Ours:
     def __init__(self, sizes: dict[str, int]):
         sizes = dict(sizes)
         self.side = side = sizes.pop("side", 0)
-        seen = Leaf((side, side, 3), np.uint8) if side else Leaf((STATE,))
-        spec = Spec(seen, Leaf((ACTIONS,), low=-1, high=1), horizon=50)
+        obs = Leaf((side, side, 3), np.uint8) if side else Leaf((STATE,))
+        spec = Spec(obs, Leaf((ACTIONS,), low=-1, high=1), horizon=50)
         self.method = own = Method.of(replace(Config(), sizes), spec, 100)
         h = {k: jnp.float32(v) for k, v in hyper(own.config).items()}
         enter = lambda state, stage: own.begins(stage)(state, {}, jax.random.key(0))

@@ -108,12 +108,12 @@ class Agent:
     def update(self) -> None:
         h, m = self.s["horizon"], self.s["members"]
         obs = self.looked()
-        z, loss, seen = self.encoder(obs[0]), 0.0, []
+        z, loss, latents = self.encoder(obs[0]), 0.0, []
         with torch.no_grad():
             cloned = self.over(self.cloned, obs)
             target, online = self.over(self.old_encoder, obs[1:]), self.over(self.encoder, obs[1:])
         for t in range(h):
-            seen.append(z.detach())
+            latents.append(z.detach())
             x = torch.cat([z, self.actions[t]], -1)
             x0 = torch.cat([cloned[t], self.actions[t]], -1)
             value = 0.0
@@ -126,12 +126,12 @@ class Agent:
             reward = (self.reward(x)[..., 0] - self.rewards[t]) ** 2
             z = self.dynamics(x)
             loss = loss + 0.5**t * (2 * ((z - target[t]) ** 2).mean(-1) + 0.5 * reward + 0.1 * value)
-        seen.append(z.detach())
+        latents.append(z.detach())
         self.adam.zero_grad(set_to_none=True)
         (loss.mean() / h).backward()
         torch.nn.utils.clip_grad_norm_(self.learned, 10.0)
         self.adam.step()
-        self.improve(torch.stack(seen))
+        self.improve(torch.stack(latents))
         self.count += 1
         if self.count % 2 == 0:
             with torch.no_grad():

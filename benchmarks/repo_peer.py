@@ -164,17 +164,17 @@ class Learner:
             h = w["gru"](nn.functional.elu(w["into"](torch.cat([z, torch.tanh(policy.rsample())], -1))), h)
             z = normal(w["prior"](h)).rsample()
             features.append(torch.cat([h, z], -1))
-        seen = torch.stack(features)
-        reward, value = w["reward"](seen)[..., 0], self.slow_value(seen)[..., 0]
+        stacked = torch.stack(features)
+        reward, value = w["reward"](stacked)[..., 0], self.slow_value(stacked)[..., 0]
         target = [value[-1]]
         for j in reversed(range(len(reward) - 1)):
             target.append(reward[j] + 0.99 * (0.05 * value[j + 1] + 0.95 * target[-1]))
         returns = torch.stack(target[::-1])
-        actor = -(returns + 3e-4 * self.entropy(self.policy(seen))).mean()
+        actor = -(returns + 3e-4 * self.entropy(self.policy(stacked))).mean()
         self.step("actor", actor)
         for p in frozen:
             p.requires_grad_(True)
-        self.step("value", nll(self.nets["value"](seen[:-1].detach())[..., 0], returns[:-1].detach()).mean())
+        self.step("value", nll(self.nets["value"](stacked[:-1].detach())[..., 0], returns[:-1].detach()).mean())
         with torch.no_grad():
             for p, t in zip(self.nets["value"].parameters(), self.slow_value.parameters(), strict=True):
                 t.lerp_(p, 0.02)

@@ -124,9 +124,9 @@ def number(error: BaseException) -> int | None:
     """The operating system's number of an error, also where a library wraps it in words of its own."""
     if isinstance(error, OSError) and error.errno:
         return error.errno
-    told = re.search(r"os_error_code='(\d+)'", str(error))
-    if told:
-        return int(told[1])
+    match = re.search(r"os_error_code='(\d+)'", str(error))
+    if match:
+        return int(match[1])
     return next((n for n in _REMEDIES if os.strerror(n) in str(error)), None)
 
 
@@ -149,8 +149,8 @@ def what_and_remedy(error: BaseException, where: str | os.PathLike | None = None
         errno.EMFILE: "this process has too many open files",
         errno.ENFILE: "this machine has too many open files",
     }
-    said = os.strerror(code) if code else words(error)
-    return what.get(code or 0, said), _REMEDIES.get(code or 0, "Give a folder that is yours to write, or mend its rights")
+    reason = os.strerror(code) if code else words(error)
+    return what.get(code or 0, reason), _REMEDIES.get(code or 0, "Give a folder that is yours to write, or mend its rights")
 
 
 def _no_inodes(where: str | os.PathLike | None) -> bool:

@@ -22,7 +22,7 @@ import os
 import jax
 import numpy as np
 from modem_v2 import demonstrations, flags, outcome, rlx, settled, write
-from tables import told
+from tables import mean_interval
 
 from rlx import keys, replay
 from rlx.agents.modem_v2.method import Method
@@ -54,8 +54,8 @@ def oversampling(given: argparse.Namespace) -> None:
         learned = [p.state.learned["params"] for p in policies]
         said = np.array([net.rewards(x["reward"], net.encode(x["encoder"], obs), action) for x in learned]) > 0.5
         found[name] = {
-            "recall": told(said[:, success].mean(1), 3, "each"),
-            "false alarms": told(said[:, ~success].mean(1), 3, "each"),
+            "recall": mean_interval(said[:, success].mean(1), 3, "each"),
+            "false alarms": mean_interval(said[:, ~success].mean(1), 3, "each"),
         }
         print(name, found[name], flush=True)
     counts = {"successes": int(success.sum()), "others": int((~success).sum())}
@@ -72,8 +72,8 @@ def uncertainty(given: argparse.Namespace) -> None:
         raise SystemExit(f"{run_dir} is no finished run: first --part push --only modem_v2 --seeds {given.seeds}.")
     medians = [disagreements(policy, seed) for seed, policy in enumerate(load_members(run_dir, "last").values())]
     ratio = [uniform / own for uniform, own in medians]
-    print("uniform over policies", told(ratio, 3, "each"), flush=True)
-    row = {"ratio": told(ratio, 3, "each"), "medians, uniform and the policies'": medians}
+    print("uniform over policies", mean_interval(ratio, 3, "each"), flush=True)
+    row = {"ratio": mean_interval(ratio, 3, "each"), "medians, uniform and the policies'": medians}
     write(given.out / "modem-uncertainty.json", {"env": "rlx:push-toy", "variants": {"modem_v2": row}})
 
 

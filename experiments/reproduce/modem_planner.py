@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 
 from modem_v2 import evaluated, flags, rlx, settled, write
-from tables import told
+from tables import mean_interval
 
 ENV = "rlx:cartpole-swingup"
 NETWORKS = ("--agent.model", "mlp", "--agent.ensemble-size", 5)
@@ -44,7 +44,7 @@ def main() -> int:
             for who, curve in curves.items():
                 lines = evaluated(run_dir, who)
                 curve.append([(int(x["env_steps"]), round(float(x["return_mean"]), 1)) for x in lines])
-        row = {who: {"return": told([c[-1][1] for c in each], 3), "curves": each} for who, each in curves.items()}
+        row = {who: {"return": mean_interval([c[-1][1] for c in each], 3), "curves": each} for who, each in curves.items()}
         print(name, json.dumps({who: found["return"] for who, found in row.items()}), flush=True)
         write(given.out / "modem-planner.json", {"env": ENV, "variants": {name: row}})
     return 0

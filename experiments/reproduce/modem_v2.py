@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from tables import told
+from tables import mean_interval
 
 from rlx.envs.experts import known
 from rlx.train import logging
@@ -99,7 +99,8 @@ def tdmpc(given: argparse.Namespace) -> None:
     for seed, (steps, value) in last.items():
         print(f"seed {seed}: {value:.1f} after {steps} simulation steps")
     whole = [v for steps, v in last.values() if steps == max(s for s, _ in last.values())]
-    row = {"curves": curves, "final": told(whole, 3), "finished": len(whole), "published": PUBLISHED["cartpole-swingup"]}
+    final, published = mean_interval(whole, 3), PUBLISHED["cartpole-swingup"]
+    row = {"curves": curves, "final": final, "finished": len(whole), "published": published}
     write(given.out / "modem-tdmpc.json", {"cores": os.cpu_count(), "variants": {"cartpole-swingup": row}})
     figure = Figure(figsize=(5.5, 3.6), layout="constrained")
     axes = figure.subplots()
@@ -156,7 +157,7 @@ def ordered(rows: dict[str, Any]) -> dict[str, Any]:
     each = {}
     for name, curve in curves.items():
         steps, values = zip(*[line for line in curve if line[0] <= until], strict=True)
-        each[name] = told(np.average(values, 0, np.diff(steps, prepend=0)), 4)
+        each[name] = mean_interval(np.average(values, 0, np.diff(steps, prepend=0)), 4)
     return {"until": until, "rows": dict(sorted(each.items(), key=lambda item: -item[1]["mean"]))}
 
 
@@ -169,8 +170,8 @@ def outcome(run_dir: Path) -> dict[str, Any]:
         lines = evaluated(run_dir, name)
         if lines:
             shown = [k for k in ("solved", *SAFETY) if f"info/{k}_mean" in lines[-1]]
-            last = {k: told(np.atleast_1d(lines[-1][f"info/{k}_mean"]), 3) for k in shown}
-            row[name] = last | {"return": told(np.atleast_1d(lines[-1]["return_mean"]), 3)}
+            last = {k: mean_interval(np.atleast_1d(lines[-1][f"info/{k}_mean"]), 3) for k in shown}
+            row[name] = last | {"return": mean_interval(np.atleast_1d(lines[-1]["return_mean"]), 3)}
             row["curves"][name] = each(lines, "info/solved_mean")
             row["curves"][f"{name}, violations"] = each(lines, "info/violation_mean")
     for clone in ("bc", "bc_noisy"):
@@ -185,8 +186,8 @@ def outcome(run_dir: Path) -> dict[str, Any]:
     row["curves"]["critics' mean"] = each([x for x in lines if "critic/q_mean" in x], "critic/q_mean")
     if planned:
         values = np.array([np.atleast_1d(x["decisions/violation"]) for x in planned])
-        row["violations per decision, first 1600 after seeding"] = told(values[:2].mean(0), 3)
-        row["violations per decision, all after seeding"] = told(values.mean(0), 3)
+        row["violations per decision, first 1600 after seeding"] = mean_interval(values[:2].mean(0), 3)
+        row["violations per decision, all after seeding"] = mean_interval(values.mean(0), 3)
     return row
 
 
@@ -199,7 +200,7 @@ def picture(rows: dict[str, Any], path: Path) -> None:
             curve = row["curves"].get(what, ())
             if not curve:
                 continue
-            steps, found = [x for x, _ in curve], [told(v, 3) for _, v in curve]
+            steps, found = [x for x, _ in curve], [mean_interval(v, 3) for _, v in curve]
             axes.plot(steps, [x["mean"] for x in found], color=f"C{i}", label=name, lw=1.3)
             bounds = [x["interval"] or [x["mean"]] * 2 for x in found]
             axes.fill_between(steps, *np.transpose(bounds), color=f"C{i}", alpha=0.12, lw=0)
@@ -237,7 +238,7 @@ def meta_world(given: argparse.Namespace) -> None:
         for name in MODES:
             lines = evaluated(run_dir, name)
             curves.setdefault(name, []).append([(int(x["env_steps"]), round(float(x["info/solved_mean"]), 3)) for x in lines])
-    row = {name: told([curve[-1][1] for curve in each], 3) for name, each in curves.items()} | {"curves": curves}
+    row = {name: mean_interval([curve[-1][1] for curve in each], 3) for name, each in curves.items()} | {"curves": curves}
     print(given.task, json.dumps({k: v for k, v in row.items() if k != "curves"}))
     own = {"size": " ".join(map(str, size)), "cores": os.cpu_count()}
     write(given.out / "modem-meta-world.json", {**own, "variants": {given.task: row}})

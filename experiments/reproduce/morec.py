@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-from tables import told
+from tables import mean_interval
 
 from rlx import envs, keys
 from rlx.dynamics import EnsembleDynamics, adversary, bootstrap, ensemble, filtered, scorer
@@ -43,7 +43,7 @@ ENV = "rlx:thermobox"
 REGIONS = {"dense in the data": (-2.5, -1.5), "rare": (0.0, 10.0), "unseen, hot": (11.0, 16.0), "unseen, cold": (-10.0, -4.0)}
 SETTINGS = ("random elite", "softmax", "argmax", "argmax, last snapshot", "likelihood", "nearest to the truth")
 DRAWS, TEMPERATURE, R_MIN = 2, 0.1, 0.6
-of_seeds = partial(told, each="seeds")
+of_seeds = partial(mean_interval, each="seeds")
 GAME = adversary.Game(steps=4_000, snap_every=50, generator=(64, 64))
 GAMES = {  # what of the recipe matters
     "default": GAME,
@@ -112,10 +112,10 @@ def models(model: Any, learned: adversary.Learned) -> dict[str, tuple[Any, Any]]
     plain = EnsembleDynamics()
     s = learned.scorer
     last = s.__class__(**{**vars(s), "there": jnp.arange(s.count) == int(s.there.sum()) - 1})
-    told = lambda own: {"model": model, "scorer": own, "r_min": R_MIN, "filter_temperature": TEMPERATURE}
-    with_score = lambda score, own, pick: (filtered(plain, score, pick, DRAWS), told(own))
+    params_of = lambda own: {"model": model, "scorer": own, "r_min": R_MIN, "filter_temperature": TEMPERATURE}
+    with_score = lambda score, own, pick: (filtered(plain, score, pick, DRAWS), params_of(own))
     ways: list[tuple[Any, Any]] = [
-        (filtered(plain, by_reward, "random", DRAWS), told(s)),
+        (filtered(plain, by_reward, "random", DRAWS), params_of(s)),
         with_score(by_reward, s, "softmax"),
         with_score(by_reward, s, "argmax"),
         with_score(by_reward, last, "argmax"),

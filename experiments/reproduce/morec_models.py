@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-from tables import told
+from tables import mean_interval
 
 from rlx import agents, config, envs, keys
 from rlx.agents.sindy_rl.world import World, known_of, transitions
@@ -41,7 +41,7 @@ from rlx.train.collect import Behaviour, collect, random
 from rlx.types import Step
 
 R_MIN, TEMPERATURE, DRAWS, WINDOWS = 0.6, 0.1, 2, 400
-of_seeds = functools.partial(told, each="seeds")
+of_seeds = functools.partial(mean_interval, each="seeds")
 GAME = adversary.Game(steps=4_000, snap_every=100, generator=(64, 64))
 
 
@@ -151,15 +151,23 @@ def judge(given: Any, key: Any, debug: bool) -> adversary.Learned:
 
 def ways(model: Any, params: Any, own: Any, arrive: Any = None) -> dict[str, tuple[Any, Any]]:
     """What predicts under each setting, and its params."""
-    told = lambda s, temperature=TEMPERATURE: {"model": params, "scorer": s, "r_min": R_MIN, "filter_temperature": temperature}
-    found = {"as it is": (filtered(model, by_reward, "random", DRAWS), told(own))}
+    params_of = lambda s, temperature=TEMPERATURE: {
+        "model": params,
+        "scorer": s,
+        "r_min": R_MIN,
+        "filter_temperature": temperature,
+    }
+    found = {"as it is": (filtered(model, by_reward, "random", DRAWS), params_of(own))}
     if not isinstance(model, EnsembleDynamics):  # which is any member by itself
-        found["any member"] = (filtered(model, by_reward, "softmax", DRAWS), told(own, jnp.inf))
-    found |= {pick: (filtered(model, by_reward, pick, DRAWS), told(own)) for pick in ("softmax", "argmax")}
+        found["any member"] = (filtered(model, by_reward, "softmax", DRAWS), params_of(own, jnp.inf))
+    found |= {pick: (filtered(model, by_reward, pick, DRAWS), params_of(own)) for pick in ("softmax", "argmax")}
     if isinstance(model, EnsembleDynamics):
-        found["likelihood"] = (filtered(model, by_likelihood, "argmax", DRAWS), told(params) | {"r_min": -jnp.inf})
+        found["likelihood"] = (filtered(model, by_likelihood, "argmax", DRAWS), params_of(params) | {"r_min": -jnp.inf})
     if arrive is not None:
-        found["nearest to the truth"] = (filtered(model, by_truth(arrive), "argmax", DRAWS), told(()) | {"r_min": -jnp.inf})
+        found["nearest to the truth"] = (
+            filtered(model, by_truth(arrive), "argmax", DRAWS),
+            params_of(()) | {"r_min": -jnp.inf},
+        )
     return found
 
 

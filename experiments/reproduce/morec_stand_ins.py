@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 from matplotlib.figure import Figure
-from tables import told
+from tables import mean_interval
 
 from rlx import replay
 from rlx.agents import model_audit
@@ -91,7 +91,7 @@ def row(args: argparse.Namespace, method: str, reference: Any) -> dict[str, Any]
     folder = trained(args, method)
     lines = logging.read(folder)
     last = [np.atleast_1d(np.array(line["return_mean"], float)) for line in lines if line["kind"] == "eval"][-1]
-    found: dict[str, Any] = {"score": told(scores.normalised(reference, last) if reference else last, 2, "each")}
+    found: dict[str, Any] = {"score": mean_interval(scores.normalised(reference, last) if reference else last, 2, "each")}
     for name in ("model/error", "scorer/gap", "rollout/length", "rollout/stopped", "rollout/score"):
         of = [line for line in lines if name in line]
         if of and (name.split("/")[0] != "scorer" or METHODS[method][1].get("filter") != "none"):
@@ -108,7 +108,7 @@ def errors(folder: Path) -> dict[str, Any]:
         report = model_audit.of(policy.agent)
         found.append(report.audit(policy.state, replay.export(report.method.data), HORIZON).error[:, 1])
     at = (0, HORIZON // 2, HORIZON - 1)
-    return {f"step {t + 1}": told(np.array(found)[:, t], 3, "each") for t in at}
+    return {f"step {t + 1}": mean_interval(np.array(found)[:, t], 3, "each") for t in at}
 
 
 def picture(rows: dict[str, dict[str, Any]], data_score: float, file: Path) -> None:

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from sindy_rl import made, train
-from tables import bars, told
+from tables import bars, mean_interval
 
 from rlx import envs
 from rlx.agents.sindy_rl.config import Filter
@@ -146,9 +146,11 @@ def table(found: dict[str, dict[str, dict[str, list[float]]]], args: argparse.Na
     for part, settings in found.items():
         out[part] = {}
         for setting, columns in settings.items():
-            row = {k: told(v, 3, "seeds") for k, v in columns.items()}
+            row = {k: mean_interval(v, 3, "seeds") for k, v in columns.items()}
             if "the median" in settings:
-                row["more than the median"] = told(np.subtract(columns["outside"], settings["the median"]["outside"]), 3)
+                row["more than the median"] = mean_interval(
+                    np.subtract(columns["outside"], settings["the median"]["outside"]), 3
+                )
             out[part][setting] = row
     return out
 

@@ -34,7 +34,7 @@ import jax
 import numpy as np
 from pearl_labels import align, collected, metaworld, picture, rewards, sizes, turned, unlabelled, votes, write
 from scipy.stats import spearmanr
-from tables import told
+from tables import mean_interval
 
 from rlx import agents, envs, replay
 from rlx.agents.oppo.method import scripted
@@ -101,12 +101,12 @@ def numbers(draw: int, seeds: int) -> list[int]:
 
 def table_of(runs: list[dict[str, list[list[float]]]]) -> dict[str, Any]:
     """Of the draws of one variant: the last and the best evaluation, and what else is known, over draws."""
-    row = {"last": told([r["returns"][-1] for r in runs], 3, "each")}
-    row |= {"best": told([np.max(r["returns"], 0) for r in runs], 3, "each")}
-    return row | {k: told([r[k][0] for r in runs], 3) for k in runs[0] if k != "returns"}
+    row = {"last": mean_interval([r["returns"][-1] for r in runs], 3, "each")}
+    row |= {"best": mean_interval([np.max(r["returns"], 0) for r in runs], 3, "each")}
+    return row | {k: mean_interval([r[k][0] for r in runs], 3) for k in runs[0] if k != "returns"}
 
 
-def told_of(name: str, row: dict[str, Any]) -> None:
+def print_row(name: str, row: dict[str, Any]) -> None:
     print(f"{name:20}", {k: (v["mean"], v["interval"]) for k, v in row.items()}, flush=True)
 
 
@@ -134,10 +134,10 @@ def by_labels(
                 agent, of, settings = "iql", {"data": data}, {**own, "reward_scale": unit}
             runs.append(trained(folder, agent, env, of, settings, numbers(draw, given.seeds)))
         rows[name] = table_of(runs)
-        told_of(name, rows[name])
+        print_row(name, rows[name])
     data = [pairs.episodes(make(draw)[1]).returns for draw in range(given.draws)]
     for what, of in (("mean", np.mean), ("best", np.max)):
-        rows[f"the data, {what}"] = {"last": told([of(x) for x in data], 3)}
+        rows[f"the data, {what}"] = {"last": mean_interval([of(x) for x in data], 3)}
     order = [rows[k]["last"]["mean"] for k in ("oracle", "CPA", "nearest", "random")]
     checks = {"oracle >= CPA >= nearest >= random": bool(np.all(np.diff(order) <= 0))}
     checks["CPA at least .8 of oracle"] = order[1] >= 0.8 * order[0]
@@ -202,7 +202,7 @@ def flips(given: argparse.Namespace) -> None:
                     settings["labels"] = str(own_labels(folder.with_name(f"{share:.0%}-{draw}.npz"), data, share, draw))
                 runs.append(trained(folder, "pearl", env, all_of, settings, numbers(draw, given.seeds)))
             rows[kind] = table_of(runs)
-            told_of(kind, rows[kind])
+            print_row(kind, rows[kind])
     own = {"draws": given.draws, "seeds": given.seeds, "updates": updates}
     write(given.out / "pearl-flips.json", {**own, "rows": rows})
     picture(rows, ("last", "best"), ALONG_Y, given.out / "pearl-flips.png")
@@ -224,7 +224,7 @@ def heron(given: argparse.Namespace) -> None:
     for i, (name, (agent, more)) in enumerate(variants.items()):
         found = trained(given.run_dir / "heron" / f"{agent}-{i}", agent, env, {}, {**own, **more}, list(range(seeds)))
         rows[name] = table_of([{"returns": [[line[k]] for line in found["returns"]]} for k in range(seeds)])
-        told_of(name, rows[name])
+        print_row(name, rows[name])
     write(given.out / "pearl-heron.json", {"seeds": seeds, "env_steps": own["env_steps"], "rows": rows})
 
 
@@ -232,8 +232,8 @@ def oppo(given: argparse.Namespace) -> None:
     """The same pairs of windows for both: which earns more over 200 steps."""
     name, seeds = "Hopper-low-replay", 2 if given.debug else max(given.seeds, 3)
     data = replay.load(given.stand_ins / name).replay()
-    told_pairs = scripted("oracle", pairs.episodes(data), 10_000, 20, 200, np.random.default_rng(0))
-    file = pairs.write(given.run_dir / "hopper-labels.npz", told_pairs)
+    labelled = scripted("oracle", pairs.episodes(data), 10_000, 20, 200, np.random.default_rng(0))
+    file = pairs.write(given.run_dir / "hopper-labels.npz", labelled)
     env, few = envs.make("gym:Hopper-v4"), 40 if given.debug else 0
     shared: dict[str, Any] = {"labels": str(file), "eval_episodes": 5}
     small = {"width": 64, "layers": 2, "segment": 20, "batch": 16, "warmup": 300.0, "actor_lr": 5e-4, "block": 20}
@@ -249,7 +249,7 @@ def oppo(given: argparse.Namespace) -> None:
             settings |= {"updates": few or 10_000, "block": few or 200, "eval_every": few or 2_000}
         folder = lambda seed, agent=agent: given.run_dir / "oppo" / f"{agent}-{seed}"
         rows[kind] = table_of([trained(folder(i), agent, env, {"data": data}, settings, [i]) for i in range(seeds)])
-        told_of(kind, rows[kind])
+        print_row(kind, rows[kind])
     rows["the data, mean"] = {"last": {"mean": round(float(np.mean(pairs.episodes(data).returns)), 1), "interval": None}}
     write(given.out / "pearl-oppo.json", {"data": name, "seeds": seeds, "rows": rows})
     picture(rows, ("last", "best"), "return of Hopper", given.out / "pearl-oppo.png")

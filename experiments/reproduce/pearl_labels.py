@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
-from tables import told
+from tables import mean_interval
 
 from rlx import keys, replay
 from rlx.preferences import alignment, labels, learning, meta_world, pairs, stand_ins, toy_quality, transport
@@ -156,9 +156,9 @@ def votes(given: argparse.Namespace) -> None:
         costs.append([float(a.coupling.cost) for a in each])
         weights.append(alignment.vote(each, 0.01)[1])
     columns = (*names, "alike", "votes, tau 0.01", "votes, tau 0.001", "votes, mirrors turned")
-    table = {k: told(v, 3, "each") for k, v in zip(columns, np.transpose(found), strict=True)}
-    table |= {f"cost of {k}": told(v, 4) for k, v in zip(names, np.transpose(costs), strict=True)}
-    table |= {f"vote of {k}": told(v, 3) for k, v in zip(names, np.transpose(weights), strict=True)}
+    table = {k: mean_interval(v, 3, "each") for k, v in zip(columns, np.transpose(found), strict=True)}
+    table |= {f"cost of {k}": mean_interval(v, 4) for k, v in zip(names, np.transpose(costs), strict=True)}
+    table |= {f"vote of {k}": mean_interval(v, 3) for k, v in zip(names, np.transpose(weights), strict=True)}
     print({k: (v["mean"], v["interval"]) for k, v in table.items()}, flush=True)
     write(given.out / "pearl-votes.json", {"rows": table})
 
@@ -177,9 +177,9 @@ def unlabelled(given: argparse.Namespace) -> None:
             few = labels.of_pieces(found, count, how.segment, rng)
             for name, extra in (("labelled alone", None), ("and unlabelled", more)):
                 params = learning.fit(model, begin, few, found, key, how, learning.Coefs(lr=1e-3), extra).params
-                said = learning.predictions(model, params, new, found, how.segment)
-                out.setdefault(f"{count} {name}", []).append(learning.agreement(new.label, said))
-    table = {k: told(v, 3, "each") for k, v in out.items()}
+                prediction = learning.predictions(model, params, new, found, how.segment)
+                out.setdefault(f"{count} {name}", []).append(learning.agreement(new.label, prediction))
+    table = {k: mean_interval(v, 3, "each") for k, v in out.items()}
     print({k: (v["mean"], v["interval"]) for k, v in table.items()}, flush=True)
     write(given.out / "pearl-unlabelled.json", {"accuracy": table, "steps": how.steps})
 
@@ -187,7 +187,10 @@ def unlabelled(given: argparse.Namespace) -> None:
 def compared(rows: dict[str, dict[str, np.ndarray]], out: Path, part: str) -> dict[str, Any]:
     """The table of accuracies, printed, written and drawn."""
     there = lambda row: {k: v[np.isfinite(v)] for k, v in row.items() if np.isfinite(v).any()}
-    table = {name: {k: told(v, 3, "each" if k == "CPA" else None) for k, v in there(row).items()} for name, row in rows.items()}
+    table = {
+        name: {k: mean_interval(v, 3, "each" if k == "CPA" else None) for k, v in there(row).items()}
+        for name, row in rows.items()
+    }
     for name, row in table.items():
         print(f"{name:44}", {k: (v["mean"], v["interval"]) for k, v in row.items()}, flush=True)
     write(out / f"pearl-{part}.json", {"accuracy": table})
@@ -262,7 +265,7 @@ def metaworld(given: argparse.Namespace) -> None:
         others[f"{size} trajectories"] = mean_of(suite(found, draws, each, size))
     write(
         given.out / "pearl-metaworld.json",
-        {"mean": {k: {n: told(x, 3) for n, x in v.items() if np.isfinite(x).all()} for k, v in others.items()}},
+        {"mean": {k: {n: mean_interval(x, 3) for n, x in v.items() if np.isfinite(x).all()} for k, v in others.items()}},
     )
     print({k: round(float(v["CPA"].mean()), 3) for k, v in others.items()})
     table = compared(rows, given.out, "metaworld")
@@ -306,18 +309,18 @@ def rewards(given: argparse.Namespace) -> None:
         made, new = (labels.of_pieces(found, n, how.segment, rng) for n in (200, 1_000))
         wrong = rng.uniform(size=200) < 0.2
         for share, flip in ((0, wrong & False), (20, wrong)):
-            told_pairs = pairs.flipped(made, flip)
+            labelled = pairs.flipped(made, flip)
             for head in ("deterministic", "Gaussian", "constant"):
                 model, key = RewardMLP((128, 128), head == "Gaussian"), keys.fold(keys.root(seed), "reward")
                 params = learning.init(model, key, found.obs.shape[1], found.action.shape[1])
                 own = dataclasses.replace(how, constant=head == "constant")
-                params = learning.fit(model, params, told_pairs, found, key, own).params
-                said = learning.predictions(model, params, new, found, how.segment)
-                out.setdefault(f"{head}, {share}% flipped", []).append(learning.agreement(new.label, said))
+                params = learning.fit(model, params, labelled, found, key, own).params
+                prediction = learning.predictions(model, params, new, found, how.segment)
+                out.setdefault(f"{head}, {share}% flipped", []).append(learning.agreement(new.label, prediction))
                 if model.gaussian and share:
-                    ratio = doubt(model, params, told_pairs, found, flip, how.segment)
+                    ratio = doubt(model, params, labelled, found, flip, how.segment)
                     out.setdefault("standard deviation on flipped pairs, to others", []).append(ratio)
-    table = {k: told(v, 3, "each") for k, v in out.items()}
+    table = {k: mean_interval(v, 3, "each") for k, v in out.items()}
     print({k: (v["mean"], v["interval"]) for k, v in table.items()}, flush=True)
     write(given.out / "pearl-rewards.json", {"accuracy": table, "pairs": 200, "steps": how.steps})
 

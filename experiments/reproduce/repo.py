@@ -141,17 +141,17 @@ def latent(given: argparse.Namespace) -> dict[str, Any]:
             states, metrics = learned(agent, data, updates, {})
             state = jax.tree.map(lambda x: x[0], states)
             fresh = jax.tree.map(np.asarray, random_rows(agent, env, asked, 20, 1))
-            seen = look(agent.report.method, state, fresh)
+            latents = look(agent.report.method, state, fresh)
             line = {
                 "kl": float(metrics["model/kl"][-5:].mean()),
                 "reward_loss": float(metrics["model/reward_loss"][-5:].mean()),
             }
-            line["state"] = readable(seen.posterior, fresh.obs["state"][1:])
+            line["state"] = readable(latents.posterior, fresh.obs["state"][1:])
             if kind == "video":
                 bank = np.asarray(env.params["bank"])
                 turn = 2 * np.pi * video(0, len(bank), (SIZE, SIZE)).blobs[behind(bank, fresh.obs["pixels"][1:])] / SIZE
                 places = np.concatenate([np.sin(turn), np.cos(turn)], -1)  # they go round the edges
-                line["blobs"] = readable(seen.posterior, places.reshape(*places.shape[:2], -1))
+                line["blobs"] = readable(latents.posterior, places.reshape(*places.shape[:2], -1))
             found[f"{name}, {kind}"] = line
             print(name, kind, line, flush=True)
     return {"env": "rlx:pendulum", "rows": 20 * rows, "updates": updates, "found": found}
@@ -173,7 +173,7 @@ def constraint(given: argparse.Namespace) -> dict[str, Any]:
     return {"env": "rlx:pendulum, video", "rows": 20 * rows, "updates": updates, "found": found}
 
 
-def seen(given: argparse.Namespace) -> dict[str, Any]:
+def supervised(given: argparse.Namespace) -> dict[str, Any]:
     """R^2 of the body's place in unseen pictures, before films that were not trained with, of the encoder and a head that are
     told places: whether there is something to be seen at all, without rewards, bottleneck and model."""
     found: dict[str, Any] = {}
@@ -184,13 +184,13 @@ def seen(given: argparse.Namespace) -> dict[str, Any]:
         agent = agent_of(train, given, **{"probe.enabled": False})
         net, head = agent.report.method.net, MLP((64, 2), "elu", bias_init="fan_in")
         flat = lambda x: jnp.asarray(x).reshape(-1, *x.shape[2:])
-        told, new = (random_rows(agent, env, n, 20, i).obs for i, (env, n) in enumerate(((train, rows), (other, asked))))
+        obs, new = (random_rows(agent, env, n, 20, i).obs for i, (env, n) in enumerate(((train, rows), (other, asked))))
         params = {
             "encoder": net.init(keys.root(0))["encoder"],
             "head": head.init(keys.root(1), jnp.zeros(net.config.embedding)),
         }
         read = lambda p, x, head=head, net=net: head.apply(p["head"], net.embed(p, x))
-        x, y = flat(told["pixels"]), flat(told["state"])[:, :2]
+        x, y = flat(obs["pixels"]), flat(obs["state"])[:, :2]
 
         @jax.jit
         def learn(params: Any, x: Any, y: Any, read: Any = read) -> Any:
@@ -327,7 +327,7 @@ def picture(part: str, page: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-PARTS = {"latent": latent, "constraint": constraint, "seen": seen, "control": control, "adapt": adapt}
+PARTS = {"latent": latent, "constraint": constraint, "seen": supervised, "control": control, "adapt": adapt}
 
 
 def main() -> int:

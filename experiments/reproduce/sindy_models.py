@@ -84,12 +84,12 @@ def ks_horizons(episodes: int) -> dict[str, Any]:
     out = {}
     for modes in (8, 12):
         basis = pod(np.concatenate(runs[:episodes]), modes)
-        seen = [(x - basis.mean) @ basis.basis / basis.scale for x in runs]
+        reduced = [(x - basis.mean) @ basis.basis / basis.scale for x in runs]
         for kind, library in (("linear", affine(modes, 4, 1, tensor=False)), ("quadratic", affine(modes, 4, 2, tensor=False))):
-            inputs = np.concatenate([np.concatenate([x, a], 1)[:-1] for x, a in zip(seen[:episodes], acts, strict=False)])
-            targets = np.concatenate([x[1:] for x in seen[:episodes]])
+            inputs = np.concatenate([np.concatenate([x, a], 1)[:-1] for x, a in zip(reduced[:episodes], acts, strict=False)])
+            targets = np.concatenate([x[1:] for x in reduced[:episodes]])
             model = fit(library, inputs, targets, alpha=1e-3, threshold=1e-3, rng=np.random.default_rng(0))
-            held_out = zip(seen[episodes:], acts[episodes:], strict=True)
+            held_out = zip(reduced[episodes:], acts[episodes:], strict=True)
             out[f"{kind} {modes}"] = float(np.median([h for x, a in held_out for h in horizons(model, x, a)]))
     return out
 

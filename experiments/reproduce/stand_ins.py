@@ -75,8 +75,8 @@ def levelled(folder: Path, env: str, how: str, level: str, steps: int, toy: bool
     if not complete(folder / "data" / f"{name}-{level}-replay"):
         budget, prefill = LEVELS[env][how][level] // (100 if toy else 1), 500 if toy else 5_000
         small = ["--agent.hidden", "32", "32", "--episodes", "1"] if toy else []
-        seen = ["--env", f"gym:{env}", "--env-option", "physics=true"]  # so that the replay has it too
-        rlx("train", "sac", *seen, "--agent.env-steps", budget, "--agent.prefill", prefill, *SETTINGS[how], *SAC, *small,
+        task = ["--env", f"gym:{env}", "--env-option", "physics=true"]  # so that the replay has it too
+        rlx("train", "sac", *task, "--agent.env-steps", budget, "--agent.prefill", prefill, *SETTINGS[how], *SAC, *small,
             "--run-dir", run_dir)  # fmt: skip
     policy = ["--run-dir", run_dir, "--which", "last", "--sampled", "0.2", "--steps", steps]
     collected(folder, f"{name}-{level}", *policy)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from rlx.train.stats import estimate
 
 
-def told(values: Any, digits: int = 4, each: str | None = None) -> dict[str, Any]:
+def mean_interval(values: Any, digits: int = 4, each: str | None = None) -> dict[str, Any]:
     """Of numbers [seeds], or [seeds, others]: the mean, its interval over seeds, and by the name ``each`` the numbers."""
     values = np.asarray(values, np.float64)
     found = estimate(values.reshape(len(values), -1))

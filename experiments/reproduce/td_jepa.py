@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tables import bars, told
+from tables import bars, mean_interval
 
 from rlx import envs, keys, replay
 from rlx.agents.td_jepa.features import METHODS
@@ -53,7 +53,7 @@ def maze_data(folder: Path, steps: int) -> Path:
     return out
 
 
-def paid(data: Path, task: str) -> Path:
+def relabelled(data: Path, task: str) -> Path:
     """The same rows with the rewards of ``task``."""
     out = data.with_name(f"maze-{task}.npz")
     if not out.exists():
@@ -61,11 +61,11 @@ def paid(data: Path, task: str) -> Path:
         score, whole = env.spec.tasks[task].score, replay.load(data)
         rows = whole.rows
         before = np.concatenate([np.zeros_like(rows.action[:1]), rows.action[:-1]])  # rewards belong to the arrival
-        write_paid(out, whole, np.broadcast_to(score(np, rows.obs, before), rows.reward.shape), task)
+        write_relabelled(out, whole, np.broadcast_to(score(np, rows.obs, before), rows.reward.shape), task)
     return out
 
 
-def write_paid(out: Path, whole: datasets.Dataset, reward: np.ndarray, task: str) -> None:
+def write_relabelled(out: Path, whole: datasets.Dataset, reward: np.ndarray, task: str) -> None:
     """``whole`` with ``reward`` [N] for arriving at each row, as a file."""
     rows = whole.rows._replace(reward=np.where(whole.rows.first, 0, reward).astype(np.float32))
     datasets.write(out, datasets.Dataset(rows, whole.offsets), {**whole.meta, "task": task})
@@ -91,7 +91,7 @@ def made(args: argparse.Namespace, method: str) -> Path:
 
 def per_task(folder: Path, data: Path, task: str, seeds: int, updates: int) -> np.ndarray:
     """TD3 on the rewards of one task, [seeds]."""
-    where = ["--env", ENV, "--repeat", REPEAT, "--env-option", f"task={task}", "--data", paid(data, task)]
+    where = ["--env", ENV, "--repeat", REPEAT, "--env-option", f"task={task}", "--data", relabelled(data, task)]
     how = ["--agent.discount", 0.97, "--agent.updates", updates, "--agent.eval-every", min(updates, 2_500), "--seeds", seeds]
     return td3(folder / f"td3-{task}-{seeds}", *where, *how)
 
@@ -157,10 +157,10 @@ def main() -> int:
             found["td3, per task"] = {t: per_task(given.run_dir, data, t, seeds, updates) for t in tasks}
         else:
             found[method] = zero_shot(given.run_dir, data, method, seeds, size)
-    rows = {name: {t: told(row[t], 2) for t in tasks} for name, row in found.items()}
+    rows = {name: {t: mean_interval(row[t], 2) for t in tasks} for name, row in found.items()}
     for name, row in found.items():
-        rows[name]["mean of reach"] = told(np.mean([row[t] for t in REACH], 0), 2)
-        rows[name]["mean of all"] = told(np.mean([row[t] for t in tasks], 0), 2)
+        rows[name]["mean of reach"] = mean_interval(np.mean([row[t] for t in REACH], 0), 2)
+        rows[name]["mean of all"] = mean_interval(np.mean([row[t] for t in tasks], 0), 2)
         print(f"{name:16}", *(f"{t} {v['mean']:.1f}" for t, v in rows[name].items()))
     given.out.mkdir(parents=True, exist_ok=True)
     own = {"env": ENV, "repeat": REPEAT, "seeds": seeds, "updates": updates, "steps": steps, "cores": os.cpu_count()}

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tables import bars, told
+from tables import bars, mean_interval
 from td_jepa import flags, rlx
 
 MAZE, NOISE, NEAR, DECISIONS, LIMIT = "pointmaze-medium", 0.5, 4, 200, 1_000  # the limit is in steps, as OGBench has it
@@ -88,7 +88,9 @@ def main() -> int:
     rows = {}
     for name, weight in ACTORS.items():
         found = asked(args, data, name, weight)
-        rows[name] = {task: told(x) for task, x in found.items()} | {"all": told(np.mean(list(found.values()), 0))}
+        rows[name] = {task: mean_interval(x) for task, x in found.items()} | {
+            "all": mean_interval(np.mean(list(found.values()), 0))
+        }
         print(f"{name:12}", *(f"{task} {row['mean']:.2f}" for task, row in rows[name].items()))
     settings = {k: getattr(args, k) for k in ("repeat", "seeds", "updates", "episodes")}
     better = rows["TD-JEPA"]["all"]["mean"] > rows["imitation"]["all"]["mean"]

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-from tables import bars, told
+from tables import bars, mean_interval
 from td_jepa import ENV, REPEAT, at_random, made, maze_of, parts, rlx
 
 from rlx import keys, load
@@ -83,12 +83,12 @@ def looked_at(folder: Path) -> dict[str, Any]:
     watch, d = [p.state.learned["watch"] for p in policies], policies[0].agent.config.d_psi
     return {
         "seeds": len(policies),
-        "reach": told(np.mean([returns[t] for t in ROOMS], 0)),
-        "far rooms": told(np.mean([returns[t] for t in FAR], 0)),
-        "all": told(np.mean(list(returns.values()), 0)),
-        "directions": told([float(w.psi_participation) for w in watch]),  # of `d`, in which features lie
-        "off the diagonal": told([float(w.psi_off_diagonal) / (d / 2) for w in watch]),  # 1: spread evenly
-        "operations": told([operations(policies[0])]),
+        "reach": mean_interval(np.mean([returns[t] for t in ROOMS], 0)),
+        "far rooms": mean_interval(np.mean([returns[t] for t in FAR], 0)),
+        "all": mean_interval(np.mean(list(returns.values()), 0)),
+        "directions": mean_interval([float(w.psi_participation) for w in watch]),  # of `d`, in which features lie
+        "off the diagonal": mean_interval([float(w.psi_off_diagonal) / (d / 2) for w in watch]),  # 1: spread evenly
+        "operations": mean_interval([operations(policies[0])]),
     }
 
 
@@ -157,9 +157,9 @@ def adaptation(args: argparse.Namespace) -> dict[str, Any]:
             found[task][how] = returns_of(evaluations(trained(args, f"{task}-{how}", args.seeds, flags), "adapt"))
         # online there is an evaluation before the first update: as before, but for the length of z
         found[task]["z scaled"], found[task]["online"] = np.split(found[task]["online"], [1])
-        print(task, *(f"{k} {told(v[-1])}" for k, v in found[task].items()), flush=True)
+        print(task, *(f"{k} {mean_interval(v[-1])}" for k, v in found[task].items()), flush=True)
     draw_curves(found, each, args.out / "td_jepa-adaptation.png")
-    last = {task: {k: told(v[-1]) for k, v in rows.items()} for task, rows in found.items()}
+    last = {task: {k: mean_interval(v[-1]) for k, v in rows.items()} for task, rows in found.items()}
     return {"updates of adapting": updates, "returns": last}
 
 

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-from tables import bars, told
+from tables import bars, mean_interval
 from td_jepa import ENV, REPEAT, made, parts, rlx
 
 from rlx import envs, export, keys, load, replay
@@ -118,14 +118,14 @@ def sampled(args: argparse.Namespace, n: int = 10_000) -> Rows:
     return Rows(obs[:, 1:].reshape(-1, 4)[which], action.reshape(-1, 2)[which])
 
 
-def paid(task: str, obs: np.ndarray, action: np.ndarray) -> np.ndarray:
+def rewards(task: str, obs: np.ndarray, action: np.ndarray) -> np.ndarray:
     return np.broadcast_to(maze.SCORES[task](np, obs, action), obs.shape[:-1])
 
 
 def by_task(returns: Any) -> dict[str, Any]:
     """Of returns [seeds, task]."""
     returns = np.asarray(returns)
-    return {**{t: told(returns[:, i]) for i, t in enumerate(TASKS)}, "mean of all": told(returns.mean(1))}
+    return {**{t: mean_interval(returns[:, i]) for i, t in enumerate(TASKS)}, "mean of all": mean_interval(returns.mean(1))}
 
 
 # ------------------------------------------------------------------------------------------------------------------- goals
@@ -158,9 +158,9 @@ def goals(args: argparse.Namespace) -> dict[str, Any]:
 def reached(name: str, path: np.ndarray, places: np.ndarray) -> dict[str, Any]:
     """Of paths [seeds, T, goals, 2]: shares of the goals, and the median distance in m."""
     away = np.linalg.norm(path - places, axis=-1)
-    out = {f"there at the end, {r} m": told((away[:, -1] <= r).mean(1)) for r in RADII}
-    out |= {f"there once, {r} m": told((away.min(1) <= r).mean(1)) for r in RADII}
-    out["distance at the end"] = told(np.median(away[:, -1], 1))
+    out = {f"there at the end, {r} m": mean_interval((away[:, -1] <= r).mean(1)) for r in RADII}
+    out |= {f"there once, {r} m": mean_interval((away.min(1) <= r).mean(1)) for r in RADII}
+    out["distance at the end"] = mean_interval(np.median(away[:, -1], 1))
     print(name, json.dumps(out), flush=True)
     return out
 
@@ -233,13 +233,13 @@ def preferences(args: argparse.Namespace) -> dict[str, Any]:
         rng = np.random.default_rng(seed)
         which, begin = rng.integers(len(obs), size=(2, max(counts))), rng.integers(LENGTH - steps, size=(2, max(counts)))
         at = begin[..., None] + np.arange(steps)
-        seen, done = obs[which[..., None], at + 1], action[which[..., None], at]  # [2, P, T, ...], arrivals
+        arrivals, done = obs[which[..., None], at + 1], action[which[..., None], at]  # [2, P, T, ...], arrivals
         for n in counts:
             z = {}
             for task in TASKS:
-                earned = paid(task, seen, done).sum(-1)[:, :n]
+                earned = rewards(task, arrivals, done).sum(-1)[:, :n]
                 labels = 0.5 * (1 + np.sign(earned[1] - earned[0]))
-                z[task] = ask.infer_preferences((seen[0, :n], seen[1, :n]), labels)
+                z[task] = ask.infer_preferences((arrivals[0, :n], arrivals[1, :n]), labels)
             returns[f"{n} pairs"].append(of_tasks(play, ask.state, z))
     at_random = player(None, len(TASKS) * EPISODES)
     returns["random actions"] = [of_tasks(at_random, None, None)]
@@ -247,7 +247,7 @@ def preferences(args: argparse.Namespace) -> dict[str, Any]:
     share = np.mean(returns["100 pairs"], 1) / np.mean(returns["reward"], 1)
     print(*(f"{k}: {v['mean of all']}" for k, v in rows.items()), sep="\n", flush=True)
     bars(rows, [*TASKS, "mean of all"], args.out / "td_jepa-preferences.png")
-    return {"segment": steps, "returns": rows, "share of the reward's at 100 pairs": told(share)}
+    return {"segment": steps, "returns": rows, "share of the reward's at 100 pairs": mean_interval(share)}
 
 
 # ------------------------------------------------------------------------------------------------------------- composition
@@ -255,7 +255,7 @@ def preferences(args: argparse.Namespace) -> dict[str, Any]:
 
 def sparse_reward(rows: Rows, task: str) -> tuple[SparseModel, float]:
     """What SINDy-RL's regression finds of a task's rewards: a polynomial of what was arrived at, and its share of variance."""
-    reward, library = paid(task, rows.obs, rows.action), poly(4, 4, bias=True)
+    reward, library = rewards(task, rows.obs, rows.action), poly(4, 4, bias=True)
     rng = np.random.default_rng(0)
     model = fit(library, rows.obs / UNITS, reward[:, None], alpha=1e-3, threshold=0.1, rng=rng, names=[task])
     scale = np.prod(UNITS**library.exponents, axis=1)

@@ -19,8 +19,8 @@ import os
 from pathlib import Path
 
 import numpy as np
-from tables import bars, told
-from td_jepa import at_random, flags, rlx, td3, write_paid
+from tables import bars, mean_interval
+from td_jepa import at_random, flags, rlx, td3, write_relabelled
 
 from rlx import envs, replay
 from rlx.agents.td_jepa.config import PRESETS
@@ -42,14 +42,16 @@ def explored(folder: Path, steps: int, size: list[str]) -> Path:
     return out
 
 
-def paid(data: Path, task: str) -> Path:
+def relabelled(data: Path, task: str) -> Path:
     """The same rows with the rewards of ``task``."""
     out = data.with_name(f"walker-{task}.npz")
     if not out.exists():
         whole = replay.load(data)
         rows, before = whole.rows, np.maximum(np.arange(len(whole.rows.reward)) - 1, 0)  # rewards belong to the arrival
         physics = rows.info[PHYSICS]
-        write_paid(out, whole, np.asarray(reward_of(f"dmc:walker-{task}")(physics, rows.action[before], physics[before])), task)
+        write_relabelled(
+            out, whole, np.asarray(reward_of(f"dmc:walker-{task}")(physics, rows.action[before], physics[before])), task
+        )
     return out
 
 
@@ -70,7 +72,7 @@ def zero_shot(folder: Path, data: Path, method: str, args: argparse.Namespace) -
 
 def per_task(folder: Path, data: Path, task: str, args: argparse.Namespace) -> np.ndarray:
     """TD3 on the rewards of one task, [seeds]."""
-    where = ["--env", f"dmc:walker-{task}", "--data", paid(data, task), "--agent.discount", 0.98]
+    where = ["--env", f"dmc:walker-{task}", "--data", relabelled(data, task), "--agent.discount", 0.98]
     how = ["--agent.updates", args.updates, "--agent.eval-every", args.updates, "--agent.eval-episodes", args.episodes]
     return td3(folder / f"td3-{task}-{args.seeds}", *where, *how, "--seeds", args.seeds)
 
@@ -98,7 +100,9 @@ def main() -> int:
             found = {task: per_task(args.run_dir, data, task, args) for task in TASKS}
         else:
             found = zero_shot(args.run_dir, data, method, args)
-        rows[method] = {task: told(x, 2) for task, x in found.items()} | {"all": told(np.mean(list(found.values()), 0), 2)}
+        rows[method] = {task: mean_interval(x, 2) for task, x in found.items()} | {
+            "all": mean_interval(np.mean(list(found.values()), 0), 2)
+        }
         print(f"{method:16}", *(f"{task} {row['mean']:.1f}" for task, row in rows[method].items()), flush=True)
         path.write_text(json.dumps({**own, "returns": rows}, indent=1) + "\n")
     bars(rows, [*TASKS, "all"], path.with_suffix(".png"))

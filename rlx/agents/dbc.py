@@ -173,11 +173,11 @@ def taught(
     after = net.dynamics.apply(own["dynamics"], x)
     dynamics = ((after - jax.lax.stop_gradient(next_z)) ** 2).mean()
     reward = ((net.reward.apply(own["reward"], x)[..., 0] - batch.reward) ** 2).mean()
-    total, said = h["model_coef"] * (dynamics + reward), {"model/dynamics_loss": dynamics, "model/reward_loss": reward}
+    total, metrics = h["model_coef"] * (dynamics + reward), {"model/dynamics_loss": dynamics, "model/reward_loss": reward}
     if bisim:
         apart = bisimulation(z, after, batch.reward, h["discount"], other)
-        total, said = total + h["bisim_coef"] * apart, {**said, "model/bisim_loss": apart}
-    return total, (z, said)
+        total, metrics = total + h["bisim_coef"] * apart, {**metrics, "model/bisim_loss": apart}
+    return total, (z, metrics)
 
 
 # --------------------------------------------------------------------------------------------------------------- the agent
@@ -194,9 +194,9 @@ class Method:
 
     def init(self, key: Key, h: dict[str, Array]) -> AgentState:
         c, k = self.config, jax.random.split(key, 4)
-        seen, z = jnp.zeros(self.stacked, self.leaf.dtype), jnp.zeros(c.features + self.actions)
+        obs, z = jnp.zeros(self.stacked, self.leaf.dtype), jnp.zeros(c.features + self.actions)
         own = {
-            "encoder": self.net.encoder.init(k[0], seen),
+            "encoder": self.net.encoder.init(k[0], obs),
             "dynamics": self.net.dynamics.init(k[1], z),
             "reward": self.net.reward.init(k[2], z),
         }
@@ -230,17 +230,17 @@ class Method:
 
         def loss(own: PyTree) -> tuple[Array, tuple[Array, dict[str, Array]]]:
             if objective == "none":
-                total, (z, said) = jnp.float32(0), (net.see(own["encoder"], batch.obs), dict[str, Array]())
+                total, (z, metrics) = jnp.float32(0), (net.see(own["encoder"], batch.obs), dict[str, Array]())
             else:
-                total, (z, said) = taught(own, net, batch, next_z, other, h, objective == "dbc")
-            return total + critic_loss(old["critics"], net.sac.critics, batch._replace(obs=z), y)[0], (z, said)
+                total, (z, metrics) = taught(own, net, batch, next_z, other, h, objective == "dbc")
+            return total + critic_loss(old["critics"], net.sac.critics, batch._replace(obs=z), y)[0], (z, metrics)
 
-        slopes, (z, said) = jax.grad(loss, has_aux=True)(old["own"])
+        slopes, (z, metrics) = jax.grad(loss, has_aux=True)(old["own"])
         state, out = sac.learn(net.sac, state, batch._replace(obs=z, next_obs=next_z), y, k_learn)
         own, opt = apply_gradients(optimizer(h["encoder_lr"]), old["own"], slopes, old["own_opt"])
         target = polyak(old["target_encoder"], own["encoder"], h["encoder_tau"])
         learned = {**state.learned, "own": own, "own_opt": opt, "target_encoder": target}
-        return state._replace(learned=learned), out._replace(metrics={**out.metrics, **said})
+        return state._replace(learned=learned), out._replace(metrics={**out.metrics, **metrics})
 
 
 def make(config: Config, problem: Problem) -> Agent:

@@ -67,8 +67,8 @@ class Compared(NamedTuple):
     weight: Array  # [P]: 0 where nothing decides
 
 
-def compared(rows: Sequences, seen: Array, factors: tuple[str, ...], margins: np.ndarray, key: Key) -> Compared:
-    """Each state that was arrived at in rows [T + 1, W, ...] beside a random other one; ``seen`` [T + 1, W, n]: what of them
+def compared(rows: Sequences, obs: Array, factors: tuple[str, ...], margins: np.ndarray, key: Key) -> Compared:
+    """Each state that was arrived at in rows [T + 1, W, ...] beside a random other one; ``obs`` [T + 1, W, n]: what of them
     the reward is told."""
     flat = lambda x: x[1:].reshape(-1, *x.shape[2:])
     there = flat(rows.valid & ~rows.first).astype(jnp.float32)
@@ -78,7 +78,7 @@ def compared(rows: Sequences, seen: Array, factors: tuple[str, ...], margins: np
     count = len(there)
     other = (jnp.arange(count) + jax.random.randint(key, (count,), 1, count)) % count
     label, level = hierarchy.by_level(jnp, f[:, other] - f, jnp.float32(margins) * std)
-    x = flat(seen)
+    x = flat(obs)
     return Compared(x, x[other], label, there * there[other] * (level < len(factors)))
 
 
@@ -101,12 +101,12 @@ def taught(
 
     order = keys.permutation(key, len(pairs.label)).reshape(parts, -1)
     (params, opt), (value, right) = jax.lax.scan(step, (params, opt), jax.tree.map(lambda x: x[order], pairs))
-    told = pairs.weight.sum()
-    metrics = {"reward/loss": value.mean(), "reward/right": right.sum() / jnp.maximum(told, 1.0)}
-    return params, opt, metrics | {"reward/decided": told / len(pairs.label)}
+    decided = pairs.weight.sum()
+    metrics = {"reward/loss": value.mean(), "reward/right": right.sum() / jnp.maximum(decided, 1.0)}
+    return params, opt, metrics | {"reward/decided": decided / len(pairs.label)}
 
 
-def paid(reward: Array, there: Array) -> Array:
+def standardised(reward: Array, there: Array) -> Array:
     """Rewards [T + 1, W] with mean 0 and standard deviation 1 over the states that are ``there``, 0 elsewhere."""
     average = lambda x: (x * there).sum() / jnp.maximum(there.sum(), 1)
     apart = reward - average(reward)
@@ -145,11 +145,11 @@ def make(config: Config, problem: Problem) -> Agent:
 
     def update(state: AgentState, clock: Clock, rows: Sequences, key: Key) -> tuple[AgentState, Out]:
         old, (other, parts, rest) = state.learned, jax.random.split(key, 3)
-        seen = normalize.apply(old["obs_stats"], rows.obs) if config.normalize_obs else rows.obs
-        pairs = compared(rows, seen, factors, margins, other)
+        obs = normalize.apply(old["obs_stats"], rows.obs) if config.normalize_obs else rows.obs
+        pairs = compared(rows, obs, factors, margins, other)
         lr = state.hyper["reward_lr"]
         reward, opt, metrics = taught(net, old["reward"], old["reward_opt"], pairs, lr, config.reward_minibatches, parts)
-        each = paid(net.apply(reward, seen)[..., 0], rows.valid & ~rows.first)
+        each = standardised(net.apply(reward, obs)[..., 0], rows.valid & ~rows.first)
         state = state._replace(learned={**old, "reward": reward, "reward_opt": opt})
         state, out = learn.update(state, clock, rows._replace(reward=each), rest)
         return state, out._replace(metrics={**out.metrics, **metrics})

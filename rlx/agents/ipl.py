@@ -80,8 +80,8 @@ def critic_loss(
     worth = (about.mask * r[:, : steps * 2 * count].reshape(-1, steps, 2, count)).sum(1)  # [2 critics, 2 windows, B]
     gap = worth[:, 0] - worth[:, 1]
     preference = (about.weight * cross_entropy(about.label, gap)).mean()
-    told = (about.label != 0.5) & (about.weight > 0)
-    right = (told & ((gap[0] < 0) == (about.label > 0.5))).sum() / jnp.maximum(told.sum(), 1)
+    decided = (about.label != 0.5) & (about.weight > 0)
+    right = (decided & ((gap[0] < 0) == (about.label > 0.5))).sum() / jnp.maximum(decided.sum(), 1)
     return preference + h["reward_coef"] * (share * r**2).sum(-1).mean(), (preference, right)
 
 

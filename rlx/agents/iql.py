@@ -111,7 +111,7 @@ def updater(nets: Networks, share: Callable[[Clock], Array]) -> Callable:
     def update(state: AgentState, clock: Clock, batch: Transitions, key: Key) -> tuple[AgentState, Out]:
         h, old = state.hyper, state.learned
         opt = dict(old["opt"])
-        batch = offline.seen(batch, old["scales"], h)
+        batch = offline.scaled(batch, old["scales"], h)
         batch = batch._replace(action=jnp.clip(batch.action, -offline.EDGE, offline.EDGE))
 
         q = q_values(nets.critics, old["target"], batch.obs, batch.action).min(0)

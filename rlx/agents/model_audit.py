@@ -50,8 +50,8 @@ class Report:
 
     def ready(self, state: AgentState) -> None:
         """Raises ValueError where the run stands before its policy learns."""
-        told = {"model": "model/epochs"} | ({"scorer": "scorer/share"} if self.method.config.filter == "reward" else {})
-        missing = next((stage for stage, name in told.items() if float(state.learned["told"][name]) == 0), None)
+        metric_of = {"model": "model/epochs"} | ({"scorer": "scorer/share"} if self.method.config.filter == "reward" else {})
+        missing = next((stage for stage, name in metric_of.items() if float(state.learned["told"][name]) == 0), None)
         if missing is not None:
             raise ValueError(f"the stage {missing!r} of this run is not done: let it go on, with the command that began it.")
 

@@ -60,7 +60,7 @@ from rlx.types import (
 )
 
 BANK = 100_000  # states that imagined episodes begin from, at most: of more data they are drawn once
-TOLD = ("model/error", "model/epochs", "scorer/gap", "scorer/share", "rollout/length", "rollout/stopped", "rollout/score")
+METRICS = ("model/error", "model/epochs", "scorer/gap", "scorer/share", "rollout/length", "rollout/stopped", "rollout/score")
 AGREEMENT = "scorer/agreement"  # of one network with all discriminators, where it is distilled
 
 
@@ -102,9 +102,9 @@ def value_disagreement(
 
     def add(total: Array, draw_key: Key) -> tuple[Array, None]:
         next_key, act_key = jax.random.split(draw_key)
-        seen = learned["scales"].obs(mean + std * jax.random.normal(next_key, mean.shape))
-        chosen, _ = tanh_normal_sample(act_key, *sac.policy(nets.actor, learned["actor"], seen))
-        return total + q_values(nets.critics, learned["target"], seen, chosen).min(0), None
+        next_obs = learned["scales"].obs(mean + std * jax.random.normal(next_key, mean.shape))
+        chosen, _ = tanh_normal_sample(act_key, *sac.policy(nets.actor, learned["actor"], next_obs))
+        return total + q_values(nets.critics, learned["target"], next_obs, chosen).min(0), None
 
     # one draw after the other: all at once, of several seeds, do not fit a processor's cache
     total, _ = jax.lax.scan(add, jnp.zeros(mean.shape[:-1]), jax.random.split(key, draws))
@@ -235,14 +235,14 @@ class Method:
 
     def watch(self, state: AgentState, rows: Row, key: Key) -> AgentState:
         """How long imagined episodes were, and how many of them stopped."""
-        told, streams = state.learned["told"], rows.reward.shape[1]
+        metrics, streams = state.learned["told"], rows.reward.shape[1]
         decided = (rows.valid & ~rows.last).sum()
-        told = {**told, "rollout/length": decided / streams}
+        metrics = {**metrics, "rollout/length": decided / streams}
         if self.score is not None:
             arrived = rows.valid & ~rows.first
             score = jnp.where(arrived, rows.info["score"], 0.0).sum() / jnp.maximum(arrived.sum(), 1)
-            told |= {"rollout/stopped": (rows.valid & rows.info["stopped"]).any(0).mean(), "rollout/score": score}
-        return state._replace(learned={**state.learned, "told": told})
+            metrics |= {"rollout/stopped": (rows.valid & rows.info["stopped"]).any(0).mean(), "rollout/score": score}
+        return state._replace(learned={**state.learned, "told": metrics})
 
     # ---------------------------------------------------------------------------------------------------- what is fitted
 
@@ -253,15 +253,15 @@ class Method:
         how: dict[str, Any] = {k: getattr(c, k) for k in ("lr", "batch", "epochs", "patience", "holdout")}
         found = bootstrap.fit(learned["model"], inputs, targets, key, **how)
         elites = np.asarray(found.model.elites)
-        told = {"model/error": found.error[elites].mean(), "model/epochs": found.epochs.max()}
+        metrics = {"model/error": found.error[elites].mean(), "model/epochs": found.epochs.max()}
         order = np.random.default_rng(np.asarray(jax.random.key_data(key))).permutation(len(rows.obs))
         starts = rows.obs[np.resize(order, self.bank)].astype(np.float32)
-        return self._with(state, told, model=found.model, starts=starts), sources
+        return self._with(state, metrics, model=found.model, starts=starts), sources
 
     def fit_scorer(self, state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
         rows, game = rows_in(sources["data"]), self.config.scorer.game
         found = learn(state.learned["scorer"], rows.obs, rows.action, rows.new, key, game)
-        told = {"scorer/gap": found.gap[-1], "scorer/share": (found.gap > game.gap_min).mean()}
+        metrics = {"scorer/gap": found.gap[-1], "scorer/share": (found.gap > game.gap_min).mean()}
         own = state.learned["distilled"]
         if self.distils:
             k_act, k_fit = jax.random.split(jax.random.fold_in(key, 1))
@@ -269,11 +269,11 @@ class Method:
             obs, action = np.concatenate([rows.obs, rows.obs]), np.concatenate([rows.action, anything])
             given, c = (self.candidates, state.learned["model"], obs, action, k_fit), self.config.scorer
             how: dict[str, Any] = {"steps": c.distilled_steps, "least": c.distilled_agreement}
-            own, told[AGREEMENT], _ = distilled.distil(own, found.scorer, *given, **how)
-        return self._with(state, told, scorer=found.scorer, distilled=own), sources
+            own, metrics[AGREEMENT], _ = distilled.distil(own, found.scorer, *given, **how)
+        return self._with(state, metrics, scorer=found.scorer, distilled=own), sources
 
-    def _with(self, state: AgentState, told: dict[str, Any], **new: Any) -> AgentState:
-        numbers = {**state.learned["told"], **{k: np.float32(v) for k, v in told.items()}}
+    def _with(self, state: AgentState, metrics: dict[str, Any], **new: Any) -> AgentState:
+        numbers = {**state.learned["told"], **{k: np.float32(v) for k, v in metrics.items()}}
         return state._replace(learned={**state.learned, **new, "told": numbers})
 
     # --------------------------------------------------------------------------------------------------------- the policy
@@ -281,8 +281,8 @@ class Method:
     def init(self, key: Key, hyper: dict[str, Array]) -> AgentState:
         k = jax.random.split(key, 3)
         own = {"model": self.blank_model(k[0]), "scorer": self.blank_scorer(k[1]), "scales": self.scales}
-        told = (*TOLD, AGREEMENT) if self.distils else TOLD
-        own |= {"starts": jnp.zeros((self.bank, self.n)), "told": dict.fromkeys(told, jnp.float32(0))}
+        names = (*METRICS, AGREEMENT) if self.distils else METRICS
+        own |= {"starts": jnp.zeros((self.bank, self.n)), "told": dict.fromkeys(names, jnp.float32(0))}
         own |= {"distilled": self.blank_distilled(k[1])}
         return AgentState(hyper, {**sac.begin(self.nets, k[2], self.n, self.m, hyper["init_temperature"]), **own})
 
@@ -293,10 +293,10 @@ class Method:
 
     def update(self, state: AgentState, clock: Clock, raw: Transitions, key: Key) -> tuple[AgentState, Out]:
         c, h, learned, k = self.config, state.hyper, state.learned, jax.random.split(key, 3)
-        batch = offline.seen(raw, learned["scales"], h)
+        batch = offline.scaled(raw, learned["scales"], h)
         soft = -jnp.inf if c.deterministic_backup else jnp.minimum(learned["log_temperature"], 0.0)
         y = sac.targets(self.nets, {**learned, "log_temperature": soft}, batch, k[0])
-        said = learned["told"]
+        metrics = learned["told"]
         if not self.mopo:
             made = real_rows(len(y), c.real_ratio)
             disagreement = value_disagreement(
@@ -304,11 +304,11 @@ class Method:
             )
             y = jax.lax.stop_gradient(lower(y, disagreement, h["uncertainty_penalty"]))
             mean = disagreement.sum() / max(len(disagreement), 1)  # there are none with real_ratio=1
-            said = {**said, "critic/disagreement": mean}
+            metrics = {**metrics, "critic/disagreement": mean}
         share = 0.5 * (1 + jnp.cos(jnp.pi * clock.cycle / c.cycles)) if c.actor_lr_decay else 1.0
         how: dict[str, Any] = {"actor_lr": h["actor_lr"] * share, "most_temperature": 1.0, "by_target": c.actor_by_target}
         new, out = sac.learn(self.nets, state, batch, y, k[2], **how)
-        return new, out._replace(metrics={**out.metrics, **said})
+        return new, out._replace(metrics={**out.metrics, **metrics})
 
     @property
     def stages(self) -> tuple[Stage, ...]:

@@ -148,7 +148,7 @@ def moments(x: Any, there: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.sqrt(over(lambda rows: (rows - mean) ** 2))
 
 
-def seen(batch: Transitions, scales: Scales, h: dict[str, Array]) -> Transitions:
+def scaled(batch: Transitions, scales: Scales, h: dict[str, Array]) -> Transitions:
     """``batch`` in units of ``scales``, its rewards as `ValueConfig` says."""
     reward = h["reward_scale"] * scales.reward * batch.reward + h["reward_shift"]
     return batch._replace(obs=scales.obs(batch.obs), next_obs=scales.obs(batch.next_obs), reward=reward)

@@ -116,7 +116,7 @@ def make(config: Config, problem: Problem) -> Agent:
     def update(state: AgentState, clock: Clock, rows: Sequences, key: Key) -> tuple[AgentState, Out]:
         h, learned = state.hyper, state.learned
         batch, next_action, acted = transitions(rows, h["discount"])
-        batch = offline.seen(batch, learned["scales"], h)
+        batch = offline.scaled(batch, learned["scales"], h)
         y = targets(nets, learned["target"], batch, next_action, acted, h, key)
         loss = lambda actor, critics: actor_loss(actor, nets, critics, batch, h["actor_penalty"])
         return td3.learn(nets, state, batch, y, td3.is_turn(clock, config.policy_delay), loss)

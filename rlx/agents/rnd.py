@@ -81,10 +81,10 @@ def prediction_loss(predictor: PyTree, net: MLP, random: PyTree, x: Array) -> tu
     return e.mean(), e
 
 
-def rewards(e: Array, seen: Normalizer) -> tuple[Array, Normalizer]:
-    """r [B] of errors ``e`` [B], and the statistics of all errors ``seen``, these included."""
-    seen = normalize.update(seen, e[:, None], jnp.ones(e.shape, bool))
-    return jax.lax.stop_gradient(e / jnp.maximum(normalize.std(seen)[0], 1e-8)), seen
+def rewards(e: Array, stats: Normalizer) -> tuple[Array, Normalizer]:
+    """r [B] of errors ``e`` [B], and the statistics of all errors ``stats``, these included."""
+    stats = normalize.update(stats, e[:, None], jnp.ones(e.shape, bool))
+    return jax.lax.stop_gradient(e / jnp.maximum(normalize.std(stats)[0], 1e-8)), stats
 
 
 def make(config: Config, problem: Problem) -> Agent:
@@ -105,8 +105,8 @@ def make(config: Config, problem: Problem) -> Agent:
         return AgentState(hyper, {**explorer.init(begun, hyper).learned, **own})
 
     def act(state: AgentState, clock: Clock, carry: Any, step: Step, key: Key, mode: str) -> tuple[Array, Any, dict]:
-        seen = normalize.apply(state.learned["obs_stats"], step.obs, CLIP)
-        return explorer.act(state, clock, carry, step._replace(obs=seen), key, mode)
+        obs = normalize.apply(state.learned["obs_stats"], step.obs, CLIP)
+        return explorer.act(state, clock, carry, step._replace(obs=obs), key, mode)
 
     def update(state: AgentState, clock: Clock, batch: Transitions, key: Key) -> tuple[AgentState, Out]:
         h, old = state.hyper, state.learned

@@ -68,7 +68,7 @@ def make(config: Config, problem: Problem) -> Agent:
         return jnp.tanh(nets.actor.apply(state.learned["actor"], state.learned["scales"].obs(step.obs))), carry, {}
 
     def update(state: AgentState, clock: Clock, batch: Transitions, key: Key) -> tuple[AgentState, Out]:
-        batch = offline.seen(batch, state.learned["scales"], state.hyper)
+        batch = offline.scaled(batch, state.learned["scales"], state.hyper)
         y = td3.targets(nets, state.learned["target"], batch, state.hyper, key)
         loss = lambda actor, critics: actor_loss(actor, nets, critics, batch, state.hyper["alpha"])
         return td3.learn(nets, state, batch, y, td3.is_turn(clock, config.policy_delay), loss)

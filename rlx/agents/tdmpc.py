@@ -26,7 +26,7 @@ from rlx import replay
 from rlx.agents.offpolicy import action_dims, at_random
 from rlx.config import hyper, size, traced
 from rlx.dynamics import told_learning as learning
-from rlx.dynamics.told import Sight, Told, noisy, parted, seen
+from rlx.dynamics.told import Sight, Told, noisy, parted, sight_of
 from rlx.dynamics.told_learning import Coefs, Windows
 from rlx.envs import batch
 from rlx.nn.images import push_frame, random_shift
@@ -279,7 +279,7 @@ class Method(Looks):
     @staticmethod
     def of(c: Config, spec: Spec) -> Method:
         """Raises ValueError for settings, observations or actions that cannot be."""
-        sight, convolutions = seen(spec, "tdmpc", c.convolutions, c.cameras, c.proprio)
+        sight, convolutions = sight_of(spec, "tdmpc", c.convolutions, c.cameras, c.proprio)
         m = action_dims(spec.action, "tdmpc")
         net = Told.of(m, c.latent, c.hidden, c.encoder_hidden, sight.views, convolutions)
         sizes = mppi.Search(c.horizon, c.samples, c.proposals, c.elites, c.iterations)
@@ -311,16 +311,16 @@ class Method(Looks):
         looked = self.looked(drawn.obs, jax.random.fold_in(key, 2))  # without images as if there were no third key
         windows = Windows.of(drawn._replace(obs=looked), self.config.horizon)
         rates = h["lr"], h["max_grad_norm"]
-        params, opt, said = learning.learn_model(
+        params, opt, aux = learning.learn_model(
             self.net, old["params"], old["opt"], None, old["target"], windows, coefs, *rates, k_model
         )
         policies, policy_opt, each = learning.learn_policies(
-            self.net, params, opt["policies"], said.latents, coefs, *rates, k_policy
+            self.net, params, opt["policies"], aux.latents, coefs, *rates, k_policy
         )
         params = {**params, "policies": policies}
         target = learning.move_target(old["target"], params, clock.updates % self.config.delay == 0, h["tau"])
         learned = {"params": params, "target": target, "opt": {**opt, "policies": policy_opt}}
-        return state._replace(learned=learned), Out(said.metrics | {"actor/loss": each.mean()}, said.priority)
+        return state._replace(learned=learned), Out(aux.metrics | {"actor/loss": each.mean()}, aux.priority)
 
 
 def make(config: Config, problem: Problem) -> Agent:

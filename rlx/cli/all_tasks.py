@@ -50,13 +50,13 @@ def answer(policies: dict[int, Policy], asked: str, episodes: int, samples: int,
         names = _chosen(asked, known.names)
         numbers, played, env = [known.names.index(n) for n in names], policies, _world(first, known, names, episodes)
     z = np.stack([np.asarray(policy.state.learned["tasks"])[list(numbers)] for policy in played.values()])
-    for said in asking_nothing(names, z):
-        warnings.warn(f"--tasks: {said}", stacklevel=2)
+    for message in asking_nothing(names, z):
+        warnings.warn(f"--tasks: {message}", stacklevel=2)
     problem = Problem({**first.problem.envs, "train": env}, first.problem.data)
     played = {m: replace(policy, problem=problem, _compiled={}) for m, policy in played.items()}
     found = evaluate_all(played, of_each(names, numbers, env, episodes, "train"), seed)
     apart = {k: v.reshape(len(policies), len(names), episodes) for k, v in found.items() if k in ("returns", "info/success")}
-    return _told(policies, names, apart, z, folder)
+    return _report(policies, names, apart, z, folder)
 
 
 def _chosen(asked: str, names: Sequence[str]) -> tuple[str, ...]:
@@ -115,19 +115,19 @@ def _of_domain(
     given = relabelled(data, rewards, samples, seed)
     t, w = given["index"]
     obs = arrivals(data, t, w, first.agent.config.frames)
-    paid = np.stack([given["rewards"][name] for name in rewards])
-    knowing = {m: _knowing(policy, obs, paid) for m, policy in policies.items()}
+    reward = np.stack([given["rewards"][name] for name in rewards])
+    knowing = {m: _knowing(policy, obs, reward) for m, policy in policies.items()}
     return tuple(rewards), knowing, side_by_side(worlds, episodes)
 
 
-def _knowing(policy: Policy, obs: np.ndarray, paid: np.ndarray) -> Policy:
-    """With the z of rewards ``paid`` [K, N] for arriving at ``obs`` [N, ...] as those of its tasks."""
+def _knowing(policy: Policy, obs: np.ndarray, reward: np.ndarray) -> Policy:
+    """With the z of rewards ``reward`` [K, N] for arriving at ``obs`` [N, ...] as those of its tasks."""
     ask = ZeroShot(policy.agent, policy.state)
-    z = ask.method.inferred(ask.features(obs), paid + float(policy.state.hyper["reward_shift"]))
+    z = ask.method.inferred(ask.features(obs), reward + float(policy.state.hyper["reward_shift"]))
     return replace(policy, state=policy.state._replace(learned={**policy.state.learned, "tasks": np.float32(z)}))
 
 
-def _told(
+def _report(
     policies: dict[int, Policy], names: Sequence[str], found: dict[str, np.ndarray], z: np.ndarray, folder: Path
 ) -> dict[str, Any]:
     """Of ``found`` [M, K, E] by name, with the ``z`` [M, K, d] that were played."""

@@ -85,7 +85,7 @@ def body(argv: list[str]) -> None:
         found = [[e for piece in pieces if piece.part == i for e in piece.make()] for i in range(len(parts))]
         episodes = alike(found)
         counts = [_counts(each, env) for each in found]
-        meta["parts"] = [told | count for told, count in zip(meta["parts"], counts, strict=True)]
+        meta["parts"] = [entry | count for entry, count in zip(meta["parts"], counts, strict=True)]
         datasets.write(out, episodes, meta | _counts(episodes, env))
     else:
         _into_folder(out, pieces, meta)
@@ -253,16 +253,16 @@ def _meta(flags: Flags, env: Env | HostEnv, parts: list[Part], policies: dict[st
     of_parts = []
     for part in parts:
         policy = policies.get(part.run_dir) if part.mode not in (*FREE, REPLAY) else None
-        told: dict[str, Any] = {"mode": part.mode} | ({} if part.mode == REPLAY else {"steps": part.steps})
+        entry: dict[str, Any] = {"mode": part.mode} | ({} if part.mode == REPLAY else {"steps": part.steps})
         if part.mode == "ou":
-            told |= {"theta": flags.theta, "sigma": flags.sigma}
+            entry |= {"theta": flags.theta, "sigma": flags.sigma}
         if part.run_dir and part.mode not in FREE:
             agent = run_configs.read(part.run_dir).agent
-            told |= {"run_dir": part.run_dir, "agent": agent, "member": flags.member}
+            entry |= {"run_dir": part.run_dir, "agent": agent, "member": flags.member}
         if policy is not None:
-            told |= {"which": flags.which, "cycle": policy.cycle}
-            told |= {"sampled": flags.sampled, "sampled_each": flags.sampled_each} if flags.sampled else {}
-        of_parts.append(told)
+            entry |= {"which": flags.which, "cycle": policy.cycle}
+            entry |= {"sampled": flags.sampled, "sampled_each": flags.sampled_each} if flags.sampled else {}
+        of_parts.append(entry)
     return {
         "env": env.name,
         "env_options": _options(flags, parts),
@@ -297,9 +297,9 @@ def _limit(flags: Flags, parts: list[Part]) -> int | None:
 
 
 def _counts(episodes: Iterable[Row], env: Env | HostEnv) -> dict[str, Any]:
-    told = summary(episodes, env.spec.horizon)
-    returns = told.pop("returns")
-    return {**told, "return_mean": float(returns.mean()) if len(returns) else None}
+    values = summary(episodes, env.spec.horizon)
+    returns = values.pop("returns")
+    return {**values, "return_mean": float(returns.mean()) if len(returns) else None}
 
 
 def _say(flags: Flags, out: Path, env: Env | HostEnv, parts: list[Part], limit: int | None) -> None:

@@ -184,10 +184,10 @@ def drawn(picture: Path, draw: Callable[[], None], asked: bool) -> Path | None:
         draw()
     except OSError as error:
         what, remedy = files.what_and_remedy(error, picture)
-        said = f"the picture {picture} cannot be written: {what}. {remedy}; --out says where it goes."
+        message = f"the picture {picture} cannot be written: {what}. {remedy}; --out says where it goes."
         if asked:
-            raise ValueError(said) from error
-        print(said, file=sys.stderr)
+            raise ValueError(message) from error
+        print(message, file=sys.stderr)
         return None
     print(f"  picture: {picture}", flush=True)
     return picture
@@ -251,12 +251,12 @@ def trials(total: int, done: int, enabled: bool) -> Iterator[Callable[[str, int]
     with Progress(console=screen, disable=not enabled or not screen.is_terminal) as progress:
         task = progress.add_task("trials", total=total, completed=done)
 
-        def told(name: str, code: int) -> None:
+        def report(name: str, code: int) -> None:
             progress.advance(task)
             state = f"failed with exit code {code}: see log.txt in its folder" if code else "done"
             screen.print(f"{name}: {state}", highlight=False, soft_wrap=True)
 
-        yield told
+        yield report
 
 
 @contextlib.contextmanager

@@ -109,8 +109,8 @@ def _refuse_others_flags(action: str, flags: Flags) -> None:
             continue
         flag, where = f"--{one.name.replace('_', '-')}", " or ".join(f"rlx data {a}" for a in takes)
         where += " --model" * (takes[-1] == "score")
-        said = INSTEAD.get(one.name, "")
-        config.stop(f"{flag} does nothing in rlx data {action}{' without --model' * needs_model}, it is for {where}.{said}")
+        hint = INSTEAD.get(one.name, "")
+        config.stop(f"{flag} does nothing in rlx data {action}{' without --model' * needs_model}, it is for {where}.{hint}")
 
 
 def _options(flags: Flags) -> dict[str, Any]:
@@ -198,17 +198,17 @@ def _audit(data: Dataset, sources: list[str], flags: Flags) -> None:
     episodes = list(data)
     found = report.audit(policy.state, episodes, flags.horizon)
     each = report.scores(policy.state, episodes)
-    told = model_audit.summary(found)
+    values = model_audit.summary(found)
     by = "score" if "score" in each[0] else "error"
     mean = np.array([float(np.mean(e[by])) for e in each])
     worst = np.argsort(mean if by == "score" else -mean, kind="stable")[:5].tolist()
-    lines = [(name.replace("_", ", "), console.number(value)) for name, value in told.items()]
+    lines = [(name.replace("_", ", "), console.number(value)) for name, value in values.items()]
     lines += [(f"mean {by} of a transition", console.number(float(mean.mean())))]
     lines += [("least like the model's data", "episodes " + ", ".join(f"{i} ({mean[i]:.3g})" for i in worst))]
     console.table(f"The model of {flags.model}, {found.horizon} steps", lines)
     picture, least = _picture(sources, flags, "-model"), float(policy.state.hyper["r_min"])
     drawn = console.drawn(picture, lambda: files.write_bytes(picture, model_audit.picture(found, least)), bool(flags.out))
-    console.result({"horizon": found.horizon, **told, f"{by}_mean": float(mean.mean()), "worst": worst, "picture": drawn})
+    console.result({"horizon": found.horizon, **values, f"{by}_mean": float(mean.mean()), "worst": worst, "picture": drawn})
 
 
 def _reference(sources: list[str], options: datasets.Reading, flags: Flags) -> None:
@@ -268,11 +268,11 @@ def _some(data: Dataset, earned: Earned) -> np.ndarray:
 def _usual(data: Dataset, name: str) -> bool:
     """Whether references of the environment ``name`` hold for these data: whether they are of its own time limit, without
     options that change what is paid. Of another name than the file's it is the user who knows."""
-    said = data.meta.keys() & {"time_limit", "env_options"}
-    if name != data.meta.get("env") or not said:
+    stated = data.meta.keys() & {"time_limit", "env_options"}
+    if name != data.meta.get("env") or not stated:
         return True
     limit, options = data.meta.get("time_limit"), data.meta.get("env_options") or {}
-    if set(options) - scores.HARMLESS or len(said) == 1:  # one of them: files were joined that differ in the other
+    if set(options) - scores.HARMLESS or len(stated) == 1:  # one of them: files were joined that differ in the other
         return False
     try:
         with warnings.catch_warnings(action="ignore"):  # of old versions of an environment

@@ -106,11 +106,11 @@ def _say(flags: Flags, out: Any, env: Env | HostEnv, episodes: list[Row], played
     lines: list[tuple[str, Any]] = [("environment", env.name), ("episodes", f"{len(episodes)} of {played} that were played")]
     lines += [("transitions", f"{transitions:,}"), ("return, mean", console.number(float(np.mean(returns))))]
     lines += [("decisions in success, mean", console.number(float(np.mean(done))))]
-    told = outcomes.of_episodes(episodes)
-    lines += [(outcomes.words(name), console.number(value)) for name, value in told.items()]
+    measured = outcomes.of_episodes(episodes)
+    lines += [(outcomes.words(name), console.number(value)) for name, value in measured.items()]
     lines += [("observations", f"{console.size(sum(x.nbytes for e in episodes for x in jax.tree.leaves(e.obs)))} in memory")]
     lines += [("written", f"{out}, {console.size(size)}")]
     console.table("Demonstrations", lines)
     values = {"out": out, "env": env.name, "episodes": len(episodes), "played": played, "transitions": transitions}
-    means = {"return_mean": float(np.mean(returns)), "successes_mean": float(np.mean(done)), "outcomes": told}
+    means = {"return_mean": float(np.mean(returns)), "successes_mean": float(np.mean(done)), "outcomes": measured}
     console.result({**values, **means, "bytes": size})

@@ -90,7 +90,7 @@ def _summary(
     values |= outputs.score_of(values, reference)
     info = {k.removeprefix("info/"): stats.estimate(v) for k, v in found.items() if k.startswith("info/")}
     rows = [
-        ("return, mean", outputs.told(values)),
+        ("return, mean", outputs.return_text(values)),
         *outputs.score_rows(values),
         (f"{what}, median", console.number(np.median(shown))),
         (f"{what}, min to max", f"{console.number(shown.min())} to {console.number(shown.max())}"),

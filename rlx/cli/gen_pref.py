@@ -60,19 +60,19 @@ def body(argv: list[str]) -> None:
     segment = flags.segment or (usual[2] and min(usual[2], steps))
     states, meta = made(flags, episodes, steps)
     rng = np.random.default_rng(flags.seed)
-    told = compared(states["source"], flags.pairs, episodes, segment, rng)
-    turned = rng.uniform(size=len(told.label)) < flags.flips
+    preferences = compared(states["source"], flags.pairs, episodes, segment, rng)
+    turned = rng.uniform(size=len(preferences.label)) < flags.flips
     out.mkdir(parents=True)
     for name, state in states.items():
         datasets.write(out / f"{name}.npz", replay.export(state), {"seed": flags.seed, "time_limit": steps, **meta[name]})
-    pairs.write(out / "labels.npz", pairs.flipped(told, turned))
+    pairs.write(out / "labels.npz", pairs.flipped(preferences, turned))
     rows = [("recipe", flags.recipe), ("episodes", f"{episodes} of {steps} steps at most, twice")]
-    what = f"{len(told.label)}, {turned.sum()} turned" + (f", of pieces of {segment} steps" if segment else "")
+    what = f"{len(preferences.label)}, {turned.sum()} turned" + (f", of pieces of {segment} steps" if segment else "")
     console.table("Preferences", [*rows, ("labels of the source", what), ("in", out)])
     given = "" if segment else f" --source-labels {out}/labels.npz"  # whole episodes are what is carried over
     given += f" --entries {meta_world.FRAME}" if flags.recipe in meta_world.RECIPES else ""  # the latest of its two frames
     print(f"rlx pref transfer --source {out}/source.npz --target {out}/target.npz{given}")
-    console.result({"out": out, "episodes": episodes, "pairs": len(told.label), "turned": int(turned.sum())})
+    console.result({"out": out, "episodes": episodes, "pairs": len(preferences.label), "turned": int(turned.sum())})
 
 
 def made(flags: Flags, episodes: int, steps: int) -> tuple[dict[str, ReplayState], dict[str, dict[str, Any]]]:
@@ -90,8 +90,8 @@ def made(flags: Flags, episodes: int, steps: int) -> tuple[dict[str, ReplayState
     with console.steps(2 * episodes, "episodes", flags.progress) as progress:
         for i, (name, task) in enumerate((("source", flags.source_task), ("target", flags.target_task))):
             key = keys.fold(keys.root(flags.seed), name, task)
-            told = lambda done, i=i: progress(i * episodes + done)
-            rows = meta_world.RECIPES[flags.recipe](task, episodes, steps, key, told)
+            report = lambda done, i=i: progress(i * episodes + done)
+            rows = meta_world.RECIPES[flags.recipe](task, episodes, steps, key, report)
             states[name] = replay.from_episodes(map(meta_world.as_cpl, rows) if flags.cpl else rows)
             meta[name] |= {"env": meta_world.CPL if flags.cpl else meta_world.ENV, "env_options": {"env_name": task}}
     return states, meta

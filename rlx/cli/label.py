@@ -59,8 +59,8 @@ def run(flags: Flags) -> None:
     console.table("Labels of a person", [*rows, ("answers", out), ("open", page.url)])
     serve(page)
     given = session.given()
-    told = [] if given is None else list(zip(given.label.tolist(), given.weight.tolist(), strict=True))
-    counts = {name: told.count(what) for name, what in ANSWERS.items()}
+    answers = [] if given is None else list(zip(given.label.tolist(), given.weight.tolist(), strict=True))
+    counts = {name: answers.count(what) for name, what in ANSWERS.items()}
     console.result({"out": out, "answered": int(session.answered().sum()), "of": len(session), **counts})
 
 

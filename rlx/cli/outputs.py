@@ -55,7 +55,7 @@ def score_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
     return [(f"score ({values['score_reference']})", console.estimate(found))]
 
 
-def told(values: dict[str, Any]) -> str:
+def return_text(values: dict[str, Any]) -> str:
     """What `return_of` says, for people."""
     return console.estimate(stats.Estimate(*(values[k] for k in ("return_mean", "return_ci", "return_ci_over"))))
 
@@ -142,17 +142,17 @@ def ranked(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """A ranking of settings as rows of a table."""
     lost = [f", {r['diverged']} diverged" if r["diverged"] else "" for r in rows]
     found = [console.estimate(stats.Estimate(r["iqm"], r["interval"], r["over"])) for r in rows]
-    return [(r["setting"], told + more) for r, told, more in zip(rows, found, lost, strict=True)]
+    return [(r["setting"], text + more) for r, text, more in zip(rows, found, lost, strict=True)]
 
 
 def outcome(row: dict[str, Any]) -> str:
     """A row of `rlx.train.outcomes.table` for people: the last evaluation, and all of training."""
-    said = []
+    parts = []
     for what, at in (("last evaluation", "95% interval"), ("while training", "95% interval while training")):
         if row[what] is not None:
             bounds = "  [{}, {}]".format(*map(console.number, row[at])) if row[at] else ""
-            said.append(f"{what} {console.number(row[what])}{bounds}")
-    return "; ".join(said) + f"  over {row['interval over']}"
+            parts.append(f"{what} {console.number(row[what])}{bounds}")
+    return "; ".join(parts) + f"  over {row['interval over']}"
 
 
 def film(policy: Policy, env: Env | HostEnv, run_dir: Path, seed: int) -> Path | None:

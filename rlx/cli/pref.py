@@ -114,38 +114,38 @@ def _transfer(flags: Flags) -> None:
         count=flags.pairs,
         least_confidence=flags.least_confidence,
     )
-    told = got.alignment
-    assert told is not None
+    aligned = got.alignment
+    assert aligned is not None
     out = pairs.write(flags.out, got.pairs)
     picture = out.with_suffix(".png")
-    draw(told, picture)
-    values: dict[str, Any] = {"pairs": int((got.pairs.weight > 0).sum()), "cost": float(told.coupling.cost)}
-    values |= {"row_error": float(told.coupling.row_error), "degenerate": told.degenerate, "asymmetry": told.asymmetry}
+    draw(aligned, picture)
+    values: dict[str, Any] = {"pairs": int((got.pairs.weight > 0).sum()), "cost": float(aligned.coupling.cost)}
+    values |= {"row_error": float(aligned.coupling.row_error), "degenerate": aligned.degenerate, "asymmetry": aligned.asymmetry}
     values |= _measured(got, labelled, target)
     if len(labelled) > 1:
         values |= {"costs": [float(a.coupling.cost) for a in got.each], "votes": [float(v) for v in got.votes]}
-    console.table("labels by transport", [*((k, _said(v)) for k, v in values.items()), ("labels", out), ("coupling", picture)])
-    if told.degenerate:
+    console.table("labels by transport", [*((k, _text(v)) for k, v in values.items()), ("labels", out), ("coupling", picture)])
+    if aligned.degenerate:
         print("The two sets say nothing about each other: all labels are 0.5 and none counts.")
-    elif abs(told.asymmetry) < 0.2:
+    elif abs(aligned.asymmetry) < 0.2:
         print("In the source neither the middle nor the rim of its trajectories is preferred: labels may be mirrored.")
     console.result({**values, "labels": out, "picture": picture})
 
 
-def _said(value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(map(_said, value))
+        return ", ".join(map(_text, value))
     return console.number(value) if isinstance(value, float) else str(value)
 
 
 def _measured(got: labels.Labelled, sources: Sequence[labels.Source], target: Episodes) -> dict[str, Any]:
     """Accuracies over all pairs of trajectories where the target has true rewards: of each source alone too where there are
     several, and of the nearest trajectory where there is one source with as many numbers. Else nothing."""
-    returns, told = target.returns[got.chosen], got.alignment
-    if np.ptp(returns) == 0 or told is None:
+    returns, aligned = target.returns[got.chosen], got.alignment
+    if np.ptp(returns) == 0 or aligned is None:
         return {}
-    right = lambda label: alignment.accuracy(label, returns, None if told.degenerate else told.weight)
-    found: dict[str, Any] = {"accuracy": right(told.label)}
+    right = lambda label: alignment.accuracy(label, returns, None if aligned.degenerate else aligned.weight)
+    found: dict[str, Any] = {"accuracy": right(aligned.label)}
     if len(sources) > 1:
         return {**found, "accuracies": [right(a.label) for a in got.each]}
     try:
@@ -155,10 +155,10 @@ def _measured(got: labels.Labelled, sources: Sequence[labels.Source], target: Ep
     return {**found, "accuracy_nearest": right(nearest.label)}
 
 
-def draw(told: Alignment, path: Path) -> None:
+def draw(aligned: Alignment, path: Path) -> None:
     """The coupling (with all sources, by their votes), sources and targets from the least to the most preferred, as a PNG."""
-    order = np.argsort(told.label.mean(1))
-    plan = told.coupling.plan[:, order]
+    order = np.argsort(aligned.label.mean(1))
+    plan = aligned.coupling.plan[:, order]
     centre = plan @ np.arange(plan.shape[1]) / np.maximum(plan.sum(1), 1e-12)
     figure = Figure(figsize=(5, 4.4), layout="constrained")
     axes = figure.subplots()

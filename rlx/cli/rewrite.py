@@ -68,7 +68,7 @@ def _refuse_at_once(out: Path, needs: float, free: int | None) -> None:
         )
 
 
-class _Told:
+class _Summary:
     """Of datasets that go by one after another: what `rlx.replay.datasets.join` would say of all of them."""
 
     def __init__(self) -> None:
@@ -101,12 +101,12 @@ def _write(
     read: Iterable[Dataset], count: int, out: Path, flags: Flags, more: dict[str, Any], notes: Sequence[str] = ()
 ) -> None:
     """Whole or not at all. Of ``count`` datasets one is in memory at a time, but for a file, which is written at once."""
-    told = _Told()
+    summary = _Summary()
     own = {"env": flags.env} if flags.env else {}
-    meta = lambda: {**told.meta, **more, "notes": [*told.notes, *notes], **own}
+    meta = lambda: {**summary.meta, **more, "notes": [*summary.notes, *notes], **own}
     if out.suffix in native.FILES:
         data = datasets.join(read)
-        told.add(data)
+        summary.add(data)
         datasets.write(out, data, meta())
     else:
         with (
@@ -114,15 +114,15 @@ def _write(
             console.steps(count, "datasets", flags.progress) as progress,
             datasets.Writer(part) as writer,
         ):
-            episodes = told.of(read, progress)
+            episodes = summary.of(read, progress)
             for one in episodes:
                 writer.append(chain([one], islice(episodes, BLOCK - 1)))
             writer.manifest["meta"] = json.loads(json.dumps(meta()))  # known when all was read
     size = console.on_disk(out)
     rows = [
-        ("episodes", f"{told.episodes:,}"),
-        ("transitions", f"{told.transitions:,}"),
+        ("episodes", f"{summary.episodes:,}"),
+        ("transitions", f"{summary.transitions:,}"),
         ("written", f"{out}, {console.size(size)}"),
     ]
     console.table("Dataset", rows)
-    console.result({"out": out, "episodes": told.episodes, "transitions": told.transitions, "bytes": size})
+    console.result({"out": out, "episodes": summary.episodes, "transitions": summary.transitions, "bytes": size})

@@ -103,13 +103,13 @@ def _plan(trials: list[sweeps.Trial], points: list[sweeps.Point], flags: Any, ru
         ("trials", f"{len(trials)}, {sum(ended(run_dir / 'trials' / t.name) for t in trials)} of them done"),
         ("workers", flags.workers),
     ]
-    seen: dict[str, int] = {}
+    bytes_of: dict[str, int] = {}
     problem = trials[0].run_config.problem()
     for t in trials:
         fixed = sweeps.label({k: v for k, v in config.static(t.run_config.config).items() if k in points[0]}) or "one program"
-        if fixed not in seen:
-            seen[fixed] = sum(memory.needs(t.run_config.make(problem), problem).values()) * t.run_config.members
-            rows.append((f"memory {fixed}", f"{console.size(seen[fixed])} for {t.run_config.members} members together"))
+        if fixed not in bytes_of:
+            bytes_of[fixed] = sum(memory.needs(t.run_config.make(problem), problem).values()) * t.run_config.members
+            rows.append((f"memory {fixed}", f"{console.size(bytes_of[fixed])} for {t.run_config.members} members together"))
     return [*rows, ("all in", run_dir)]
 
 
@@ -159,7 +159,7 @@ def _run(trials: list[sweeps.Trial], waiting: dict[str, Path], kind: str, where:
     failed: dict[str, int] = {}
     with console.trials(len(trials), len(trials) - len(waiting), flags.progress) as done:
 
-        def told(name: str, code: int) -> None:
+        def report(name: str, code: int) -> None:
             if code or not ended(waiting[name]):
                 failed[name] = code
             done(name, code)
@@ -167,7 +167,7 @@ def _run(trials: list[sweeps.Trial], waiting: dict[str, Path], kind: str, where:
         if kind == "one":
             for t in trials:
                 if t.name in waiting:
-                    told(t.name, _here(t, waiting[t.name], flags))
+                    report(t.name, _here(t, waiting[t.name], flags))
             return failed
         for t in trials:
             agent = t.run_config.make(t.run_config.problem())
@@ -178,9 +178,9 @@ def _run(trials: list[sweeps.Trial], waiting: dict[str, Path], kind: str, where:
         more += ["--allow-changes"] if flags.allow_changes else []
         try:
             if kind == "local":
-                launch.local(waiting, int(where), more, told, flags.retries)
+                launch.local(waiting, int(where), more, report, flags.retries)
             else:
-                launch.ray(waiting, where, more, told, flags.retries)
+                launch.ray(waiting, where, more, report, flags.retries)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"stopped; the running trials were told to save. The same command goes on in {run_dir}."

@@ -318,7 +318,7 @@ def _last_returns(
 
 def _result_rows(values: dict[str, Any], which: str) -> list[tuple[str, str]]:
     lost = f", {values['diverged']} diverged" if values["diverged"] else ""
-    rows = [(f"return of the {which} agent", outputs.told(values) + lost)]
+    rows = [(f"return of the {which} agent", outputs.return_text(values) + lost)]
     rows += outputs.score_rows(values)
     if values["return_best"] is not None:
         rows.append(("best while training", console.number(values["return_best"])))

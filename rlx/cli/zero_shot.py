@@ -144,5 +144,5 @@ def _played(policy: Policy, score: Score, episodes: int, seed: int) -> np.ndarra
     env = policy.problem.envs["train"]
     steps = episodes * (env.spec.horizon or 1000)
     rows = collect(acting(policy), env, steps, episodes, keys.fold(keys.root(seed), "zero_shot"))
-    seen = lambda r: _stacked(np.asarray(r.obs), policy.agent.config.frames)[1:]
-    return np.array([np.asarray(score(np, seen(r), np.asarray(r.action)[:-1])).mean() for r in rows])
+    stacked = lambda r: _stacked(np.asarray(r.obs), policy.agent.config.frames)[1:]
+    return np.array([np.asarray(score(np, stacked(r), np.asarray(r.action)[:-1])).mean() for r in rows])

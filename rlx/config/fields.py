@@ -207,8 +207,8 @@ def _comments(cls: type) -> dict[str, str]:
                 line.append(token)
             if token.type == tokenize.NEWLINE:
                 code = [t for t in line if t.type != tokenize.COMMENT]
-                said = [t.string[1:].strip() for t in line if t.type == tokenize.COMMENT and t.start > code[0].start]
-                if len(code) > 1 and code[1].string == ":" and said:
-                    found[code[0].string] = " ".join(said)
+                comments = [t.string[1:].strip() for t in line if t.type == tokenize.COMMENT and t.start > code[0].start]
+                if len(code) > 1 and code[1].string == ":" and comments:
+                    found[code[0].string] = " ".join(comments)
                 line = []
     return found

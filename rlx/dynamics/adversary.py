@@ -185,8 +185,8 @@ def play(board: Board, data: Data, key: Key, nets: Nets, delta: bool, game: Game
         """The critic after one step on ``fake``, which ``d`` pays for."""
         new, log_prob = generate(nets.generator, g, data, fake.new, fake.after, key, agent)
         following = generators.values(nets.critics, own.target, data.ranges, delta, fake.new, fake.after, new)
-        paid, temperature = logit(d, *fake[:3]), jnp.exp(own.log_temperature)
-        y = generators.soft_targets(paid, following, log_prob, temperature, game.generator_discount)
+        reward, temperature = logit(d, *fake[:3]), jnp.exp(own.log_temperature)
+        y = generators.soft_targets(reward, following, log_prob, temperature, game.generator_discount)
         return generators.learn_critic(own, nets.critics, fake, y, data.ranges, delta)
 
     def by_value(params: PyTree, own: Critic, fake: Made, key: Key) -> tuple[Array, Array]:

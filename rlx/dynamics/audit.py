@@ -88,15 +88,15 @@ def _run(model: Any, score: Any, params: Any, scorer: Any, obs: Array, action: A
 
         def step(at: Array, given: Any) -> Any:
             real, new, action, key = given
-            said = model.predict(params, episode, at, action, key).obs
+            prediction = model.predict(params, episode, at, action, key).obs
             unsure = model.disagreement(params, at, action)
-            off = jnp.sqrt((((said - new) / size) ** 2).mean())
-            scores = None if score is None else (score(scorer, at, action, said), score(scorer, real, action, new))
-            lost = ~jnp.isfinite(said).all()  # a model that has left the numbers stays where it was
-            return jnp.where(lost, at, said), (jnp.where(jnp.isfinite(off), jnp.minimum(off, MOST), MOST), unsure, scores)
+            off = jnp.sqrt((((prediction - new) / size) ** 2).mean())
+            scores = None if score is None else (score(scorer, at, action, prediction), score(scorer, real, action, new))
+            lost = ~jnp.isfinite(prediction).all()  # a model that has left the numbers stays where it was
+            return jnp.where(lost, at, prediction), (jnp.where(jnp.isfinite(off), jnp.minimum(off, MOST), MOST), unsure, scores)
 
-        told = (obs[:-1], obs[1:], action, jax.random.split(key, action.shape[0]))
-        return jax.lax.scan(step, obs[0], told)[1]
+        inputs = (obs[:-1], obs[1:], action, jax.random.split(key, action.shape[0]))
+        return jax.lax.scan(step, obs[0], inputs)[1]
 
     error, unsure, scores = jax.vmap(window)(obs, action, jax.random.split(key, obs.shape[0]))
     return error, jnp.where(jnp.isfinite(unsure), unsure, MOST), *(scores or (None, None))

@@ -87,8 +87,8 @@ def distil(
     rows = lambda at: (jnp.asarray(obs[at], jnp.float32), jnp.asarray(action[at], jnp.float32))
     own = dataclasses.replace(own, ranges=scorer.ranges)
     learned = _fit(own, scorer, model, *rows(order[held:]), k_fit, candidates, steps, batch, lr)
-    truth, said = (np.asarray(x) for x in _scores(learned, scorer, model, *rows(order[:held]), k_look, candidates))
-    found = Distilled(learned, agreement(truth, said), float(np.sqrt(np.mean((truth - said) ** 2))))
+    truth, prediction = (np.asarray(x) for x in _scores(learned, scorer, model, *rows(order[:held]), k_look, candidates))
+    found = Distilled(learned, agreement(truth, prediction), float(np.sqrt(np.mean((truth - prediction) ** 2))))
     if found.agreement < least:
         raise ValueError(
             f"the distilled scorer orders {found.agreement:.1%} of pairs of candidates as the scorer does, and {least:.0%} are "
@@ -98,14 +98,14 @@ def distil(
     return found
 
 
-def agreement(truth: np.ndarray, said: np.ndarray) -> float:
-    """The share of pairs of candidates, of ``truth`` and ``said`` [N, K], that both order alike. Pairs that the truth puts
-    within `TIE` of one another do not count; 1 where there is no other."""
+def agreement(truth: np.ndarray, prediction: np.ndarray) -> float:
+    """The share of pairs of candidates, of ``truth`` and ``prediction`` [N, K], that both order alike. Pairs that the truth
+    puts within `TIE` of one another do not count; 1 where there is no other."""
     apart = truth[:, :, None] - truth[:, None]
     counts = np.abs(apart) > TIE
     if not counts.any():
         return 1.0
-    return float((np.sign(said[:, :, None] - said[:, None]) == np.sign(apart))[counts].mean())
+    return float((np.sign(prediction[:, :, None] - prediction[:, None]) == np.sign(apart))[counts].mean())
 
 
 @partial(jax.jit, static_argnames=("candidates",))
@@ -126,8 +126,9 @@ def _fit(
         at = jax.random.randint(draw, (batch,), 0, obs.shape[0])
 
         def loss(params: PyTree) -> Array:
-            truth, said = _scores(dataclasses.replace(own, params=params), scorer, model, obs[at], action[at], look, candidates)
-            return ((jax.lax.stop_gradient(truth) - said) ** 2).mean()
+            new = dataclasses.replace(own, params=params)
+            truth, prediction = _scores(new, scorer, model, obs[at], action[at], look, candidates)
+            return ((jax.lax.stop_gradient(truth) - prediction) ** 2).mean()
 
         rate = 0.5 * lr * (1 + jnp.cos(jnp.pi * i / steps))
         return apply_gradients(optimizer(rate), params, jax.grad(loss)(params), opt)

@@ -127,9 +127,9 @@ def as_env(
         state = Imagined(obs, state.t + 1, state.episode)
         return state, Step(obs, reward.astype(jnp.float32), over, cut & ~over, first, info)
 
-    told = {} if stop is None else {"stopped": Leaf((), bool, reduce="any"), "score": Leaf((), reduce="mean")}
+    stop_info = {} if stop is None else {"stopped": Leaf((), bool, reduce="any"), "score": Leaf((), reduce="mean")}
     n = starts.shape[1]
-    spec = Spec(Leaf((n,)), Leaf((actions,), low=-1, high=1), {"exit": Leaf((), bool, reduce="any"), **told}, horizon)
+    spec = Spec(Leaf((n,)), Leaf((actions,), low=-1, high=1), {"exit": Leaf((), bool, reduce="any"), **stop_info}, horizon)
     return Env(name, spec, traced, reset, step, starts="pool")
 
 
@@ -181,8 +181,8 @@ class penalised(NamedTuple):  # noqa: N801 - reads as the function it is used as
         prediction = self.model.predict(params["model"], episode, obs, action, key)
         weight = params["uncertainty_penalty"]
         penalty = lambda: weight * self.disagreement(params, obs, action)
-        paid = jax.lax.cond(weight != 0, penalty, lambda: jnp.zeros_like(weight))
-        return prediction._replace(reward=prediction.reward - paid)
+        cost = jax.lax.cond(weight != 0, penalty, lambda: jnp.zeros_like(weight))
+        return prediction._replace(reward=prediction.reward - cost)
 
     def disagreement(self, params: PyTree, obs: Array, action: Array) -> Array:
         return self.model.disagreement(params["model"], obs, action)

@@ -118,9 +118,9 @@ class RSSM:
         x = jax.nn.elu(self._apply(p, "state_in", latent.state) + acted)
         return self._apply(p, "gru", x, latent.belief)
 
-    def _see(self, p: PyTree, belief: Array, seen: Array) -> Normal:
-        """The posterior; ``seen`` [..., hidden] is how the embedding enters."""
-        x = jax.nn.elu(self._apply(p, "belief_in", belief) + seen)
+    def _see(self, p: PyTree, belief: Array, embedded: Array) -> Normal:
+        """The posterior; ``embedded`` [..., hidden] is how the embedding enters."""
+        x = jax.nn.elu(self._apply(p, "belief_in", belief) + embedded)
         return gaussian(self._apply(p, "posterior", x), self.min_std)
 
     def prior(self, p: PyTree, belief: Array) -> Normal:
@@ -147,18 +147,18 @@ class RSSM:
         keep = joined[..., None].astype(embedding.dtype)
         full = self.reset == "full"
         acted = self._apply(p, "action_in", action * keep if full else action)
-        seen = self._apply(p, "embedding_in", embedding)
+        embedded = self._apply(p, "embedding_in", embedding)
 
         def one(latent: Latent, x: tuple[Array, ...]) -> tuple[Latent, tuple[Latent, Normal]]:
-            on, acted_now, seen_now, noise_now = x
+            on, acted_now, embedded_now, noise_now = x
             before = Latent(latent.belief * on if full else latent.belief, latent.state * on)
             belief = self._move(p, before, acted_now)
-            posterior = self._see(p, belief, seen_now)
+            posterior = self._see(p, belief, embedded_now)
             latent = Latent(belief, drawn(posterior, noise_now))
             return latent, (latent, posterior)
 
         begin = self.blank(embedding.shape[1]) if start is None else start
-        latent, posterior = jax.lax.scan(one, begin, (keep, acted, seen, noise))[1]
+        latent, posterior = jax.lax.scan(one, begin, (keep, acted, embedded, noise))[1]
         return Filtered(latent, posterior, self.prior(p, latent.belief))
 
 

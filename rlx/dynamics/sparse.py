@@ -140,9 +140,9 @@ def _compare(
     sparse, whole = rms(coef), rms(full)
     bad = np.flatnonzero((sparse > WORSE * whole) & (sparse > NOTABLE)).tolist()
     if bad:
-        said = "; ".join(f"{names[k]} {sparse[k]:.2g} against {whole[k]:.2g}" for k in bad)
+        errors = "; ".join(f"{names[k]} {sparse[k]:.2g} against {whole[k]:.2g}" for k in bad)
         warnings.warn(
-            f"the sparse fit is far worse than the one on all terms (errors in standard deviations of the target: {said}): "
+            f"the sparse fit is far worse than the one on all terms (errors in standard deviations of the target: {errors}): "
             f"threshold={threshold:g} or the dropping of terms removes some that count. Give a smaller threshold, drop=0, or "
             "another dictionary.",
             stacklevel=3,

@@ -119,7 +119,7 @@ class Sight:
         return found[""] if set(found) == {""} else found
 
 
-def seen(spec: Spec, name: str, convolutions: int = 0, cameras: int | None = None, proprio: str = "") -> tuple[Sight, int]:
+def sight_of(spec: Spec, name: str, convolutions: int = 0, cameras: int | None = None, proprio: str = "") -> tuple[Sight, int]:
     """What networks are shown of an environment, and how many convolutions look at its images (``convolutions``, or 0: as many
     as the smallest allows). ``cameras``: how many lie in each image; None: one for each three channels, if there are such.
     ``proprio``: `entries` of the vector beside images; "": all.

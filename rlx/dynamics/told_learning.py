@@ -71,7 +71,7 @@ class Errors(NamedTuple):
     absolute: Array  # the same without squares
 
 
-class Said(NamedTuple):
+class Aux(NamedTuple):
     """What the model's loss says beside its value."""
 
     latents: Array  # [H + 1, B, Z], imagined
@@ -111,7 +111,7 @@ def td_targets(
 
 def model_loss(
     params: Params, net: Told, policies: PyTree, frozen: Params | None, target: Params, batch: Windows, coefs: Coefs, key: Key
-) -> tuple[Array, Said]:
+) -> tuple[Array, Aux]:
     """The loss of encoder, dynamics, rewards and critics, ``params``. ``frozen``: {"encoder", "policy"} or None."""
     after = lambda tree: jax.tree.map(lambda x: x[1:], tree)
     first = jax.tree.map(lambda x: x[0], batch.obs)
@@ -140,7 +140,7 @@ def model_loss(
         jnp.abs(off).sum((0, 1)),
     )
     loss, priority, metrics = total(errors, batch.weight, coefs)
-    return loss, Said(stop(z), stop(priority), metrics | {"critic/q_mean": q.mean()})
+    return loss, Aux(stop(z), stop(priority), metrics | {"critic/q_mean": q.mean()})
 
 
 def policy_loss(policies: PyTree, net: Told, critics: PyTree, z: Array, coefs: Coefs, key: Key) -> tuple[Array, Array]:
@@ -173,20 +173,20 @@ def learn_model(
     lr: Array,
     max_grad_norm: Array,
     key: Key,
-) -> tuple[Params, dict[str, PyTree], Said]:
+) -> tuple[Params, dict[str, PyTree], Aux]:
     """One step of what ``opts`` has optimisers for, of "encoder", "dynamics", "reward" and "critics". Gradients are divided by
     the horizon and clipped together; each group keeps its own count of steps, which begins when its optimiser does."""
     own = {k: params[k] for k in opts if k != "policies"}
     held = {k: v for k, v in params.items() if k not in own}
     loss = lambda own: model_loss({**held, **own}, net, params["policies"], frozen, target, batch, coefs, key)
-    (_, told), grads = jax.value_and_grad(loss, has_aux=True)(own)
+    (_, aux), grads = jax.value_and_grad(loss, has_aux=True)(own)
     grads = jax.tree.map(lambda g: g / batch.action.shape[0], grads)
     norm = jnp.sqrt(sum((g**2).sum() for g in jax.tree.leaves(grads)))
     grads = jax.tree.map(lambda g: g * jnp.minimum(1.0, max_grad_norm / jnp.maximum(norm, 1e-12)), grads)
     done = {k: apply_gradients(optimizer(lr), own[k], grads[k], opts[k]) for k in own}
     new = {**params, **{k: v[0] for k, v in done.items()}}
-    told = told._replace(metrics=told.metrics | {"model/grad_norm": norm})
-    return new, {**opts, **{k: v[1] for k, v in done.items()}}, told
+    aux = aux._replace(metrics=aux.metrics | {"model/grad_norm": norm})
+    return new, {**opts, **{k: v[1] for k, v in done.items()}}, aux
 
 
 def learn_policies(

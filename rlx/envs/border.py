@@ -54,7 +54,7 @@ def making(name: str) -> Iterator[None]:
             hint = (
                 " What its maker takes are options: rlx.envs.make(name, option=value), in a command --env-option option=value."
             )
-        raise ValueError(f"{name} cannot be made: {_said(error)}{hint}") from error
+        raise ValueError(f"{name} cannot be made: {_text(error)}{hint}") from error
 
 
 def raised(name: str, what: str, error: Exception) -> ValueError:
@@ -63,7 +63,7 @@ def raised(name: str, what: str, error: Exception) -> ValueError:
         return error
     inner = traceback.extract_tb(error.__traceback__)[-1].filename
     old_form = "values to unpack" in str(error) or "'seed'" in str(error) or "passive_env_checker" in inner
-    return ValueError(f"{name}: its {what} raised {_said(error)}{f' {FORMS[what]}. {MEND}' if old_form else ''}")
+    return ValueError(f"{name}: its {what} raised {_text(error)}{f' {FORMS[what]}. {MEND}' if old_form else ''}")
 
 
 def close(name: str, env: Any) -> None:
@@ -71,10 +71,10 @@ def close(name: str, env: Any) -> None:
     try:
         env.close()
     except Exception as error:
-        warnings.warn(f"{name}: closing it raised {_said(error)}", stacklevel=3)
+        warnings.warn(f"{name}: closing it raised {_text(error)}", stacklevel=3)
 
 
-def _said(error: Exception) -> str:
+def _text(error: Exception) -> str:
     text = " ".join(str(error).split())
     text = f"{text[:SHOWN]} ..." if len(text) > SHOWN else text
     return f"{type(error).__name__}: {text}".rstrip(". ") + "."
@@ -149,9 +149,9 @@ class Border:
     def _read(self, leaves: Any, given: Any, what: str, where: str) -> PyTree:
         if isinstance(leaves, dict):
             if not isinstance(given, Mapping) or len(given) != len(leaves) or any(key not in given for key in leaves):
-                seen = f"the entries {sorted(map(str, given))}" if isinstance(given, Mapping) else _kind(given)
+                found = f"the entries {sorted(map(str, given))}" if isinstance(given, Mapping) else _kind(given)
                 raise self.broken(
-                    f"its {what} gave an observation{where} with {seen}; its space declares {sorted(leaves)}. "
+                    f"its {what} gave an observation{where} with {found}; its space declares {sorted(leaves)}. "
                     "Make them the same."
                 )
             return {key: self._read(leaf, given[key], what, f"{where}[{key!r}]") for key, leaf in leaves.items()}

@@ -113,8 +113,8 @@ def _leaves(env: Env | HostEnv, rows: Row, faults: list[str]) -> None:
     for what, spec, given in (("obs", env.spec.obs, rows.obs), ("info", env.spec.info, rows.info)):
         wanted, got = jax.tree_util.tree_leaves_with_path(spec, is_leaf=is_leaf), jax.tree_util.tree_leaves_with_path(given)
         if [p for p, _ in wanted] != [p for p, _ in got]:
-            seen, promised = ([jax.tree_util.keystr(p) for p, _ in leaves] for leaves in (got, wanted))
-            faults.append(f"{what} has leaves {seen}, Spec.{what} promises {promised}. Make them the same.")
+            found, promised = ([jax.tree_util.keystr(p) for p, _ in leaves] for leaves in (got, wanted))
+            faults.append(f"{what} has leaves {found}, Spec.{what} promises {promised}. Make them the same.")
             continue
         for (path, leaf), (_, x) in zip(wanted, got, strict=True):
             name = what + jax.tree_util.keystr(path)

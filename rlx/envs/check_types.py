@@ -83,14 +83,14 @@ def _device(env: Env, faults: list[str]) -> None:
 
 def _traced(what: str, fn: Callable, faults: list[str], *args: Any) -> tuple[PyTree, tuple[PyTree, Step]] | None:
     """The state that ``fn`` gives, as shapes, and the kinds of all that it gives; None where it cannot be traced."""
-    seen: list[Any] = []
+    returned: list[Any] = []
 
     def spy(*args: Any) -> PyTree:
         out = fn(*args)
         if not (isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], Step)):
             faults.append(f"{what} must return (state, Step), it returned {type(out).__name__}.")
             return ()
-        seen.append((jax.tree.map(_kind, out[0]), _kinds(out[1])))
+        returned.append((jax.tree.map(_kind, out[0]), _kinds(out[1])))
         return out[0]
 
     try:
@@ -110,7 +110,7 @@ def _traced(what: str, fn: Callable, faults: list[str], *args: Any) -> tuple[PyT
         faults.append(
             f"{what} makes a number or numpy array of a traced value{_where(e)}. Write jnp for np, leave out float() and int()."
         )
-    return (state, seen[0]) if seen else None
+    return (state, returned[0]) if returned else None
 
 
 def _where(error: Exception) -> str:

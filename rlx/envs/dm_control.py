@@ -37,17 +37,17 @@ def make(
     suite = dm_control_suite()
     given = f"dmc:{name}"
     warnings.warn(f"{given} has no batched task in rlx: it runs dm_control's own loop, several times slower.", stacklevel=3)
-    paid = tasks.PAID.get(name)
-    domain, _, task = (paid.world if paid else name).partition("-")
+    custom = tasks.PAID.get(name)
+    domain, _, task = (custom.world if custom else name).partition("-")
 
     def build() -> Any:
         with border.making(given):
             env = suite.load(domain, task, task_kwargs={"random": 0})
         if time_limit is not None:
             env._step_limit = time_limit * repeat  # a longer one than the task's own too
-        if paid:
-            c = SimpleNamespace(**paid.constants(env.physics.model))
-            env.task.get_reward = lambda physics: float(paid.reward(np, c, physics.data))
+        if custom:
+            c = SimpleNamespace(**custom.constants(env.physics.model))
+            env.task.get_reward = lambda physics: float(custom.reward(np, c, physics.data))
         return env
 
     example = build()

@@ -139,8 +139,8 @@ def shown(env: E) -> E:
 
     def view(params: PyTree, moved: PyTree, state: PyTree, step: Step) -> tuple[PyTree, Step]:
         """What a camera draws anew is the environment's own observation."""
-        state, seen = env.view(params, moved, state, step._replace(obs=step.obs["obs"]))  # type: ignore[union-attr, misc]
-        return state, show(jnp, params, seen)
+        state, viewed = env.view(params, moved, state, step._replace(obs=step.obs["obs"]))  # type: ignore[union-attr, misc]
+        return state, show(jnp, params, viewed)
 
-    told = wrappers.map_steps(env, spec, show)
-    return told if isinstance(told, HostEnv) or told.view is None else replace(told, view=view)
+    made = wrappers.map_steps(env, spec, show)
+    return made if isinstance(made, HostEnv) or made.view is None else replace(made, view=view)

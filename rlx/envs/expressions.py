@@ -140,8 +140,8 @@ class _Compiler:
     def of(self, node: ast.AST) -> Quantity:
         method = getattr(self, type(node).__name__.lower(), None)
         if method is None:
-            said = {"Attribute": "attributes are not allowed", "Lambda": "functions of one's own are not allowed"}
-            raise self.refuse(node, f"{said.get(type(node).__name__, 'this is not allowed')} in a reward.")
+            reasons = {"Attribute": "attributes are not allowed", "Lambda": "functions of one's own are not allowed"}
+            raise self.refuse(node, f"{reasons.get(type(node).__name__, 'this is not allowed')} in a reward.")
         return method(node)
 
     def constant(self, node: ast.Constant) -> Quantity:

@@ -147,28 +147,28 @@ def _spec(
     try:
         action, native = action_leaves(name, example.action_space, bounds)
         spec = Spec(obs_leaves(name, example.observation_space), action, repeat=repeat, native_action=native)
-        seen = _look(Border(name, spec), example, keys)
+        infos = _look(Border(name, spec), example, keys)
         limit = example.spec.max_episode_steps if example.spec else None
     finally:
         example.close()
     horizon = None if limit is None else -(-limit // repeat)
-    info = info_leaves(name, keys or {}, seen) | ({PHYSICS: Leaf(seen[PHYSICS].shape)} if physics else {})
+    info = info_leaves(name, keys or {}, infos) | ({PHYSICS: Leaf(infos[PHYSICS].shape)} if physics else {})
     return replace(spec, info=info, horizon=horizon)
 
 
 def _look(reader: Border, example: gymnasium.Env, keys: Mapping[str, Any] | None) -> dict[str, Any]:
     """The infos of one episode together: its first step, and more where a key is still to come."""
-    seen = dict(_reset(reader, example, 0)[1])
+    infos = dict(_reset(reader, example, 0)[1])
     native = reader.native(reader.spec.action.zeros())
     wanted, enough = (FLAGS, any) if keys is None else (tuple(keys), all)
     for _ in range(LOOK):
         _, _, terminated, truncated, info = _step(reader, example, native)
         for key, value in info.items():
-            if seen.get(key) is None:
-                seen[key] = value
-        if terminated or truncated or enough(seen.get(key) is not None for key in wanted):
+            if infos.get(key) is None:
+                infos[key] = value
+        if terminated or truncated or enough(infos.get(key) is not None for key in wanted):
             break
-    return seen
+    return infos
 
 
 def _reset(reader: Border, env: gymnasium.Env, seed: int) -> tuple[PyTree, Mapping[str, Any]]:

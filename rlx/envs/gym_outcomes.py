@@ -38,8 +38,8 @@ class TellsSolved(gymnasium.Wrapper, RecordConstructorArgs):
             self._decisions.add(decision)
         self._steps += 1
         over, since = success and bool(terminated), decision + 1 - min(self._decisions, default=decision + 1)
-        told = (count >= ENOUGH or over for count in (len(self._decisions), since))
-        return obs, reward, terminated, truncated, {**info, **dict(zip(SOLVED, told, strict=True))}
+        solved = (count >= ENOUGH or over for count in (len(self._decisions), since))
+        return obs, reward, terminated, truncated, {**info, **dict(zip(SOLVED, solved, strict=True))}
 
 
 class TellsForces(Tells):
@@ -67,7 +67,7 @@ class TellsForces(Tells):
                 "env.unwrapped.data; leave it out."
             )
 
-    def _told(self, info: dict[str, Any]) -> dict[str, Any]:
+    def _extended(self, info: dict[str, Any]) -> dict[str, Any]:
         own: Any = self.env.unwrapped  # anew, as a reset may have made another model
         if self._limits[0] is not own.model:
             self._limits = own.model, limits(own.model)

@@ -13,18 +13,18 @@ from rlx.types import PHYSICS
 
 
 class Tells(gymnasium.Wrapper, RecordConstructorArgs):
-    """An environment whose info is that of ``_told``."""
+    """An environment whose info is that of ``_extended``."""
 
-    def _told(self, info: dict[str, Any]) -> dict[str, Any]:
+    def _extended(self, info: dict[str, Any]) -> dict[str, Any]:
         raise NotImplementedError
 
     def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
         obs, info = self.env.reset(**options)
-        return obs, self._told(info)
+        return obs, self._extended(info)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = self.env.step(action)
-        return obs, reward, terminated, truncated, self._told(info)
+        return obs, reward, terminated, truncated, self._extended(info)
 
 
 class TellsPhysics(Tells):
@@ -40,6 +40,6 @@ class TellsPhysics(Tells):
         if not all(hasattr(getattr(env.unwrapped, "data", None), field) for field in ("qpos", "qvel", "act")):
             raise NoPhysics(name, "it is no environment on MuJoCo with its data at env.unwrapped.data")
 
-    def _told(self, info: dict[str, Any]) -> dict[str, Any]:
+    def _extended(self, info: dict[str, Any]) -> dict[str, Any]:
         data: Any = self.env.unwrapped.data  # type: ignore[attr-defined]  # anew, as a reset may have made another
         return {**info, PHYSICS: np.concatenate([data.qpos, data.qvel, data.act]).astype(np.float32)}

@@ -50,29 +50,29 @@ def _kept(dtype: Any) -> Any:
     return np.uint8 if dtype == np.uint8 else np.float32
 
 
-def info_leaves(name: str, wanted: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Leaf]:
+def info_leaves(name: str, wanted: Mapping[str, Any], infos: Mapping[str, Any]) -> dict[str, Leaf]:
     """`Spec.info`: the keys ``wanted``, each with its ``reduce``, and the flags of successes; shapes are those of the values
-    ``seen`` in infos.
+    in ``infos``, by key.
 
     Raises:
         ValueError: a key that was not seen and is no flag, that holds no numbers, or an unknown reduction.
     """
-    leaves = {key: Leaf((), reduce="any") for key in FLAGS if key not in wanted and _is_number(seen.get(key))}
+    leaves = {key: Leaf((), reduce="any") for key in FLAGS if key not in wanted and _is_number(infos.get(key))}
     for key, given in wanted.items():
         reduce = tuple(given) if isinstance(given, list | tuple) else given
         ways = reduce if isinstance(reduce, tuple) else (reduce,)
         if not ways or any(way not in REDUCES for way in ways):
             known = ", ".join(REDUCES)
             raise ValueError(f"{name}: info_keys has {reduce!r} for {key!r}; a key becomes one number per episode by {known}.")
-        if seen.get(key) is None and ways != ("any",):
-            there = ", ".join(seen) or "no keys"
+        if infos.get(key) is None and ways != ("any",):
+            there = ", ".join(infos) or "no keys"
             raise ValueError(
                 f"{name}: info_keys asks for {key!r}; the infos of this environment have {there}. "
                 'A flag that only some episodes have is taken with the reduction "any".'
             )
-        value = np.asarray(False if seen.get(key) is None else seen[key])
+        value = np.asarray(False if infos.get(key) is None else infos[key])
         if value.dtype.kind not in "biuf":
-            raise ValueError(f"{name}: info_keys asks for {key!r}, which holds {seen[key]!r}: only numbers can be kept.")
+            raise ValueError(f"{name}: info_keys asks for {key!r}, which holds {infos[key]!r}: only numbers can be kept.")
         leaves[key] = Leaf(value.shape, _kept(value.dtype), reduce=reduce)
     return leaves
 

@@ -33,9 +33,9 @@ def registered(name: str) -> str:
             raise ValueError(
                 f"gym:{name} needs the module {module!r}, which cannot be imported: {type(e).__name__}: {e}."
             ) from e
-    said = [] if module or task in gymnasium.registry else list(_search(task))
+    hints = [] if module or task in gymnasium.registry else list(_search(task))
     if task not in gymnasium.registry:
-        also = f" {module} was imported and does not register it." if module else "".join(f" {x}" for x in said)
+        also = f" {module} was imported and does not register it." if module else "".join(f" {x}" for x in hints)
         raise ValueError(f"{unknown('gym', task, names())}{also}")
     return task
 

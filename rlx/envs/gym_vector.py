@@ -134,8 +134,8 @@ class GymVectorVec:
         )
         instead: Step = before
         if self.ends == "reset" and over.any():
-            first, told = (obs, new.info) if self._mode == "NextStep" else self._restart(over, key)
-            instead = jax.tree.map(np.zeros_like, new)._replace(obs=first, first=np.ones(self.n, bool), info=told)
+            first, infos = (obs, new.info) if self._mode == "NextStep" else self._restart(over, key)
+            instead = jax.tree.map(np.zeros_like, new)._replace(obs=first, first=np.ones(self.n, bool), info=infos)
         elif self.ends == "stop":
             instead = before._replace(first=before.first & ~over)
         step = _pick(over, instead, new)

@@ -87,8 +87,8 @@ def native(
     size = sim.observation_size
     low, high = model.actuator_ctrlrange.T
     action, units = box(name, (model.nu,), np.float64, low, high, action_bounds)
-    told = {PHYSICS: Leaf((model.nq + model.nv + model.na + sum(task.goal or ()),))} if physics else {}
-    spec = Spec(Leaf((size,)), action, {**task.info, **told}, limit, repeat, task.contract, units)
+    physics_info = {PHYSICS: Leaf((model.nq + model.nv + model.na + sum(task.goal or ()),))} if physics else {}
+    spec = Spec(Leaf((size,)), action, {**task.info, **physics_info}, limit, repeat, task.contract, units)
     workers = threads or sim.threads()
     return HostEnv(name, spec, lambda n, ends: MujocoVec(name, spec, n, ends, sim, workers), light=True)
 
@@ -280,9 +280,9 @@ class MujocoVec:
             going = moving[which] & (state.t[which] < sim.limit)
             for i, go in zip(streams, going.tolist(), strict=True):
                 if go:
-                    told = move(data[i], action[i])
-                    if told:
-                        state.told[i] = np.maximum(state.told[i], told)
+                    values = move(data[i], action[i])
+                    if values:
+                        state.told[i] = np.maximum(state.told[i], values)
                     for buffer, view in zip(buffers, views[i], strict=True):
                         buffer[i] = view
             state.t[which] += going

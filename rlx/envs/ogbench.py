@@ -32,30 +32,30 @@ OBJECTS, CUBE, BALL = 14, 7, 15  # where objects begin in qpos, behind the arm; 
 class Goal:
     """One task, as the environment tells of it (its ``task_infos``)."""
 
-    told: Mapping[str, Any]
+    info: Mapping[str, Any]
     radius: float = 0.0  # of mazes
 
     @property
     def reads(self) -> tuple[str, ...]:
         """The names of what is stored and `met` is asked with."""
         buttons, place = ("button_states",), ("qpos",)
-        return buttons if "goal_button_states" in self.told else place + buttons if "goal" in self.told else place
+        return buttons if "goal_button_states" in self.info else place + buttons if "goal" in self.info else place
 
     def met(self, qpos: Any = None, button_states: Any = None) -> np.ndarray:
         """The conditions [N, K] of states [N, n]."""
-        told = self.told
-        if "goal_button_states" in told:
-            return np.asarray(button_states) == told["goal_button_states"]
-        if "goal_xy" in told:
-            at = BALL if "ball_init_xy" in told else 0
-            return np.linalg.norm(qpos[:, at : at + 2] - told["goal_xy"], axis=-1, keepdims=True) <= self.radius
-        wanted = np.asarray(told["goal"]["block_xyzs"] if "goal" in told else told["goal_xyzs"])
+        info = self.info
+        if "goal_button_states" in info:
+            return np.asarray(button_states) == info["goal_button_states"]
+        if "goal_xy" in info:
+            at = BALL if "ball_init_xy" in info else 0
+            return np.linalg.norm(qpos[:, at : at + 2] - info["goal_xy"], axis=-1, keepdims=True) <= self.radius
+        wanted = np.asarray(info["goal"]["block_xyzs"] if "goal" in info else info["goal_xyzs"])
         end = OBJECTS + CUBE * len(wanted)
         found = qpos[:, OBJECTS:end].reshape(len(qpos), len(wanted), CUBE)[..., :3]
         cubes = np.linalg.norm(found - wanted, axis=-1) <= NEAR
-        if "goal" not in told:
+        if "goal" not in info:
             return cubes
-        goal, end = told["goal"], end + len(told["goal"]["button_states"])
+        goal, end = info["goal"], end + len(info["goal"]["button_states"])
         slides = np.abs(qpos[:, end : end + 2] - [goal["drawer_pos"], goal["window_pos"]]) <= NEAR
         return np.concatenate([cubes, button_states == goal["button_states"], slides], -1)
 
@@ -86,6 +86,6 @@ def goals(name: str) -> tuple[tuple[Goal, ...], int]:
 
     env: Any = gymnasium.make(registered(name.partition(":")[2]))
     own = env.unwrapped
-    found = tuple(Goal(told, float(getattr(own, "_goal_tol", 0.0))) for told in own.task_infos)
+    found = tuple(Goal(info, float(getattr(own, "_goal_tol", 0.0))) for info in own.task_infos)
     env.close()
     return found, own._reward_task_id - 1

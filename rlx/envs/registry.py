@@ -109,7 +109,7 @@ def make(
             raise ValueError(f"{name}: workers={workers} is for environments on the host, and {why}; or leave workers out.")
         return in_processes(env, name, options, workers, [*plugins.imported, *([home] if home else [])])
     if pixels is not None:
-        return _seen(name, pixels, options)
+        return _with_pixels(name, pixels, options)
     try:
         env = _made_outside(name, options) if name in _registered else _in_room(name, options)
         if isinstance(env, Env) and name.startswith("rlx:") and options.keys() - set(OWN_FLAGS):
@@ -118,14 +118,14 @@ def make(
         if isinstance(e, ValueError) or not options:
             raise
         given = ", ".join(f"{k}={v!r:.60}" for k, v in options.items() if k != "physics")
-        said = str(e).splitlines()[0] if str(e) else "no reason given"
-        raise ValueError(f"{name} cannot be made with {given}: {type(e).__name__}: {said}") from e
+        message = str(e).splitlines()[0] if str(e) else "no reason given"
+        raise ValueError(f"{name} cannot be made with {given}: {type(e).__name__}: {message}") from e
     if not isinstance(env, (Env, HostEnv)):
         raise ValueError(f"{name}: what was registered makes a {type(env).__name__}; it must make an rlx Env or HostEnv.")
     return replace(env, name=name)
 
 
-def _seen(name: str, pixels: str, options: dict[str, Any]) -> Env | HostEnv:
+def _with_pixels(name: str, pixels: str, options: dict[str, Any]) -> Env | HostEnv:
     """The environment by a camera. What is stepped from Python though it is of JAX is seen before it is."""
     how = camera.taken(name, pixels, options)
     host = name.startswith("rlx:") and options.pop("host", False)

@@ -96,9 +96,9 @@ def reward_of(name: str, /, **options: Any) -> Reward:
     if own is not None:
         return Reward(name, size, env.spec, _of_fields(env.spec, own.model(), own.find, own.reward, own.fields))
     if task in tasks.PAID:
-        paid = tasks.PAID[task]
-        find = lambda model: SimpleNamespace(**paid.constants(model))
-        return Reward(name, size, env.spec, _of_fields(env.spec, _world(paid.world)[0], find, paid.reward, paid.fields))
+        custom = tasks.PAID[task]
+        find = lambda model: SimpleNamespace(**custom.constants(model))
+        return Reward(name, size, env.spec, _of_fields(env.spec, _world(custom.world)[0], find, custom.reward, custom.fields))
     return Reward(name, size, env.spec, _of_dm_control(name, task, env.spec), traceable=False)
 
 
@@ -116,7 +116,7 @@ def _of_plant(name: str, env: Any) -> Callable[..., Array]:
         one = lambda new, a, old: pay(jnp, env.params, state_of(env, old), jnp.clip(a, -1.0, 1.0), state_of(env, new))
         return jnp.float32(jax.vmap(one)(physics, action, before))
 
-    def paid(physics: Array, action: Array, before: Array | None) -> Array:
+    def reward(physics: Array, action: Array, before: Array | None) -> Array:
         out = fn(physics, action, jnp.full(np.shape(physics), jnp.nan) if before is None else before)
         if isinstance(out, jax.core.Tracer):
             return out
@@ -124,7 +124,7 @@ def _of_plant(name: str, env: Any) -> Callable[..., Array]:
             raise ValueError(f"{name} is paid by the physics at which the action was taken too: give it as before.")
         return out if isinstance(physics, jax.Array) else np.asarray(out)
 
-    return paid
+    return reward
 
 
 # ------------------------------------------------------------------------------------------------------ MuJoCo, over arrays

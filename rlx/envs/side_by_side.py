@@ -29,8 +29,8 @@ def side_by_side(envs: Sequence[HostEnv], each: int) -> HostEnv:
             raise ValueError(f"{env.name} and {first.name} differ in their observations or actions: they are no one batch.")
     limits = [env.spec.horizon for env in envs]
     horizon = None if None in limits else max(x for x in limits if x)
-    told = [_forms(env.spec.info) for env in envs]
-    info = {k: leaf for k, leaf in first.spec.info.items() if all(x.get(k) == told[0][k] for x in told)}
+    infos = [_forms(env.spec.info) for env in envs]
+    info = {k: leaf for k, leaf in first.spec.info.items() if all(x.get(k) == infos[0][k] for x in infos)}
     spec, name = replace(first.spec, info=info, horizon=horizon), " | ".join(env.name for env in envs)
     return HostEnv(name, spec, lambda n, ends: _Beside(name, spec, n, ends, tuple(envs), each), light=True)
 
@@ -69,8 +69,8 @@ class _Beside:
         return list(zip(self._blocks, params, keys, strict=True))
 
     def _joined(self, found: list[tuple[Any, Step]]) -> tuple[list[Any], Step]:
-        told = [step._replace(info={k: step.info[k] for k in self.spec.info}) for _, step in found]
-        return [state for state, _ in found], jax.tree.map(lambda *x: np.concatenate(x), *told)
+        steps = [step._replace(info={k: step.info[k] for k in self.spec.info}) for _, step in found]
+        return [state for state, _ in found], jax.tree.map(lambda *x: np.concatenate(x), *steps)
 
     def reset(self, params: PyTree, key: HostKey) -> tuple[list[Any], Step]:
         return self._joined([vec.reset(own, k) for vec, own, k in self._parts(key)])

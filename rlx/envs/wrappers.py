@@ -72,8 +72,8 @@ def time_limit(env: Env, limit: int) -> Env:
         return (inner, t), arrived._replace(truncated=cut)
 
     def view(params: PyTree, moved: PyTree, state: PyTree, step: Step) -> tuple[PyTree, Step]:
-        inner, seen = env.view(params, moved[0], state[0], step)  # type: ignore[misc]
-        return (inner, state[1]), seen
+        inner, viewed = env.view(params, moved[0], state[0], step)  # type: ignore[misc]
+        return (inner, state[1]), viewed
 
     render = None if env.render is None else lambda params, state: env.render(params, state[0])  # type: ignore[misc]
     horizon = min(limit, env.spec.horizon or limit)
@@ -249,8 +249,8 @@ class _OnHost(Named):
             instead = (inner, before) if self.ends == "stop" else self._starts(params, key, over)
             pick = lambda a, b: np.where(over.reshape(-1, *[1] * (a.ndim - 1)), a, b)
             new = jax.tree.map(pick, instead, moved)
-            seen = self.env.view is not None and self.ends == "reset"
-            moved = jax.tree.map(np.array, self._view(params, moved[0], *new)) if seen else new
+            has_view = self.env.view is not None and self.ends == "reset"
+            moved = jax.tree.map(np.array, self._view(params, moved[0], *new)) if has_view else new
         return moved, moved[1]
 
     def refresh(self, params: PyTree, state: Any, key: HostKey) -> Any:

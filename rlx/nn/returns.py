@@ -50,10 +50,10 @@ def running_returns(reward: Array, first: Array, discount: Array | float, before
     ``reward`` and ``first`` [T, ...]; ``before`` [...] is R of the row before these.
     """
 
-    def on(paid: Array, x: tuple[Array, Array]) -> tuple[Array, Array]:
+    def on(total: Array, x: tuple[Array, Array]) -> tuple[Array, Array]:
         r, new = x
-        paid = jnp.where(new, 0.0, r + discount * paid)
-        return paid, paid
+        total = jnp.where(new, 0.0, r + discount * total)
+        return total, total
 
     return jax.lax.scan(on, before, (reward, first))[1]
 

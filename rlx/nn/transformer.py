@@ -47,8 +47,8 @@ class Block(nn.Module):
             return jnp.swapaxes(y.reshape(*y.shape[:-1], self.heads, -1), -2, -3)
 
         q, k, v = map(split, jnp.split(dense(3 * width, "qkv")(layer_norm("norm_1")(x)), 3, -1))
-        seen = jnp.where(allowed[..., None, :, :], q @ jnp.swapaxes(k, -1, -2) / q.shape[-1] ** 0.5, MASKED)
-        y = jnp.swapaxes(drop(jax.nn.softmax(seen, -1)) @ v, -2, -3)
+        scores = jnp.where(allowed[..., None, :, :], q @ jnp.swapaxes(k, -1, -2) / q.shape[-1] ** 0.5, MASKED)
+        y = jnp.swapaxes(drop(jax.nn.softmax(scores, -1)) @ v, -2, -3)
         x = x + drop(dense(width, "out")(y.reshape(x.shape)))
         y = jax.nn.relu(dense(4 * width, "up")(layer_norm("norm_2")(x)))
         return x + drop(dense(width, "down")(y))

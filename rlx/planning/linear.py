@@ -205,12 +205,12 @@ def target(model: Linear, outputs: np.ndarray) -> Target:
     k, d = len(outputs), model.E.shape[1]
     still = np.concatenate([np.eye(n) - model.A, -model.B], 1)
     pushed = np.concatenate([np.zeros((n, k)), model.E], 1)
-    seen = np.concatenate([outputs, np.zeros((k, m))], 1)
+    output_map = np.concatenate([outputs, np.zeros((k, m))], 1)
     wanted = np.concatenate([np.eye(k), np.zeros((k, d))], 1)
     rest = np.linalg.lstsq(still, pushed, rcond=None)[0]
     free = scipy.linalg.null_space(still)  # where else it rests
-    rest = rest + free @ np.linalg.lstsq(seen @ free, wanted - seen @ rest, rcond=None)[0]
+    rest = rest + free @ np.linalg.lstsq(output_map @ free, wanted - output_map @ rest, rcond=None)[0]
     off = np.abs(still @ rest - pushed).max(initial=0.0) / max(1.0, np.abs(pushed).max(initial=0.0))
-    if off > 1e-6 or (k <= m and np.abs(seen @ rest - wanted).max(initial=0.0) > 1e-6):
+    if off > 1e-6 or (k <= m and np.abs(output_map @ rest - wanted).max(initial=0.0) > 1e-6):
         raise ValueError("the plant cannot rest at these set-points: I - A and B leave a direction that drifts.")
     return Target(rest[:n], rest[n:])

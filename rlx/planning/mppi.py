@@ -134,8 +134,8 @@ def search(
     action = drawn_elite(found.actions, found.weight, k_pick) if sizes.pick == "elite" else found.mean[0]
     std = jnp.clip(found.std[0], settings.std_min, settings.std_max)
     action = jnp.clip(action + explore * std * jax.random.normal(k_noise, action.shape), -1.0, 1.0)
-    told = ((x * found.weight).sum() for x in (found.values, found.disagreements))
-    return Plan(action, found.mean, std, *told)
+    means = ((x * found.weight).sum() for x in (found.values, found.disagreements))
+    return Plan(action, found.mean, std, *means)
 
 
 class Round(NamedTuple):

@@ -44,17 +44,17 @@ class Shooting:
         rest = (np.asarray(c.u) - c.u_low) / (c.u_high - c.u_low) * 2 - 1
         return jnp.tile(jnp.asarray(rest, jnp.float32), (self.horizon, 1))
 
-    def __call__(self, told: dict[str, Array], plan: Array) -> tuple[Array, Array]:
+    def __call__(self, measured: dict[str, Array], plan: Array) -> tuple[Array, Array]:
         plan = jnp.concatenate([plan[1:], plan[-1:]])
-        better = lambda plan, _: (self.improved(told, plan), None)
+        better = lambda plan, _: (self.improved(measured, plan), None)
         plan = jax.lax.scan(better, plan, None, self.iterations)[0]
         return plan[0], plan
 
     @exact
-    def improved(self, told: dict[str, Array], plan: Array) -> Array:
+    def improved(self, measured: dict[str, Array], plan: Array) -> Array:
         """One step of sequential quadratic programming."""
         flat = plan.ravel()
-        errors = lambda flat: self.errors(told, flat.reshape(plan.shape))
+        errors = lambda flat: self.errors(measured, flat.reshape(plan.shape))
         e, J = errors(flat), jax.jacfwd(errors)(flat)
         H = J.T @ J
         L = jnp.linalg.cholesky(H + RIDGE * (jnp.trace(H) / len(flat) + 1e-12) * jnp.eye(len(flat)))
@@ -70,12 +70,12 @@ class Shooting:
         return jnp.where(jnp.isfinite(best), best, flat).reshape(plan.shape)
 
     @exact
-    def errors(self, told: dict[str, Array], plan: Array) -> Array:
+    def errors(self, measured: dict[str, Array], plan: Array) -> Array:
         """What the cost of a plan [horizon, m] is the sum of squares of."""
         c, dot = self.control, lambda R, x: jnp.asarray(R, jnp.float32) @ x
         C = np.eye(len(c.x)) if c.outputs is None else c.outputs
-        aim = told.get("setpoint", jnp.asarray(C @ c.x, jnp.float32))
-        d = told.get("disturbance", jnp.zeros(0))
+        aim = measured.get("setpoint", jnp.asarray(C @ c.x, jnp.float32))
+        d = measured.get("disturbance", jnp.zeros(0))
         low, high = jnp.asarray(c.x_low, jnp.float32), jnp.asarray(c.x_high, jnp.float32)
 
         def once(carry: tuple[Array, Array], action: Array) -> tuple[tuple[Array, Array], Array]:
@@ -90,8 +90,8 @@ class Shooting:
             return (x, u), jnp.concatenate(parts)
 
         u = jnp.asarray(c.u, jnp.float32)
-        (x, u), each = jax.lax.scan(once, (told["state"], told.get("input", u)), plan)
-        z = [x - c.x] + ([aim - C @ c.x] if "setpoint" in told else []) + ([u - c.u] if c.rate is not None else [])
+        (x, u), each = jax.lax.scan(once, (measured["state"], measured.get("input", u)), plan)
+        z = [x - c.x] + ([aim - C @ c.x] if "setpoint" in measured else []) + ([u - c.u] if c.rate is not None else [])
         z += [d - c.disturbance] if c.disturbance is not None else []
         return jnp.concatenate([each.ravel(), dot(self.roots["end"], jnp.concatenate(z))])
 

@@ -285,10 +285,10 @@ def oriented(label: np.ndarray, first: np.ndarray, second: np.ndarray, truth: np
     """Gromov-Wasserstein cannot tell a set from its mirror image. With at least `FEWEST_TRUE` true labels ``truth`` [K], the
     probability that target ``second`` is preferred to ``first``, labels that agree with fewer than half of those are turned:
     the labels [N, N], and whether they were."""
-    told = truth != 0.5
-    if told.sum() < FEWEST_TRUE:
+    decided = truth != 0.5
+    if decided.sum() < FEWEST_TRUE:
         return label, False
-    agree = ((label[second, first] > 0.5) == (truth > 0.5))[told].mean()
+    agree = ((label[second, first] > 0.5) == (truth > 0.5))[decided].mean()
     return (1 - label, True) if agree < 0.5 else (label, False)
 
 
@@ -296,9 +296,9 @@ def accuracy(label: np.ndarray, returns: np.ndarray, weight: np.ndarray | None =
     """Share of pairs j < l of which ``label`` [N, N] prefers the one with the larger of ``returns`` [N]; ties of returns do not
     count, nor pairs of no ``weight`` [N, N], and a label of 0.5 counts half. NaN where there are none."""
     j, ell = np.triu_indices(len(returns), 1)
-    better, said = np.sign(returns[j] - returns[ell]), np.sign(label[j, ell] - 0.5)
-    told = (better != 0) & (True if weight is None else weight[j, ell] > 0)
-    return float(0.5 + 0.5 * (better * said)[told].mean()) if told.any() else float("nan")
+    better, predicted = np.sign(returns[j] - returns[ell]), np.sign(label[j, ell] - 0.5)
+    decided = (better != 0) & (True if weight is None else weight[j, ell] > 0)
+    return float(0.5 + 0.5 * (better * predicted)[decided].mean()) if decided.any() else float("nan")
 
 
 def by_return(returns: np.ndarray, tie: float = 0.0) -> np.ndarray:

@@ -77,14 +77,14 @@ def _traces(data: Dataset) -> Film:
         first = int(data.offsets[episode]) + start
         rows = slice(first, first + steps + 1)
         figure = Figure(figsize=(4.2, 5.4), layout="constrained")
-        path, seen, done = figure.subplots(3, 1, height_ratios=(2, 1, 1))
+        path, obs_axes, action_axes = figure.subplots(3, 1, height_ratios=(2, 1, 1))
         _path(path, obs[rows, :2], plane)
-        seen.plot(obs[rows, :MOST_LINES])
+        obs_axes.plot(obs[rows, :MOST_LINES])
         held = action[rows, :MOST_LINES]
-        done.plot(np.concatenate([held[:-1], held[-2:-1]]), drawstyle="steps-post")
-        for axes, span, name in ((seen, of_obs, "observation"), (done, of_action, "action")):
+        action_axes.plot(np.concatenate([held[:-1], held[-2:-1]]), drawstyle="steps-post")
+        for axes, span, name in ((obs_axes, of_obs, "observation"), (action_axes, of_action, "action")):
             axes.set(ylim=span, ylabel=name, xlim=(0, steps))
-        done.set_xlabel("step")
+        action_axes.set_xlabel("step")
         picture = io.BytesIO()
         figure.savefig(picture, format="png", dpi=100)
         return Clip(picture.getvalue(), 1)

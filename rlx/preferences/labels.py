@@ -216,12 +216,12 @@ def label(
     true = by_returns(found, *at)
     turned = [alignment.oriented(a.label, first[given], second[given], true[given]) for a in voters]
     voters = [a._replace(label=matrix) for a, (matrix, _) in zip(voters, turned, strict=True)]
-    told, votes = (voters[0], np.ones(1)) if len(voters) == 1 else alignment.vote(voters, own.vote_tau)
-    weight = np.where(told.confidence[first, second] >= least_confidence, told.weight[first, second], 0.0)
-    y = np.where(given, true, told.label[second, first])
+    voted, votes = (voters[0], np.ones(1)) if len(voters) == 1 else alignment.vote(voters, own.vote_tau)
+    weight = np.where(voted.confidence[first, second] >= least_confidence, voted.weight[first, second], 0.0)
+    y = np.where(given, true, voted.label[second, first])
     made = pairs.preferences(at, y, weight=np.where(given, 1.0, weight), source=kind.split("+")[0], **each)
     marked = np.where(given, pairs.SOURCES.index("script"), made.source).astype(np.int32)
-    return Labelled(made._replace(source=marked), chosen, told, any(t for _, t in turned), tuple(voters), votes)
+    return Labelled(made._replace(source=marked), chosen, voted, any(t for _, t in turned), tuple(voters), votes)
 
 
 def of_problem(who: str, kind: str, given: Any, scripted: Callable[[str], Preferences]) -> Preferences:

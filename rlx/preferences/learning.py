@@ -309,8 +309,8 @@ def _rewards(
 ) -> Array:
     def some(row: Array) -> Array:
         at, mask = window(row, first[row], steps)
-        said = model.apply(params, obs[at] * mask[..., None], action[at] * mask[..., None], mask.astype(jnp.float32))
-        return said.last(kappa)
+        prediction = model.apply(params, obs[at] * mask[..., None], action[at] * mask[..., None], mask.astype(jnp.float32))
+        return prediction.last(kappa)
 
     rows = jnp.arange(-(-len(obs) // chunk) * chunk) % len(obs)
     each = jax.lax.map(some, rows.reshape(-1, chunk))
@@ -370,16 +370,16 @@ def correlations(reward: np.ndarray, found: Episodes) -> dict[str, float]:
     return {name: float(by(returns, found.returns)[0]) if apart else float("nan") for name, by in of.items()}
 
 
-def agreement(label: np.ndarray, said: np.ndarray) -> float:
-    """Share of pairs with a preference (no tie) on which probabilities ``said`` [P] side with ``label`` [P]."""
-    told = label != 0.5
-    return float(((said > 0.5) == (label > 0.5))[told].mean()) if told.any() else float("nan")
+def agreement(label: np.ndarray, prediction: np.ndarray) -> float:
+    """Share of pairs with a preference (no tie) on which probabilities ``prediction`` [P] side with ``label`` [P]."""
+    decided = label != 0.5
+    return float(((prediction > 0.5) == (label > 0.5))[decided].mean()) if decided.any() else float("nan")
 
 
 def predictions(model: PreferenceModel, params: PyTree, pairs: Preferences, found: Episodes, segment: int) -> np.ndarray:
     """float64 [P]: the probability that the second is preferred, from the windows in the middle of the pieces."""
     data, steps = windows(pairs, found, segment)
     every: Any = jnp.arange(len(pairs.label))
-    said = model.apply(params, *data.read(every, data.room(every, steps) // 2, steps), False, jnp.tile(data.annotator, 2))
-    first, second = parted(said, len(every))
+    prediction = model.apply(params, *data.read(every, data.room(every, steps) // 2, steps), False, jnp.tile(data.annotator, 2))
+    first, second = parted(prediction, len(every))
     return np.exp(np.asarray(first.against(second)[1], np.float64))

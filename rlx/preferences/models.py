@@ -137,8 +137,8 @@ class PreferenceTransformer(nn.Module):
             mean, share = dense(1, "mean")(h)[..., 0], mask / count
         else:
             q, k, value = jnp.split(dense(2 * self.width + 1, "preference")(x), [self.width, 2 * self.width], -1)
-            seen = jnp.where(mask[..., None, :], q @ jnp.swapaxes(k, -1, -2) / self.width**0.5, MASKED)
-            mean, weights = value[..., 0], jax.nn.softmax(seen, -1) * mask[..., None]
+            scores = jnp.where(mask[..., None, :], q @ jnp.swapaxes(k, -1, -2) / self.width**0.5, MASKED)
+            mean, weights = value[..., 0], jax.nn.softmax(scores, -1) * mask[..., None]
             share = weights.sum(-2) / count * mask
         std = _std(dense(1, "rho")(x)) if self.gaussian else None
         return Judged(mean, std, share)

@@ -30,11 +30,11 @@ Episodes = list[dict[str, np.ndarray]]
 def toy(count: int, steps: int, seed: int = 0) -> tuple[Episodes, Episodes]:
     """Source and target of ``count`` episodes of ``steps`` decisions each; one generator draws both."""
     rng = np.random.default_rng(seed)
-    source = _paid(*toy_quality(rng, count, steps + 1))
-    return source, _paid(*toy_quality(rng, count, steps + 1, ROTATION, SCALE, SHIFT))
+    source = _with_rewards(*toy_quality(rng, count, steps + 1))
+    return source, _with_rewards(*toy_quality(rng, count, steps + 1, ROTATION, SCALE, SHIFT))
 
 
-def _paid(paths: Trajectories, quality: np.ndarray) -> Episodes:
+def _with_rewards(paths: Trajectories, quality: np.ndarray) -> Episodes:
     each = lambda obs, action, q: {
         "obs": obs.astype(np.float32),
         "action": action.astype(np.float32),
@@ -65,8 +65,7 @@ def _pushed(count: int, steps: int, axis: int, key: Key) -> Episodes:
             state, after = env.step(env.params, state, action, keys.fold(key, "step", t))
             return (state, after), (now.obs, action, now.reward)
 
-        (_, last), told = jax.lax.scan(step, env.reset(env.params, keys.fold(key, "reset")), jnp.arange(steps))
-        obs, action, reward = told
+        (_, last), (obs, action, reward) = jax.lax.scan(step, env.reset(env.params, keys.fold(key, "reset")), jnp.arange(steps))
         joined = lambda x, end: jnp.concatenate([x, end[None]])
         return joined(obs, last.obs), joined(action, jnp.zeros(2)), joined(reward, last.reward)
 

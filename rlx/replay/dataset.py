@@ -285,8 +285,8 @@ def alike(given: Sequence[Dataset]) -> None:
         found = kind(other)
         if found != wanted:
             name = next(k for k in {**wanted, **found} if wanted.get(k) != found.get(k))
-            said = lambda x: f"{x[0]}{list(x[1])}" if x else "nothing"
+            text = lambda x: f"{x[0]}{list(x[1])}" if x else "nothing"
             raise ValueError(
-                f"{other.name} does not go with {given[0].name}: {name} is {said(found.get(name))} there, "
-                f"{said(wanted.get(name))} here: keep them apart."
+                f"{other.name} does not go with {given[0].name}: {name} is {text(found.get(name))} there, "
+                f"{text(wanted.get(name))} here: keep them apart."
             )

@@ -77,8 +77,8 @@ def _name(path: Any) -> str:
 
 def _each(check: Callable[[Any, str], np.ndarray], tree: Any, number: int, name: str) -> Any:
     """``check`` on each leaf, told what it is called."""
-    said = lambda path: f"episode {number}: {'/'.join(filter(None, (name, _name(path))))}"
-    return jax.tree_util.tree_map_with_path(lambda path, x: check(x, said(path)), tree)
+    where = lambda path: f"episode {number}: {'/'.join(filter(None, (name, _name(path))))}"
+    return jax.tree_util.tree_map_with_path(lambda path, x: check(x, where(path)), tree)
 
 
 def _numbers(tree: Any, number: int, name: str) -> Any:

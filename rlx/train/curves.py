@@ -57,9 +57,9 @@ def read_run(run_dir: Path) -> list[Curve]:
     for i, (group, seed) in enumerate(who[: np.size(lines[0]["return_mean"])]):
         steps, returns = _of_member(lines, unit, "return_mean", i)
         if np.isfinite(returns).any():
-            evaluated, told = _told(lines, unit, "info/", "_mean", i), _told(trained, unit, "decisions/", "", i)
+            evaluated, decided = _curves_of(lines, unit, "info/", "_mean", i), _curves_of(trained, unit, "decisions/", "", i)
             ends = {kind: _end(mine, unit, i) for kind, mine in of_kind.items()}
-            curves.append(Curve(group, seed, unit, steps, returns, run_dir, evaluated, told, ends))
+            curves.append(Curve(group, seed, unit, steps, returns, run_dir, evaluated, decided, ends))
     return curves
 
 
@@ -70,7 +70,7 @@ def _of_member(lines: Sequence[Mapping[str, Any]], unit: str, name: str, i: int)
     return found[:, 0], found[:, 1]
 
 
-def _told(
+def _curves_of(
     lines: Sequence[Mapping[str, Any]], unit: str, begin: str, end: str, i: int
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Finite steps and values of member ``i``, of each entry of ``lines`` whose name begins so, by what lies between."""
@@ -81,7 +81,7 @@ def _told(
 
 def _end(lines: Sequence[Mapping[str, Any]], unit: str, i: int) -> dict[str, float]:
     """The last finite means that evaluations of one kind have of member ``i``."""
-    curves = {**_told(lines, unit, "return_mean", "", i), **_told(lines, unit, "info/", "_mean", i)}
+    curves = {**_curves_of(lines, unit, "return_mean", "", i), **_curves_of(lines, unit, "info/", "_mean", i)}
     return {name or "return": float(values[-1]) for name, (_, values) in curves.items()}
 
 

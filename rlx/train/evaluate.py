@@ -14,7 +14,7 @@ from rlx import keys
 from rlx.envs.base import HostVec, batch, begin
 from rlx.precision import in_float32
 from rlx.train.host import actor, device_state
-from rlx.train.phases import told
+from rlx.train.phases import info_reductions
 from rlx.train.placement import Placement
 from rlx.train.plan import check_eval
 from rlx.train.program import Program
@@ -39,14 +39,14 @@ Sums = dict[str, Any]
 
 def _start(xp: Any, spec: Spec, n: int) -> Sums:
     neutral = {"any": 0.0, "sum": 0.0, "mean": 0.0, "last": 0.0, "max": -np.inf}
-    info = {name: xp.full(n, neutral[way], np.float32) for name, _, way in told(spec)}
+    info = {name: xp.full(n, neutral[way], np.float32) for name, _, way in info_reductions(spec)}
     return {"return": xp.zeros(n, np.float32), "length": xp.zeros(n, np.int32), "info": info}
 
 
 def _add(xp: Any, spec: Spec, sums: Sums, step: Step, going: Array) -> Sums:
     """One arrival added to the episodes that are still ``going`` [W]. Info leaves with axes are averaged over them first."""
     info = {}
-    for name, k, way in told(spec):
+    for name, k, way in info_reductions(spec):
         old, new = sums["info"][name], xp.asarray(step.info[k], np.float32)
         new = new.reshape(new.shape[0], -1).mean(1) if new.ndim > 1 else new
         merge = {"any": xp.maximum, "max": xp.maximum, "sum": xp.add, "mean": xp.add, "last": lambda old, new: new}
@@ -60,7 +60,7 @@ def _add(xp: Any, spec: Spec, sums: Sums, step: Step, going: Array) -> Sums:
 
 def _finish(spec: Spec, sums: Sums) -> dict[str, np.ndarray]:
     out = {"returns": np.asarray(sums["return"]), "lengths": np.asarray(sums["length"])}
-    for name, _, way in told(spec):
+    for name, _, way in info_reductions(spec):
         value = np.asarray(sums["info"][name])
         out[f"info/{name}"] = value / np.maximum(out["lengths"], 1) if way == "mean" else value
     return out
@@ -99,8 +99,8 @@ class Evaluator:
 
     def _on_device(self, state: Any, sources: Any, frozen: PyTree, key: Key, clock: Any) -> Sums:
         env, ev, agent = self.env, self.ev, self.program.agent
-        seen = {**frozen, **{k: s._replace(data=frozen[k]) if k in frozen else s for k, s in sources.items()}}
-        params = ev.params(state, seen) if ev.params else env.params
+        full = {**frozen, **{k: s._replace(data=frozen[k]) if k in frozen else s for k, s in sources.items()}}
+        params = ev.params(state, full) if ev.params else env.params
         rollout_state = begin(env, params, agent.carry(state, env.n, ev.context), keys.fold(key, "reset"))
 
         def going(carry: tuple) -> Array:
@@ -139,8 +139,8 @@ class Evaluator:
         split = lambda x: x.reshape(*lead, -1, *x.shape[1:])
         for t in range(env.spec.horizon or 0):
             words = random.words ^ np.array([t, i], np.uint32)
-            seen = jax.tree.map(split, step._replace(info={}))
-            action, carry, _ = how.act(run.agent, clock, carry, seen, words if lead else words[0], ev.mode)
+            stepped = jax.tree.map(split, step._replace(info={}))
+            action, carry, _ = how.act(run.agent, clock, carry, stepped, words if lead else words[0], ev.mode)
             flat = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[len(lead) + 1 :]), action)
             state, step = env.step(params, state, flat, random.at(t + 1))
             sums = _add(np, env.spec, sums, step, ~done)

@@ -152,16 +152,16 @@ def _update(program: Program, run: RunState, j: int, phase: Update, key: Key) ->
     clock, names = program.clock(run.cycle, j), phases.prioritised(phase)
     sampler, block = phase.sample, 1 if names or phase.sample.prioritised else _block(program, run, j, phase)
     # draws need the index of replays, and all of other data (which members share); rows stay where they are
-    seen = {k: s._replace(data=None) for k, s in run.sources.items() if isinstance(s, ReplayState)}
-    plain = {k: s for k, s in program.frozen.items() if k not in seen}
+    indexed = {k: s._replace(data=None) for k, s in run.sources.items() if isinstance(s, ReplayState)}
+    plain = {k: s for k, s in program.frozen.items() if k not in indexed}
 
-    def draw(hyper: Any, seen: Any, plain: Any, key: Key, i: Any, now: Clock) -> PyTree:
-        seen = {**seen, **plain}
-        one = lambda k, pair: sampler.draw(seen, hyper, now._replace(updates=now.updates + k), pair[0])
+    def draw(hyper: Any, indexed: Any, plain: Any, key: Key, i: Any, now: Clock) -> PyTree:
+        indexed = {**indexed, **plain}
+        one = lambda k, pair: sampler.draw(indexed, hyper, now._replace(updates=now.updates + k), pair[0])
         return jax.vmap(one)(i, phases.update_keys(key, i))
 
-    def learn(before: DeviceState, seen: Any, batches: PyTree, key: Key, i: Array, now: Clock) -> Any:
-        state, priorities, tally = phases.update(phase, before.agent, seen, before.tally, now, key, i, batches)
+    def learn(before: DeviceState, indexed: Any, batches: PyTree, key: Key, i: Array, now: Clock) -> Any:
+        state, priorities, tally = phases.update(phase, before.agent, indexed, before.tally, now, key, i, batches)
         return program.freeze_inactive(before, before._replace(agent=state, tally=tally)), priorities
 
     drawing = program.jit(("draw", j), draw, (0, 0, None, 0, None, None))
@@ -169,14 +169,14 @@ def _update(program: Program, run: RunState, j: int, phase: Update, key: Key) ->
     host = {k: to_numpy(s) for k, s in run.sources.items()}
     for start in range(0, phase.n, block):
         i = np.arange(start, min(start + block, phase.n), dtype=np.int32)
-        index = to_numpy(drawing(run.agent.hyper, seen, plain, key, i, clock))
+        index = to_numpy(drawing(run.agent.hyper, indexed, plain, key, i, clock))
         batches = _read(program, sampler, host, index, len(i))
         alone = device_state(program, run)._replace(rollouts={}, sources={})
-        learned, priorities = learning(alone, {k: seen[k] for k in names}, batches, key, i, clock)
+        learned, priorities = learning(alone, {k: indexed[k] for k in names}, batches, key, i, clock)
         run.agent, run.reports["tally"], run.reports["running"] = learned.agent, learned.tally, learned.running
         new = phases.with_priorities({k: run.sources[k] for k in names}, priorities)
         run.sources |= new
-        seen |= {k: s._replace(data=None) for k, s in new.items()}
+        indexed |= {k: s._replace(data=None) for k, s in new.items()}
 
 
 def _block(program: Program, run: RunState, j: int, phase: Update) -> int:

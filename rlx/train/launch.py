@@ -21,7 +21,7 @@ from typing import IO, Any
 FINAL = (0, 2)  # exit codes after which a trial is not tried again
 LOG = "log.txt"  # in a trial's folder: what it said
 PARENT = "RLX_PARENT"  # environment: the process that a trial belongs to
-Told = Callable[[str, int], None]  # (name, exit code) of a trial that has ended
+Report = Callable[[str, int], None]  # (name, exit code) of a trial that has ended
 
 
 def command(folder: Path, more: Sequence[str]) -> list[str]:
@@ -68,7 +68,7 @@ def devices(workers: int) -> Iterator[dict[str, str]]:
         yield {"CUDA_VISIBLE_DEVICES": visible[i % len(visible)]} if len(visible) > 1 else {}
 
 
-def local(trials: Mapping[str, Path], workers: int, more: Sequence[str], told: Told, retries: int) -> None:
+def local(trials: Mapping[str, Path], workers: int, more: Sequence[str], report: Report, retries: int) -> None:
     """Up to ``workers`` trials at a time on this machine. Interrupted, it asks the running ones to save and stop."""
     waiting = [(name, folder, 0) for name, folder in trials.items()]
     placed = list(devices(workers))
@@ -89,7 +89,7 @@ def local(trials: Mapping[str, Path], workers: int, more: Sequence[str], told: T
                 if code not in FINAL and tried < retries:
                     waiting.append((name, folder, tried + 1))
                 else:
-                    told(name, code)
+                    report(name, code)
     finally:
         for process, *_ in running.values():
             process.terminate()
@@ -97,7 +97,7 @@ def local(trials: Mapping[str, Path], workers: int, more: Sequence[str], told: T
             process.wait()
 
 
-def ray(trials: Mapping[str, Path], address: str, more: Sequence[str], told: Told, retries: int) -> None:
+def ray(trials: Mapping[str, Path], address: str, more: Sequence[str], report: Report, retries: int) -> None:
     """Trials as tasks of the Ray cluster at ``address`` ("auto": the one that this machine belongs to), as many at a time as
     it has CPUs (GPUs, where it has any) for. The nodes see the same file system and have rlx installed.
 
@@ -122,7 +122,7 @@ def ray(trials: Mapping[str, Path], address: str, more: Sequence[str], told: Tol
             if code not in FINAL and tried < retries:
                 running[start(folder)] = name, folder, tried + 1
             else:
-                told(name, code)
+                report(name, code)
     finally:
         for reference in running:
             engine.cancel(reference, force=True)

@@ -48,7 +48,7 @@ def of_episodes(episodes: Sequence[Row]) -> dict[str, float]:
     }
 
 
-def told(groups: Mapping[str, Sequence[Curve]]) -> list[str]:
+def reported(groups: Mapping[str, Sequence[Curve]]) -> list[str]:
     """What some run of ``groups`` says of success and safety."""
     return [n for n in NAMES if any(n in c.evaluated or n in c.trained for curves in groups.values() for c in curves)]
 
@@ -57,7 +57,7 @@ def table(groups: Mapping[str, Sequence[Curve]]) -> list[tuple]:
     """Rows of `HEAD`: of each group and each name the IQM over seeds and its interval."""
     rows = []
     for group, curves in groups.items():
-        for name in told({group: curves}):
+        for name in reported({group: curves}):
             seeds, over = [of_seed(c, name) for c in curves], ""
             cells: list[Any] = []
             for values in zip(*seeds, strict=True):
@@ -76,7 +76,7 @@ def rounded(found: Estimate) -> list:
 
 def picture(groups: Mapping[str, Sequence[Curve]], env: str) -> bytes | None:
     """A column for each name: evaluations above, training decisions below. None where nothing is told."""
-    names = told(groups)
+    names = reported(groups)
     if not names:
         return None
     sides = [side for side in ("evaluated", "trained") if any(getattr(c, side) for cs in groups.values() for c in cs)]

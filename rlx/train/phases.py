@@ -143,15 +143,15 @@ def count_rows(tally: Tally, phase: Collect, env: VecEnv, rows: Row, ended: Epis
     return tally._replace(counts=counts, sums=sums, n=n, peaks=peaks, first_nan_cycle=nan_cycle, episodes=episodes)
 
 
-def told(spec: Spec) -> list[tuple[str, str, Reduce]]:
+def info_reductions(spec: Spec) -> list[tuple[str, str, Reduce]]:
     """(name, leaf, way) of all that the info says of an episode; the state of the physics says nothing."""
     return [(k + end, k, way) for k, leaf in spec.info.items() if k != PHYSICS for end, way in leaf.reduces.items()]
 
 
-def told_of_decisions(spec: Spec) -> tuple[dict[str, str], dict[str, str]]:
+def decision_infos(spec: Spec) -> tuple[dict[str, str], dict[str, str]]:
     """What a training line says of its decisions, by name and leaf: means of flags and of what episodes are averaged over,
     and peaks of what they have a greatest value of. Sums and last values belong to whole episodes."""
-    named = lambda ways: {f"decisions/{name}": k for name, k, way in told(spec) if way in ways}
+    named = lambda ways: {f"decisions/{name}": k for name, k, way in info_reductions(spec) if way in ways}
     return named(("any", "mean")), named(("max",))
 
 
@@ -159,7 +159,7 @@ def _info(tally: Tally, spec: Spec, rows: Row) -> tuple[dict[str, Array], dict[s
     """Sums, counts and peaks of the tally with what the info of ``rows`` says of the decisions that led to them."""
     arrived = rows.valid & ~rows.first
     of = lambda k: jnp.asarray(rows.info[k], jnp.float32).reshape(*arrived.shape, -1).mean(-1)
-    averaged, greatest = told_of_decisions(spec)
+    averaged, greatest = decision_infos(spec)
     sums = {name: tally.sums[name] + jnp.where(arrived, of(k), 0).sum() for name, k in averaged.items()}
     n = {name: tally.n[name] + arrived.sum() for name in averaged}
     peaks = {name: jnp.maximum(tally.peaks[name], jnp.where(arrived, of(k), -jnp.inf).max()) for name, k in greatest.items()}
@@ -206,13 +206,13 @@ def update(
 
     def one(carry: tuple, x: tuple) -> tuple:
         (state, priorities), (i, pair, batch) = carry, x
-        now, seen = clock._replace(updates=clock.updates + i), with_priorities(sources, priorities)
+        now, current = clock._replace(updates=clock.updates + i), with_priorities(sources, priorities)
         if batches is None:
-            batch = phase.sample(state.hyper, now, seen, pair[0])
+            batch = phase.sample(state.hyper, now, current, pair[0])
         state, out = phase.update(state, now, batch, pair[1])
         if names:
             index = batch.index if isinstance(batch.index, dict) else dict.fromkeys(names, batch.index)
-            priorities = {k: update_priorities(seen[k], index[k], out.priority).index.priority for k in names}
+            priorities = {k: update_priorities(current[k], index[k], out.priority).index.priority for k in names}
         return (state, priorities), out._replace(priority=None)
 
     begun = state, {k: sources[k].index.priority for k in names}

@@ -211,8 +211,9 @@ class Program:
         return self.store_rollout(phase, on_device, rows, tail, ended, key, cycle)
 
     def _update(self, phase: Update, j: int, on_device: DeviceState, frozen: PyTree, key: Key, cycle: Array) -> DeviceState:
-        seen, clock = self.sources(on_device, frozen), self.clock(cycle, j)
-        state, priorities, tally = phases.update(phase, on_device.agent, seen, on_device.tally, clock, key, jnp.arange(phase.n))
+        current, clock = self.sources(on_device, frozen), self.clock(cycle, j)
+        given = on_device.agent, current, on_device.tally, clock, key
+        state, priorities, tally = phases.update(phase, *given, jnp.arange(phase.n))
         sources = dict(phases.with_priorities(on_device.sources, priorities))
         return on_device._replace(agent=state, sources=sources, tally=tally)
 
@@ -234,10 +235,10 @@ class Program:
         peaks: dict[str, Any] = {}
         for j, phase in enumerate(self.stage.phases):
             if isinstance(phase, Update):
-                seen, clock = self.sources(on_device, frozen), self.clock(0, j)
-                names.update(dict.fromkeys(phases.metric_names(self.agent, phase, on_device.agent, seen, clock)))
+                current, clock = self.sources(on_device, frozen), self.clock(0, j)
+                names.update(dict.fromkeys(phases.metric_names(self.agent, phase, on_device.agent, current, clock)))
             elif isinstance(phase, Collect) and phase.counts == "real":
-                averaged, greatest = phases.told_of_decisions(self.agent.envs[phase.env].spec)
+                averaged, greatest = phases.decision_infos(self.agent.envs[phase.env].spec)
                 names.update(dict.fromkeys(averaged))
                 peaks |= {k: jnp.float32(-jnp.inf) for k in greatest}
         empty = {k: jnp.float32(0) for k in names}

@@ -67,12 +67,12 @@ def report(run_dirs: list[Path], out: Path) -> dict[str, Any]:
             pictures[f"{env}: success and safety"].write_bytes(safety)
     rows = [_row(names[g], cs) for g, cs in groups.items()]
     versus = _versus({names[g]: cs for g, cs in groups.items()}) if len(groups) <= 8 else []  # the ranking says it shorter
-    told = outcomes.table({names[g]: cs for g, cs in groups.items()})
+    outcome_rows = outcomes.table({names[g]: cs for g, cs in groups.items()})
     page = out / "report.html"
     swept = rankings.report(folders, out) if any((Path(d) / sweeps.FILE).is_file() for d in run_dirs) else None
     pictures |= swept.pictures if swept else {}
     each = [row for g, cs in groups.items() for row in _each(names[g], cs)]
-    tables = [*(swept.tables if swept else []), *([(OUTCOMES, outcomes.HEAD, told)] if told else [])]
+    tables = [*(swept.tables if swept else []), *([(OUTCOMES, outcomes.HEAD, outcome_rows)] if outcome_rows else [])]
     tables += [(EACH, EACH_HEAD, each)] if each else []
     left_out = (COPIES, ("run", "seed", "is a copy of"), repeats)
     references = {json.loads(g)["env"]: r for g in groups if (r := _reference(g))}
@@ -85,7 +85,7 @@ def report(run_dirs: list[Path], out: Path) -> dict[str, Any]:
         "groups": len(groups),
         "repeats": repeats,
         "table": [dict(zip(HEAD, r, strict=True)) for r in rows],
-        "outcomes": outcomes.dicts(told),
+        "outcomes": outcomes.dicts(outcome_rows),
         "evaluations": [dict(zip(EACH_HEAD, r, strict=True)) for r in each],
     }
 

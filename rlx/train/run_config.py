@@ -67,12 +67,12 @@ class RunConfig:
         """Raises ValueError where the environment is unknown or cannot be had, or the dataset is not as it should be."""
         given: dict[str, Any] = {"repeat": self.repeat, "time_limit": self.time_limit}
         env = envs.make(self.env, **{k: v for k, v in given.items() if v is not None}, **self.env_options)
-        seen, data = agents.seen_by(self.agent, env), {}
+        train, data = agents.seen_by(self.agent, env), {}
         if self.data:
             data["data"] = replay_of(self.data, self.data_in, env.spec.repeat, **self.data_options)
-            if isinstance(env.spec.obs, dict) and not isinstance(seen.spec.obs, dict):
+            if isinstance(env.spec.obs, dict) and not isinstance(train.spec.obs, dict):
                 data["data"] = as_vectors(data["data"], env, "data")
-        return Problem({"train": seen}, data)
+        return Problem({"train": train}, data)
 
     def with_options(self, **env_options: Any) -> RunConfig:
         """The same but for these options of the environment."""

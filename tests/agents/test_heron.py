@@ -64,9 +64,9 @@ def test_one_pass_in_numpy():
 
 def test_policies_are_paid_by_the_learned_reward_alone():
     reward, there = jnp.float32([[3, 9], [1, 2], [5, 4]]), jnp.array([[False, False], [True, True], [True, True]])
-    each = np.asarray(heron.paid(reward, there))
+    each = np.asarray(heron.standardised(reward, there))
     np.testing.assert_allclose(each[1:], (np.array([[1, 2], [5, 4]]) - 3) / np.sqrt(2.5), rtol=1e-5)
-    assert (each[0] == 0).all() and (heron.paid(jnp.ones((3, 2)), there) == 0).all()
+    assert (each[0] == 0).all() and (heron.standardised(jnp.ones((3, 2)), there) == 0).all()
 
     agent = agents.make("heron", None, Problem({"train": rlx.envs.make("rlx:point-mass")}), **SMALL, factors=("obs/1",))
     state = agent.init(KEY, {k: jnp.float32(v) for k, v in agent.hyper.items()})

@@ -103,7 +103,7 @@ def test_units_of_the_data_by_hand(monkeypatch):
     assert offline.scales(state, bc.Config()).mean[0] == 4  # a default of this agent
     batch = transitions()
     h = {"reward_scale": jnp.float32(2), "reward_shift": jnp.float32(-1)}
-    seen = offline.seen(batch, offline.Scales(jnp.float32([1, 2, 3, 4]), jnp.float32([2] * 4), jnp.float32(3)), h)
+    seen = offline.scaled(batch, offline.Scales(jnp.float32([1, 2, 3, 4]), jnp.float32([2] * 4), jnp.float32(3)), h)
     close(seen.reward, 6 * double(batch.reward) - 1)
     close(seen.next_obs, (double(batch.next_obs) - [1, 2, 3, 4]) / 2)
     far = offline.scales(replay.from_episodes([{**e, "obs": e["obs"] + 1e6} for e in episodes([0] * 99)]), bc.Config())
@@ -267,11 +267,11 @@ def test_delayed_updates_are_those_of_td3(name):
     assert same(waited["target"], state.learned["target"]) and not same(moved["target"], state.learned["target"])
     assert same(waited["scales"], scales) and same(waited["critics"], moved["critics"])
     if name == "td3_bc":
-        seen, nets = offline.seen(batch, scales, h), offpolicy.networks((5,), M)
+        seen, nets = offline.scaled(batch, scales, h), offpolicy.networks((5,), M)
         y = td3.targets(nets, state.learned["target"], seen, h, key)
     else:
         one, following, acted = rebrac.transitions(batch, h["discount"])
-        seen, nets = offline.seen(one, scales, h), rebrac.networks((5,), M)
+        seen, nets = offline.scaled(one, scales, h), rebrac.networks((5,), M)
         y = rebrac.targets(nets, state.learned["target"], seen, following, acted, h, key)
     grads = jax.grad(offpolicy.critic_loss, has_aux=True)(state.learned["critics"], nets.critics, seen, y)[0]
     jax.tree.map(functools.partial(close, rtol=1e-3), optax.tree.get(waited["opt"]["critics"], "mu"),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlx.dynamics.told import Sight, Told, entries, noisy, seen
+from rlx.dynamics.told import Sight, Told, entries, noisy, sight_of
 from rlx.nn.images import StridedTrunk
 from rlx.types import Leaf, Spec
 
@@ -27,7 +27,7 @@ def test_sizes_of_the_planar_push_model():
     """One view of two RGB-D frames at 224 pixels, 23 numbers of proprioception, 5 actions, 5 actor-critics and a cloned pair:
     6,124,297 parameters (MoDem-V2)."""
     obs = {"pixels": image(224, 8), "state": Leaf((23,))}
-    sight, convolutions = seen(Spec(obs, Leaf((5,))), "x")
+    sight, convolutions = sight_of(Spec(obs, Leaf((5,))), "x")
     assert (sight.views, convolutions) == (("pixels",), 6)
     net = Told.of(5, views=sight.views, convolutions=convolutions, count=5, extra=1)
     params = jax.eval_shape(net.init, KEY, jax.tree.map(lambda x: x.zeros(), obs))
@@ -54,14 +54,14 @@ def test_images_that_are_too_small_are_refused():
         with pytest.raises(ValueError, match=words):
             StridedTrunk.convolutions_for(70, asked)
     with pytest.raises(ValueError, match="16 pixels .* need 23"):
-        seen(Spec(image(16), Leaf((1,))), "x")
+        sight_of(Spec(image(16), Leaf((1,))), "x")
     with pytest.raises(ValueError, match="x takes vectors, and images in uint8"):
-        seen(Spec({"a": Leaf((8, 8, 3))}, Leaf((1,))), "x")
+        sight_of(Spec({"a": Leaf((8, 8, 3))}, Leaf((1,))), "x")
 
 
 def test_views_and_vectors_are_added_up():
     obs = {"left": image(40), "right": image(40), "a": Leaf((2,)), "b": Leaf((3,))}
-    sight, n = seen(Spec(obs, Leaf((2,))), "x")
+    sight, n = sight_of(Spec(obs, Leaf((2,))), "x")
     views = sight.views
     assert (views, n) == (("left", "right"), 4)
     net = Told.of(2, 6, 8, 8, views, n)
@@ -86,7 +86,7 @@ def test_views_and_vectors_are_added_up():
 )
 def test_how_many_cameras_lie_in_an_image(channels, asked, cameras):
     obs = {"pixels": image(32, channels), "state": Leaf((4,))}
-    assert seen(Spec(obs, Leaf((1,))), "x", cameras=asked)[0] == Sight((("pixels", cameras),))
+    assert sight_of(Spec(obs, Leaf((1,))), "x", cameras=asked)[0] == Sight((("pixels", cameras),))
 
 
 def test_cameras_of_one_image_become_images_with_all_of_their_frames():
@@ -104,20 +104,20 @@ def test_cameras_of_one_image_become_images_with_all_of_their_frames():
     np.testing.assert_array_equal(alone["camera_1"], np.concatenate(right, -1))
     assert Sight((("", 1),))(stacked, frames=2) is stacked and Sight()(old) is old
     with pytest.raises(ValueError, match="x: the 5 channels of the image 'pixels' are no equal shares for cameras=2"):
-        seen(Spec({"pixels": image(32, 5)}, Leaf((1,))), "x", cameras=2)
+        sight_of(Spec({"pixels": image(32, 5)}, Leaf((1,))), "x", cameras=2)
 
 
 def test_of_a_vector_beside_images_some_numbers_may_be_shown():
     obs = {"pixels": image(32), "a": Leaf((3,)), "b": Leaf((4,))}
-    sight = seen(Spec(obs, Leaf((1,))), "x", proprio="0:2,4,-2:")[0]
+    sight = sight_of(Spec(obs, Leaf((1,))), "x", proprio="0:2,4,-2:")[0]
     assert sight.proprio == (0, 1, 4, 5, 6)
     two = lambda n: np.arange(2.0 * n).reshape(2, n)
     some = {"pixels": np.zeros((2, 32, 32, 6), np.uint8), "a": two(6), "b": two(8)}
     found = sight(some, frames=2)
     np.testing.assert_array_equal(found["state"], [[3, 4, 5, 6, 7], [9, 10, 13, 14, 15]])
     assert set(found) == {"pixels", "state"} and found["pixels"] is some["pixels"]
-    assert seen(Spec(Leaf((7,)), Leaf((1,))), "x", proprio="0:2") == (Sight(), 0)  # a state that is all there is stays whole
-    assert seen(Spec(image(32), Leaf((1,))), "x", proprio="0:2")[0] == Sight((("", 1),))
+    assert sight_of(Spec(Leaf((7,)), Leaf((1,))), "x", proprio="0:2") == (Sight(), 0)  # a state that is all stays whole
+    assert sight_of(Spec(image(32), Leaf((1,))), "x", proprio="0:2")[0] == Sight((("", 1),))
     for wrong in ("0:9", "7", "a", "1:2:3", "4:4", ""):
         with pytest.raises(ValueError, match=f"x: proprio='{wrong}' are no places among 7 numbers"):
             entries(wrong, 7, "x")

@@ -98,11 +98,11 @@ def test_forces_are_those_of_the_model(cone):
     env.unwrapped.data.ctrl[:] = motor, b + 0.1, 0
     mujoco.mj_forward(env.unwrapped.model, env.unwrapped.data)
     expected = np.hypot(7 * motor, 10 * 0.1 - b)
-    assert env._told({})["torque"] == pytest.approx(expected, rel=1e-6)
+    assert env._extended({})["torque"] == pytest.approx(expected, rel=1e-6)
     for ctrl, full in (((2, b, 0), True), ((-2, b, 0), True), ((1.99, b, 0), False), ((0, 9, 0), True), ((0, -9, 0), True)):
         env.unwrapped.data.ctrl[:] = ctrl
         mujoco.mj_forward(env.unwrapped.model, env.unwrapped.data)
-        assert env._told({})["saturation"] is full, ctrl
+        assert env._extended({})["saturation"] is full, ctrl
 
 
 def test_a_force_above_the_limit_is_a_violation():

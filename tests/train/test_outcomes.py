@@ -74,14 +74,14 @@ def test_of_several_ways_each_is_told_by_its_name():
     both = Leaf((), reduce=("max", "mean"))
     assert both.reduces == {"_max": "max", "_mean": "mean"} and Leaf((), reduce="sum").reduces == {"": "sum"}
     spec = Spec(Leaf((1,)), Leaf((1,)), {"force": both, "fuel": Leaf((), reduce="sum"), "done": Leaf((), bool, reduce="any")})
-    told = rlx.train.phases.told(spec)
+    told = rlx.train.phases.info_reductions(spec)
     assert told == [
         ("force_max", "force", "max"),
         ("force_mean", "force", "mean"),
         ("fuel", "fuel", "sum"),
         ("done", "done", "any"),
     ]
-    averaged, greatest = rlx.train.phases.told_of_decisions(spec)
+    averaged, greatest = rlx.train.phases.decision_infos(spec)
     assert averaged == {"decisions/force_mean": "force", "decisions/done": "done"} and greatest == {
         "decisions/force_max": "force"
     }

@@ -37,8 +37,8 @@ def demonstrations(problem: Problem, horizon: int) -> tuple[ReplayState, int]:
             "give --time-limit, or demonstrations of this environment, with the same --repeat."
         )
     name = next((k for k in SUCCESS if k in rows.info), None)
-    told = np.asarray(rows.reward if name is None else rows.info[name])[tuple(episodes.place[~episodes.begins].T)]
-    if not (told > 0).any() and (name or not np.ptp(told)):  # rewards of 0 and -1, or of costs alone, say something too
+    outcome = np.asarray(rows.reward if name is None else rows.info[name])[tuple(episodes.place[~episodes.begins].T)]
+    if not (outcome > 0).any() and (name or not np.ptp(outcome)):  # rewards of 0 and -1, or of costs alone, say something too
         what = f"info {name!r} never says so" if name else "no reward is above 0, nor above another"
         raise ValueError(f"{NAME}: none of the {len(lengths)} demonstrations does the task: {what}.")
     return data, int(lengths.sum())

@@ -35,7 +35,7 @@ from rlx.agents.offpolicy import action_dims
 from rlx.agents.tdmpc import Carry, Looks, horizon_at, kept
 from rlx.config import hyper
 from rlx.dynamics import told_learning as learning
-from rlx.dynamics.told import Told, noisy, seen
+from rlx.dynamics.told import Told, noisy, sight_of
 from rlx.dynamics.told_learning import Coefs, Windows
 from rlx.envs import batch
 from rlx.nn.mlp import head
@@ -136,7 +136,7 @@ class Method(Looks):
     @staticmethod
     def of(c: Config, spec: Spec, bc_updates: int) -> Method:
         """Raises ValueError for settings, observations or actions that cannot be."""
-        sight, convolutions = seen(spec, NAME, c.convolutions, c.cameras, c.proprio)
+        sight, convolutions = sight_of(spec, NAME, c.convolutions, c.cameras, c.proprio)
         if c.centering and c.samples % c.members:
             raise ValueError(f"{NAME}: samples={c.samples} candidates are no equal shares for members={c.members}.")
         if c.handover.kind != "off" and not c.clone:
@@ -264,24 +264,24 @@ class Method(Looks):
         k_look, k_model, k_policy = jax.random.split(key, 3)
         rates = h["lr"], h["max_grad_norm"]
         windows = Windows.of(drawn._replace(obs=self.looked(drawn.obs, k_look)), c.horizon)
-        windows = windows._replace(reward=self.paid(drawn, h))
+        windows = windows._replace(reward=self.rewards(drawn, h))
         frozen = old["clone"] if c.clone else None
         policies = {k: v for k, v in old["opt"].items() if k == "policies"}
-        params, opt, said = learning.learn_model(
+        params, opt, aux = learning.learn_model(
             self.net, old["params"], old["opt"], frozen, old["target"], windows, coefs, *rates, k_model
         )
-        metrics = said.metrics
+        metrics = aux.metrics
         if policies:
             moved, opt["policies"], each = learning.learn_policies(
-                self.net, params, opt["policies"], said.latents, coefs, *rates, k_policy
+                self.net, params, opt["policies"], aux.latents, coefs, *rates, k_policy
             )
             params, metrics = {**params, "policies": moved}, {**metrics, "actor/loss": each.mean()}
         target = learning.move_target(old["target"], params, self.times.model_updates(clock) % c.delay == 0, h["tau"])
         alpha = handed_over(self.times.acting(clock), h, self.times, None)
         learned = {**old, "params": params, "target": target, "opt": opt, "alpha": alpha}
-        return state._replace(learned=learned), Out(metrics, said.priority)
+        return state._replace(learned=learned), Out(metrics, aux.priority)
 
-    def paid(self, drawn: replay.Sequences, h: dict[str, Array]) -> Array:
+    def rewards(self, drawn: replay.Sequences, h: dict[str, Array]) -> Array:
         """Rewards [H, B], shifted, less the price of what is penalised: its Euclidean norm."""
         c, after = self.config, slice(1, self.config.horizon + 1)
         reward = (drawn.info[c.reward] > 0.5).astype(jnp.float32) if c.reward else drawn.reward

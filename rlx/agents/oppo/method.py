@@ -90,8 +90,8 @@ def triplet(wanted: Array, z: Array, label: Array, weight: Array, margin: Array)
     apart = distance(wanted, z)
     second = label > 0.5
     gap = jnp.where(second, apart[1] - apart[0], apart[0] - apart[1])
-    told = weight * abs(2 * label - 1)
-    mean = lambda x: (told * x).sum() / jnp.maximum(told.sum(), 1e-6)
+    confidence = weight * abs(2 * label - 1)
+    mean = lambda x: (confidence * x).sum() / jnp.maximum(confidence.sum(), 1e-6)
     return mean(jnp.maximum(gap + margin, 0.0)), mean(gap < 0)
 
 
@@ -110,8 +110,8 @@ def updater(encoder: Encoder, policy: Policy) -> Any:
         z = z.reshape(2, -1, z.shape[-1])
         near, right = triplet(wanted, z, about.label, about.weight, h["margin"])
         norm = ((distance(z, jnp.zeros(())) - 1) ** 2).mean()
-        told = {"policy/loss": again, "preference/loss": near, "preference/right": right, "context/norm_loss": norm}
-        return again + h["preference_coef"] * near + h["norm_coef"] * norm, (z, told)
+        metrics = {"policy/loss": again, "preference/loss": near, "preference/right": right, "context/norm_loss": norm}
+        return again + h["preference_coef"] * near + h["norm_coef"] * norm, (z, metrics)
 
     def update(state: AgentState, clock: Clock, batch: Comparisons, key: Key) -> tuple[AgentState, Out]:
         h, old = state.hyper, state.learned
@@ -120,7 +120,7 @@ def updater(encoder: Encoder, policy: Policy) -> Any:
         action = jnp.clip(windows(batch.action), -1.0, 1.0)
         given = (obs, action, mask, batch, h, key)
         slope = jax.grad(losses, has_aux=True)
-        grads, (z, told) = slope(old["nets"], old["context"], *given)
+        grads, (z, metrics) = slope(old["nets"], old["context"], *given)
         lr = h["actor_lr"] * jnp.minimum((clock.updates + 1) / h["warmup"], 1.0)
         chain = optimizer(lr, max_grad_norm=h["max_grad_norm"], weight_decay=h["weight_decay"])
         nets, opt = apply_gradients(chain, old["nets"], grads, old["opt"])
@@ -128,7 +128,7 @@ def updater(encoder: Encoder, policy: Policy) -> Any:
         own = optimizer(h["context_lr"], weight_decay=h["context_decay"])
         context, context_opt = apply_gradients(own, old["context"], pull(old["context"]), old["context_opt"])
         learned = {**old, "nets": nets, "opt": opt, "context": context, "context_opt": context_opt}
-        return state._replace(learned=learned), Out({**told, "context/wanted_norm": distance(context, jnp.zeros(()))})
+        return state._replace(learned=learned), Out({**metrics, "context/wanted_norm": distance(context, jnp.zeros(()))})
 
     return update
 

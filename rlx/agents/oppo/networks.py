@@ -60,8 +60,8 @@ class Policy(nn.Module):
     @nn.compact
     def __call__(self, z: Array, obs: Array, action: Array, mask: Array, train: bool = False) -> Array:
         time = _time(self.steps, self.width, obs)
-        told = jnp.broadcast_to(_dense(self.width, "context")(z)[:, None], (*obs.shape[:2], self.width))
-        x = interleaved(told + time, _dense(self.width, "state")(obs) + time, _dense(self.width, "action")(action) + time)
+        context = jnp.broadcast_to(_dense(self.width, "context")(z)[:, None], (*obs.shape[:2], self.width))
+        x = interleaved(context + time, _dense(self.width, "state")(obs) + time, _dense(self.width, "action")(action) + time)
         x, allowed = layer_norm("norm_in")(x), visible(mask, 3, causal=True)
         for i in range(self.layers):
             x = Block(self.heads, self.dropout, name=f"block_{i}")(x, allowed, train)

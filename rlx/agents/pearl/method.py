@@ -39,7 +39,7 @@ from rlx.preferences.tastes import GeneralPreference, MixtureOfTastes
 from rlx.types import Agent, AgentState, Array, Clock, Host, Key, Problem, Stage, Step
 
 # What the stages found out, in learned["told"]; NaN where it does not apply. Of each source there are "costs" and "votes" too.
-TOLD = ("flipped", "cost", "row_error", "asymmetry", "held_loss", "factor", "rank_correlation", "correlation")
+METRICS = ("flipped", "cost", "row_error", "asymmetry", "held_loss", "factor", "rank_correlation", "correlation")
 
 
 def model_of(config: Config) -> PreferenceModel:
@@ -140,22 +140,22 @@ def make(config: Config, problem: Problem) -> Agent:
         learned["reward"] = learning.init(model, keys.fold(key, "reward"), n, m)
         nothing = pairs.preferences(np.zeros((2, count)), np.full(count, 0.5), 1, weight=0.0)
         learned["pairs"] = jax.tree.map(jnp.asarray, nothing)
-        learned["told"] = dict.fromkeys(TOLD, jnp.float32(jnp.nan))
+        learned["told"] = dict.fromkeys(METRICS, jnp.float32(jnp.nan))
         if voters:
             learned["told"] |= {k: jnp.full(len(voters), jnp.nan) for k in ("costs", "votes")}
         return AgentState(hyper, learned)
 
-    def tell(state: AgentState, told: dict[str, Any], **more: Any) -> AgentState:
-        new = {**state.learned["told"], **{k: np.float32(v) for k, v in told.items()}}
+    def with_metrics(state: AgentState, metrics: dict[str, Any], **more: Any) -> AgentState:
+        new = {**state.learned["told"], **{k: np.float32(v) for k, v in metrics.items()}}
         return state._replace(learned={**state.learned, "told": new, **more})
 
     def label(state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
         if given is not None:
-            return tell(state, {}, pairs=given), sources
+            return with_metrics(state, {}, pairs=given), sources
         rng = keys.HostKey.of(key, 1).rng(0)
         if config.labels == "heron":
             ranked, _ = hierarchy.by_factors(sources["data"], config.factors, count, rng, margins=config.margins)
-            return tell(state, {}, pairs=ranked), sources
+            return with_metrics(state, {}, pairs=ranked), sources
         got = labels.label(
             config.labels,
             pairs.episodes(sources["data"]),
@@ -168,7 +168,7 @@ def make(config: Config, problem: Problem) -> Agent:
             least_confidence=config.least_confidence,
             share=config.fewshot,
         )
-        told: dict[str, Any] = {"flipped": got.flipped}
+        metrics: dict[str, Any] = {"flipped": got.flipped}
         if got.alignment is not None:
             if got.alignment.degenerate:
                 raise ValueError(
@@ -176,9 +176,9 @@ def make(config: Config, problem: Problem) -> Agent:
                     "or a coupling that does not tell them apart. Give other align.features, more episodes, or labels=oracle."
                 )
             coupling = got.alignment.coupling
-            told |= {"asymmetry": got.alignment.asymmetry, "cost": coupling.cost, "row_error": coupling.row_error}
-            told |= {"costs": [a.coupling.cost for a in got.each], "votes": got.votes}
-        return tell(state, told, pairs=padded(got.pairs, count)), sources
+            metrics |= {"asymmetry": got.alignment.asymmetry, "cost": coupling.cost, "row_error": coupling.row_error}
+            metrics |= {"costs": [a.coupling.cost for a in got.each], "votes": got.votes}
+        return with_metrics(state, metrics, pairs=padded(got.pairs, count)), sources
 
     def reward(state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
         rows, given, more = pairs.episodes(sources["data"]), state.learned["pairs"], None
@@ -187,15 +187,15 @@ def make(config: Config, problem: Problem) -> Agent:
             more = pairs.unlabelled(rows, config.model.unlabelled, int(np.median(given.steps)), rng)
         begin, coefs = state.learned["reward"], coefs_of(state.hyper)
         got = learning.fit(model, begin, given, rows, key, training_of(config), coefs, more)
-        return tell(state, {"held_loss": got.held_loss[got.best]}, reward=jax.tree.map(np.asarray, got.params)), sources
+        return with_metrics(state, {"held_loss": got.held_loss[got.best]}, reward=jax.tree.map(np.asarray, got.params)), sources
 
     def relabel(state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
         rows = pairs.episodes(sources["data"])
         steps = learning.window_length(state.learned["pairs"], config.model.segment)
         each = learning.rewards(model, state.learned["reward"], rows, steps, state.hyper["kappa"])
         new, factor = learning.scaled(each, rows, horizon, config.rescale)
-        told = {"factor": factor, **learning.correlations(each, rows)}
-        return tell(state, told), {**sources, "data": pairs.with_rewards(sources["data"], rows, new)}
+        metrics = {"factor": factor, **learning.correlations(each, rows)}
+        return with_metrics(state, metrics), {**sources, "data": pairs.with_rewards(sources["data"], rows, new)}
 
     def act(state: AgentState, clock: Clock, carry: Any, step: Step, key: Key, mode: str) -> tuple[Array, Any, dict]:
         policy = offline.gaussian(nets.actor, state.learned["actor"], state.learned["scales"].obs(step.obs))
@@ -205,8 +205,8 @@ def make(config: Config, problem: Problem) -> Agent:
     def report(state: AgentState, folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         number = lambda x: float(x) if np.isfinite(x) else None
-        told = {k: [*map(number, v)] if np.ndim(v) else number(v) for k, v in state.learned["told"].items()}
-        files.write_text(folder / "pearl.json", json.dumps(told, indent=1) + "\n")
+        metrics = {k: [*map(number, v)] if np.ndim(v) else number(v) for k, v in state.learned["told"].items()}
+        files.write_text(folder / "pearl.json", json.dumps(metrics, indent=1) + "\n")
         return [folder / "pearl.json", pairs.write(folder / "labels.npz", state.learned["pairs"])]
 
     update = iql.updater(nets, lambda clock: clock.updates / (config.cycles * config.block))

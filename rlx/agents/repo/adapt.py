@@ -179,7 +179,7 @@ class Alignment:
         encoder, which stay. ``calibrate``: what else an encoder's parameters cost. Without a kind frames are not looked at."""
         k = jax.random.split(key, 4)
         draw = lambda k, x: jax.random.normal(k, (x.shape[0], self.latent))
-        said: dict[str, Array] = {}
+        metrics: dict[str, Array] = {}
         if self.kind:
             e_source = jax.lax.stop_gradient(self.embed(source, frames.source))
             e_target = jax.lax.stop_gradient(self.embed(state.encoder, frames.target))
@@ -189,7 +189,7 @@ class Alignment:
             (_, (loss, kl)), grads = jax.value_and_grad(self.critic_loss, has_aux=True)(state.critic, *given)
             state = self._descend(state, h, critic=grads)
             state = state._replace(price=bottleneck_step(state.price, kl, h["critic_kl"], h["price_lr"]))
-            said |= {"critic/loss": loss, "critic/kl": kl, "critic/price": state.price}
+            metrics |= {"critic/loss": loss, "critic/kl": kl, "critic/price": state.price}
 
         def encoder_loss(encoder: PyTree) -> tuple[Array, dict[str, Array]]:
             cost = calibrate(encoder)
@@ -202,14 +202,14 @@ class Alignment:
             return cost, parts
 
         grads, parts = jax.grad(encoder_loss, has_aux=True)(state.encoder)
-        state, said = self._descend(state, h, encoder=grads), {**said, **parts}
+        state, metrics = self._descend(state, h, encoder=grads), {**metrics, **parts}
         if self.kind == "support":
             d = self.critic.apply(state.critic, e_source, draw(k[3], e_source))[0]
             slopes = jax.grad(lambda w: weighted(self.tau(w, e_source), d, state.multiplier))(state.weight)
             mean = self.tau(state.weight, e_source).mean()
             state = self._descend(state, h, weight=slopes, multiplier=1 - mean)
-            said |= {"weight/mean": mean, "weight/multiplier": state.multiplier}
-        return state, said
+            metrics |= {"weight/mean": mean, "weight/multiplier": state.multiplier}
+        return state, metrics
 
     def critic_loss(
         self,

@@ -139,8 +139,8 @@ PRESETS = compose(
 def inverse_loss(head: Any, params: PyTree, before: Filtered, after: Filtered, w: world.Window) -> Array:
     """Minus the log-likelihood of each action given where it was taken (``before``, features) and where it led (``after``, the
     belief), over steps [T, B] within an episode. The two are the same latents, or those of the same steps as seen otherwise."""
-    seen = jnp.concatenate([before.latent.features[:-1], after.latent.belief[1:]], -1)
-    found = -gaussian(head.apply(params, seen), MIN_STD).log_prob(w.action[1:])
+    inputs = jnp.concatenate([before.latent.features[:-1], after.latent.belief[1:]], -1)
+    found = -gaussian(head.apply(params, inputs), MIN_STD).log_prob(w.action[1:])
     return jnp.where(w.joined[1:], found, 0).sum() / jnp.maximum(w.joined[1:].sum(), 1)
 
 
@@ -160,7 +160,7 @@ class Adapting:
     def alignment(self) -> Alignment:
         c = self.config
         kind: Kind | None = c.how if c.how in ("support", "distribution") else None  # type: ignore[assignment]
-        embed = lambda params, seen: self.net.embed({"encoder": params}, seen)
+        embed = lambda params, obs: self.net.embed({"encoder": params}, obs)
         return Alignment(embed, kind, c.repo.embedding, c.hidden, c.latent)
 
     @cached_property
@@ -202,15 +202,15 @@ class Adapting:
 
     def latents(self, params: PyTree, encoder: PyTree, w: world.Window, key: Key) -> Filtered:
         noise = jax.random.normal(key, (*w.reward.shape, self.config.repo.state))
-        return self.net.rssm.filter(params["rssm"], self.alignment.embed(encoder, w.seen), w.action, w.joined, noise)
+        return self.net.rssm.filter(params["rssm"], self.alignment.embed(encoder, w.obs), w.action, w.joined, noise)
 
     def update(self, state: AgentState, clock: Clock, batch: dict[str, Sequences], key: Key) -> tuple[AgentState, Out]:
         h, old, k = state.hyper, state.learned, jax.random.split(key)
         adapt: State = old["adapt"]
         frames = Frames(*(self._frames(batch[name].obs) if name in batch else () for name in ("source", "target")))
-        adapt, said = self.alignment.step(adapt, old["source"], frames, self.cost(state, batch, k[0]), h, k[1])
+        adapt, metrics = self.alignment.step(adapt, old["source"], frames, self.cost(state, batch, k[0]), h, k[1])
         params = {**old["params"], "encoder": adapt.encoder}
-        return state._replace(learned={**old, "params": params, "adapt": adapt}), Out(said)
+        return state._replace(learned={**old, "params": params, "adapt": adapt}), Out(metrics)
 
     def _frames(self, obs: PyTree) -> Array:
         return self.net.see(obs, 2).reshape(-1, *self.net.leaf.shape)
@@ -224,14 +224,14 @@ class Adapting:
         if how == "simple":
             wanted = jax.lax.stop_gradient(self.alignment.embed(old["source"], self._frames(clean)))
             return lambda encoder: h["calibrate"] * calibration(wanted, self.alignment.embed(encoder, self._frames(here)))
-        p, seen = old["params"], world.window(self.net, batch["target"])
+        p, target = old["params"], world.window(self.net, batch["target"])
         without, w = (world.window(self.net, batch["pairs"]._replace(obs=obs)) for obs in (clean, here))
         before = jax.lax.stop_gradient(self.latents(p, old["source"], without, k[0]))
 
         def pair(encoder: PyTree) -> Array:
-            own = self.latents(p, encoder, seen, k[1])
+            own = self.latents(p, encoder, target, k[1])
             after = self.latents(p, encoder, w, k[2])
-            found = inverse_loss(self.head, old["head"], own, own, seen)
+            found = inverse_loss(self.head, old["head"], own, own, target)
             return h["dynamics"] * found + h["calibrate"] * inverse_loss(self.head, old["head"], before, after, w)
 
         return pair

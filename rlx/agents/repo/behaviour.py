@@ -74,8 +74,8 @@ def loss(
     actor = -(weight * (target + h["entropy_coef"] * entropy)).mean()
     judged = net.head(own, "value", jax.lax.stop_gradient(features[:-1]))
     critic = (weight[:-1] * losses.nll(judged, jax.lax.stop_gradient(target[:-1]))).mean()
-    said = {"actor/return": target.mean(), "actor/entropy": entropy.mean(), "critic/loss": critic}
-    return actor + critic, {**said, "actor/reward": reward.mean(), "critic/value": value.mean()}
+    metrics = {"actor/return": target.mean(), "actor/entropy": entropy.mean(), "critic/loss": critic}
+    return actor + critic, {**metrics, "actor/reward": reward.mean(), "critic/value": value.mean()}
 
 
 def likeliest(policy: Normal, key: Key) -> Array:

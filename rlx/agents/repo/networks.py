@@ -136,12 +136,12 @@ class Net:
         lead = jax.tree.leaves(obs)[0].shape[:axes]
         return obs[PIXELS] if PIXELS in obs else flatten(jnp, obs, lead)
 
-    def target(self, seen: Array) -> Array:
+    def target(self, obs: Array) -> Array:
         """What a decoder is to give: pictures in [-1, 1], vectors as they are."""
-        return centred(seen)
+        return centred(obs)
 
-    def embed(self, p: Params, seen: Array) -> Array:
-        return self._of_pictures(partial(self.modules["encoder"].apply, p["encoder"]), seen, len(self.leaf.shape))
+    def embed(self, p: Params, obs: Array) -> Array:
+        return self._of_pictures(partial(self.modules["encoder"].apply, p["encoder"]), obs, len(self.leaf.shape))
 
     def decode(self, p: Params, features: Array) -> Array:
         """What the decoder makes of features, like `target`."""

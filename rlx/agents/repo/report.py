@@ -64,7 +64,7 @@ def look(method: Any, state: AgentState, rows: Row) -> Look:
     @jax.jit
     def whole(params: Any, w: Any, key: Any) -> Any:
         noise = jax.random.normal(key, (*w.reward.shape, net.config.state))
-        found = net.rssm.filter(params["rssm"], net.embed(params, w.seen), w.action, w.joined, noise)
+        found = net.rssm.filter(params["rssm"], net.embed(params, w.obs), w.action, w.joined, noise)
         kl = losses.divergence(found.posterior, found.prior, None)
         if not shows:
             return found, kl, None, None
@@ -100,16 +100,16 @@ def readable(inputs: np.ndarray, targets: np.ndarray) -> float:
     return float((1 - left[varies] / there[varies]).mean()) if varies.any() else float("nan")
 
 
-def behind(bank: np.ndarray, seen: np.ndarray) -> np.ndarray:
+def behind(bank: np.ndarray, images: np.ndarray) -> np.ndarray:
     """Which of the frames ``bank`` uint8 [F, H, W, C] is behind each of the pictures uint8 [T, W, H, W, C]: the nearest one, as
     bodies cover few pixels. int [T, W]."""
     grey = lambda x: np.asarray(x, np.float32).mean(-1).reshape(*x.shape[:-3], -1)
-    frames, pictures = grey(bank), grey(seen)
+    frames, pictures = grey(bank), grey(images)
     nearest = [np.argmin(np.abs(frames - picture).mean(1)) for picture in pictures.reshape(-1, frames.shape[1])]
-    return np.array(nearest).reshape(seen.shape[:2])
+    return np.array(nearest).reshape(images.shape[:2])
 
 
-def background(env: Env | HostEnv, seen: np.ndarray, blocks: int = 4) -> np.ndarray | None:
+def background(env: Env | HostEnv, images: np.ndarray, blocks: int = 4) -> np.ndarray | None:
     """Of what a distractor's bank has behind pictures uint8 [T, W, H, W, C]: means of blocks, [T, W, blocks^2]; None where
     there is no bank."""
     bank = env.params.get("bank") if isinstance(env.params, dict) else None
@@ -119,7 +119,7 @@ def background(env: Env | HostEnv, seen: np.ndarray, blocks: int = 4) -> np.ndar
     edge = grey.shape[1] - grey.shape[1] % blocks
     parts = grey[:, :edge, :edge].reshape(len(grey), blocks, edge // blocks, blocks, edge // blocks)
     means = parts.mean((2, 4)).reshape(len(grey), -1)
-    return means[behind(np.asarray(bank), seen)]
+    return means[behind(np.asarray(bank), images)]
 
 
 def kept(env: Env | HostEnv, found: Look) -> dict[str, dict[str, float]]:
@@ -137,11 +137,11 @@ def kept(env: Env | HostEnv, found: Look) -> dict[str, dict[str, float]]:
 # ------------------------------------------------------------------------------------------------------------ the report
 
 
-def grid(found: Look, seen: np.ndarray, streams: int = 4) -> np.ndarray:
+def grid(found: Look, observed: np.ndarray, streams: int = 4) -> np.ndarray:
     """uint8 [H, W, 3]: of each stream three lines, what was seen, what the probe reads off the latent, what was imagined."""
     lines = []
-    for i in range(min(streams, seen.shape[1])):
-        for images in (seen[:SHOWN, i], found.decoded[:, i], found.imagined[:, i]):  # type: ignore[index]
+    for i in range(min(streams, observed.shape[1])):
+        for images in (observed[:SHOWN, i], found.decoded[:, i], found.imagined[:, i]):  # type: ignore[index]
             line = np.concatenate([np.pad(x, ((1, 1), (1, 1), (0, 0)), constant_values=255) for x in images], 1)
             lines.append(line)
     whole = np.concatenate(lines)
@@ -169,16 +169,16 @@ class Report:
 
     def __call__(self, state: AgentState, folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
-        told, target = state.learned["told"], float(state.hyper["target_kl"])
+        statistics, target = state.learned["told"], float(state.hyper["target_kl"])
         steps = min(STEPS, max(self.env.spec.horizon or STEPS, SHOWN)) + 1
         found = look(self.method, state, played(self.method, self.env, state, STREAMS, steps))
         page = {
             "beta": float(self.method.beta(state)),
-            "kl": float(told["kl"]),
+            "kl": float(statistics["kl"]),
             "kl_of_the_policy": float(found.kl.mean()),
             "target_kl": target,
-            "active_share": float(told["active"]) / max(int(told["updates"]), 1),
-            "updates": int(told["updates"]),
+            "active_share": float(statistics["active"]) / max(int(statistics["updates"]), 1),
+            "updates": int(statistics["updates"]),
             "r2": kept(self.env, found),
         }
         paths = [folder / "repo.json"]

@@ -20,7 +20,7 @@ class Window(NamedTuple):
     """What a window of T + 1 rows says of T steps: each action and what it led to. The first row's observation is not used."""
 
     action: Array  # [T, B, A]
-    seen: Array  # [T, B, ...]
+    obs: Array  # [T, B, ...]
     reward: Array  # [T, B]
     joined: Array  # bool [T, B]: else an episode begins here, and the action before it led nowhere
     terminated: Array  # bool [T, B]
@@ -28,13 +28,13 @@ class Window(NamedTuple):
 
 def window(net: Net, rows: Sequences) -> Window:
     after = lambda x: x[1:]
-    seen = net.see(jax.tree.map(after, rows.obs), 2)
-    return Window(rows.action[:-1], seen, after(rows.reward), ~after(rows.first), after(rows.terminated))
+    obs = net.see(jax.tree.map(after, rows.obs), 2)
+    return Window(rows.action[:-1], obs, after(rows.reward), ~after(rows.first), after(rows.terminated))
 
 
 def shifted(w: Window, key: Key, pad: int) -> Window:
     """With pictures moved at random, those of one window by one shift: what stands still goes on to stand still."""
-    return w._replace(seen=jax.vmap(lambda images: random_shift(key, images, pad))(w.seen)) if pad else w
+    return w._replace(obs=jax.vmap(lambda images: random_shift(key, images, pad))(w.obs)) if pad else w
 
 
 class Loss(NamedTuple):
@@ -61,7 +61,7 @@ def bottleneck(net: Net, filtered: Filtered, beta: Array, h: dict[str, Array]) -
 
 def loss(p: Params, net: Net, w: Window, noise: Array, beta: Array, h: dict[str, Array]) -> tuple[Array, Loss]:
     """Of the parameters of `Net.world`. ``noise`` [T, B, `Net.noises`]."""
-    c, embedding = net.config, net.embed(p, w.seen)
+    c, embedding = net.config, net.embed(p, w.obs)
     filtered = net.rssm.filter(p["rssm"], embedding, w.action, w.joined, noise[..., : c.state])
     features = filtered.latent.features
     reward = losses.masked_mean(losses.nll(net.head(p, "reward", features), w.reward), w.joined)
@@ -76,11 +76,11 @@ def loss(p: Params, net: Net, w: Window, noise: Array, beta: Array, h: dict[str,
         agreement = losses.barlow(flat(projected), flat(embedding), h["barlow_redundancy"])
         total, metrics = total + h["barlow_coef"] * agreement, {**metrics, "model/barlow_loss": agreement}
     if c.objective == "tia":
-        cost, said = disentangled(p, net, w, embedding, features, noise[..., c.state :], beta, h)
-        total, metrics = total + cost, {**metrics, **said}
+        cost, more = disentangled(p, net, w, embedding, features, noise[..., c.state :], beta, h)
+        total, metrics = total + cost, {**metrics, **more}
     elif "decoder" in net.modules:
         learns = c.objective == "recon"
-        recon = unlikely(net.decode(p, features if learns else jax.lax.stop_gradient(features)), net.target(w.seen))
+        recon = unlikely(net.decode(p, features if learns else jax.lax.stop_gradient(features)), net.target(w.obs))
         total = total + (h["recon_coef"] if learns else 1.0) * recon
         metrics |= {"model/recon_loss" if learns else "probe/loss": recon}
     return total, Loss(filtered, kl, metrics)
@@ -99,17 +99,17 @@ def disentangled(
     model, of distractors, shares the encoder. Both together reconstruct, mixed by a mask; the second does so alone too, and is
     to know nothing of rewards: a head that reads them off it learns to, and the model learns to make it fail."""
     other = net.rssm.filter(p["other_rssm"], embedding, w.action, w.joined, noise)
-    seen, target = other.latent.features, net.target(w.seen)
-    decoded = (net.modules[k].apply(p[k], x) for k, x in (("decoder", features), ("other_decoder", seen)))
+    other_features, target = other.latent.features, net.target(w.obs)
+    decoded = (net.modules[k].apply(p[k], x) for k, x in (("decoder", features), ("other_decoder", other_features)))
     (task, task_mask), (rest, rest_mask) = (jnp.split(x, 2, -1) for x in decoded)
     mask = jax.nn.sigmoid(net.modules["mask"].apply(p["mask"], jnp.concatenate([task_mask, rest_mask], -1)))
     recon = unlikely(mask * task + (1 - mask) * rest, target)
-    alone = unlikely(net.modules["other_alone"].apply(p["other_alone"], seen), target)
+    alone = unlikely(net.modules["other_alone"].apply(p["other_alone"], other_features), target)
     read = lambda head, x: losses.masked_mean(
         losses.nll(net.head({"other_reward": head}, "other_reward", x), w.reward), w.joined
     )
-    reads = read(p["other_reward"], jax.lax.stop_gradient(seen))
-    fooled = read(jax.lax.stop_gradient(p["other_reward"]), seen)
+    reads = read(p["other_reward"], jax.lax.stop_gradient(other_features))
+    fooled = read(jax.lax.stop_gradient(p["other_reward"]), other_features)
     cost, kl = bottleneck(net, other, beta, h)
     total = h["recon_coef"] * recon + h["tia_coef"] * alone + cost + reads - h["tia_adversary"] * fooled
     return total, {"model/recon_loss": recon, "other/recon_loss": alone, "other/reward_loss": reads, "other/kl": kl}
@@ -139,13 +139,13 @@ def step(
     net: Net, params: Params, grads: Params, opt: dict[str, PyTree], h: dict[str, Array]
 ) -> tuple[Params, dict[str, PyTree], dict[str, Array]]:
     """One step of each optimiser of the model: (params, opt, the gradients' norms)."""
-    said = {}
+    norms = {}
     for name, names in groups(net).items():
         part, slopes = ({k: tree[k] for k in names} for tree in (params, grads))
         new, state = apply_gradients(chain(name, h), part, slopes, opt[name])
         params, opt = {**params, **new}, {**opt, name: state}
-        said[f"{name}/grad_norm"] = norm(slopes)
-    return params, opt, said
+        norms[f"{name}/grad_norm"] = norm(slopes)
+    return params, opt, norms
 
 
 def norm(tree: PyTree) -> Array:

@@ -42,13 +42,13 @@ def scaled(z: Array, most: Array) -> Array:
     return z * jnp.sqrt(jnp.maximum(most, 1e-6) / jnp.maximum((z**2).sum(), 1e-12))
 
 
-def targets(net: Net, p: Params, target: Params, seen: Array, z: Array, reward: Array, discount: Array, key: Key) -> Array:
-    """y [B]; ``seen`` [B, n] is what the state encoder sees of next observations. A flow actor draws its noise here as when it
-    acts, and TD3's comes on top."""
-    own = jax.random.normal(jax.random.fold_in(key, 1), (len(seen), net.noise)) if net.noise else None
-    mean = net.pi(p, net.actor_sees(target, seen), z, own)
+def targets(net: Net, p: Params, target: Params, inputs: Array, z: Array, reward: Array, discount: Array, key: Key) -> Array:
+    """y [B]; ``inputs`` [B, n] is what the state encoder sees of next observations. A flow actor draws its noise here as when
+    it acts, and TD3's comes on top."""
+    own = jax.random.normal(jax.random.fold_in(key, 1), (len(inputs), net.noise)) if net.noise else None
+    mean = net.pi(p, net.actor_sees(target, inputs), z, own)
     noise = jnp.clip(SMOOTHING * jax.random.normal(key, mean.shape), -SMOOTHING_CLIP, SMOOTHING_CLIP)
-    q = actor.values(net, target, net.phi(target, seen), z, jnp.clip(mean + noise, -1.0, 1.0))
+    q = actor.values(net, target, net.phi(target, inputs), z, jnp.clip(mean + noise, -1.0, 1.0))
     return jax.lax.stop_gradient(reward + discount * q.min(0))
 
 
@@ -59,12 +59,12 @@ def critic_loss(own: Params, net: Net, p: Params, obs: Array, z: Array, action: 
     return ((q - y) ** 2).mean(-1).sum()
 
 
-def largest(tasks: Tasks, data: ReplayState, paid: np.ndarray | None = None) -> float:
-    """Of all rewards that the data have of the environment's own task, or ``paid`` [C, W] instead of those stored."""
+def largest(tasks: Tasks, data: ReplayState, reward: np.ndarray | None = None) -> float:
+    """Of all rewards that the data have of the environment's own task, or ``reward`` [C, W] instead of those stored."""
     rows = overlaid(data)
     if not tasks.scores:
         arrived = ~has(np.asarray(data.index.flags), FIRST)
-        return float(np.asarray(rows.reward if paid is None else paid)[arrived].max())
+        return float(np.asarray(rows.reward if reward is None else reward)[arrived].max())
     pieces = [slice(i, i + CHUNK) for i in range(0, rows.reward.shape[0] - 1, CHUNK)]
     after = lambda piece: slice(piece.start + 1, piece.stop + 1)
     whole = lambda x, piece: np.asarray(x[piece])
@@ -94,13 +94,13 @@ class Adaptation:
 
     method: Any
     most: float
-    paid: np.ndarray | None = None  # rewards of rows that have none
+    reward: np.ndarray | None = None  # rewards of rows that have none
 
     @staticmethod
     def of(method: Any, data: ReplayState) -> Adaptation:
         """Warns where the data have no reward above 0, whose size z could have."""
-        paid = method.tasks.decisions_paid(data) if method.tasks.goals else None
-        most, shift = largest(method.tasks, data, paid), method.config.reward_shift
+        reward = method.tasks.decision_rewards(data) if method.tasks.goals else None
+        most, shift = largest(method.tasks, data, reward), method.config.reward_shift
         if most + shift <= 0:
             more = f", with reward_shift={shift:g} {most + shift:g}" if shift else ""
             warnings.warn(
@@ -108,18 +108,18 @@ class Adaptation:
                 "Give a larger reward_shift.",
                 stacklevel=2,
             )
-        return Adaptation(method, most, paid)
+        return Adaptation(method, most, reward)
 
     def stages(self, n: int, cycles: int) -> tuple[Stage, ...]:
         """``cycles`` with ``n`` updates; online behind as many decisions. Rows without rewards are given theirs before."""
-        first = () if self.paid is None else (Stage(RELABEL, 1, (Host(self.relabel),)),)
+        first = () if self.reward is None else (Stage(RELABEL, 1, (Host(self.relabel),)),)
         return first + self.learning(n, cycles)
 
     def relabel(self, state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
         """Host: as OGBench has it, a task that is solved is over."""
 
         def fresh(rows: Row) -> dict[str, Any]:
-            return {"reward": self.paid, "terminated": rows.terminated | (self.paid == 0) & ~rows.first}
+            return {"reward": self.reward, "terminated": rows.terminated | (self.reward == 0) & ~rows.first}
 
         return state, {**sources, SOURCE: replay.relabel(sources[SOURCE], fresh)}
 
@@ -163,8 +163,8 @@ class Adaptation:
         z = jnp.broadcast_to(old["adapted"], (len(batch.action), old["adapted"].shape[0]))
         params, target = old["params"], {**old["params"], **old["target"]}
         reward = self.rewards(drawn.next_obs, drawn.action, drawn.reward) + h["reward_shift"]
-        seen = net.see(target if method.config.target_trunk else params, "phi", batch.next_obs)
-        y = targets(net, params, target, seen, z, reward, batch.discount, k_next)
+        inputs = net.see(target if method.config.target_trunk else params, "phi", batch.next_obs)
+        y = targets(net, params, target, inputs, z, reward, batch.discount, k_next)
 
         own = {k: params[k] for k in self.trained}
         q_loss, grads = jax.value_and_grad(critic_loss)(own, net, params, batch.obs, z, batch.action, y)
@@ -175,16 +175,17 @@ class Adaptation:
         def improve() -> tuple:
             learner, mine = method.split(params)
             here = net.see(params, "phi", batch.obs)
-            (_, said), grads = jax.value_and_grad(actor.loss, has_aux=True)(mine, net, learner, here, batch, z, h, k_act)
+            (_, metrics), grads = jax.value_and_grad(actor.loss, has_aux=True)(mine, net, learner, here, batch, z, h, k_act)
             mine, mine_opt = apply_gradients(method.actor_chain(h, mine), mine, grads, old["opt"]["actor"])
             new = {**learner, **mine}
-            return mine, mine_opt, polyak(old["target"], {k: new[k] for k in method.targets}, h["tau"]), said["actor/loss"]
+            return mine, mine_opt, polyak(old["target"], {k: new[k] for k in method.targets}, h["tau"]), metrics["actor/loss"]
 
         def wait() -> tuple:
             return method.split(params)[1], old["opt"]["actor"], old["target"], jnp.float32(0)
 
         turn = (clock.updates + 1) % DELAY == 0
-        mine, mine_opt, moved, said = jax.lax.cond(turn, improve, wait)
+        mine, mine_opt, moved, actor_loss = jax.lax.cond(turn, improve, wait)
         opt = {"features": opt, "actor": mine_opt}
         learned = {**old, "params": {**params, **mine}, "target": moved, "opt": opt}
-        return state._replace(learned=learned), Out({"critic/loss": q_loss, "actor/loss": said}, valid={"actor/loss": turn})
+        metrics = {"critic/loss": q_loss, "actor/loss": actor_loss}
+        return state._replace(learned=learned), Out(metrics, valid={"actor/loss": turn})

@@ -275,7 +275,7 @@ class Method:
         }
         if self.features.centred:
             learned["mean"] = old["mean"] + zs.RATE * net.psi(old["params"], given.next_psi, given.mean).mean(0)
-        return state._replace(learned=learned), self.said(metrics | more, old["watch"], psi, phi)
+        return state._replace(learned=learned), self.out(metrics | more, old["watch"], psi, phi)
 
     def given(self, old: dict[str, Any], batch: Batch, h: dict[str, Array], k_z: Key, k_next: Key) -> tuple[Given, Any]:
         """What the loss is told, and what the encoders see of the states; nothing here has a gradient."""
@@ -288,11 +288,11 @@ class Method:
         following = actor.acted(net, p, net.actor_sees(target, there["phi"]), z, h, k_next)
         return Given(batch, z, following, there["phi"], there["psi"], target, old["mean"], h), here
 
-    def said(self, metrics: dict[str, Array], watch: Watch, psi: Array, phi: Array) -> Out:
+    def out(self, metrics: dict[str, Array], watch: Watch, psi: Array, phi: Array) -> Out:
         for name, x in (("psi", psi), *((("phi", phi),) if "phi" in self.net.modules else ())):
             metrics |= {f"{name}/off_diagonal": orthonormality(x).off_diagonal, f"{name}/participation": participation(x)}
-        seen = watch.psi_eigenvalue_ratio > 0
-        return Out({**metrics, "psi/eigenvalue_ratio": watch.psi_eigenvalue_ratio}, valid={"psi/eigenvalue_ratio": seen})
+        known = watch.psi_eigenvalue_ratio > 0
+        return Out({**metrics, "psi/eigenvalue_ratio": watch.psi_eigenvalue_ratio}, valid={"psi/eigenvalue_ratio": known})
 
     def transitions(self, drawn: replay.Transitions, key: Key) -> Batch:
         """Plain transitions as a batch, images shifted."""
@@ -326,8 +326,8 @@ class Method:
             return state, sources  # the run has diverged, and says so
         z = self.inferred(psi, rewards + float(state.hyper["reward_shift"])).astype(np.float32)
         watch, words = watched(psi, phi, self.features.orthonormal, self.linear)
-        for said in [*words, *asking_nothing(self.tasks.names, z)]:
-            warnings.warn(f"td_jepa: {said}", stacklevel=2)
+        for message in [*words, *asking_nothing(self.tasks.names, z)]:
+            warnings.warn(f"td_jepa: {message}", stacklevel=2)
         return state._replace(learned={**state.learned, "tasks": z, "watch": watch}), sources
 
 

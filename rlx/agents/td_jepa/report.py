@@ -51,16 +51,16 @@ def watched(
     one, so that all of d directions cannot be asked of them."""
     found, asked = [spread(x) for x in (psi, phi)], {"psi"} | (set(orthonormal) - set(linear))
     words = []
-    for name, x, seen in zip(("psi", "phi"), (psi, phi), found, strict=True):
-        said = _collapse(name, x.shape, seen, name in linear) if name in asked else ""
+    for name, x, stats in zip(("psi", "phi"), (psi, phi), found, strict=True):
+        message = _collapse(name, x.shape, stats, name in linear) if name in asked else ""
         advice = f" A larger lambda_{name} spreads them, a smaller lr_{name} keeps them." if name in orthonormal else ""
-        words += [said + advice] if said else []
-    return Watch(*(np.float32(min(value, 3e38)) for seen in found for value in seen)), words
+        words += [message + advice] if message else []
+    return Watch(*(np.float32(min(value, 3e38)) for stats in found for value in stats)), words
 
 
-def _collapse(name: str, shape: tuple[int, ...], seen: Spread, linear: bool) -> str:
+def _collapse(name: str, shape: tuple[int, ...], stats: Spread, linear: bool) -> str:
     """What is to be said of the features of an encoder, [N, d]; "" where they have not collapsed."""
-    (n, d), (wide, ratio, off) = shape, seen
+    (n, d), (wide, ratio, off) = shape, stats
     half = wide < 2  # off_diagonal is more than half of what it is where all features are one
     narrow = d > 1 and (wide < max(NARROW * d, 1.5) or (half and d > 2))
     uneven = ratio > UNEVEN and not linear and n >= 2 * d  # few features leave directions out by chance
@@ -76,8 +76,8 @@ def _collapse(name: str, shape: tuple[int, ...], seen: Spread, linear: bool) -> 
 def asking_nothing(names: Sequence[str], z: Any) -> list[str]:
     """Words on each task of ``names`` whose z, [K, d] or of several members [M, K, d], is 0."""
     asks: Any = np.any(z, -1).reshape(-1, len(names)).all(0)
-    said = "all rewards in the sample are 0, so its z is 0, which asks for nothing."
-    return [f"task {name!r}: {said}" for name, asking in zip(names, asks, strict=True) if not asking]
+    message = "all rewards in the sample are 0, so its z is 0, which asks for nothing."
+    return [f"task {name!r}: {message}" for name, asking in zip(names, asks, strict=True) if not asking]
 
 
 @dataclass(frozen=True)

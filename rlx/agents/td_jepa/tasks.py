@@ -77,7 +77,7 @@ class Tasks:
         assert score is not None
         return xp.broadcast_to(score(xp, obs, action), obs.shape[:-1])
 
-    def decisions_paid(self, data: ReplayState) -> np.ndarray:
+    def decision_rewards(self, data: ReplayState) -> np.ndarray:
         """float32 [C, W]: of rows without rewards, those of the environment's own goal as OGBench pays them, at the row after a
         decision for the state before it; 0 where an episode begins."""
         goal, held = self.goals[self.own], stored(data)

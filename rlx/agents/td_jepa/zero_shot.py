@@ -48,19 +48,19 @@ class ZeroShot:
         Raises:
             ValueError: they have another shape, are not finite, or no whole numbers where pictures are.
         """
-        return self.method.encode(self.state.learned, self._seen(obs))[0]
+        return self.method.encode(self.state.learned, self._as_stored(obs))[0]
 
-    def _seen(self, obs: Any) -> np.ndarray:
+    def _as_stored(self, obs: Any) -> np.ndarray:
         obs, own = np.asarray(obs), self.method.spec.obs
         shape = (*own.shape[:-1], own.shape[-1] * self.method.config.frames)
         if obs.shape[1:] != shape or not len(obs):
             raise ValueError(f"observations here are [N, {', '.join(map(str, shape))}]; got {list(obs.shape)}.")
         if not np.isfinite(obs).all():
             raise ValueError(f"observations are not all finite: {int((~np.isfinite(obs)).sum())} numbers are not.")
-        seen = obs.astype(own.dtype)
-        if np.issubdtype(own.dtype, np.integer) and (seen != obs).any():
+        stored = obs.astype(own.dtype)
+        if np.issubdtype(own.dtype, np.integer) and (stored != obs).any():
             raise ValueError(f"observations here are {np.dtype(own.dtype)}, as stored (pictures 0 to 255); got {obs.dtype}.")
-        return seen
+        return stored
 
     def sample_z(self, key: Key, n: int) -> np.ndarray:
         """z [n, d] of uniform directions."""
@@ -80,7 +80,7 @@ class ZeroShot:
             ValueError: they are not of one length, not finite, or ask for nothing: all 0, with a bias all the same; weights or
                 ridge are negative, or no regression is there to have them.
         """
-        rewards, n = np.asarray(rewards, np.float64), len(self._seen(samples))
+        rewards, n = np.asarray(rewards, np.float64), len(self._as_stored(samples))
         if rewards.shape != (n,):
             raise ValueError(f"infer_reward takes one reward for each of {n} samples; got {list(rewards.shape)}.")
         if not np.isfinite(rewards).all():
@@ -175,7 +175,7 @@ class ZeroShot:
         if mode not in self.agent.modes:
             raise ValueError(f"{self.agent.name} has no mode {mode!r}.{nearest(mode, self.agent.modes)}")
         net, p = self.method.net, self.state.learned["params"]
-        obs, z, d = jnp.asarray(self._seen(obs)), jnp.asarray(z, jnp.float32), self.method.config.d_psi
+        obs, z, d = jnp.asarray(self._as_stored(obs)), jnp.asarray(z, jnp.float32), self.method.config.d_psi
         if z.shape not in ((d,), (len(obs), d)):
             raise ValueError(f"z here is [{d}], or one for each of {len(obs)} observations; got {list(z.shape)}.")
         z = jnp.broadcast_to(z, (len(obs), d))

@@ -47,10 +47,10 @@ class Controller:
 
     def see(self, obs: Array) -> Array:
         """z [..., nz] of observations."""
-        told, c, outputs = self.control.measure(jnp, obs), self.control, self.control.outputs
+        measured, c, outputs = self.control.measure(jnp, obs), self.control, self.control.outputs
         y = c.x if outputs is None else outputs @ c.x
         centres = {"state": c.x, "setpoint": y, "input": c.u, "disturbance": c.disturbance}
-        parts = [told[name] - _single(centre) for name, centre in centres.items() if self.has(name)]  # type: ignore[arg-type]
+        parts = [measured[name] - _single(centre) for name, centre in centres.items() if self.has(name)]  # type: ignore[arg-type]
         return jnp.concatenate(parts, -1)
 
     @property

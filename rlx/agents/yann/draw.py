@@ -58,8 +58,8 @@ def window(it: Trained, axes: Sequence[int], runs: Sequence[Runs]) -> tuple[np.n
     if not runs:
         return low, high
     held = [r.z[:, ~r.violated.any(0)][..., keep] for r in runs]
-    seen = np.concatenate([z.reshape(-1, len(keep)) for z in (*held, *(r.z[:1][..., keep] for r in runs))])
-    least, most = np.nanmin(seen, 0), np.nanmax(seen, 0)
+    points = np.concatenate([z.reshape(-1, len(keep)) for z in (*held, *(r.z[:1][..., keep] for r in runs))])
+    least, most = np.nanmin(points, 0), np.nanmax(points, 0)
     room = 0.15 * (most - least) + 1e-3 * (high - low)
     return np.maximum(least - room, low), np.minimum(most + room, high)
 

@@ -33,7 +33,7 @@ def with_pixels(env: Env, pixels: Pixels, looks: list[Look]) -> Env:
     def look(params: PyTree, state: Seen, step: Step) -> Step:
         """Of one stream, ``step`` with the former observation."""
         image, clean = pictures(state.env, state.frame, params["bank"])
-        return step._replace(obs=pixels.seen(image, clean, step.obs), info=pixels.told(step.info, state.frame))
+        return step._replace(obs=pixels.compose(image, clean, step.obs), info=pixels.with_background(step.info, state.frame))
 
     def reset(params: PyTree, key: Key) -> tuple[Seen, Step]:
         inner, step = env.reset(params["env"], key)

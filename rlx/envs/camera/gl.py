@@ -74,9 +74,9 @@ class GlCamera:
 
     def _free(self) -> np.ndarray:
         self.renderer.enable_segmentation_rendering()
-        seen = self.renderer.render()
+        segmentation = self.renderer.render()
         self.renderer.disable_segmentation_rendering()
-        number, kind = seen[..., 0], seen[..., 1]
+        number, kind = segmentation[..., 0], segmentation[..., 1]
         return np.where((kind == self.geom) | (number < 0), self.still[np.where(kind == self.geom, number, -1)], False)
 
     def close(self) -> None:
@@ -122,8 +122,8 @@ def shots_of(
                 images.append(np.concatenate(clean, -1))
             else:
                 mask = pixels.distractor.mask
-                seen = [behind(np, c, f, frames, now, mask) for c, f in zip(clean, free, strict=True)]
-                images.append(np.concatenate(seen, -1))
+                composed = [behind(np, c, f, frames, now, mask) for c, f in zip(clean, free, strict=True)]
+                images.append(np.concatenate(composed, -1))
             cleans.append(np.concatenate(clean, -1))
         return np.stack(images), np.stack(cleans)
 

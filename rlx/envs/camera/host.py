@@ -62,7 +62,7 @@ class PixelVec(Around):
     def _look(self, inner: Any, frame: np.ndarray, step: Step) -> tuple[Seen, Step]:
         at = (frame % MOST).astype(np.int32)
         image, clean = self.shots.take(inner, at)
-        step = step._replace(obs=self.pixels.seen(image, clean, step.obs), info=self.pixels.told(step.info, at))
+        step = step._replace(obs=self.pixels.compose(image, clean, step.obs), info=self.pixels.with_background(step.info, at))
         return Seen(inner, frame, step.last.copy()), step
 
     def reset(self, params: PyTree, key: HostKey) -> tuple[Seen, Step]:
@@ -106,8 +106,8 @@ def rasteriser(pixels: Pixels, looks: list[Look], read: Callable[[Any], PyTree],
     """Pictures of what ``read`` gives of all streams, arrays [n, ...], by the poses of ``looks``."""
     pictures = pictures_of(pixels, looks)
 
-    def one(seen: PyTree, at: Any, frames: Any) -> tuple[Any, Any]:
-        image, clean = pictures(seen, at, frames)
+    def one(visible: PyTree, at: Any, frames: Any) -> tuple[Any, Any]:
+        image, clean = pictures(visible, at, frames)
         return image, clean if pixels.paired else ()
 
     program = jax.jit(jax.vmap(one, (0, 0, None)))

@@ -81,9 +81,9 @@ def _frames(path: Path) -> Iterator[np.ndarray]:
     except _NoFrames:
         raise
     except Exception as error:  # decoders raise errors of many kinds
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        message = str(error).splitlines()[0] if str(error) else type(error).__name__
         need = " Films need a decoder: pip install 'rlx[video]'." if isinstance(error, ImportError) else ""
-        raise ValueError(f"distractor: {path} cannot be read: {said}{need}") from error
+        raise ValueError(f"distractor: {path} cannot be read: {message}{need}") from error
 
 
 class _NoFrames(ValueError):

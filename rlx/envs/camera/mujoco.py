@@ -111,13 +111,13 @@ class MujocoView:
         )
         return Poses(place, turned.reshape(*turned.shape[:2], 3, 3), eye, gaze.reshape(-1, 3, 3))
 
-    def pose(self, seen: dict[str, Any], goal_geom: str | None = None) -> Poses:
-        """Of one stream whose positions are ``seen["qpos"]`` [nq], in JAX; ``seen["goal"]`` is where a geom is in the plane."""
+    def pose(self, positions: dict[str, Any], goal_geom: str | None = None) -> Poses:
+        """Of one stream, in JAX: ``positions["qpos"]`` [nq]; ``positions["goal"]`` is where a geom is in the plane."""
         moved = {}
         if goal_geom is not None:
             g = self.model.geom(goal_geom).id
-            moved[g] = jnp.append(seen["goal"], jnp.float32(self.model.geom_pos[g, 2]))[None]
-        return jax.tree.map(lambda x: x[0], self.poses(jnp, seen["qpos"][None].astype(jnp.float32), moved))
+            moved[g] = jnp.append(positions["goal"], jnp.float32(self.model.geom_pos[g, 2]))[None]
+        return jax.tree.map(lambda x: x[0], self.poses(jnp, positions["qpos"][None].astype(jnp.float32), moved))
 
 
 def camera_number(name: str, model: mujoco.MjModel, camera: str | int) -> int:

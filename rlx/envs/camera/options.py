@@ -62,17 +62,17 @@ class Pixels:
         """How replay keeps rows; None: as they are."""
         return Halves(self.distractor, self.size, 1 if self.grey else 3) if self.stored == "clean" else None
 
-    def told(self, info: dict[str, Any], at: Any) -> dict[str, Any]:
+    def with_background(self, info: dict[str, Any], at: Any) -> dict[str, Any]:
         """``info``, of a spec or of a step, with what `pack` needs to know of the background, ``at``."""
         return {**info, BACKGROUND: at} if self.stored == "clean" else info
 
     def spec(self, inner: Spec) -> Spec:
         """Of the environment that is seen, where ``inner`` is its own."""
-        info = self.told(inner.info, LEAF)
+        info = self.with_background(inner.info, LEAF)
         obs = self.observation(inner.obs)
         return replace(inner, obs=obs, info=info, task=Task(), tasks={}, native_obs=None, pack=self.pack)
 
-    def seen(self, image: Any, clean: Any, inner: PyTree) -> PyTree:
+    def compose(self, image: Any, clean: Any, inner: PyTree) -> PyTree:
         """An observation of that spec."""
         if not self.state and not self.paired:
             return image

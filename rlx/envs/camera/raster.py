@@ -314,12 +314,12 @@ def _box(shape: Shape, place: Array, axes: Array, rays: Rays, planar: bool) -> H
     half = jnp.asarray(shape.size, jnp.float32)
     corners = place + (CORNERS * half) @ axes.T
     toward, beyond = (axes[2], jnp.zeros(3)) if planar else (-(place @ axes), half)  # the camera in the box's own axes
-    seen = jnp.stack([-toward > beyond, toward > beyond])  # [below, above; axis]
-    one, two = (seen[EDGES[:, k], EDGES[:, k + 1]] for k in (2, 4))
+    visible = jnp.stack([-toward > beyond, toward > beyond])  # [below, above; axis]
+    one, two = (visible[EDGES[:, k], EDGES[:, k + 1]] for k in (2, 4))
     far = jnp.array([0.0, 0.0, -FAR])
     lines = jnp.where((one != two)[:, None], _lines(corners[EDGES[:, 0]], corners[EDGES[:, 1]], place, planar), far)
     n = (jnp.where(toward > 0, 1.0, -1.0) * axes).T
-    levels = jnp.where(seen.any(0)[:, None], _level(place + half[:, None] * n, n, planar), -far if planar else far)
+    levels = jnp.where(visible.any(0)[:, None], _level(place + half[:, None] * n, n, planar), -far if planar else far)
     bright = (n[:, 2], None) if planar else ((n * (place + half[:, None] * n)).sum(-1), rays.short)
     lines, levels, facing = _once(lines, levels, jnp.abs(bright[0]))
     met = [_along(rays, level) for level in levels]

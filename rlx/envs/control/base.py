@@ -53,9 +53,9 @@ def plant(
 
     def arrive(params: PyTree, state: Plant, reward: Array, over: Array, first: bool) -> Step:
         given = observe(jnp, params, state.x)  # type: ignore[misc]
-        seen = jax.tree.map(lambda leaf, x: jnp.asarray(x, leaf.dtype), obs, given, is_leaf=lambda x: isinstance(x, Leaf))
+        converted = jax.tree.map(lambda leaf, x: jnp.asarray(x, leaf.dtype), obs, given, is_leaf=lambda x: isinstance(x, Leaf))
         truncated = (state.t >= limit) & ~over
-        return Step(seen, jnp.float32(reward), over, truncated, jnp.bool_(first), tell(params, state.x))
+        return Step(converted, jnp.float32(reward), over, truncated, jnp.bool_(first), tell(params, state.x))
 
     def reset(params: PyTree, key: Key) -> tuple[Plant, Step]:
         state = Plant(start(params, key), jnp.int32(0))
@@ -99,7 +99,7 @@ def with_physics(env: Env) -> Env:
     if not isinstance(state, Plant):
         raise NoPhysics(env.name, "it is not made of equations of motion")
 
-    def told(state: Plant, step: Step) -> tuple[Plant, Step]:
+    def informed(state: Plant, step: Step) -> tuple[Plant, Step]:
         leaves = [jnp.ravel(x).astype(jnp.float32) for x in jax.tree.leaves(state.x)]
         return state, step._replace(info={**step.info, PHYSICS: jnp.concatenate(leaves)})
 
@@ -107,8 +107,8 @@ def with_physics(env: Env) -> Env:
     return replace(
         env,
         spec=replace(env.spec, info={**env.spec.info, PHYSICS: Leaf((size,))}),
-        reset=lambda params, key: told(*env.reset(params, key)),
-        step=lambda params, state, action, key: told(*env.step(params, state, action, key)),
+        reset=lambda params, key: informed(*env.reset(params, key)),
+        step=lambda params, state, action, key: informed(*env.step(params, state, action, key)),
     )
 
 

@@ -85,14 +85,14 @@ def make(
         raise ValueError(
             f"diffusivity={diffusivity}: give at least {LEAST}, less makes fronts that {POINTS} points cannot show."
         )
-    size, seen, look = sensors(POINTS, observe, basis)
+    size, sensing, look = sensors(POINTS, observe, basis)
     p = scheme(POINTS, LENGTH, lambda k: -diffusivity * k**2, DT / SUBSTEPS)
     return plant(
         "rlx:burgers",
         task=Task(look, reward, drift=drift),
         obs=Leaf((size,)),
         actions=ACTUATORS,
-        params={**p, **seen, **PARAMS, "force": actuators().T @ p["to_modes"]},
+        params={**p, **sensing, **PARAMS, "force": actuators().T @ p["to_modes"]},
         start=start,
         advance=lambda p, u, action: move(jnp, p, u, action),
         horizon=HORIZON,

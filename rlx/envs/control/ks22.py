@@ -97,7 +97,7 @@ def make(
     Raises:
         ValueError: unknown ``observe``, ``basis`` of another shape or together with "sparse".
     """
-    size, seen, look = sensors(POINTS, observe, basis)
+    size, sensing, look = sensors(POINTS, observe, basis)
     p = scheme(POINTS, LENGTH, symbol, DT / SUBSTEPS)
     force = actuators().T @ p["to_modes"]
     return plant(
@@ -105,7 +105,7 @@ def make(
         task=Task(look, reward, drift=drift),
         obs=Leaf((size,)),
         actions=ACTUATORS,
-        params={**p, **seen, "force": force, "effort": EFFORT, "bank": attractor()},
+        params={**p, **sensing, "force": force, "effort": EFFORT, "bank": attractor()},
         start=start,
         advance=lambda p, u, action: move(jnp, p, u, action),
         horizon=HORIZON,

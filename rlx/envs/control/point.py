@@ -84,10 +84,10 @@ def make(repeat: int = 1, time_limit: int | None = None, margin: float = 4.0, al
         raise ValueError(f"rlx:point-mass: margin={margin} is how far rewards reach: give a number above 0.")
     if along not in (None, "x", "y"):
         raise ValueError(f"rlx:point-mass: along={along!r} is the way to go: give 'x' or 'y', or leave it out.")
-    paid = reward if along is None else speed("xy".index(along))
+    own_reward = reward if along is None else speed("xy".index(along))
     return plant(
         "rlx:point-mass",
-        task=Task(observe, paid, drift=drift),
+        task=Task(observe, own_reward, drift=drift),
         obs=Leaf((4,)),
         actions=2,
         params={**PARAMS, "margin": float(margin)},

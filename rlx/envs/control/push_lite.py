@@ -79,7 +79,7 @@ def ready(data: Any) -> None:
     data.ctrl[:] = data.qpos[:3]
 
 
-def seen(xp: Any, c: Any, p: Any, state: str = "privileged") -> Any:
+def observation(xp: Any, c: Any, p: Any, state: str = "privileged") -> Any:
     """Finger, its velocity and the command: [9]; where ``state`` is "privileged" the puck and its velocity too: [15]."""
     parts = [p.qpos[..., :3], p.qvel[..., :3], p.ctrl]
     return columns(xp, *parts, *([p.qpos[..., 3:6], p.qvel[..., 3:6]] if state == "privileged" else []))
@@ -124,7 +124,7 @@ def move(model: Any, data: Any, target: np.ndarray) -> tuple[float, ...]:
 TASK = MujocoTask(
     "push_lite",
     ("qpos", "qvel", "ctrl"),
-    seen,
+    observation,
     reward,
     init,
     draws=lambda model: (3, 0),
@@ -179,5 +179,5 @@ def make(
     """
     if observe not in STATES:
         raise ValueError(f"push-lite: observe={observe!r} is unknown; give {' or '.join(map(repr, STATES))}.")
-    task = replace(TASK, observe=partial(seen, state=observe))
+    task = replace(TASK, observe=partial(observation, state=observe))
     return native("rlx:push-lite", task, repeat=repeat, time_limit=time_limit, threads=threads, physics=physics)

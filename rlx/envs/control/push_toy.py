@@ -161,12 +161,12 @@ def make(repeat: int = 1, time_limit: int | None = None, observe: str = "privile
     bounds = np.array([EDGE, EDGE, 1, 1, EDGE, EDGE], np.float32)[:count]
     vector = Leaf(bounds.shape, low=-bounds, high=bounds)
 
-    def seen(xp: Any, p: PyTree, x: Table) -> PyTree:
+    def observation(xp: Any, p: PyTree, x: Table) -> PyTree:
         return {"pixels": picture(p, x, discs), "state": known(xp, p, x)} if discs else known(xp, p, x)
 
     return plant(
         "rlx:push-toy",
-        task=Task(seen, reward),
+        task=Task(observation, reward),
         obs={"pixels": Leaf((discs, discs, 3), np.uint8, 0, 255), "state": vector} if discs else vector,
         actions=2,
         params=dict(PARAMS),

@@ -16,7 +16,7 @@ DOMAINS = {
 }
 
 
-PAID = {f"quadruped-{name}": paid for name, paid in quadruped.TASKS.items()}  # worlds of dm_control, with rewards from here
+PAID = {f"quadruped-{name}": task for name, task in quadruped.TASKS.items()}  # worlds of dm_control, with rewards from here
 
 
 def names() -> list[str]:

@@ -134,9 +134,9 @@ def _entries(given: dict[str, Any], name: str, reading: Reading) -> _Entries:
     borders = first_episodes(np.concatenate([[0], np.flatnonzero(ends) + 1]), reading)
     lost = 0 if following is not None else int((~terminal[borders[1:] - 1]).sum())
     if lost:
-        said = f"{lost} of {count} transitions are left out, the last before each timeout: there are no next_observations "
-        notes.append(f"{said}to say what followed")
-        warnings.warn(f"{name}: {said}to say what followed.", stacklevel=2)
+        message = f"{lost} of {count} transitions are left out, the last before each timeout: there are no next_observations "
+        notes.append(f"{message}to say what followed")
+        warnings.warn(f"{name}: {message}to say what followed.", stacklevel=2)
     return _Entries(given, terminal, borders, tuple(notes), dict(CUTS) if lost else {})
 
 
@@ -258,8 +258,8 @@ def _jumps(following: Any, obs: Any) -> np.ndarray:
         return np.append(columns.differ(following[:-1], obs[1:]), False)
     found = np.zeros(len(obs), bool)
     for a, b in _blocks(obs):
-        told = columns.finite(following[a:b], "next_observations", a)
-        found[a : b - 1] = columns.differ(told[:-1], columns.finite(obs[a:b], "observations", a)[1:])
+        next_obs = columns.finite(following[a:b], "next_observations", a)
+        found[a : b - 1] = columns.differ(next_obs[:-1], columns.finite(obs[a:b], "observations", a)[1:])
     return found
 
 
@@ -271,11 +271,11 @@ def _blocks(column: Any) -> list[tuple[int, int]]:
 
 def _unused(flags: Mapping[Any, np.ndarray], trajectories: np.ndarray | None, reading: Reading) -> list[str]:
     """What was said that this file does not leave open."""
-    told = "timeouts" if "timeouts" in flags else "index" if trajectories is not None else ""
-    told = told or ("dones" if "terminals" not in flags and reading.dones == "truncated" else "")
+    ends = "timeouts" if "timeouts" in flags else "index" if trajectories is not None else ""
+    ends = ends or ("dones" if "terminals" not in flags and reading.dones == "truncated" else "")
     notes = ["dones= is not used: there are terminals"] * (reading.dones is not None and "terminals" in flags)
-    if reading.horizon is not None and told and (reading.dones != "both" or "terminals" in flags):
-        notes.append(f"horizon= is not used: {told} say where episodes were cut")
+    if reading.horizon is not None and ends and (reading.dones != "both" or "terminals" in flags):
+        notes.append(f"horizon= is not used: {ends} say where episodes were cut")
     return notes
 
 
@@ -319,8 +319,8 @@ def _trajectory_ends(index: np.ndarray, count: int) -> np.ndarray:
     whole = bool(given.size) and bool(np.isfinite(given).all())
     places = given.astype(np.int64) if whole else np.zeros(1, np.int64)
     if not whole or (places != given).any() or (np.diff(places) < 0).any() or places[0] < 0 or places[-1] > count:
-        said = f"it goes from {given.min()} to {given.max()}" if given.size else "it is empty"
-        raise ValueError(f"index does not say where trajectories end among {count} entries: {said}.")
+        reason = f"it goes from {given.min()} to {given.max()}" if given.size else "it is empty"
+        raise ValueError(f"index does not say where trajectories end among {count} entries: {reason}.")
     marks = np.zeros(count, bool)
     marks[places[places > 0] - 1] = True
     return marks
@@ -346,8 +346,8 @@ def _jump_words(given: dict[str, np.ndarray], ends: np.ndarray) -> str:
     steps = np.concatenate([far(obs[a:b]) for a, b in _blocks(obs)])
     usual, steps = float(np.median(steps)), np.where(ends[:-1], -1, steps)
     at = int(np.argmax(steps))
-    said = f"after entry {at} (half are below {usual:.4g})"
-    return f"The largest jump of an observation that nothing marks is {steps[at]:.4g}, {said}."
+    place = f"after entry {at} (half are below {usual:.4g})"
+    return f"The largest jump of an observation that nothing marks is {steps[at]:.4g}, {place}."
 
 
 def _is_d4rl(found: Found) -> bool:

@@ -46,16 +46,17 @@ def write_episodes(
         OSError: the file cannot be written.
     """
     rows = _alike([episode_row(e, i)._replace(extras={}) for i, e in enumerate(episodes)], path)
-    said = dict(meta or {})
-    options = said.get("env_options")
+    attributes = dict(meta or {})
+    options = attributes.get("env_options")
     camera = options.get("camera") if isinstance(options, Mapping) else None
     cameras = camera if isinstance(camera, list | tuple) else [] if camera is None else [camera]
     parts = _parts(by_name(rows[0].obs), [str(c).replace("/", "_") for c in cameras], path)
     split = lambda x, names: zip(names, np.split(x, len(names), -1), strict=True)
     apart = lambda flat: dict(pair for k, names in parts.items() for pair in split(flat[k], names))
-    said = {_META.get(k, k): v for k, v in said.items() if v is not None and k not in _META.values()}
-    said["cameras"] = [name.removeprefix(_SEEN[0]) for names in parts.values() for name in names if name.startswith(_SEEN[0])]
-    write_demos(path, [row._replace(obs=apart(by_name(row.obs))) for row in rows], {**said, OBSERVATIONS: parts})
+    attributes = {_META.get(k, k): v for k, v in attributes.items() if v is not None and k not in _META.values()}
+    cameras = [name.removeprefix(_SEEN[0]) for names in parts.values() for name in names if name.startswith(_SEEN[0])]
+    attributes |= {"cameras": cameras, OBSERVATIONS: parts}
+    write_demos(path, [row._replace(obs=apart(by_name(row.obs))) for row in rows], attributes)
 
 
 def _parts(flat: Mapping[str, np.ndarray], cameras: list[str], path: Any) -> dict[str, list[str]]:
@@ -105,11 +106,11 @@ def write_demos(
         _check_images(row.obs, f"write_demos: episode {i}")
     _alike(rows, path)
     try:
-        said = {k: v if isinstance(v, str | int | float) else json.dumps(v) for k, v in (meta or {}).items()}
+        attributes = {k: v if isinstance(v, str | int | float) else json.dumps(v) for k, v in (meta or {}).items()}
     except (TypeError, ValueError) as error:
         raise ValueError(f"write_demos: meta must be what JSON can say ({error}).") from error
     with files.replacing(Path(path)) as part, h5py.File(part, "w") as file:
-        file.attrs.update(said)
+        file.attrs.update(attributes)
         for i, row in enumerate(rows):
             group = file.create_group(f"ep_{i:05d}")
             for name, values in row.obs.items():
@@ -143,10 +144,10 @@ def _read(found: Found, reading: Reading) -> Dataset:
         names = sorted((k for k in found.asked(hdf5.names(file)) if k.startswith("ep_")), key=natural)[: reading.episodes]
         parts = []
         meta = {k: _unsaid(v) for k, v in hdf5.attributes(file).items()}
-        seen = {} if reading.keys else _seen(meta.get(OBSERVATIONS, {}))
+        parts_of = {} if reading.keys else _parts_of(meta.get(OBSERVATIONS, {}))
         for name in names:
             with columns.of(name):
-                parts.append(Dataset(*_episode(hdf5.group(file, name), name, reading, seen), name))
+                parts.append(Dataset(*_episode(hdf5.group(file, name), name, reading, parts_of), name))
     whole = join(parts)
     meta |= {own: meta[theirs] for own, theirs in _META.items() if theirs in meta}
     return Dataset(whole.rows, whole.offsets, str(found.path), "demonstrations", (), meta)
@@ -160,18 +161,18 @@ def _unsaid(value: Any) -> Any:
         return value
 
 
-def _seen(said: Any) -> dict[str, list[str]]:
-    """Which arrays, side by side, each observation of the environment is. Raises ValueError where this is not ``said``."""
+def _parts_of(attribute: Any) -> dict[str, list[str]]:
+    """Which arrays, side by side, each observation of the environment is. Raises ValueError where ``attribute`` is not this."""
     words = lambda parts: isinstance(parts, list) and parts and all(isinstance(k, str) for k in parts)
-    if not isinstance(said, dict) or not all(map(words, said.values())):
-        raise ValueError(f"it has the attribute {OBSERVATIONS}={str(said)[:80]}; it is to list arrays by observation.")
-    return said
+    if not isinstance(attribute, dict) or not all(map(words, attribute.values())):
+        raise ValueError(f"it has the attribute {OBSERVATIONS}={str(attribute)[:80]}; it is to list arrays by observation.")
+    return attribute
 
 
-def _episode(group: h5py.Group, name: str, reading: Reading, seen: Mapping[str, list[str]]) -> tuple[Row, np.ndarray]:
+def _episode(group: h5py.Group, name: str, reading: Reading, parts_of: Mapping[str, list[str]]) -> tuple[Row, np.ndarray]:
     need(group, ("action", "reward"), name)
     number = lambda k: columns.numbers(hdf5.column(group, k), f"{name}/{k}")
-    asked = reading.keys or [k for parts in seen.values() for k in parts]
+    asked = reading.keys or [k for parts in parts_of.values() for k in parts]
     need(group, asked, name)
     obs = {k: number(k) for k in asked or group if k.startswith(_SEEN)}
     if not obs:
@@ -183,13 +184,13 @@ def _episode(group: h5py.Group, name: str, reading: Reading, seen: Mapping[str, 
     lengths = {k: len(v) if v.ndim else 0 for k, v in obs.items()}
     if set(lengths.values()) != {steps + 1}:
         raise ValueError(f"{name} has {steps} steps, whose observations are one more; they are {lengths}.")
-    if seen:
-        obs = tree_of(list(seen), [np.concatenate([obs[k] for k in parts], -1) for parts in seen.values()])
+    if parts_of:
+        obs = tree_of(list(parts_of), [np.concatenate([obs[k] for k in parts], -1) for parts in parts_of.values()])
     reward = done.pop("reward")
     pad = lambda x: np.concatenate([x, np.zeros_like(x[:1])])
     shift = lambda x: np.concatenate([np.zeros_like(x[:1]), x])
-    told = _told(group, name, steps)
-    info = {k: shift(v) for k, v in done.items() if k != "force" or _FORCE not in told} | told
+    infos = _infos(group, name, steps)
+    info = {k: shift(v) for k, v in done.items() if k != "force" or _FORCE not in infos} | infos
     terminal = hdf5.attributes(group).get("terminated", False)
     if terminal not in (0, 1):
         raise ValueError(f"{name} has the attribute terminated={terminal!r}; it is to be true or false.")
@@ -197,12 +198,12 @@ def _episode(group: h5py.Group, name: str, reading: Reading, seen: Mapping[str, 
     return from_rows(obs, pad(action), shift(reward), ended, np.array([0, len(reward) + 1]), info)
 
 
-def _told(group: h5py.Group, name: str, steps: int) -> dict[str, np.ndarray]:
+def _infos(group: h5py.Group, name: str, steps: int) -> dict[str, np.ndarray]:
     """What else the environment told [L + 1, ...]."""
     if _INFO not in hdf5.names(group):
         return {}
-    told = hdf5.group(group, _INFO)
-    found = {k: columns.numbers(hdf5.column(told, k), f"{name}/{_INFO}/{k}") for k in hdf5.outline(told)}
+    stored = hdf5.group(group, _INFO)
+    found = {k: columns.numbers(hdf5.column(stored, k), f"{name}/{_INFO}/{k}") for k in hdf5.outline(stored)}
     lengths = {k: len(v) if v.ndim else 0 for k, v in found.items()}
     if set(lengths.values()) - {steps + 1}:
         raise ValueError(

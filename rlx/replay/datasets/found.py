@@ -45,7 +45,7 @@ class Reading:
         columns.limits(self.bounds)
         check(self)
         if len(self.renaming) < len(self.names):
-            raise ValueError(f"names={_said(self.names)} names an observation twice: give each a name of its own, once.")
+            raise ValueError(f"names={_text(self.names)} names an observation twice: give each a name of its own, once.")
 
     @property
     def renaming(self) -> dict[str, str]:
@@ -66,7 +66,7 @@ class Reading:
         for one in fields(self):
             if one.name not in (*uses, *_ALL_USE) and getattr(self, one.name) != one.default:
                 raise ValueError(
-                    f"{one.name}={_said(getattr(self, one.name))} is of no use to the layout {layout}, which takes "
+                    f"{one.name}={_text(getattr(self, one.name))} is of no use to the layout {layout}, which takes "
                     f"{', '.join((*uses, *_ALL_USE[:-1]))}: leave it out."
                 )
         odd = [k for k in self.ignore if k not in known]
@@ -78,7 +78,7 @@ class Reading:
 _ALL_USE = ("episodes", "format", "names", "trust_arrays")  # the last one comes with every command of `rlx data`
 
 
-def _said(value: Any) -> str:
+def _text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 

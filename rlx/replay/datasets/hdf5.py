@@ -29,8 +29,8 @@ def opened(path: str | os.PathLike) -> Iterator[h5py.File]:
         with columns.of(path), h5py.File(Path(path), "r", locking=False) as file:
             yield file
     except (OSError, RuntimeError, KeyError) as error:
-        said = str(error)
-        what = "only a part of it is there" if "truncated" in said else files.words(error).rstrip(".")
+        message = str(error)
+        what = "only a part of it is there" if "truncated" in message else files.words(error).rstrip(".")
         raise ValueError(f"{path} is HDF5 that cannot be read: {what}. Get the file anew.") from error
 
 

@@ -24,10 +24,10 @@ def replay_of(source: Source, where: Where = "device", repeat: int | None = None
         ValueError: as `load`; data that do not fit into memory, that cannot be mapped, or of another ``repeat``.
     """
     data = _held(source, where, options)
-    said = data.meta.get("repeat", repeat)
-    if repeat is not None and said != repeat:
+    stored = data.meta.get("repeat", repeat)
+    if repeat is not None and stored != repeat:
         raise ValueError(
-            f"{source} was made with --repeat {said}, and here it is {repeat}: give --repeat {said}, or data made with "
+            f"{source} was made with --repeat {stored}, and here it is {repeat}: give --repeat {stored}, or data made with "
             f"--repeat {repeat}."
         )
     return data.replay(device=where == "device")

@@ -103,8 +103,8 @@ def _human(path: Path, dataset: Dataset | None, length: int | None, trust_arrays
             f"its segments are counted without the last step before each time limit, which {dataset.name} has: read that with "
             "ignore=next_observations (of robomimic: ignore=next_obs, dones=truncated)."
         )
-    told = re.search(r"_q(\d+)", names["indices_num"][0].name)
-    steps = length if length is not None else int(told[1]) if told else 0
+    match = re.search(r"_q(\d+)", names["indices_num"][0].name)
+    steps = length if length is not None else int(match[1]) if match else 0
     if not isinstance(steps, int) or steps < 1:
         raise ValueError(f"{names['indices_num'][0]} does not say of how many steps segments are: give length, 1 or more.")
     if not 0 < len(first) == len(second) == len(label) or not np.isin(label, [0, 1, -1]).all():

@@ -113,8 +113,8 @@ def _trace(
         raise ValueError(f"{trial} has no {lacking}; it has {', '.join(names)}.")
     success = one_per_entry(number(solved), f"{trial}/{solved}").astype(np.float32)
     dense = f"env_infos/{DENSE}"
-    paid = dense in names and DENSE not in reading.ignore
-    reward = one_per_entry(number(dense), f"{trial}/{dense}").astype(np.float32) if paid else success
+    has_dense = dense in names and DENSE not in reading.ignore
+    reward = one_per_entry(number(dense), f"{trial}/{dense}").astype(np.float32) if has_dense else success
     lengths = {k: len(v) for k, v in {"actions": action, "rewards": reward, solved: success, **obs}.items()}
     count = min(lengths.values())
     if max(lengths.values()) > count + 1 or count < 2:

@@ -291,17 +291,17 @@ def test_without_a_clone_all_learn_from_the_first_update_on():
 def test_rewards_are_shifted_and_what_is_penalised_costs():
     own = method(penalty="torque")
     drawn, h = windows(own), {"reward_shift": jnp.float32(-1), "penalty_coef": jnp.float32(2)}
-    close(own.paid(drawn, h), drawn.reward[1:] - 1 - 2 * drawn.info["torque"][1:], rtol=1e-5, atol=1e-6)
-    close(method().paid(drawn, h), drawn.reward[1:] - 1, rtol=1e-6)
+    close(own.rewards(drawn, h), drawn.reward[1:] - 1 - 2 * drawn.info["torque"][1:], rtol=1e-5, atol=1e-6)
+    close(method().rewards(drawn, h), drawn.reward[1:] - 1, rtol=1e-6)
     two = drawn._replace(info={"torque": jnp.broadcast_to(jnp.float32([3, -4]), (*drawn.reward.shape, 2))})
-    close(own.paid(two, h), drawn.reward[1:] - 1 - 2 * 5, rtol=1e-6)
+    close(own.rewards(two, h), drawn.reward[1:] - 1 - 2 * 5, rtol=1e-6)
 
 
 def test_success_may_be_the_reward():
     own = method(reward="success")
     drawn, done = windows(own), np.random.default_rng(0).random((3, 6)) < 0.5
     drawn = drawn._replace(info={"success": jnp.asarray(done)})
-    close(own.paid(drawn, {"reward_shift": jnp.float32(-1), "penalty_coef": 0.0}), np.where(done[1:], 0.0, -1.0))
+    close(own.rewards(drawn, {"reward_shift": jnp.float32(-1), "penalty_coef": 0.0}), np.where(done[1:], 0.0, -1.0))
 
 
 def test_imitation_is_the_mean_square():

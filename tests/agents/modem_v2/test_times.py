@@ -244,7 +244,7 @@ def test_torques_cost_where_the_table_of_mujoco_tells_them():
     drawn = windows(method())._replace(reward=rows.reward, info=rows.info)
     weight = 1.5 * 9.81  # of the finger, which controllers hold at least
     assert (np.asarray(rows.info["torque"][1:]) > weight).all()
-    paid = Method.of(row, env.spec, 1).paid(drawn, agent.hyper)
+    paid = Method.of(row, env.spec, 1).rewards(drawn, agent.hyper)
     close(paid, rows.reward[1:4] - 1 - 1e-3 * rows.info["torque"][1:4], rtol=1e-6)
     with pytest.raises(ValueError, match="penalty='torque' is no info of the environment, which has success, solved"):
         agents.make("modem_v2", row, problem())

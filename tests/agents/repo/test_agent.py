@@ -114,8 +114,8 @@ def test_the_multiplier_may_answer_to_the_violation_at_once():
 def test_pictures_of_a_window_are_shifted_alike():
     w = world.window(method_of().net, rows(5, 6))
     assert world.shifted(w, jax.random.key(0), 0) is w
-    moved = np.asarray(world.shifted(w, jax.random.key(0), 2).seen)
-    around, found = np.pad(w.seen, ((0, 0), (0, 0), (2, 2), (2, 2), (0, 0)), mode="edge"), set()
+    moved = np.asarray(world.shifted(w, jax.random.key(0), 2).obs)
+    around, found = np.pad(w.obs, ((0, 0), (0, 0), (2, 2), (2, 2), (0, 0)), mode="edge"), set()
     for b in range(6):
         fits = [(y, x) for y in range(5) for x in range(5) if (moved[:, b] == around[:, b, y : y + 16, x : x + 16]).all()]
         assert len(fits) == 1
@@ -217,7 +217,7 @@ def test_windows_are_of_rows_that_followed_each_other(stored):
     assert (np.diff(number, axis=0) == 1).all()
     assert set(number[0]) == set(range(10, 26))  # 20 of 30 rows are kept; 16 windows fit
     w = world.window(method_of().net, batch)
-    np.testing.assert_array_equal(w.seen[..., 0, 0, 0], number[1:])
+    np.testing.assert_array_equal(w.obs[..., 0, 0, 0], number[1:])
     np.testing.assert_array_equal(w.joined, number[1:] % 4 != 0)
     on = np.asarray(w.joined)
     np.testing.assert_allclose(np.asarray(w.action)[on, 0] * 100, number[:-1][on], rtol=1e-5)  # led to what is seen

@@ -747,10 +747,10 @@ def test_pictures_that_are_asked_about_are_whole_numbers():
     rows = {"obs": image, "action": np.zeros((3, 2), "f4"), "reward": np.zeros(3, "f4"), "terminated": np.zeros(3, bool)}
     agent = agents.make("td_jepa", None, Problem({"train": env}, {"data": replay.from_episodes([rows])}), **SHORT)
     ask = ZeroShot(agent, None)
-    assert ask._seen(image.astype(float)).dtype == np.uint8
+    assert ask._as_stored(image.astype(float)).dtype == np.uint8
     for wrong in (image + 0.5, image + np.int32(256), image - 1.0):
         with pytest.raises(ValueError, match="observations here are uint8, as stored"):
-            ask._seen(wrong)
+            ask._as_stored(wrong)
 
 
 def test_other_agents_are_not_asked():

@@ -65,7 +65,7 @@ def test_rewards_are_those_of_ogbench(name):
     assert own == 1 and len(found) == 5
     env = gymnasium.make(f"{name}-singletask-task2-v0")
     env.reset()
-    told, n = found[1].told, 400
+    told, n = found[1].info, 400
     qpos = RNG.normal(size=(n, 60))
     buttons = RNG.integers(0, 2, (n, len(told.get("goal_button_states", (0, 0)))))
     near = lambda x, size: np.asarray(x) + size * RNG.normal(size=(n, *np.shape(x)))
@@ -87,7 +87,7 @@ def test_rewards_are_those_of_ogbench(name):
 
 def maze_data(**more):
     """Places near the goal of task 3, of an environment that is cheap to make."""
-    place = goals(MAZE)[0][2].told["goal_xy"] + RNG.normal(size=(60, 2)).astype("f4")
+    place = goals(MAZE)[0][2].info["goal_xy"] + RNG.normal(size=(60, 2)).astype("f4")
     last = np.arange(60) % 20 == 19
     actions = RNG.uniform(-1, 1, (60, 2)).astype("f4")
     given = {"observations": place.astype("f4"), "actions": actions, "terminals": last, **more}
@@ -105,7 +105,7 @@ def test_data_without_rewards_are_paid_by_the_stored_state():
     assert tasks.names == tuple(f"task{i}" for i in range(1, 6)) and tasks.own == 2
     assert [e.name for e in agent.evals] == ["task3"]
     obs, rewards = tasks.samples(agent.config, {"discount": np.float32(0.9)}, problem.data, jax.random.key(0))
-    goal = goals(MAZE)[0][2].told["goal_xy"]
+    goal = goals(MAZE)[0][2].info["goal_xy"]
     np.testing.assert_array_equal(rewards[2], (np.linalg.norm(obs - goal, axis=-1) <= 1.0) - 1.0)  # arrival, not departure
     assert set(rewards[2]) == {0, -1} and set(rewards[0]) == {-1}
     with pytest.warns(UserWarning, match="'task1': all rewards"):
@@ -134,7 +134,7 @@ def as_ogbench_pays():
     import gymnasium
     from ogbench.relabel_utils import relabel_dataset
 
-    place = goals(MAZE)[0][2].told["goal_xy"] + np.random.default_rng(1).normal(size=(60, 2)).astype("f4")
+    place = goals(MAZE)[0][2].info["goal_xy"] + np.random.default_rng(1).normal(size=(60, 2)).astype("f4")
     given = {"observations": place.astype("f4"), "terminals": np.arange(60) % 20 == 19, "qpos": place.astype("f4")}
     given["actions"] = np.random.default_rng(2).uniform(-1, 1, (60, 2)).astype("f4")
     env = gymnasium.make(MAZE.removeprefix("gym:"))
@@ -194,7 +194,7 @@ def test_a_run_adapts_to_data_without_rewards_online_too():
     assert [line["eval"] for line in lines if line["kind"] == "eval"] == ["adapt", "adapt"]
     assert np.isfinite(state.agent.learned["adapted"]).all() and int(state.counts["updates"]) == 4
     np.testing.assert_array_equal(
-        state.sources["data"].overlay["reward"], agent.report.method.tasks.decisions_paid(problem.data["data"])
+        state.sources["data"].overlay["reward"], agent.report.method.tasks.decision_rewards(problem.data["data"])
     )
 
 

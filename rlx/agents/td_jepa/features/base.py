@@ -97,11 +97,11 @@ def successor(net: Net, p: Params, x: Given) -> tuple[Array, dict[str, Array]]:
     return loss, {"predictor/loss": loss}
 
 
-def aimed(net: Net, x: Given, obs: Array, seen: Array | None = None) -> Array:
+def aimed(net: Net, x: Given, obs: Array, inputs: Array | None = None) -> Array:
     """What the task encoder sees of ``obs`` in a target, without gradient: by the moving average of its trunk where there is
-    one, else by the trunk that learns (``seen``, where that is known already)."""
-    again = net.config.target_trunk or seen is None
-    return jax.lax.stop_gradient(net.see(x.target, "psi", obs) if again else seen)
+    one, else by the trunk that learns (``inputs``, where that is known already)."""
+    again = net.config.target_trunk or inputs is None
+    return jax.lax.stop_gradient(net.see(x.target, "psi", obs) if again else inputs)
 
 
 def windows(drawn: replay.Segments, hyper: dict[str, Array], **more: Array) -> Batch:

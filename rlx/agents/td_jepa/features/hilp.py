@@ -43,9 +43,9 @@ class Hilp(Features):
         encoders, more = net.modules["psi"], x.batch.more
         goal = net.see(p, "psi", more["goal"])
 
-        def value(params: Params, seen: Array, goal: Array) -> Array:
+        def value(params: Params, inputs: Array, goal: Array) -> Array:
             """[2, B]"""
-            away = ((encoders.apply(params["psi"], seen) - encoders.apply(params["psi"], goal)) ** 2).sum(-1)
+            away = ((encoders.apply(params["psi"], inputs) - encoders.apply(params["psi"], goal)) ** 2).sum(-1)
             return -jnp.sqrt(jnp.maximum(away, 1e-6))
 
         here, still = net.see(p, "psi", x.batch.obs), jax.lax.stop_gradient

@@ -66,11 +66,11 @@ class Icvf(Features):
         more, h, still = x.batch.more, x.hyper, jax.lax.stop_gradient
         size = x.z.shape[0]
         same = jnp.arange(size) < round(self.c.same_goals * size)  # rows are independent, so any share of them will do
-        seen, goal = net.see(p, "psi", x.batch.obs), net.see(p, "psi", more["goal"])
+        inputs, goal = net.see(p, "psi", x.batch.obs), net.see(p, "psi", more["goal"])
 
-        def value(params: Params, seen: Array, outcome: Array, intent: Array) -> Array:
+        def value(params: Params, inputs: Array, outcome: Array, intent: Array) -> Array:
             """[2, B]"""
-            state = net.modules["state"].apply(params["state"], seen)
+            state = net.modules["state"].apply(params["state"], inputs)
             return net.modules["value"].apply(params["value"], state, outcome, intent)
 
         def goals(params: Params, goal: Array) -> tuple[Array, Array]:
@@ -83,7 +83,7 @@ class Icvf(Features):
         soon = lambda arrived, v: jnp.where(arrived, 1.0, h["discount"] * v)
         q = soon(at_goal, value(x.target, x.next_psi, outcome_, intent_))
         meant = soon(at_intent, value(x.target, x.next_psi, intent_, intent_)).min(0)
-        advantage = meant - value(x.target, aimed(net, x, x.batch.obs, seen), intent_, intent_).mean(0)
-        fit = 2 * expectile(still(advantage), still(q) - value(p, seen, outcome, intent), h["expectile"])
+        advantage = meant - value(x.target, aimed(net, x, x.batch.obs, inputs), intent_, intent_).mean(0)
+        fit = 2 * expectile(still(advantage), still(q) - value(p, inputs, outcome, intent), h["expectile"])
         forward, metrics = successor(net, p, x)
         return fit + forward, {"features/loss": fit, **metrics}
