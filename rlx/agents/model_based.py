@@ -60,6 +60,7 @@ from rlx.types import (
 )
 
 BANK = 100_000  # states that imagined episodes begin from, at most: of more data they are drawn once
+# Of fits (`Host`) and rollouts (`Collect.observe`), which give no `Out`: kept in learned["told"], from where updates log them
 METRICS = ("model/error", "model/epochs", "scorer/gap", "scorer/share", "rollout/length", "rollout/stopped", "rollout/score")
 AGREEMENT = "scorer/agreement"  # of one network with all discriminators, where it is distilled
 

@@ -38,7 +38,8 @@ from rlx.preferences.pairs import Episodes, Preferences
 from rlx.preferences.tastes import GeneralPreference, MixtureOfTastes
 from rlx.types import Agent, AgentState, Array, Clock, Host, Key, Problem, Stage, Step
 
-# What the stages found out, in learned["told"]; NaN where it does not apply. Of each source there are "costs" and "votes" too.
+# What the stages found out; NaN where it does not apply. Of each source there are "costs" and "votes" too. It is kept in
+# learned["told"] for `report`, which is given a state after training: `Host` stages give no `Out`.
 METRICS = ("flipped", "cost", "row_error", "asymmetry", "held_loss", "factor", "rank_correlation", "correlation")
 
 
