@@ -18,7 +18,7 @@ The paper's constants, its features and the sum of its losses could not be verif
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -124,94 +124,122 @@ def padded(given: Preferences, count: int) -> Preferences:
     return more._replace(weight=np.where(np.arange(count) < count - short, more.weight, 0).astype(np.float32))
 
 
-def make(config: Config, problem: Problem) -> Agent:
-    data, n, m = offline.dataset(problem, "pearl")
-    if config.normalize_returns:
-        raise ValueError("pearl: normalize_returns looks at true rewards; learned ones are scaled by their own range anyway.")
-    nets, scales, model = iql.networks(config.hidden, m), offline.scales(data, config), model_of(config)
-    voters, found = sources_of(config, problem), pairs.episodes(data)
-    count, given = pairs_of(config, found)
-    if config.labels == "heron":  # its words come before training
-        hierarchy.by_factors(data, config.factors, 1, np.random.default_rng(0), margins=config.margins)
-    horizon = problem.envs["train"].spec.horizon or int(found.steps.max())
-    settings = Settings(**asdict(config.align))
+# -------------------------------------------------------------------------------------------------------------- the stages
 
-    def init(key: Key, hyper: dict[str, Array]) -> AgentState:
-        learned = {**iql.begin(nets, key, n, m), "scales": scales}
-        learned["reward"] = learning.init(model, keys.fold(key, "reward"), n, m)
-        nothing = pairs.preferences(np.zeros((2, count)), np.full(count, 0.5), 1, weight=0.0)
+
+@dataclass(frozen=True)
+class Method:
+    """The functions of the agent, and what all of them know."""
+
+    config: Config
+    nets: iql.Networks
+    scales: offline.Scales
+    model: PreferenceModel
+    settings: Settings  # of transport
+    sources: tuple[Source, ...]  # of labels that are carried over
+    count: int  # of pairs
+    given: Preferences | None  # pairs of a file
+    horizon: int
+    n: int  # entries of an observation
+    m: int  # of an action
+
+    def init(self, key: Key, hyper: dict[str, Array]) -> AgentState:
+        learned = {**iql.begin(self.nets, key, self.n, self.m), "scales": self.scales}
+        learned["reward"] = learning.init(self.model, keys.fold(key, "reward"), self.n, self.m)
+        nothing = pairs.preferences(np.zeros((2, self.count)), np.full(self.count, 0.5), 1, weight=0.0)
         learned["pairs"] = jax.tree.map(jnp.asarray, nothing)
         learned["told"] = dict.fromkeys(METRICS, jnp.float32(jnp.nan))
-        if voters:
-            learned["told"] |= {k: jnp.full(len(voters), jnp.nan) for k in ("costs", "votes")}
+        if self.sources:
+            learned["told"] |= {k: jnp.full(len(self.sources), jnp.nan) for k in ("costs", "votes")}
         return AgentState(hyper, learned)
 
-    def with_metrics(state: AgentState, metrics: dict[str, Any], **more: Any) -> AgentState:
-        new = {**state.learned["told"], **{k: np.float32(v) for k, v in metrics.items()}}
-        return state._replace(learned={**state.learned, "told": new, **more})
-
-    def label(state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
-        if given is not None:
-            return with_metrics(state, {}, pairs=given), sources
-        rng = keys.HostKey.of(key, 1).rng(0)
-        if config.labels == "heron":
-            ranked, _ = hierarchy.by_factors(sources["data"], config.factors, count, rng, margins=config.margins)
+    def label(self, state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
+        if self.given is not None:
+            return with_metrics(state, {}, pairs=self.given), sources
+        rng, c = keys.HostKey.of(key, 1).rng(0), self.config
+        if c.labels == "heron":
+            ranked, _ = hierarchy.by_factors(sources["data"], c.factors, self.count, rng, margins=c.margins)
             return with_metrics(state, {}, pairs=ranked), sources
-        got = labels.label(
-            config.labels,
+        labelled = labels.label(
+            c.labels,
             pairs.episodes(sources["data"]),
             rng,
-            source=voters,
-            settings=settings,
-            most=config.trajectories,
-            count=count,
-            pairing=config.pairing,
-            least_confidence=config.least_confidence,
-            share=config.fewshot,
+            source=self.sources,
+            settings=self.settings,
+            most=c.trajectories,
+            count=self.count,
+            pairing=c.pairing,
+            least_confidence=c.least_confidence,
+            share=c.fewshot,
         )
-        metrics: dict[str, Any] = {"flipped": got.flipped}
-        if got.alignment is not None:
-            if got.alignment.degenerate:
-                raise ValueError(
-                    "pearl: the source says nothing about the data: fewer than three trajectories, distances all alike, "
-                    "or a coupling that does not tell them apart. Give other align.features, more episodes, or labels=oracle."
-                )
-            coupling = got.alignment.coupling
-            metrics |= {"asymmetry": got.alignment.asymmetry, "cost": coupling.cost, "row_error": coupling.row_error}
-            metrics |= {"costs": [a.coupling.cost for a in got.each], "votes": got.votes}
-        return with_metrics(state, metrics, pairs=padded(got.pairs, count)), sources
+        return with_metrics(state, metrics_of(labelled), pairs=padded(labelled.pairs, self.count)), sources
 
-    def reward(state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
+    def reward(self, state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
         rows, given, more = pairs.episodes(sources["data"]), state.learned["pairs"], None
-        if config.model.unlabelled:  # of the length that is usual among those with a label
+        if self.config.model.unlabelled:  # of the length that is usual among those with a label
             rng = keys.HostKey.of(keys.fold(key, "unlabelled"), 1).rng(0)
-            more = pairs.unlabelled(rows, config.model.unlabelled, int(np.median(given.steps)), rng)
-        begin, coefs = state.learned["reward"], coefs_of(state.hyper)
-        got = learning.fit(model, begin, given, rows, key, training_of(config), coefs, more)
-        return with_metrics(state, {"held_loss": got.held_loss[got.best]}, reward=jax.tree.map(np.asarray, got.params)), sources
+            more = pairs.unlabelled(rows, self.config.model.unlabelled, int(np.median(given.steps)), rng)
+        begin, how, coefs = state.learned["reward"], training_of(self.config), coefs_of(state.hyper)
+        fitted = learning.fit(self.model, begin, given, rows, key, how, coefs, more)
+        params = jax.tree.map(np.asarray, fitted.params)
+        return with_metrics(state, {"held_loss": fitted.held_loss[fitted.best]}, reward=params), sources
 
-    def relabel(state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
+    def relabel(self, state: AgentState, sources: dict[str, Any], key: Key) -> tuple[AgentState, dict[str, Any]]:
         rows = pairs.episodes(sources["data"])
-        steps = learning.window_length(state.learned["pairs"], config.model.segment)
-        each = learning.rewards(model, state.learned["reward"], rows, steps, state.hyper["kappa"])
-        new, factor = learning.scaled(each, rows, horizon, config.rescale)
+        steps = learning.window_length(state.learned["pairs"], self.config.model.segment)
+        each = learning.rewards(self.model, state.learned["reward"], rows, steps, state.hyper["kappa"])
+        new, factor = learning.scaled(each, rows, self.horizon, self.config.rescale)
         metrics = {"factor": factor, **learning.correlations(each, rows)}
         return with_metrics(state, metrics), {**sources, "data": pairs.with_rewards(sources["data"], rows, new)}
 
-    def act(state: AgentState, clock: Clock, carry: Any, step: Step, key: Key, mode: str) -> tuple[Array, Any, dict]:
-        policy = offline.gaussian(nets.actor, state.learned["actor"], state.learned["scales"].obs(step.obs))
+    def act(self, state: AgentState, clock: Clock, carry: Any, step: Step, key: Key, mode: str) -> tuple[Array, Any, dict]:
+        policy = offline.gaussian(self.nets.actor, state.learned["actor"], state.learned["scales"].obs(step.obs))
         action = policy.mode() if mode == "eval" else jnp.clip(policy.sample(key), -1.0, 1.0)
         return action, carry, {}
 
-    def report(state: AgentState, folder: Path) -> list[Path]:
+    def report(self, state: AgentState, folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         number = lambda x: float(x) if np.isfinite(x) else None
         metrics = {k: [*map(number, v)] if np.ndim(v) else number(v) for k, v in state.learned["told"].items()}
         files.write_text(folder / "pearl.json", json.dumps(metrics, indent=1) + "\n")
         return [folder / "pearl.json", pairs.write(folder / "labels.npz", state.learned["pairs"])]
 
+
+def with_metrics(state: AgentState, metrics: dict[str, Any], **learned: Any) -> AgentState:
+    """``state`` with these metrics among the others, and with what else was ``learned``."""
+    new = {**state.learned["told"], **{k: np.float32(v) for k, v in metrics.items()}}
+    return state._replace(learned={**state.learned, "told": new, **learned})
+
+
+def metrics_of(labelled: labels.Labelled) -> dict[str, Any]:
+    """Of labels, and of the alignment that carried them over where one did. Raises ValueError where it says nothing."""
+    metrics: dict[str, Any] = {"flipped": labelled.flipped}
+    if labelled.alignment is None:
+        return metrics
+    if labelled.alignment.degenerate:
+        raise ValueError(
+            "pearl: the source says nothing about the data: fewer than three trajectories, distances all alike, "
+            "or a coupling that does not tell them apart. Give other align.features, more episodes, or labels=oracle."
+        )
+    coupling = labelled.alignment.coupling
+    metrics |= {"asymmetry": labelled.alignment.asymmetry, "cost": coupling.cost, "row_error": coupling.row_error}
+    return metrics | {"costs": [a.coupling.cost for a in labelled.each], "votes": labelled.votes}
+
+
+def make(config: Config, problem: Problem) -> Agent:
+    data, n, m = offline.dataset(problem, "pearl")
+    if config.normalize_returns:
+        raise ValueError("pearl: normalize_returns looks at true rewards; learned ones are scaled by their own range anyway.")
+    nets, scales, model = iql.networks(config.hidden, m), offline.scales(data, config), model_of(config)
+    sources, found = sources_of(config, problem), pairs.episodes(data)
+    count, given = pairs_of(config, found)
+    if config.labels == "heron":  # its words come before training
+        hierarchy.by_factors(data, config.factors, 1, np.random.default_rng(0), margins=config.margins)
+    horizon = problem.envs["train"].spec.horizon or int(found.steps.max())
+    settings = Settings(**asdict(config.align))
+    method = Method(config, nets, scales, model, settings, sources, count, given, horizon, n, m)
     update = iql.updater(nets, lambda clock: clock.updates / (config.cycles * config.block))
     shared = offline.shared_parts(config, problem, update)
-    before = tuple(Stage(f.__name__, 1, (Host(f),)) for f in (label, reward, relabel))
+    before = tuple(Stage(f.__name__, 1, (Host(f),)) for f in (method.label, method.reward, method.relabel))
     shared |= {"stages": (*before, *shared["stages"]), "reads": ("data", "source")}
-    return Agent("pearl", config, hyper(config), init, act, **shared, report=report)
+    return Agent("pearl", config, hyper(config), method.init, method.act, **shared, report=method.report)
