@@ -27,6 +27,7 @@ from rlx import agents, envs, export, plugins
 from rlx.agents import sac
 from rlx.cli import main
 from rlx.envs import registry
+from rlx.train import sweeps
 from rlx.types import Problem
 from tests.export.laws import off, run_c
 
@@ -146,6 +147,23 @@ def test_agent_and_environment_from_outside_go_the_whole_way(tmp_path, acrobatic
     act = run_c(export.law_of(policy, "eval"), tmp_path)
     obs = np.random.default_rng(0).standard_normal((64, *policy.problem.envs["train"].spec.obs.shape)).astype(np.float32)
     assert off(act(obs), policy.act(obs, units="env")[0]) < 1e-5
+
+
+@pytest.mark.slow
+def test_an_agent_and_environment_from_outside_are_swept(fresh, tmp_path):
+    fresh.syspath_prepend(PLUGIN)
+    words = "sweep crossq --import acrobatics --env acrobatics:acrobot --preset debug --time-limit 20 --seeds 2".split()
+    words += "--agent.env-steps 210 --agent.eval-every 210 --agent.hidden 8 --agent.critic-hidden 8 --episodes 2".split()
+    assert main([*words, "--grid", "agent.actor_lr=1e-2,1e-4", "--no-progress", "--run-dir", str(tmp_path)]) == 0
+    (trial,) = sweeps.folders(tmp_path)  # both settings are members of one program
+    assert json.loads((trial / "config.json").read_text())["imports"] == ["acrobatics"]
+    rows = sweeps.ranking(sweeps.scores(sweeps.members([trial])))
+    assert [(row["setting"], row["iqm"]) for row in sorted(rows, key=lambda row: row["setting"])] == [
+        ("actor_lr=0.0001", -20.0),  # -1 a decision, and in 4 s no torque brings it up from where it hangs
+        ("actor_lr=0.01", -20.0),
+    ]
+    rates = [float(rlx.load(trial, "last", member=m).state.hyper["actor_lr"]) for m in (0, 3)]
+    np.testing.assert_allclose(sorted(rates), [1e-4, 1e-2], rtol=1e-6)
 
 
 @pytest.mark.slow
