@@ -28,10 +28,10 @@ from rlx.replay import Index, Sequences
 from rlx.types import AgentState, Clock, Leaf, Spec, Step
 
 SIZES: dict[str, dict[str, int]] = {
-    "tiny": {"latent": 24, "hidden": 96, "encoder_hidden": 96, "members": 3, "horizon": 3, "samples": 66, "elites": 16,
-             "batch": 64},
-    "official": {"latent": 50, "hidden": 512, "encoder_hidden": 256, "members": 5, "horizon": 5, "samples": 510, "elites": 64,
-                 "batch": 256},
+    "tiny": {"latent": 24, "hidden": 96, "encoder_hidden": 96, "ensemble_size": 3, "horizon": 3, "samples": 66,
+             "elites": 16, "batch": 64},
+    "official": {"latent": 50, "hidden": 512, "encoder_hidden": 256, "ensemble_size": 5, "horizon": 5, "samples": 510,
+                 "elites": 64, "batch": 256},
 }  # fmt: skip
 SIZES |= {"tiny, 32 pixels": {**SIZES["tiny"], "side": 32}, "tiny, 64 pixels": {**SIZES["tiny"], "side": 64}}
 FRAMES = 2  # of three channels
@@ -88,7 +88,7 @@ class Ours:
 
 def work(s: dict[str, int]) -> float:
     """GFLOP of one decision's plan, products alone."""
-    z, h, m, n = s["latent"], s["hidden"], s["members"], s["samples"]
+    z, h, m, n = s["latent"], s["hidden"], s["ensemble_size"], s["samples"]
     pair, net = z + ACTIONS, lambda i, o: i * h + h * h + h * o
     ahead = n * s["horizon"] * (net(z, ACTIONS) + net(pair, z) + net(pair, 1))
     return 2 * (ahead + n * m * net(z, ACTIONS) + n * m * max(m - 1, 1) * 2 * net(pair, 1)) / 1e9
@@ -97,7 +97,7 @@ def work(s: dict[str, int]) -> float:
 def measured(size: str, args: argparse.Namespace) -> dict[str, Any]:
     """Medians in ms of each task by contestant, by the clock and of the processor, and what they come to."""
     sizes, block = SIZES[size], args.block or 10
-    own = {"rlx": Ours(sizes), "one": Ours({**sizes, "members": 1})}
+    own = {"rlx": Ours(sizes), "one": Ours({**sizes, "ensemble_size": 1})}
     out: dict[str, Any] = {"rounds": args.rounds}
     peer = None
     if args.peer:

@@ -60,9 +60,9 @@ class Agent:
         pair = s["latent"] + s["actions"]
         self.cloned, self.encoder = encoder(s), encoder(s)
         self.dynamics, self.reward = mlp(pair, s["hidden"], s["latent"]), mlp(pair, s["hidden"], 1)
-        self.policies = nn.ModuleList(mlp(s["latent"], s["hidden"], s["actions"]) for _ in range(s["members"] + 1))
+        self.policies = nn.ModuleList(mlp(s["latent"], s["hidden"], s["actions"]) for _ in range(s["ensemble_size"] + 1))
         self.critics = nn.ModuleList(
-            nn.ModuleList(critic(pair, s["hidden"]) for _ in range(2)) for _ in range(s["members"] + 1)
+            nn.ModuleList(critic(pair, s["hidden"]) for _ in range(2)) for _ in range(s["ensemble_size"] + 1)
         )
         self.old_encoder, self.old_critics = copy.deepcopy(self.encoder), copy.deepcopy(self.critics)
         self.learned = [*self.encoder.parameters(), *self.dynamics.parameters(), *self.reward.parameters()]
@@ -81,7 +81,7 @@ class Agent:
 
     @torch.no_grad()
     def plan(self, streams: int) -> Any:
-        s, m = self.s, self.s["members"]
+        s, m = self.s, self.s["ensemble_size"]
         z = self.encoder(torch.randn(streams, s["state"]))
         z = z[:, None, None].expand(streams, m, s["samples"] // m, s["latent"])
         total, power, first = 0.0, 1.0, None
@@ -106,7 +106,7 @@ class Agent:
         return (picked + std * torch.randn_like(std)).clamp(-1, 1)
 
     def update(self) -> None:
-        h, m = self.s["horizon"], self.s["members"]
+        h, m = self.s["horizon"], self.s["ensemble_size"]
         obs = self.looked()
         z, loss, latents = self.encoder(obs[0]), 0.0, []
         with torch.no_grad():

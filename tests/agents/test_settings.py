@@ -13,6 +13,7 @@ import rlx.envs
 from rlx import agents
 from rlx.agents import offpolicy, ppo, sac, td3
 from rlx.config import hyper
+from rlx.train import run_config as run_configs
 from rlx.types import Clock, Collect, Problem, Update
 
 from .settings import AGENTS, problem
@@ -110,6 +111,7 @@ def test_bad_settings_are_named(name, settings, words):
         ("ppo", "kl_goal", "adaptive_kl_target"),
         ("ppo", "target_kl", "early_stop_kl"),
         ("ppo", "error_bound", "value_error_clip"),
+        ("modem_v2", "members", "ensemble_size"),
         ("sindy_rl", "members", "ensemble_size"),
         ("sindy_rl", "caution", "uncertainty_penalty"),
         ("sindy_rl", "policy_degree", "policy_degrees"),
@@ -120,6 +122,15 @@ def test_bad_settings_are_named(name, settings, words):
 def test_old_names_are_answered_with_the_new_ones(name, old, new):
     with pytest.raises(ValueError, match=f"It is called '{new}' now"):
         made(name, **{old: 1.0})
+
+
+def test_a_stored_config_with_an_old_name_says_the_new_one(tmp_path):
+    """A run folder from before the field was renamed, read as whatever goes on with it or loads it."""
+    run_configs.keep(run_configs.RunConfig("modem_v2", "rlx:push-toy", agents.config("modem_v2")), tmp_path)
+    path = tmp_path / run_configs.FILE
+    path.write_text(path.read_text().replace('"ensemble_size"', '"members"'))
+    with pytest.raises(ValueError, match="of this version.*.*'config.members'.* It is called 'config.ensemble_size' now"):
+        run_configs.read(tmp_path)
 
 
 def test_bad_problems_and_configs_are_named():

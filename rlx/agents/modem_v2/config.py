@@ -23,6 +23,8 @@ class Handover:
 class Config(TdConfig):
     """MoDem-V2: a cloned policy, a latent model, and a planner that keeps near policies and to what critics agree on."""
 
+    RENAMED = {"members": "ensemble_size"}
+
     env_steps: int = size(200_000, least=0, budget=True)  # decisions in all, seeding included; 0: the clone alone
     seed_steps: int = size(5_000, least=1)  # decisions of the clone before the model learns; whole episodes of all streams
     bc_updates: int | None = size(None, least=0)  # None: two for each decision of the demonstrations; 0: nothing is cloned
@@ -33,7 +35,7 @@ class Config(TdConfig):
     clone: bool = True  # a frozen copy of the cloned policy acts, and is valued, beside what learns; without, it learns on
     centering: bool = True  # candidates are what policies do; without, they are a Gaussian's, and some of policies
     handover: Handover = field(default_factory=Handover)
-    members: int = size(5, least=1)  # actor-critics that learn; with several none values what it proposed itself
+    ensemble_size: int = size(5, least=1)  # actor-critics that learn; with several none values what it proposed itself
     pick: Literal["elite", "mean"] = "elite"  # what is done
     samples: int = size(510, least=1)  # candidates
     policy_share: float = size(0.05, least=0, most=1)  # without centering: so many more are policies'
@@ -63,7 +65,7 @@ class Config(TdConfig):
     penalty_coef: float = traced(0.0, "Price of ``penalty``.", least=0)
 
 
-ONE = {"members": 1, "value_min": 1.0, "value_mean": 0.0, "value_std": 0.0}  # one pair of critics, the lesser of the two
+ONE = {"ensemble_size": 1, "value_min": 1.0, "value_mean": 0.0, "value_std": 0.0}  # one pair of critics, the lesser of the two
 OFF = {"handover.kind": "off"}
 V1: dict[str, Any] = {
     **ONE,
@@ -89,7 +91,7 @@ TINY: dict[str, Any] = {
     "horizon": 3,
     "samples": 66,
     "elites": 16,
-    "members": 3,
+    "ensemble_size": 3,
     "eval_every": 800,
     "eval_episodes": 30,
     "handover.steps": 6_400,

@@ -137,16 +137,16 @@ class Method(Looks):
     def of(c: Config, spec: Spec, bc_updates: int) -> Method:
         """Raises ValueError for settings, observations or actions that cannot be."""
         sight, convolutions = sight_of(spec, NAME, c.convolutions, c.cameras, c.proprio)
-        if c.centering and c.samples % c.members:
-            raise ValueError(f"{NAME}: samples={c.samples} candidates are no equal shares for members={c.members}.")
+        if c.centering and c.samples % c.ensemble_size:
+            raise ValueError(f"{NAME}: samples={c.samples} candidates are no equal shares for ensemble_size={c.ensemble_size}.")
         if c.handover.kind != "off" and not c.clone:
             raise ValueError(f"{NAME}: handover.kind={c.handover.kind!r} is from a clone, and clone=False keeps none.")
-        among = int(c.policy_share * c.samples) // c.members * c.members
+        among = int(c.policy_share * c.samples) // c.ensemble_size * c.ensemble_size
         drawn, policies = (0, c.samples) if c.centering else (c.samples, among)
         plans = mppi.Search(c.horizon, drawn, policies, c.elites, c.iterations, c.centering, c.pick)
         steps = mppi.Search(1, 0, c.samples, c.elites, c.iterations, True, "elite")
         m = action_dims(spec.action, NAME)
-        net = Told.of(m, c.latent, c.hidden, c.encoder_hidden, sight.views, convolutions, c.members, int(c.clone))
+        net = Told.of(m, c.latent, c.hidden, c.encoder_hidden, sight.views, convolutions, c.ensemble_size, int(c.clone))
         return Method(c, sight, net, spec, Times.of(c, spec, bc_updates), plans, steps)
 
     @property
@@ -167,7 +167,7 @@ class Method(Looks):
     def copied(self, state: AgentState, sources: Sources, key: Key) -> AgentState:
         """What learns begins as the clone. Critics keep the starts that were drawn for them."""
         old, clone = state.learned, state.learned["clone"]
-        policies = jax.tree.map(lambda x: jnp.stack([x] * self.config.members), clone["policy"])
+        policies = jax.tree.map(lambda x: jnp.stack([x] * self.config.ensemble_size), clone["policy"])
         params = {**old["params"], "encoder": clone["encoder"], "policies": policies}
         target = {**old["target"], "encoder": clone["encoder"]}
         return state._replace(learned={**old, "params": params, "target": target, "opt": {}})

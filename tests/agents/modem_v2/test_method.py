@@ -157,14 +157,14 @@ def test_where_only_the_clone_was_trained_it_acts():
     state = begun(own, values=True)
     cautious = own.net.act(state.learned["clone"]["policy"], own.net.encode(state.learned["clone"]["encoder"], OBS))
     np.testing.assert_allclose(acting(own, state, 0, "eval"), cautious, atol=1e-6)
-    alone = method(env_steps=0, clone=False, centering=False, members=1, **{"handover.kind": "off"})
+    alone = method(env_steps=0, clone=False, centering=False, ensemble_size=1, **{"handover.kind": "off"})
     np.testing.assert_allclose(acting(alone, state, 0, "eval"), cautious, atol=1e-6)
 
 
 def test_a_search_of_modem_begins_with_the_last_plan_and_one_of_v2_anew():
     """A search whose momentum is 1 leaves its mean where it was, and the mean is done."""
     for warm_start, wanted in ((True, [0, 0.25, 0.25]), (False, [0, 0, 0])):
-        plain = {"clone": False, "centering": False, "members": 1, "pick": "mean", "handover.kind": "off"}
+        plain = {"clone": False, "centering": False, "ensemble_size": 1, "pick": "mean", "handover.kind": "off"}
         own = method(**plain, warm_start=warm_start)
         state = begun(own)
         state.hyper["momentum"] = jnp.float32(1)
@@ -178,7 +178,7 @@ def test_a_search_of_modem_begins_with_the_last_plan_and_one_of_v2_anew():
 
 def test_the_planner_has_its_share_of_decisions():
     """At alpha = 0.2 the clone's actions are those of a planner that is far away but in a fifth of the cases."""
-    own = method(**{"n_envs": 1, "hidden": 4, "encoder_hidden": 4, "members": 1, "samples": 4, "elites": 1})
+    own = method(**{"n_envs": 1, "hidden": 4, "encoder_hidden": 4, "ensemble_size": 1, "samples": 4, "elites": 1})
     state = begun(own, values=True)
     params = dict(state.learned["params"])
     params["policies"] = jax.tree.map(jnp.zeros_like, params["policies"])
@@ -279,7 +279,7 @@ def test_targets_move_at_the_first_update_of_the_model_and_every_second_then():
 
 
 def test_without_a_clone_all_learn_from_the_first_update_on():
-    own = method(clone=False, centering=False, members=1, warm_start=True, **{"handover.kind": "off"})
+    own = method(clone=False, centering=False, ensemble_size=1, warm_start=True, **{"handover.kind": "off"})
     state = own.begins("warm")(own.copied(begun(own, values=True), {}, KEY), {}, KEY)
     assert set(state.learned["opt"]) == {"encoder", "dynamics", "reward", "critics", "policies"}
     assert set(own.begins("learn")(state, {}, KEY).learned["opt"]) == set(state.learned["opt"])

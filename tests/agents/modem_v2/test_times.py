@@ -145,7 +145,7 @@ def test_windows_keep_off_the_last_decisions_unless_told():
         ({"env_steps": 0, "bc_updates": 0}, {}, "env_steps=0 and bc_updates=0 nothing learns"),
         ({"capacity": 100}, {}, "capacity=100 does not hold what one Collect gives; give at least 102"),
         ({"capacity": 150, "seed_steps": 200}, {}, "capacity=150 does not hold what one Collect gives; give at least 204"),
-        ({"samples": 13}, {}, "samples=13 candidates are no equal shares for members=3"),
+        ({"samples": 13}, {}, "samples=13 candidates are no equal shares for ensemble_size=3"),
         ({"elites": 40}, {}, "12 candidates has no 40 elites"),
         ({"clone": False}, {}, "'schedule' is from a clone"),
         ({}, {"length": 3}, "a demonstration has 2 decisions; windows of horizon=2 need 3"),
@@ -227,8 +227,8 @@ def test_rows_of_the_table_are_presets():
     }
     for name, expected in rows.items():
         c = replace(Config(), agents.presets("modem_v2")[name])
-        assert (c.env_steps, c.clone, c.centering, c.handover.kind, c.members) == expected
-        weights = (1, 0, 0) if c.members == 1 else (0, 1, -10)
+        assert (c.env_steps, c.clone, c.centering, c.handover.kind, c.ensemble_size) == expected
+        weights = (1, 0, 0) if c.ensemble_size == 1 else (0, 1, -10)
         assert (c.value_min, c.value_mean, c.value_std) == weights
     assert isinstance(clock(), Clock)
 

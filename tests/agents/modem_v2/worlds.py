@@ -25,7 +25,7 @@ SIZES: dict[str, Any] = {
     "hidden": 8,
     "encoder_hidden": 8,
     "horizon": 2,
-    "members": 3,
+    "ensemble_size": 3,
     "samples": 12,
     "elites": 4,
     "batch": 6,
