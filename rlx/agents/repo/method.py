@@ -77,9 +77,10 @@ class Method:
         parts = {name: {k: params[k] for k in own} for name, own in world.groups(self.net).items()}
         opt = {k: world.chain(k, h).init(part) for k, part in {**parts, **{k: params[k] for k in BEHAVIOUR}}.items()}
         opt["dual"] = world.dual_chain(h).init(log_beta)
-        told = {"updates": jnp.int32(0), "active": jnp.int32(0), "kl": jnp.float32(0)}
+        # in the state, as `report` has nothing else after training, and `rlx.agents.repo.adapting` before it goes on
+        statistics = {"updates": jnp.int32(0), "active": jnp.int32(0), "kl": jnp.float32(0)}
         slow_value = jax.tree.map(jnp.copy, params["value"])
-        return AgentState(h, {"params": params, "opt": opt, "log_beta": log_beta, "slow_value": slow_value, "told": told})
+        return AgentState(h, {"params": params, "opt": opt, "log_beta": log_beta, "slow_value": slow_value, "told": statistics})
 
     def beta(self, state: AgentState) -> Array:
         """The multiplier; 1 where there are free nats."""
@@ -129,7 +130,7 @@ class Method:
         params, opt, beta = old["params"], old["opt"], self.beta(state)
         model = {k: params[k] for k in net.world}
         (_, found), grads = jax.value_and_grad(world.loss, has_aux=True)(model, net, w, noise, beta, h)
-        model, opt, said = world.step(net, model, grads, opt, h)
+        model, opt, norms = world.step(net, model, grads, opt, h)
 
         violation, log_beta = found.kl - h["target_kl"], old["log_beta"]
         if self.config.bottleneck == "dual":
@@ -151,15 +152,15 @@ class Method:
             new, kept = apply_gradients(world.chain(name, h), own[name], grads[name], opt[name])
             own, opt = {**own, name: new}, {**opt, name: kept}
 
-        metrics = {**found.metrics, **said, **acted, "dual/beta": beta, "dual/violation": violation}
+        metrics = {**found.metrics, **norms, **acted, "dual/beta": beta, "dual/violation": violation}
         metrics |= {"dual/active": violation > 0, "actor/grad_norm": world.norm(grads["actor"])}
-        told = {
+        statistics = {
             "updates": old["told"]["updates"] + 1,
             "active": old["told"]["active"] + (violation > 0),
             "kl": jnp.where(old["told"]["updates"] == 0, found.kl, 0.99 * old["told"]["kl"] + 0.01 * found.kl),
         }
         slow_value = polyak(old["slow_value"], own["value"], h["slow_value"])
-        learned = {"params": {**model, **own}, "opt": opt, "log_beta": log_beta, "slow_value": slow_value, "told": told}
+        learned = {"params": {**model, **own}, "opt": opt, "log_beta": log_beta, "slow_value": slow_value, "told": statistics}
         return state._replace(learned=learned), Out(metrics)
 
 
