@@ -128,8 +128,8 @@ def sampled(
     size, low, high = config.distil_steps, np.asarray(params["low"]), np.asarray(params["high"])
 
     def gaussian() -> np.ndarray:
-        seen = data("all")
-        return project(rng.multivariate_normal(seen.mean(0), np.cov(seen.T).reshape(len(low), -1), size))
+        states = data("all")
+        return project(rng.multivariate_normal(states.mean(0), np.cov(states.T).reshape(len(low), -1), size))
 
     ways: dict[str, Callable[[], np.ndarray]] = {
         "runs": runs,
@@ -198,7 +198,7 @@ def regressed(library: Dictionary, near: Pairs, there: Pairs, config: Config, rn
     levels of ridge and threshold. With ``distil_passes`` these are chosen by fits to all rows, repeated without the rows that
     are beyond a bound as they should be; the ensemble is then of the rows that the best of them was fitted to."""
     (states, wanted), (known, true) = near, there
-    theta, seen, right = library(states), library(known), np.clip(true, -1, 1)
+    theta, theta_known, right = library(states), library(known), np.clip(true, -1, 1)
     bags = stlsq.bags(rng, len(theta), max(1, int(config.bag * len(theta))), config.ensemble_size)
     mask = stlsq.dropped(rng, len(library), config.policy_drop, config.ensemble_size)
     every, whole = np.ones((1, len(theta))), np.ones((1, len(library)), bool)
@@ -207,7 +207,7 @@ def regressed(library: Dictionary, near: Pairs, there: Pairs, config: Config, rn
         """The least error of all levels, the task with that one alone, its members [E, m, d] and their aggregate [m, d]."""
         found = _solved(library, theta, task, weights, mask, config.unbias)
         middle = aggregated(np.moveaxis(found, 1, 0), config.policy_aggregate if len(weights) > 1 else "mean")
-        error = ((np.clip(np.einsum("sd,kmd->ksm", seen, middle), -1, 1) - right) ** 2).mean((1, 2))
+        error = ((np.clip(np.einsum("sd,kmd->ksm", theta_known, middle), -1, 1) - right) ** 2).mean((1, 2))
         k = int(np.argmin(error))
         return float(error[k]), task._replace(levels=task.levels[k : k + 1]), found[k], middle[k]
 

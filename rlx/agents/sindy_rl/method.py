@@ -226,9 +226,9 @@ class Dyna:
         """Observations [STARTS, n] that the real environment resets to; no decision is taken there."""
         n = SIDE if self.env.host else STARTS
         vec = batch(self.env, n)
-        seen = [np.asarray(begin(vec, vec.params, (), k).step.obs) for k in jax.random.split(key, STARTS // n)]
+        obs = [np.asarray(begin(vec, vec.params, (), k).step.obs) for k in jax.random.split(key, STARTS // n)]
         vec.close()
-        return np.asarray(self.encoded(learned, np.concatenate(seen)), np.float32)
+        return np.asarray(self.encoded(learned, np.concatenate(obs)), np.float32)
 
     @cached_property
     def distilled(self) -> Callable:

@@ -176,8 +176,8 @@ class World(NamedTuple):
     ) -> dict[str, Any]:
         """All models, each for itself: sparse ones from scratch, networks from those of ``old`` where it is given. In the place
         of one whose fit fails stands the ValueError."""
-        seen = rows.new if self.config.reward_pairing == "next" else rows.obs
-        arrived = np.concatenate([seen, rows.action], 1) if self.config.reward_input else seen
+        states = rows.new if self.config.reward_pairing == "next" else rows.obs
+        arrived = np.concatenate([states, rows.action], 1) if self.config.reward_input else states
         number = np.cumsum(rows.first)
         data = {
             "dynamics": Data(np.concatenate([rows.obs, rows.action], 1), rows.new, names, number),
