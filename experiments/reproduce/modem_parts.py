@@ -85,7 +85,7 @@ def disagreements(policy: Policy, seed: int) -> tuple[float, float]:
     begun = begin(env, env.params, policy.carry(10), keys.fold(key, "reset"))
     rows = jax.jit(lambda k: rollout(env, env.params, policy.actor("planner"), begun, k, spec.horizon)[1])(key)
     obs = rows.obs.reshape(-1, rows.obs.shape[-1])
-    z = net.encode(learned["encoder"], obs[: len(obs) // c.members * c.members])  # in equal shares
+    z = net.encode(learned["encoder"], obs[: len(obs) // c.ensemble_size * c.ensemble_size])  # in equal shares
     imagine, found = latent_plans(net, learned, policy.state.hyper["std"]), []
     uniform = lambda z, k: jax.random.uniform(k, (len(z), *spec.action.shape), minval=-1.0, maxval=1.0)
     for act in (uniform, imagine.propose):
