@@ -7,8 +7,7 @@ and in networks whose predictions MOREC's learned reward of transitions chooses 
 
 All are SINDy-RL with its mode "planner": 8 000 random decisions; then in a hundred rounds of PPO in the model ten times 500
 decisions of plans, after each of which it is fitted anew. Beside the planner stands the policy of PPO in the same run. Each
-seed is a run: in one program of all, a search would be made at each decision, though its action is held for five. What
-``results/modem-planner.json`` holds of other variants stays.
+seed is a run. What ``results/modem-planner.json`` holds of other variants stays.
 """
 
 from __future__ import annotations

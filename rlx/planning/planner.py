@@ -4,11 +4,13 @@ policy proposes among the candidates, and its own critic behind the horizon."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
 
 from rlx.config import size
 from rlx.planning import mppi
@@ -82,7 +84,8 @@ def held(imagine: mppi.Imagination, hold: int, discount: Array | float) -> mppi.
 
 def decide(
     c: Planner,
-    imagine: mppi.Imagination,
+    imagine: Callable[[PyTree], mppi.Imagination],
+    params: PyTree,
     states: PyTree,
     plans: Plans,
     first: Array,
@@ -90,27 +93,48 @@ def decide(
     explore: Array | float,
     key: Key,
 ) -> tuple[Array, Plans]:
-    """Actions [W, A] in ``states`` [W, ...], and what is remembered. Nothing is searched where all streams hold their
-    actions, unless members of a population share the program.
+    """Actions [W, A] in ``states`` [W, ...], and what is remembered. Nothing is searched where all streams hold their actions.
 
     Args:
-        imagine: one decision of the model a step.
+        imagine: given ``params``, all that is learned, one decision of the model a step.
         plans: of the decision before; forgotten where an episode begins, ``first`` [W].
         discount: per decision.
         explore: [] how much of the Gaussian's deviation is noise on the action; 0 for none.
     """
     plans = jax.tree.map(lambda x: jnp.where(first.reshape(-1, *[1] * (x.ndim - 1)), 0, x), plans)
-    settings = mppi.Settings(discount**c.hold, c.temperature, c.momentum, c.std_min, c.std_max)
-    inside = held(imagine, c.hold, discount)
     due = plans.left == 0
 
-    def one(state: PyTree, mean: Array, key: Key) -> tuple[Array, Array]:
-        found = mppi.search(inside, c.sizes, settings, state, mean, c.horizon, explore, key)
-        return found.action, mppi.shifted(found.mean)
+    def search(params: PyTree, states: PyTree, mean: Array, discount: Array, explore: Array, keys: Key) -> tuple[Array, Array]:
+        settings = mppi.Settings(discount**c.hold, c.temperature, c.momentum, c.std_min, c.std_max)
+        inside = held(imagine(params), c.hold, discount)
 
-    def searched() -> tuple[Array, Array]:
-        action, mean = jax.vmap(one)(states, plans.mean, jax.random.split(key, due.shape[0]))
-        return jnp.where(due[:, None], action, plans.action), jnp.where(due[:, None, None], mean, plans.mean)
+        def one(state: PyTree, mean: Array, key: Key) -> tuple[Array, Array]:
+            found = mppi.search(inside, c.sizes, settings, state, mean, c.horizon, explore, key)
+            return found.action, mppi.shifted(found.mean)
 
-    action, mean = searched() if c.hold == 1 else jax.lax.cond(due.any(), searched, lambda: (plans.action, plans.mean))
+        return jax.vmap(one)(states, mean, keys)
+
+    given = params, states, plans.mean, jnp.float32(discount), jnp.float32(explore), jax.random.split(key, due.shape[0])
+    kept = plans.action, plans.mean
+    action, mean = search(*given) if c.hold == 1 else if_any(due, search, kept, *given)
+    action, mean = jnp.where(due[:, None], action, kept[0]), jnp.where(due[:, None, None], mean, kept[1])
     return action, Plans(mean, action, jnp.where(due, c.hold, plans.left) - 1)
+
+
+def if_any(due: Array, fn: Callable[..., PyTree], otherwise: PyTree, *operands: PyTree) -> PyTree:
+    """``fn(*operands)`` where any of ``due`` [W] is true, else ``otherwise``, of the same shapes. Members of a population that
+    share the program go together: of a `jax.lax.cond` of each both sides would be computed. ``fn`` sees what it is given, and
+    nothing else that is traced."""
+
+    @custom_vmap
+    def chosen(due: Array, otherwise: PyTree, *operands: PyTree) -> PyTree:
+        return jax.lax.cond(due.any(), lambda: fn(*operands), lambda: otherwise)
+
+    @chosen.def_vmap
+    def of_members(size: int, batched: PyTree, *given: PyTree) -> tuple[PyTree, PyTree]:
+        each = jax.tree.map(lambda x, own: x if own else jnp.broadcast_to(x, (size, *x.shape)), list(given), list(batched))
+        due, otherwise, *operands = each
+        found = jax.lax.cond(due.any(), lambda: jax.vmap(fn)(*operands), lambda: otherwise)
+        return found, jax.tree.map(lambda _: True, found)
+
+    return chosen(due, otherwise, *operands)

@@ -34,7 +34,7 @@ TOWARDS = Imagination(step, lambda x, key: jnp.zeros((1, *x.shape)))
 
 def act(c, x, plans, first=None, imagine=TOWARDS, explore=0.0, key=KEY):
     first = jnp.zeros(len(x), bool) if first is None else first
-    return jax.jit(partial(planner.decide, c, imagine))(jnp.float32(x), plans, first, 1.0, explore, key)
+    return jax.jit(partial(planner.decide, c, lambda _: imagine))((), jnp.float32(x), plans, first, 1.0, explore, key)
 
 
 def test_each_stream_goes_where_it_is_best():
@@ -65,6 +65,34 @@ def test_an_action_is_held_and_what_it_is_worth_is_summed():
     np.testing.assert_array_equal(actions[1], actions[0])
     close(actions[2], [best, -best], atol=0.03)
     np.testing.assert_array_equal(plans.left, [1, 1])
+
+
+def test_members_of_a_population_search_where_one_of_them_has_to():
+    """Each by its own model, and not at all where all hold; what a `cond` of each would do is to search always."""
+    searches, c = [], dataclasses.replace(LINE, horizon=1, hold=2, samples=40, elites=8)
+
+    def towards(goal):
+        def counted(x, action, key):
+            jax.debug.callback(lambda: searches.append(1))
+            return x + action[:, 0], -((x + action[:, 0] - goal) ** 2)
+
+        return Imagination(counted, lambda x, key: jnp.zeros((1, *x.shape)))
+
+    one = lambda goal, plans, key: planner.decide(c, towards, goal, jnp.zeros(2), plans, jnp.zeros(2, bool), 1.0, 0.0, key)
+    act, plans = jax.jit(jax.vmap(one)), jax.tree.map(lambda x: jnp.stack([x] * 3), planner.blank(c, 2, 1))
+    goals, each = jnp.float32([0.2, -0.4, 0.6]), jax.random.split(KEY, 3)
+    action, plans = jax.block_until_ready(act(goals, plans, each))
+    jax.effects_barrier()
+    once = len(searches)
+    close(action[..., 0], np.outer([0.2, -0.4, 0.6], [0.6, 0.6]), atol=0.05)  # of two decisions: 3 / 5 of the way
+    assert once > 0
+    same, plans = jax.block_until_ready(act(goals, plans, each))
+    jax.effects_barrier()
+    assert len(searches) == once
+    np.testing.assert_array_equal(same, action)
+    act(goals, plans._replace(left=jnp.int32([[1, 1], [1, 0], [1, 1]])), each)
+    jax.effects_barrier()
+    assert len(searches) == 2 * once
 
 
 def test_streams_that_begin_at_other_times_hold_their_own():

@@ -93,19 +93,15 @@ def planned(
     the horizon."""
     own, model = net.config.planner, LatentDynamics(net.rssm, net.modules["reward"])
 
-    def policy(features: Array, key: Key) -> Array:
-        normal = net.policy(p, features)
-        return jnp.tanh(drawn(normal, jax.random.normal(key, normal.mean.shape)))
+    def imagine(p: Params) -> mppi.Imagination:
+        def policy(features: Array, key: Key) -> Array:
+            normal = net.policy(p, features)
+            return jnp.tanh(drawn(normal, jax.random.normal(key, normal.mean.shape)))
 
-    def goes_on(features: Array) -> Array:
-        return jax.nn.sigmoid(net.head(p, "continue", features))
+        value = lambda features, key: net.head(p, "value", features)[None]
+        goes_on = lambda features: jax.nn.sigmoid(net.head(p, "continue", features))
+        options = value if own.value else None, policy if own.proposals else None, goes_on if net.config.continues else None
+        return mppi.imagined(model, p, *options)
 
-    imagine = mppi.imagined(
-        model,
-        p,
-        (lambda features, key: net.head(p, "value", features)[None]) if own.value else None,
-        policy if own.proposals else None,
-        goes_on if net.config.continues else None,
-    )
     states = jax.vmap(lambda features: mppi.imagined_state(model, p, features, key))(latent.features)
-    return planner.decide(own, imagine, states, plans, first, h["discount"], explore, key)
+    return planner.decide(own, imagine, p, states, plans, first, h["discount"], explore, key)

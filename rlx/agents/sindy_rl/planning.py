@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -22,29 +23,35 @@ def decided(
 ) -> tuple[Array, Plans]:
     """Actions [W, A] at ``obs`` [W, n] by plans in the imagined environment whose parameters are ``params``: its box and price
     of an exit count as they do for PPO, whose policy proposes and whose critic says what is behind the horizon."""
-    config = world.config
-    own = config.planner
-    net = ppo.actor_critic(config.ppo, world.actions, categorical=False)
     model, k_begin, k_search = penalised(filtering.around(world)), *jax.random.split(key)
+    begun = jax.vmap(lambda obs, key: mppi.imagined_state(model, params["model"], obs, key))
+    states = begun(obs, jax.random.split(k_begin, obs.shape[0]))
+    policy = {k: learned[k] for k in (*ppo.TRAINED, "obs_stats", "return_stats")}
+    given = {"world": params, "policy": policy, "value_bound": h["ppo.value_bound"]}
+    imagine = partial(imagined, world)
+    return planner.decide(world.config.planner, imagine, given, states, plans, first, h["ppo.discount"], 0.0, k_search)
+
+
+def imagined(world: World, given: dict[str, Any]) -> mppi.Imagination:
+    """One decision of the model a step, given the environment's parameters, "world", and PPO's networks, "policy"."""
+    config, params, learned = world.config, given["world"], given["policy"]
+    net = ppo.actor_critic(config.ppo, world.actions, categorical=False)
 
     def policy(obs: Array, key: Key) -> Array:
         return jnp.clip(net.policy(learned, net.normalized(learned, obs)).sample(key), -1.0, 1.0)
 
     def value(obs: Array, key: Key) -> Array:
         scale = normalize.std(learned["return_stats"].stats) if config.ppo.normalize_reward else 1.0
-        return scale * net.value(learned, net.normalized(learned, obs), h["ppo.value_bound"])[None]
+        return scale * net.value(learned, net.normalized(learned, obs), given["value_bound"])[None]
 
     def inside(obs: Array) -> Array:
         return ((obs > params["low"]) & (obs < params["high"])).all(-1).astype(obs.dtype)
 
-    imagine = mppi.imagined(
-        model,
+    return mppi.imagined(
+        penalised(filtering.around(world)),
         params["model"],
-        value if own.value else None,
-        policy if own.proposals else None,
+        value if config.planner.value else None,
+        policy if config.planner.proposals else None,
         inside,
         params["exit_reward"] if config.exit == "penalty" else 0.0,
     )
-    begun = jax.vmap(lambda obs, key: mppi.imagined_state(model, params["model"], obs, key))
-    states = begun(obs, jax.random.split(k_begin, obs.shape[0]))
-    return planner.decide(own, imagine, states, plans, first, h["ppo.discount"], 0.0, k_search)

@@ -14,6 +14,7 @@ from rlx.agents.sindy_rl.config import Config
 from rlx.agents.sindy_rl.world import World
 from rlx.config import replace
 from rlx.dynamics.sparse import SparseModel, affine
+from rlx.nn import normalize
 from rlx.planning import planner
 from rlx.train import Policy, logging, run
 
@@ -37,7 +38,7 @@ def chosen(high: float, **changes) -> float:
     net = ppo.actor_critic(config.ppo, 1, categorical=False)
     keys = jax.random.split(jax.random.key(1), 2)
     learned = {"actor": net.actor.init(keys[0], jnp.zeros(1)), "critic": net.critic.init(keys[1], jnp.zeros(1))}
-    learned |= {"log_std": jnp.zeros(1)}
+    learned |= {"log_std": jnp.zeros(1), "obs_stats": normalize.init((1,)), "return_stats": ()}
     blank = planner.blank(config.planner, 1, 1)
     given = (world, learned, h, params, blank, jnp.zeros((1, 1)), jnp.zeros(1, bool), jax.random.key(0))
     return float(jax.jit(lambda key: planning.decided(*given[:-1], key)[0])(given[-1])[0, 0])
