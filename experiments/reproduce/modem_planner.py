@@ -25,8 +25,10 @@ VARIANTS = {
     "sparse equations, alone": ALONE,
     "networks": NETWORKS,
     "networks, alone": (*NETWORKS, *ALONE),
-    "networks, by a learned reward": (*NETWORKS, "--agent.filter.selection", "softmax"),
-}
+    # each prediction of each plan is judged: few discriminators, and an episode an evaluation
+    "networks, by a learned reward": (*NETWORKS, "--agent.filter.selection", "softmax", "--agent.filter.snapshots", 3,
+                                      "--agent.eval-episodes", 1, "--episodes", 1),
+}  # fmt: skip
 OFTEN = ("--agent.eval-every", 50)  # rounds
 
 
