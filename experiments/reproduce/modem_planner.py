@@ -19,12 +19,10 @@ from tables import mean_interval
 
 ENV = "rlx:cartpole-swingup"
 NETWORKS = ("--agent.model", "mlp", "--agent.ensemble-size", 5)
-ALONE = ("--agent.planner.proposals", 0, "--agent.planner.no-value")  # nothing but the model
 VARIANTS = {
     "sparse equations": (),
-    "sparse equations, alone": ALONE,
+    "sparse equations, alone": ("--agent.planner.proposals", 0, "--agent.planner.no-value"),
     "networks": NETWORKS,
-    "networks, alone": (*NETWORKS, *ALONE),
     # each prediction of each plan is judged: few discriminators, and an episode an evaluation
     "networks, by a learned reward": (*NETWORKS, "--agent.filter.selection", "softmax", "--agent.filter.snapshots", 3,
                                       "--agent.eval-episodes", 1, "--episodes", 1),
