@@ -90,7 +90,7 @@ def curve(run_dir: Path) -> Path | None:
         axes.set(xlabel=UNITS[unit], ylabel="return of an evaluation")
     over = "seeds" if max(map(len, settings.values())) > 1 else "episodes of one seed"
     title = literal(f"{run_config.agent} on {run_config.env}")
-    axes.set_title(f"{title}: mean and 95% interval over {over}", fontsize="medium")
+    axes.set_title(f"{title}\nmean and 95% interval over {over}", fontsize="medium")
     axes.legend() if 1 < len(axes.lines) <= MOST_LINES else None
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
