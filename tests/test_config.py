@@ -184,6 +184,7 @@ def test_a_preset_that_names_no_field():
         ("--preset zzz", "Allowed: debug, seven, wide."),
         ("--preset", "--preset: expected one argument"),
         ("--env", "--env"),
+        ("-- --seed 3", "'--' alone says nothing"),
     ],
 )
 def test_bad_input_ends_with_code_2_and_one_message_that_helps(argv, says, capsys):

@@ -30,7 +30,7 @@ class OffPolicyConfig:
     utd: float = size(1.0, above=0)  # updates per decision
     batch: int = size(256, least=1)
     capacity: int = size(1_000_000, least=1)  # rows of replay
-    n_step: int = size(1, least=1)  # of the returns
+    n_step: int = size(1, least=1, most=1_000)  # of the returns; programs are as long
     eval_every: int = size(5_000, least=1)  # decisions between evaluations
     eval_episodes: int = size(10, least=1)
     hidden: tuple[int, ...] = size((256, 256), least=1)  # widths of all networks

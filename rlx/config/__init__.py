@@ -158,7 +158,10 @@ def parse(
     presets = presets or {}
     first = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False, usage=f"{prog or '%(prog)s'} [OPTIONS]")
     first.add_argument("--preset", action="append", default=[])
-    chosen, flags = first.parse_known_args(sys.argv[1:] if argv is None else list(argv))
+    given = sys.argv[1:] if argv is None else list(argv)
+    if "--" in given:
+        stop("'--' alone says nothing here: a flag is --NAME VALUE, and --help has them all.")
+    chosen, flags = first.parse_known_args(given)
     try:
         config = apply(_default(cls), presets, chosen.preset)
         _refuse_old_names(config, flags)
