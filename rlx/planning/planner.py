@@ -62,9 +62,9 @@ class Plans(NamedTuple):
     left: Array  # int32 [W], decisions that it is held for yet
 
 
-def blank(c: Planner, n: int, actions: int) -> Plans:
-    """Where an episode begins."""
-    return Plans(jnp.zeros((n, c.horizon, actions)), jnp.zeros((n, actions)), jnp.zeros(n, jnp.int32))
+def blank(c: Planner, n: int, actions: int) -> Plans | tuple[()]:
+    """Where an episode begins; () where there is no such mode, so that nothing is carried for it."""
+    return () if not c.used else Plans(jnp.zeros((n, c.horizon, actions)), jnp.zeros((n, actions)), jnp.zeros(n, jnp.int32))
 
 
 def held(imagine: mppi.Imagination, hold: int, discount: Array | float) -> mppi.Imagination:

@@ -90,8 +90,8 @@ class Method:
     # ---------------------------------------------------------------------------------------------------------- acting
 
     def carry(self, state: AgentState, n: int, context: PyTree = None) -> Carry:
-        own, m = self.config.planner, self.net.actions
-        return Carry(self.net.rssm.blank(n), jnp.zeros((n, m)), planner.blank(own, n, m) if own.used else ())
+        m = self.net.actions
+        return Carry(self.net.rssm.blank(n), jnp.zeros((n, m)), planner.blank(self.config.planner, n, m))
 
     def filtered(self, params: PyTree, carry: Carry, step: Step, key: Key) -> Latent:
         """Where the model takes each stream to be, a draw of its posterior."""
@@ -223,6 +223,6 @@ def make(config: Config, problem: Problem) -> Agent:
         buffers={"replay": replay.ring(rows + 1, config.n_envs)},
         carry=method.carry,
         modes=("explore", "eval", "random", *planned),
-        evals=(main, *(replace(main, name="planner", mode=mode) for mode in planned)),
+        evals=(main, *(replace(main, name=mode, mode=mode) for mode in planned)),
         report=Report(method, train),
     )

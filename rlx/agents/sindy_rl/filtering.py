@@ -11,7 +11,7 @@ import numpy as np
 
 from rlx.agents.sindy_rl.config import Config
 from rlx.agents.sindy_rl.world import Rows, World
-from rlx.dynamics import Model, TransitionScorer, adversary, filtered, scorer
+from rlx.dynamics import Model, TransitionScorer, adversary, filtered, penalised, scorer
 from rlx.dynamics.filtered import by_reward
 from rlx.types import Array, Key, PyTree
 
@@ -42,13 +42,13 @@ def learned(config: Config, old: TransitionScorer, rows: Rows, key: Key, first: 
 
 
 def around(world: World) -> Model:
-    """What predicts in imagined episodes."""
+    """What predicts in imagined episodes and in plans, with its price for uncertainty."""
     selection = world.config.filter.selection
-    return world if selection == "none" else filtered(world, by_reward, selection)
+    return penalised(world if selection == "none" else filtered(world, by_reward, selection))
 
 
 def params(config: Config, models: PyTree, scorer: Any, h: dict[str, Array]) -> PyTree:
-    """Of `around`, with what is traced in ``h``."""
+    """Of what `around` prices, with what is traced in ``h``."""
     if not filters(config):
         return models
     return {"model": models, "scorer": scorer, "r_min": h["filter.r_min"], "filter_temperature": h["filter.temperature"]}

@@ -38,7 +38,7 @@ from rlx.agents.sindy_rl.gradient import improver
 from rlx.agents.sindy_rl.report import Report
 from rlx.agents.sindy_rl.world import Box, World, around, box_of, known_of, names_of, refitted, sound, transitions
 from rlx.config import hyper
-from rlx.dynamics import as_env, penalised
+from rlx.dynamics import as_env
 from rlx.envs import batch, begin
 from rlx.planning import planner
 from rlx.precision import exact
@@ -146,8 +146,7 @@ class Dyna:
 
     def carry(self, state: AgentState, n: int, context: PyTree = None) -> PyTree:
         """Plans, where there are any."""
-        own = self.config.planner
-        return planner.blank(own, n, self.world.actions) if own.used else ()
+        return planner.blank(self.config.planner, n, self.world.actions)
 
     def act(self, state: AgentState, clock: Any, carry: Any, step: Step, key: Key, mode: str) -> tuple[Array, Any, dict]:
         if mode == "random":
@@ -282,7 +281,7 @@ def imagination(world: World, box: Box | None, horizon: int) -> Env:
     params, starts = {"model": model, "uncertainty_penalty": jnp.float32(0)}, jnp.zeros((STARTS, n))
     how: dict[str, Any] = {"actions": world.actions, "horizon": horizon, "low": low, "high": high, "exit": config.exit}
     stop = config.filter.stop if filtering.filters(config) else None
-    return as_env(penalised(filtering.around(world)), params, starts, stop=stop, **how)
+    return as_env(filtering.around(world), params, starts, stop=stop, **how)
 
 
 KEPT = (*ppo.TRAINED, "obs_stats", "world")  # what belongs to a policy
@@ -390,6 +389,6 @@ def stages(dyna: Dyna) -> tuple[Stage, ...]:
 
 def evaluations(config: Config, env: str) -> tuple[Eval, ...]:
     main = Eval("main", env, config.eval_episodes, config.eval_every, stages=("dyna", "distil"))
-    plans = [replace(main, name="planner", mode=mode, stages=("dyna",)) for mode in planner.modes(config.planner)]
+    plans = [replace(main, name=mode, mode=mode, stages=("dyna",)) for mode in planner.modes(config.planner)]
     sparse = Eval("sparse", env, config.eval_episodes, 1, mode="sparse", stages=("distil",))
     return main, *plans, *((sparse,) if config.distil else ())

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from rlx.agents import ppo
 from rlx.agents.sindy_rl import filtering
 from rlx.agents.sindy_rl.world import World
-from rlx.dynamics import penalised
 from rlx.nn import normalize
 from rlx.planning import mppi, planner
 from rlx.planning.planner import Plans
@@ -23,7 +22,7 @@ def decided(
 ) -> tuple[Array, Plans]:
     """Actions [W, A] at ``obs`` [W, n] by plans in the imagined environment whose parameters are ``params``: its box and price
     of an exit count as they do for PPO, whose policy proposes and whose critic says what is behind the horizon."""
-    model, k_begin, k_search = penalised(filtering.around(world)), *jax.random.split(key)
+    model, k_begin, k_search = filtering.around(world), *jax.random.split(key)
     begun = jax.vmap(lambda obs, key: mppi.imagined_state(model, params["model"], obs, key))
     states = begun(obs, jax.random.split(k_begin, obs.shape[0]))
     policy = {k: learned[k] for k in (*ppo.TRAINED, "obs_stats", "return_stats")}
@@ -48,7 +47,7 @@ def imagined(world: World, given: dict[str, Any]) -> mppi.Imagination:
         return ((obs > params["low"]) & (obs < params["high"])).all(-1).astype(obs.dtype)
 
     return mppi.imagined(
-        penalised(filtering.around(world)),
+        filtering.around(world),
         params["model"],
         value if config.planner.value else None,
         policy if config.planner.proposals else None,
