@@ -6,8 +6,8 @@
 
 Stand-in data: 200 000 decisions at random from anywhere, eight simulation steps each (`docs/methods/td_jepa.md` says why). All
 seeds of a method are one program; what is there already is not trained again, and more ``--updates`` go on from there.
-`results/td_jepa.json` holds the mean return of each task with its interval over seeds, of the last evaluation;
-`results/td_jepa.png` shows them.
+`results/td_jepa.json` holds the mean return of each task with its interval over seeds, of the last evaluation, and the mean of
+all at each; what it held of the same settings stays. `results/td_jepa.png` and `results/td_jepa-curve.png` show them.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from tables import bars, mean_interval
 
 from rlx import envs, keys, replay
+from rlx.agents.td_jepa.config import PRESETS
 from rlx.agents.td_jepa.features import METHODS
 from rlx.replay import datasets
 from rlx.train import logging
@@ -33,6 +35,7 @@ from rlx.train.collect import collect, random
 HERE = Path(__file__).parent
 ENV, REPEAT = "rlx:pointmass-maze", 8
 REACH = ("reach_top_left", "reach_top_right", "reach_bottom_left", "reach_bottom_right")
+Evaluations = list[tuple[int, dict[str, np.ndarray]]]  # after so many updates the returns of each task, [seeds]
 
 
 def called(*words: Any) -> None:
@@ -71,13 +74,18 @@ def write_relabelled(out: Path, whole: datasets.Dataset, reward: np.ndarray, tas
     datasets.write(out, datasets.Dataset(rows, whole.offsets), {**whole.meta, "task": task})
 
 
-def zero_shot(folder: Path, data: Path, method: str, seeds: int, size: list[str]) -> dict[str, np.ndarray]:
-    """Returns of each task, [seeds], at the last evaluation."""
+def own_preset(method: str) -> list[str]:
+    """What a method has for itself, to be named behind a size."""
+    return ["--preset", method] if method in PRESETS else []
+
+
+def zero_shot(folder: Path, data: Path, method: str, seeds: int, size: list[str]) -> Evaluations:
     run_dir, where = folder / f"{method}-{seeds}", ["--env", ENV, "--repeat", REPEAT, "--data", data]
     how = ["--agent.features", method, "--seeds", seeds, "--no-video", "--no-progress", "--run-dir", run_dir]
     rlx("train", "td_jepa", *where, *size, *how)
-    last = [line for line in logging.read(run_dir) if line["kind"] == "eval"][-1]
-    return {k.removeprefix("return/"): np.atleast_1d(v) for k, v in last.items() if k.startswith("return/")}
+    lines = [line for line in logging.read(run_dir) if line["kind"] == "eval"]
+    returns = lambda line: {k.removeprefix("return/"): np.atleast_1d(v) for k, v in line.items() if k.startswith("return/")}
+    return [(int(np.max(line["updates"])), returns(line)) for line in lines]
 
 
 def made(args: argparse.Namespace, method: str) -> Path:
@@ -89,19 +97,21 @@ def made(args: argparse.Namespace, method: str) -> Path:
     return folder
 
 
-def per_task(folder: Path, data: Path, task: str, seeds: int, updates: int) -> np.ndarray:
-    """TD3 on the rewards of one task, [seeds]."""
-    where = ["--env", ENV, "--repeat", REPEAT, "--env-option", f"task={task}", "--data", relabelled(data, task)]
-    how = ["--agent.discount", 0.97, "--agent.updates", updates, "--agent.eval-every", min(updates, 2_500), "--seeds", seeds]
-    return td3(folder / f"td3-{task}-{seeds}", *where, *how)
+def per_task(folder: Path, data: Path, seeds: int, tasks: list[str], size: list[str]) -> Evaluations:
+    """TD3 on the rewards of each task."""
+    found: list[list[tuple[int, np.ndarray]]] = []
+    for task in tasks:
+        where = ["--env", ENV, "--repeat", REPEAT, "--env-option", f"task={task}", "--data", relabelled(data, task)]
+        found.append(td3(folder / f"td3-{task}-{seeds}", *where, "--agent.discount", 0.97, *size, "--seeds", seeds))
+    return [(at[0][0], {t: x for t, (_, x) in zip(tasks, at, strict=True)}) for at in zip(*found, strict=True)]
 
 
-def td3(run_dir: Path, *words: Any) -> np.ndarray:
-    """Returns of the last evaluation, [seeds], of TD3+BC with next to no weight on imitation."""
-    how = ["--agent.alpha", 1000, "--agent.hidden", 128, 128, "--no-video", "--no-progress"]
-    rlx("train", "td3_bc", *words, *how, "--run-dir", run_dir)
-    last = [line for line in logging.read(run_dir) if line["kind"] == "eval"][-1]
-    return np.atleast_1d(last["return_mean"])
+def td3(run_dir: Path, *words: Any) -> list[tuple[int, np.ndarray]]:
+    """Returns [seeds] of each evaluation of TD3+BC: next to no weight on imitation, and step sizes of 1e-3, as all here have."""
+    how = ["--agent.alpha", 1000, "--agent.hidden", 128, 128, "--agent.actor-lr", 1e-3, "--agent.critic-lr", 1e-3]
+    rlx("train", "td3_bc", *words, *how, "--no-video", "--no-progress", "--run-dir", run_dir)
+    lines = [line for line in logging.read(run_dir) if line["kind"] == "eval"]
+    return [(int(np.max(line["updates"])), np.atleast_1d(line["return_mean"])) for line in lines]
 
 
 def at_random(env: Any, episodes: int) -> np.ndarray:
@@ -139,33 +149,63 @@ def parts(doc: str | None, given: dict[str, Callable[[argparse.Namespace], dict[
     return 0
 
 
+def row_of(evaluations: Evaluations) -> dict[str, Any]:
+    """Of a method: each task's last returns, their means, and the mean of all on the way."""
+    last = evaluations[-1][1]
+    row: dict[str, Any] = {t: mean_interval(x, 2) for t, x in last.items()}
+    row["mean of reach"] = mean_interval(np.mean([last[t] for t in REACH], 0), 2)
+    row["mean of all"] = mean_interval(np.mean(list(last.values()), 0), 2)
+    return row | {"curve": [{"updates": n, **mean_interval(np.mean(list(x.values()), 0), 2)} for n, x in evaluations]}
+
+
+def draw_curve(rows: dict[str, dict[str, Any]], path: Path) -> None:
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    ax = figure.subplots()
+    for i, (name, row) in enumerate(rows.items()):
+        at, means = zip(*((point["updates"], point["mean"]) for point in row["curve"]), strict=True)
+        if len(at) == 1:
+            ax.axhline(means[0], color="black", lw=0.8, ls="--", label=name)
+            continue
+        [line] = ax.plot(at, means, ["-", "--"][i // 10], color=f"C{i % 10}", label=name)
+        bounds = [point["interval"] or [point["mean"]] * 2 for point in row["curve"]]
+        ax.fill_between(at, *np.transpose(bounds), alpha=0.1, color=line.get_color(), lw=0)
+    ax.set(xlabel="updates", ylabel="mean return of all tasks")
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
 def main() -> int:
     parser = flags(__doc__, seeds=10, updates=15_000)
     parser.add_argument("--method", choices=[*METHODS, "td3"], action="append", help="only these; td3 is trained per task")
     parser.add_argument("--steps", type=int, default=200_000, help="decisions of data")
+    parser.add_argument("--episodes", type=int, default=20, help="of each task and seed")
     given = parser.parse_args()
     debug = given.preset == "debug"
-    seeds, updates, steps = (2, 40, 20_000) if debug else (given.seeds, given.updates, given.steps)
-    each = [] if debug else ["--agent.updates", updates, "--agent.eval-every", 2_500]
-    size = ["--preset", "debug" if debug else "small", *each]
-    given.run_dir.mkdir(parents=True, exist_ok=True)
-    data = maze_data(given.run_dir, steps)
-    tasks = list(envs.make(ENV).spec.tasks)
-    found: dict[str, dict[str, np.ndarray]] = {"random actions": {t: at_random(maze_of(t), max(seeds, 10)) for t in tasks}}
-    for method in given.method or [*METHODS, "td3"]:
-        if method == "td3":
-            found["td3, per task"] = {t: per_task(given.run_dir, data, t, seeds, updates) for t in tasks}
+    if debug:
+        given.seeds, given.updates, given.steps, given.episodes = 2, 40, 20_000, 2
+    each = ["--agent.updates", given.updates, "--agent.eval-every", 20 if debug else 1_000]
+    each += ["--agent.eval-episodes", given.episodes]
+    for folder in (given.run_dir, given.out):
+        folder.mkdir(parents=True, exist_ok=True)
+    data, path, tasks = maze_data(given.run_dir, given.steps), given.out / "td_jepa.json", list(envs.make(ENV).spec.tasks)
+    own = {k: getattr(given, k) for k in ("seeds", "updates", "steps", "episodes")}
+    own = {"env": ENV, "repeat": REPEAT, **own, "cores": os.cpu_count()}
+    old = json.loads(path.read_text()) if path.exists() else {}
+    rows = old["returns"] if {k: old.get(k) for k in own} == own else {}
+    for method in ("random actions", *(given.method or [*METHODS, "td3"])):
+        if method == "random actions":
+            found = [(0, {t: at_random(maze_of(t), max(given.episodes, 10)) for t in tasks})]
+        elif method == "td3":
+            found = per_task(given.run_dir, data, given.seeds, tasks, each)
         else:
-            found[method] = zero_shot(given.run_dir, data, method, seeds, size)
-    rows = {name: {t: mean_interval(row[t], 2) for t in tasks} for name, row in found.items()}
-    for name, row in found.items():
-        rows[name]["mean of reach"] = mean_interval(np.mean([row[t] for t in REACH], 0), 2)
-        rows[name]["mean of all"] = mean_interval(np.mean([row[t] for t in tasks], 0), 2)
-        print(f"{name:16}", *(f"{t} {v['mean']:.1f}" for t, v in rows[name].items()))
-    given.out.mkdir(parents=True, exist_ok=True)
-    own = {"env": ENV, "repeat": REPEAT, "seeds": seeds, "updates": updates, "steps": steps, "cores": os.cpu_count()}
-    (given.out / "td_jepa.json").write_text(json.dumps({**own, "returns": rows}, indent=1) + "\n")
-    bars(rows, list(rows["random actions"]), given.out / "td_jepa.png")
+            size = [*(["--preset", "debug"] if debug else ["--preset", "small", *own_preset(method)]), *each]
+            found = zero_shot(given.run_dir, data, method, given.seeds, size)
+        name = "td3, per task" if method == "td3" else method
+        rows[name] = row_of(found)
+        print(f"{name:16}", *(f"{t} {v['mean']:.1f}" for t, v in rows[name].items() if t != "curve"), flush=True)
+        path.write_text(json.dumps({**own, "returns": rows}, indent=1) + "\n")
+    bars(rows, [*tasks, "mean of reach", "mean of all"], given.out / "td_jepa.png")
+    draw_curve(rows, given.out / "td_jepa-curve.png")
     return 0
 
 

@@ -20,10 +20,9 @@ from pathlib import Path
 
 import numpy as np
 from tables import bars, mean_interval
-from td_jepa import at_random, flags, rlx, td3, write_relabelled
+from td_jepa import at_random, flags, own_preset, rlx, td3, write_relabelled
 
 from rlx import envs, replay
-from rlx.agents.td_jepa.config import PRESETS
 from rlx.agents.td_jepa.features import METHODS
 from rlx.envs.rewards import reward_of
 from rlx.types import PHYSICS
@@ -59,7 +58,7 @@ def zero_shot(folder: Path, data: Path, method: str, args: argparse.Namespace) -
     """Returns of each task, [seeds], means over episodes."""
     run_dir = folder / f"{method}-{args.seeds}"
     size = ["--preset", "debug"] if args.debug else ["--preset", "small", "--agent.discount", 0.98]
-    own = ["--preset", method] if method in PRESETS and not args.debug else []
+    own = [] if args.debug else own_preset(method)
     if not (run_dir / "result.json").exists():
         how = ["--agent.features", method, "--agent.updates", args.updates, "--agent.eval-every", args.updates]
         how += ["--agent.eval-episodes", 1, "--seeds", args.seeds]
@@ -74,7 +73,7 @@ def per_task(folder: Path, data: Path, task: str, args: argparse.Namespace) -> n
     """TD3 on the rewards of one task, [seeds]."""
     where = ["--env", f"dmc:walker-{task}", "--data", relabelled(data, task), "--agent.discount", 0.98]
     how = ["--agent.updates", args.updates, "--agent.eval-every", args.updates, "--agent.eval-episodes", args.episodes]
-    return td3(folder / f"td3-{task}-{args.seeds}", *where, *how, "--seeds", args.seeds)
+    return td3(folder / f"td3-{task}-{args.seeds}", *where, *how, "--seeds", args.seeds)[-1][1]
 
 
 def main() -> int:
