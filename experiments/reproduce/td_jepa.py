@@ -107,7 +107,7 @@ def per_task(folder: Path, data: Path, seeds: int, tasks: list[str], size: list[
 
 
 def td3(run_dir: Path, *words: Any) -> list[tuple[int, np.ndarray]]:
-    """Returns [seeds] of each evaluation of TD3+BC: next to no weight on imitation, and step sizes of 1e-3, as all here have."""
+    """Returns [seeds] of each evaluation of TD3+BC, with next to no weight on imitation and step sizes of 1e-3, as all here."""
     how = ["--agent.alpha", 1000, "--agent.hidden", 128, 128, "--agent.actor-lr", 1e-3, "--agent.critic-lr", 1e-3]
     rlx("train", "td3_bc", *words, *how, "--no-video", "--no-progress", "--run-dir", run_dir)
     lines = [line for line in logging.read(run_dir) if line["kind"] == "eval"]
