@@ -9,29 +9,17 @@ import numpy as np
 import pytest
 
 import rlx.envs
+from rlx.envs import tasks
 from rlx.envs.control import pointmass_maze as maze
-
-XML = """
-<mujoco>
-  <option timestep="0.02"/>
-  <worldbody>
-    <geom type="box" size="0.18 0.02 0.05"/>
-    <geom type="box" size="0.02 0.18 0.05"/>
-    <body>
-      <joint name="x" type="slide" axis="1 0 0" range="-0.29 0.29" limited="true" damping="1"/>
-      <joint name="y" type="slide" axis="0 1 0" range="-0.29 0.29" limited="true" damping="1"/>
-      <geom type="sphere" size="0.01" mass="0.3"/>
-    </body>
-  </worldbody>
-  <actuator> <motor joint="x" gear="0.1"/> <motor joint="y" gear="0.1"/> </actuator>
-</mujoco>
-"""
+from rlx.envs.rewards import reward_of
+from rlx.keys import HostKey
+from rlx.types import PHYSICS
 
 
 @pytest.fixture(scope="module")
 def both():
     """(ours, MuJoCo's): functions of a start [4], an action [2] and a number of steps that give states [steps, 4]."""
-    model = mujoco.MjModel.from_xml_string(XML)
+    model = tasks.get("point_mass_maze-loop").model()
 
     def theirs(x, action, steps):
         data, out = mujoco.MjData(model), []
@@ -145,3 +133,28 @@ def test_the_task_is_a_parameter_and_each_is_scored_from_observations_alone():
         assert np.shape(task.score(np, rows, np.zeros((5, 3, 2)))) == (5, 3)
     with pytest.raises(ValueError, match="task='run' of"):
         rlx.envs.make("rlx:pointmass-maze", task="run")
+
+
+def test_in_mujoco_it_is_the_same_world():
+    """`dmc:` beside `rlx:`: starts, motion clear of walls, what is paid while it plays, and of stored physics."""
+    ours, theirs = (
+        rlx.envs.make("rlx:pointmass-maze", task="fast_slow"),
+        rlx.envs.make("dmc:point_mass_maze-fast_slow", physics=True),
+    )
+    assert (theirs.spec.obs, theirs.spec.action, theirs.spec.horizon) == (ours.spec.obs, ours.spec.action, ours.spec.horizon)
+    vec = theirs.make(16, "reset")
+    key = HostKey(np.array([[3, 4]], np.uint32), 16)
+    state, step = vec.reset(None, key)
+    assert (np.abs(step.obs[:, :2] - [-0.22, 0.22]) <= 0.07 + 1e-6).all() and len(np.unique(step.obs[:, 0])) == 16
+    move = jax.jit(lambda x, u: jax.vmap(maze.advance, (None, 0, 0))(maze.PARAMS, x, u))
+    inwards = np.array([1, -1]) * np.random.default_rng(0).uniform(0, 1, (16, 2))
+    x, action = jnp.asarray(step.obs), inwards.astype(np.float32)
+    for t in range(40):
+        state, step = vec.step(None, state, action, key.at(t + 1))
+        x = move(x, action)
+        np.testing.assert_allclose(step.obs, x, atol=1e-5)
+        np.testing.assert_allclose(step.reward, maze.SCORES["fast_slow"](np, np.asarray(x), action), atol=1e-3)
+    for name, score in maze.SCORES.items():
+        paid = reward_of(f"dmc:point_mass_maze-{name}")(step.info[PHYSICS], action)
+        np.testing.assert_allclose(paid, np.broadcast_to(score(np, step.obs, action), 16), atol=1e-5)
+    vec.close()

@@ -1,8 +1,8 @@
-"""MuJoCo tasks as functions over arrays; models from the installed dm_control."""
+"""MuJoCo tasks as functions over arrays; models from the installed dm_control, or their own."""
 
 from __future__ import annotations
 
-from rlx.envs.tasks import cartpole, cheetah, hopper, pendulum, point_mass, quadruped, reacher, walker
+from rlx.envs.tasks import cartpole, cheetah, hopper, pendulum, point_mass, point_mass_maze, quadruped, reacher, walker
 from rlx.envs.tasks.base import MujocoTask
 
 DOMAINS = {
@@ -11,6 +11,7 @@ DOMAINS = {
     "hopper": hopper,
     "pendulum": pendulum,
     "point_mass": point_mass,
+    "point_mass_maze": point_mass_maze,
     "reacher": reacher,
     "walker": walker,
 }
