@@ -79,9 +79,13 @@ def own_preset(method: str) -> list[str]:
     return ["--preset", method] if method in PRESETS else []
 
 
-def zero_shot(folder: Path, data: Path, method: str, seeds: int, size: list[str]) -> Evaluations:
-    run_dir, where = folder / f"{method}-{seeds}", ["--env", ENV, "--repeat", REPEAT, "--data", data]
-    how = ["--agent.features", method, "--seeds", seeds, "--no-video", "--no-progress", "--run-dir", run_dir]
+def seeds_of(args: argparse.Namespace) -> list[Any]:
+    return ["--seed", args.seed, "--seeds", args.seeds]
+
+
+def zero_shot(args: argparse.Namespace, data: Path, method: str, size: list[str]) -> Evaluations:
+    run_dir, where = args.run_dir / f"{method}-{args.seeds}", ["--env", ENV, "--repeat", REPEAT, "--data", data]
+    how = ["--agent.features", method, *seeds_of(args), "--no-video", "--no-progress", "--run-dir", run_dir]
     rlx("train", "td_jepa", *where, *size, *how)
     lines = [line for line in logging.read(run_dir) if line["kind"] == "eval"]
     returns = lambda line: {k.removeprefix("return/"): np.atleast_1d(v) for k, v in line.items() if k.startswith("return/")}
@@ -92,17 +96,18 @@ def made(args: argparse.Namespace, method: str) -> Path:
     """The run of a method with its data, for scripts that begin with it: made here where it is not there yet."""
     folder = args.run_dir / f"{method}-{args.seeds}"
     if not (folder / "result.json").exists():
-        how = ["--preset", "debug"] if args.debug else ["--seeds", args.seeds, "--updates", args.updates]
+        how = ["--preset", "debug"] if args.debug else [*seeds_of(args), "--updates", args.updates]
         called(__file__, "--run-dir", args.run_dir, "--method", method, *how, "--out", args.run_dir)
     return folder
 
 
-def per_task(folder: Path, data: Path, seeds: int, tasks: list[str], size: list[str]) -> Evaluations:
+def per_task(args: argparse.Namespace, data: Path, tasks: list[str], size: list[str]) -> Evaluations:
     """TD3 on the rewards of each task."""
     found: list[list[tuple[int, np.ndarray]]] = []
     for task in tasks:
         where = ["--env", ENV, "--repeat", REPEAT, "--env-option", f"task={task}", "--data", relabelled(data, task)]
-        found.append(td3(folder / f"td3-{task}-{seeds}", *where, "--agent.discount", 0.97, *size, "--seeds", seeds))
+        run_dir = args.run_dir / f"td3-{task}-{args.seeds}"
+        found.append(td3(run_dir, *where, "--agent.discount", 0.97, *size, *seeds_of(args)))
     return [(at[0][0], {t: x for t, (_, x) in zip(tasks, at, strict=True)}) for at in zip(*found, strict=True)]
 
 
@@ -129,6 +134,7 @@ def flags(doc: str | None, seeds: int, updates: int) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=seeds)
+    parser.add_argument("--seed", type=int, default=0, help="the first of them")
     parser.add_argument("--updates", type=int, default=updates)
     parser.add_argument("--preset", choices=("debug",))
     parser.add_argument("--out", type=Path, default=HERE / "results")
@@ -144,7 +150,8 @@ def parts(doc: str | None, given: dict[str, Callable[[argparse.Namespace], dict[
     args.seeds = 2 if args.debug else args.seeds
     args.out.mkdir(parents=True, exist_ok=True)
     for name in args.part or given:
-        own = {"env": ENV, "repeat": REPEAT, "seeds": args.seeds, "updates": args.updates, "cores": os.cpu_count()}
+        own = {k: getattr(args, k) for k in ("seed", "seeds", "updates")}
+        own = {"env": ENV, "repeat": REPEAT, **own, "cores": os.cpu_count()}
         (args.out / f"td_jepa-{name}.json").write_text(json.dumps({**own, **given[name](args)}, indent=1) + "\n")
     return 0
 
@@ -188,7 +195,7 @@ def main() -> int:
     for folder in (given.run_dir, given.out):
         folder.mkdir(parents=True, exist_ok=True)
     data, path, tasks = maze_data(given.run_dir, given.steps), given.out / "td_jepa.json", list(envs.make(ENV).spec.tasks)
-    own = {k: getattr(given, k) for k in ("seeds", "updates", "steps", "episodes")}
+    own = {k: getattr(given, k) for k in ("seed", "seeds", "updates", "steps", "episodes")}
     own = {"env": ENV, "repeat": REPEAT, **own, "cores": os.cpu_count()}
     old = json.loads(path.read_text()) if path.exists() else {}
     rows = old["returns"] if {k: old.get(k) for k in own} == own else {}
@@ -196,10 +203,10 @@ def main() -> int:
         if method == "random actions":
             found = [(0, {t: at_random(maze_of(t), max(given.episodes, 10)) for t in tasks})]
         elif method == "td3":
-            found = per_task(given.run_dir, data, given.seeds, tasks, each)
+            found = per_task(given, data, tasks, each)
         else:
             size = [*(["--preset", "debug"] if debug else ["--preset", "small", *own_preset(method)]), *each]
-            found = zero_shot(given.run_dir, data, method, given.seeds, size)
+            found = zero_shot(given, data, method, size)
         name = "td3, per task" if method == "td3" else method
         rows[name] = row_of(found)
         print(f"{name:16}", *(f"{t} {v['mean']:.1f}" for t, v in rows[name].items() if t != "curve"), flush=True)

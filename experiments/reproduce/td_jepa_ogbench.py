@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from tables import bars, mean_interval
-from td_jepa import flags, rlx
+from td_jepa import flags, rlx, seeds_of
 
 MAZE, NOISE, NEAR, DECISIONS, LIMIT = "pointmaze-medium", 0.5, 4, 200, 1_000  # the limit is in steps, as OGBench has it
 ACTORS = {"TD-JEPA": 0.3, "imitation": 1e6}  # weight of imitation
@@ -67,7 +67,7 @@ def asked(args: argparse.Namespace, data: Path, name: str, weight: float) -> dic
         where = ["--env", f"gym:{MAZE}-singletask-v0", "--data", data, "--repeat", args.repeat, "--time-limit", args.limit]
         size = ["--preset", "ogbench", "--preset", "debug"] if args.preset else ["--preset", "ogbench", "--preset", "small"]
         how = ["--agent.bc", weight, "--agent.discount", 0.95, "--agent.updates", args.updates]
-        how += ["--agent.eval-every", args.updates, "--agent.eval-episodes", 1, "--seeds", args.seeds]
+        how += ["--agent.eval-every", args.updates, "--agent.eval-episodes", 1, *seeds_of(args)]
         rlx("train", "td_jepa", *where, *size, *how, "--run-dir", folder, "--no-video", "--no-progress")
     rlx("zero_shot", "--run-dir", folder, "--tasks", "all", "--episodes", args.episodes, "--which", "last")
     kept = json.loads((folder / "zero_shot" / "tasks.json").read_text())["tasks"]
@@ -92,7 +92,7 @@ def main() -> int:
             "all": mean_interval(np.mean(list(found.values()), 0))
         }
         print(f"{name:12}", *(f"{task} {row['mean']:.2f}" for task, row in rows[name].items()))
-    settings = {k: getattr(args, k) for k in ("repeat", "seeds", "updates", "episodes")}
+    settings = {k: getattr(args, k) for k in ("repeat", "seed", "seeds", "updates", "episodes")}
     better = rows["TD-JEPA"]["all"]["mean"] > rows["imitation"]["all"]["mean"]
     own = {"env": MAZE, **settings, "cores": os.cpu_count()}
     page = {**own, "success": rows, "checks": {"more success than imitation": better}}

@@ -6,7 +6,8 @@
 
 Begins with the runs of ``td_jepa.py``, which is called for what is not there yet; give the same ``--seeds`` and ``--updates``.
 ``ablations``: without the regulariser, without a horizon, with one encoder, and features of other methods; `BOUNDS` says what
-is expected. ``adaptation``: TD3 on one task from everything that was learned, on the data and online. Intervals are over seeds.
+is expected. ``settings``: each of `SETTINGS` in place of the preset's. ``adaptation``: TD3 on one task from everything that was
+learned, on the data and online. Intervals are over seeds.
 ``smoke``: 200 updates from pictures, with no run before it: whether all is finite and features spread, no claim about scores.
 ``results/td_jepa-PART.json`` has what is printed, ``results/td_jepa-PART.png`` shows it (``smoke`` has none).
 """
@@ -34,6 +35,18 @@ TASKS = list(maze.SCORES)
 ROOMS, FAR = TASKS[:4], TASKS[1:4]  # reach tasks; those in other rooms than that where an episode begins
 FEW = 3  # seeds at most of what is trained here alone
 WITHOUT = {"no regulariser": {"agent.lambda-phi": 0, "agent.lambda-psi": 0}, "no horizon": {"agent.discount": 0}}
+SETTINGS = {
+    "z at random alone": {"agent.goal-share": 0},
+    "goals alone": {"agent.goal-share": 1},
+    "no targets": {"agent.tau": 1},
+    "pessimism 0.5": {"agent.pessimism": 0.5, "agent.actor-pessimism": 0.5},
+    "no state encoder": {"agent.state-encoder": "false"},
+    "phi linear": {"agent.phi-layers": 0},
+    "phi of 4 layers": {"agent.phi-layers": 4},
+    "psi linear": {"agent.psi-layers": 0},
+    "psi of 4 layers": {"agent.psi-layers": 4},
+    "predictors of 3 layers": {"agent.predictor-layers": 3},
+}
 ADAPTED = ("reach_top_right", "square")
 PICTURES, UPDATES = 20, 200  # episodes of pictures, and updates on them
 LOOK = {"pixels": "sdf", "image": 64, "state": "false"}
@@ -58,7 +71,8 @@ def trained(args: argparse.Namespace, name: str, seeds: int, flags: dict[str, An
     folder = args.run_dir / f"{name.replace(' ', '-')}-{seeds}"
     if not (folder / "result.json").exists():
         flags = {"env": ENV, "repeat": REPEAT, "data": args.run_dir / "maze.npz", "preset": args.preset or "small", **flags}
-        words = [word for k, v in {**flags, "seeds": seeds, "run-dir": folder}.items() for word in (f"--{k}", v)]
+        flags |= {"seed": args.seed, "seeds": seeds, "run-dir": folder}
+        words = [word for k, v in flags.items() for word in (f"--{k}", v)]
         rlx("train", "td_jepa", *words, "--no-video", "--no-progress")
     return folder
 
@@ -114,6 +128,17 @@ def ablations(args: argparse.Namespace) -> dict[str, Any]:
     print(*(f"{k}: {v}" for k, v in held.items()), sep="\n", flush=True)
     bars(rows, ("reach", "far rooms", "all"), args.out / "td_jepa-ablations.png")
     return {"random actions, reach": round(acted, 2), "rows": rows, "found": held}
+
+
+def settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What z are drawn, targets, pessimism and depth are for."""
+    size = {} if args.debug else {"agent.updates": args.updates, "agent.eval-every": 2_500}
+    rows = {"td_jepa": looked_at(made(args, "td_jepa"))}
+    for name, flags in SETTINGS.items():
+        rows[name] = looked_at(trained(args, name, min(args.seeds, FEW), {**size, **flags}))
+        print(name, json.dumps(rows[name]), flush=True)
+    bars(rows, ("reach", "far rooms", "all"), args.out / "td_jepa-settings.png")
+    return {"rows": rows}
 
 
 def judged(rows: dict[str, dict[str, Any]], acted: float) -> dict[str, Any]:
@@ -205,7 +230,7 @@ def smoke(args: argparse.Namespace) -> dict[str, Any]:
     return {**own, "lines": len(lines), "all finite": bool(whole), "found": found}
 
 
-PARTS = {f.__name__: f for f in (ablations, adaptation, smoke)}
+PARTS = {f.__name__: f for f in (ablations, settings, adaptation, smoke)}
 
 
 if __name__ == "__main__":

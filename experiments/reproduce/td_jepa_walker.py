@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from tables import bars, mean_interval
-from td_jepa import at_random, flags, own_preset, rlx, td3, write_relabelled
+from td_jepa import at_random, flags, own_preset, rlx, seeds_of, td3, write_relabelled
 
 from rlx import envs, replay
 from rlx.agents.td_jepa.features import METHODS
@@ -61,7 +61,7 @@ def zero_shot(folder: Path, data: Path, method: str, args: argparse.Namespace) -
     own = [] if args.debug else own_preset(method)
     if not (run_dir / "result.json").exists():
         how = ["--agent.features", method, "--agent.updates", args.updates, "--agent.eval-every", args.updates]
-        how += ["--agent.eval-episodes", 1, "--seeds", args.seeds]
+        how += ["--agent.eval-episodes", 1, *seeds_of(args)]
         rlx("train", "td_jepa", "--env", "dmc:walker-walk", "--data", data, *size, *own, *how, "--run-dir", run_dir, *QUIET)
     asked = ["--tasks", ",".join(TASKS), "--episodes", args.episodes, "--which", "last"]
     rlx("zero_shot", "--run-dir", run_dir, *asked)
@@ -73,7 +73,7 @@ def per_task(folder: Path, data: Path, task: str, args: argparse.Namespace) -> n
     """TD3 on the rewards of one task, [seeds]."""
     where = ["--env", f"dmc:walker-{task}", "--data", relabelled(data, task), "--agent.discount", 0.98]
     how = ["--agent.updates", args.updates, "--agent.eval-every", args.updates, "--agent.eval-episodes", args.episodes]
-    return td3(folder / f"td3-{task}-{args.seeds}", *where, *how, "--seeds", args.seeds)[-1][1]
+    return td3(folder / f"td3-{task}-{args.seeds}", *where, *how, *seeds_of(args))[-1][1]
 
 
 def main() -> int:
@@ -89,7 +89,14 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     data = explored(args.run_dir, args.steps, ["--preset", "debug"] if args.debug else [])
     path, cores = args.out / "td_jepa-walker.json", os.cpu_count()
-    own = {"seeds": args.seeds, "updates": args.updates, "steps": args.steps, "episodes": args.episodes, "cores": cores}
+    own = {
+        "seed": args.seed,
+        "seeds": args.seeds,
+        "updates": args.updates,
+        "steps": args.steps,
+        "episodes": args.episodes,
+        "cores": cores,
+    }
     old = json.loads(path.read_text()) if path.exists() else {}
     rows = old["returns"] if {k: old.get(k) for k in own} == own else {}
     for method in ("random actions", *(args.method or [*METHODS, "td3"])):
