@@ -19,7 +19,7 @@ import numpy as np
 
 from rlx import keys, replay
 from rlx.train import state as states
-from rlx.train.host import device_state, put_back
+from rlx.train.host import device_state, put_back, run_phase
 from rlx.train.placement import Placement
 from rlx.train.population import members
 from rlx.train.program import Program
@@ -64,16 +64,21 @@ def nothing_to_learn(obs: int, actions: int, length: int, episodes: int) -> Prob
     first, no = np.arange(n) % (length + 1) == 0, np.zeros(n, bool)
     draw = lambda *shape: rng.standard_normal(shape, np.float32)
     rows = Row(draw(n, obs), draw(n), no, np.roll(first, -1), first, {}, np.tanh(draw(n, actions)), {}, ~no)
-    arrive = lambda t, first: Step(jnp.zeros(obs), jnp.float32(0), jnp.bool_(False), t >= length, jnp.bool_(first), {})
-    env = Env(
+    data = replay.Dataset(rows, np.arange(episodes + 1) * (length + 1)).replay()
+    return Problem({"train": standing_still(Leaf((obs,)), actions, length)}, {"data": data})
+
+
+def standing_still(obs: Leaf, actions: int, length: int) -> Env:
+    """An environment that shows zeros and pays nothing."""
+    blank = jnp.zeros(obs.shape, obs.dtype)
+    arrive = lambda t, first: Step(blank, jnp.float32(0), jnp.bool_(False), t >= length, jnp.bool_(first), {})
+    return Env(
         "bench:rows",
-        Spec(Leaf((obs,)), Leaf((actions,), low=-1, high=1), {}, length),
+        Spec(obs, Leaf((actions,), low=-1, high=1), {}, length),
         (),
         lambda params, key: (jnp.int32(0), arrive(jnp.int32(0), True)),
         lambda params, t, action, key: (t + 1, arrive(t + 1, False)),
     )
-    data = replay.Dataset(rows, np.arange(episodes + 1) * (length + 1)).replay()
-    return Problem({"train": env}, {"data": data})
 
 
 def updates_of(agent: Agent, problem: Problem, many: int | Sequence[tuple[int, Mapping[str, float]]] | None = None) -> Work:
@@ -91,11 +96,16 @@ def updates_of(agent: Agent, problem: Problem, many: int | Sequence[tuple[int, M
             put_back(program, run, program.chunk(on_device[0], run.key, 0, agent.stages[stage].cycles)[0])
     which = tuple(j for j, phase in enumerate(agent.stages[-1].phases) if isinstance(phase, Update))
 
+    def read_here() -> None:
+        for j in which:
+            run_phase(program, run, j)
+        jax.block_until_ready(run.agent)
+
     def updates() -> None:
         on_device[0] = program.phases(which, on_device[0], run.key, 0)
         jax.block_until_ready(on_device[0])
 
-    return updates
+    return read_here if any(program.on_host[j] for j in which) else updates
 
 
 def by_turns(work: dict[str, Work], rounds: int, between: Callable[[], Any] = lambda: None) -> dict[str, tuple[float, float]]:

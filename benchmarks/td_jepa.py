@@ -4,23 +4,40 @@ rate of matrix products they come.
     python benchmarks/td_jepa.py --peer PYTHON                  # sizes small and walker; a population against one run
     python benchmarks/td_jepa.py --size small --cores 1         # rlx alone
     python benchmarks/td_jepa.py --sweep --cores 1              # the paper's sweep at size small, one program, against one run
+    python benchmarks/td_jepa.py --pictures 1000000 --cores 1   # updates from so many on disk, against a few in memory
 
 PYTHON is an interpreter that has PyTorch (pip install torch) and need not have rlx: `td_jepa_peer.py` runs there, and again
 with ``torch.compile`` where that works. Rounds go by turns, rates are medians. Both sides sample from rows in memory, in
 float32. The share of the rate is the update's own multiplications and additions in products over what a chain of products of
-its widest shape reaches here.
+its widest shape reaches here. ``--pictures`` writes frames of 64 x 64 x 3 (12.3 GB a million) into a folder that is gone
+afterwards, and says what the process takes of memory, what the system keeps of the files not counted.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from side_by_side import Peer, by_turns, compared, nothing_to_learn, of_update, parser, product_rate, report, updates_of
+from data import EPISODE, blocks
+from side_by_side import (
+    Peer,
+    by_turns,
+    compared,
+    nothing_to_learn,
+    of_update,
+    parser,
+    product_rate,
+    report,
+    standing_still,
+    updates_of,
+)
 
 from rlx import agents, config
-from rlx.types import Agent, Problem
+from rlx.replay import datasets
+from rlx.types import Agent, Leaf, Problem
 
 OBS, ACTIONS, LENGTH, EPISODES = 24, 6, 1_000, 200
 SIZES = ("small", "walker")
@@ -81,11 +98,39 @@ def sweep(args: argparse.Namespace, given: Problem) -> dict[str, Any]:
     return compared(by_turns(work, args.rounds), block) | {"configurations": len(POINTS), "seeds": SEEDS}
 
 
+def pictures(args: argparse.Namespace) -> dict[str, Any]:
+    """Updates with the preset for pictures, drawn from many mapped from disk and from few in the device's memory."""
+    env, few, block = standing_still(Leaf((64, 64, 3), np.uint8), ACTIONS, EPISODE), 10 * EPISODE, args.block or 2
+    with tempfile.TemporaryDirectory() as folder:
+        made = {}
+        for where, count in (("device", few), ("disk", args.pictures)):
+            with datasets.Writer(Path(folder) / where) as out:
+                out.append(blocks(count))
+            data = datasets.mapped(Path(folder) / where).replay(device=where == "device")
+            made[where] = Problem({"train": env}, {"data": data})
+        work = {"rlx": updates_of(agent_of("pixels", block, made["device"]), made["device"])}
+        work["disk"] = updates_of(agent_of("pixels", block, made["disk"]), made["disk"])
+        times = by_turns(work, args.rounds)
+        own = anonymous_gigabytes()
+    return compared(times, block) | {"frames": args.pictures, "frames_on_device": few, "process_gigabytes": round(own, 2)}
+
+
+def anonymous_gigabytes() -> float:
+    """What this process holds that is no copy of a file."""
+    [line] = [x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("RssAnon")]
+    return int(line.split()[1]) / 1e6
+
+
 def main() -> int:
     flags = parser(__doc__, SIZES)
     flags.add_argument("--sweep", action="store_true", help="lr_psi x lambda_psi x seeds, instead of sizes")
+    flags.add_argument("--pictures", type=int, metavar="FRAMES", help="updates from so many on disk, instead of sizes")
     flags.add_argument("--members", type=int, default=5, help="of the population at size small; 0: none")
-    args, given = flags.parse_args(), nothing_to_learn(OBS, ACTIONS, LENGTH, EPISODES)
+    args = flags.parse_args()
+    if args.pictures:
+        args.size = ["pictures"]
+        return report(args, SIZES, lambda size: pictures(args))
+    given = nothing_to_learn(OBS, ACTIONS, LENGTH, EPISODES)
     if args.sweep:
         args.size = ["sweep"]
     return report(args, SIZES, lambda size: sweep(args, given) if size == "sweep" else measured(size, args, given))

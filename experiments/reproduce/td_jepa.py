@@ -7,7 +7,8 @@
 Stand-in data: 200 000 decisions at random from anywhere, eight simulation steps each (`docs/methods/td_jepa.md` says why). All
 seeds of a method are one program; what is there already is not trained again, and more ``--updates`` go on from there.
 `results/td_jepa.json` holds the mean return of each task with its interval over seeds, of the last evaluation, and the mean of
-all at each; what it held of the same settings stays. `results/td_jepa.png` and `results/td_jepa-curve.png` show them.
+all at each; rows of other methods, with as many updates on the same data, stay, and each says of what seeds it is.
+`results/td_jepa.png` and `results/td_jepa-curve.png` show them.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from rlx.train.collect import collect, random
 HERE = Path(__file__).parent
 ENV, REPEAT = "rlx:pointmass-maze", 8
 REACH = ("reach_top_left", "reach_top_right", "reach_bottom_left", "reach_bottom_right")
+MEANS = ("mean of reach", "mean of all")
 Evaluations = list[tuple[int, dict[str, np.ndarray]]]  # after so many updates the returns of each task, [seeds]
 
 
@@ -160,15 +162,15 @@ def row_of(evaluations: Evaluations) -> dict[str, Any]:
     """Of a method: each task's last returns, their means, and the mean of all on the way."""
     last = evaluations[-1][1]
     row: dict[str, Any] = {t: mean_interval(x, 2) for t, x in last.items()}
-    row["mean of reach"] = mean_interval(np.mean([last[t] for t in REACH], 0), 2)
-    row["mean of all"] = mean_interval(np.mean(list(last.values()), 0), 2)
+    for name, of in zip(MEANS, (REACH, tuple(last)), strict=True):
+        row[name] = mean_interval(np.mean([last[t] for t in of], 0), 2)
     return row | {"curve": [{"updates": n, **mean_interval(np.mean(list(x.values()), 0), 2)} for n, x in evaluations]}
 
 
 def draw_curve(rows: dict[str, dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     ax = figure.subplots()
-    for i, (name, row) in enumerate(rows.items()):
+    for i, (name, row) in enumerate((name, row) for name, row in rows.items() if "curve" in row):
         at, means = zip(*((point["updates"], point["mean"]) for point in row["curve"]), strict=True)
         if len(at) == 1:
             ax.axhline(means[0], color="black", lw=0.8, ls="--", label=name)
@@ -195,23 +197,24 @@ def main() -> int:
     for folder in (given.run_dir, given.out):
         folder.mkdir(parents=True, exist_ok=True)
     data, path, tasks = maze_data(given.run_dir, given.steps), given.out / "td_jepa.json", list(envs.make(ENV).spec.tasks)
-    own = {k: getattr(given, k) for k in ("seed", "seeds", "updates", "steps", "episodes")}
-    own = {"env": ENV, "repeat": REPEAT, **own, "cores": os.cpu_count()}
+    own = {"env": ENV, "repeat": REPEAT, "updates": given.updates, "steps": given.steps, "cores": os.cpu_count()}
     old = json.loads(path.read_text()) if path.exists() else {}
     rows = old["returns"] if {k: old.get(k) for k in own} == own else {}
     for method in ("random actions", *(given.method or [*METHODS, "td3"])):
+        settings: list[str] = []
         if method == "random actions":
             found = [(0, {t: at_random(maze_of(t), max(given.episodes, 10)) for t in tasks})]
         elif method == "td3":
             found = per_task(given, data, tasks, each)
         else:
-            size = [*(["--preset", "debug"] if debug else ["--preset", "small", *own_preset(method)]), *each]
-            found = zero_shot(given, data, method, size)
+            settings = ["--preset", "debug"] if debug else ["--preset", "small", *own_preset(method)]
+            found = zero_shot(given, data, method, [*settings, *each])
         name = "td3, per task" if method == "td3" else method
-        rows[name] = row_of(found)
-        print(f"{name:16}", *(f"{t} {v['mean']:.1f}" for t, v in rows[name].items() if t != "curve"), flush=True)
+        asked = {k: getattr(given, k) for k in ("seed", "seeds", "episodes")}
+        rows[name] = {**asked, "presets": settings[1::2], **row_of(found)}
+        print(f"{name:16}", *(f"{t} {rows[name][t]['mean']:.1f}" for t in (*tasks, *MEANS)), flush=True)
         path.write_text(json.dumps({**own, "returns": rows}, indent=1) + "\n")
-    bars(rows, [*tasks, "mean of reach", "mean of all"], given.out / "td_jepa.png")
+    bars(rows, [*tasks, *MEANS], given.out / "td_jepa.png")
     draw_curve(rows, given.out / "td_jepa-curve.png")
     return 0
 
