@@ -35,8 +35,8 @@ class Quantity(NamedTuple):
 
 
 def quantities(spec: Spec) -> dict[str, Quantity]:
-    """What may be named: ``obs`` and ``action`` whole; each of their entries by the names of `rlx.types.Task`; and ``pos`` of
-    x, y (z), ``vel`` of vx, vy (vz), where these are among them.
+    """What may be named: ``obs`` and ``action`` whole (a choice is its number); each of their entries by the names of
+    `rlx.types.Task`; and ``pos`` of x, y (z), ``vel`` of vx, vy (vz), where these are among them.
 
     Raises:
         ValueError: observations are no vectors.
@@ -46,10 +46,10 @@ def quantities(spec: Spec) -> dict[str, Quantity]:
     n, m = spec.obs.shape[0], math.prod(spec.action.shape)
     names = [re.sub(r"\W+", "_", name).strip("_") for name in spec.task.names][: n + m]
     found: dict[str, Quantity] = {"obs": Quantity(n, lambda xp, obs, action: obs)}
-    found["action"] = Quantity(m, lambda xp, obs, action: action)
+    found["action"] = Quantity(m if spec.action.shape else None, lambda xp, obs, action: action)
     for i, name in enumerate(names):
         if name.isidentifier() and name not in found and names.count(name) == 1:
-            found[name] = Quantity(None, _entry(i, n))
+            found[name] = Quantity(None, _entry(i, n)) if i < n or spec.action.shape else found["action"]
     for name, parts in (("pos", ("x", "y", "z")), ("vel", ("vx", "vy", "vz"))):
         there = [names.index(part) for part in parts if part in names[:n]]
         if there and name not in found:

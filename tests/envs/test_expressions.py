@@ -28,6 +28,16 @@ def test_quantities_are_those_of_the_task():
         quantities(rlx.types.Spec(rlx.types.Leaf((8, 8, 3), np.uint8), rlx.types.Leaf((2,))))
 
 
+def test_a_choice_is_its_number():
+    leaf = rlx.types.Leaf
+    known = quantities(
+        rlx.types.Spec(leaf((2,)), leaf((), np.int32, low=0, high=2), task=rlx.types.Task(names=("x", "v", "push")))
+    )
+    obs, choice = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32), np.array([0, 2], np.int32)
+    for text in ("x * v - 0.5 * action", "obs[0] * obs[1] - push / 2"):
+        np.testing.assert_array_equal(parse(text, known)(np, obs, choice), [2, 11])
+
+
 @pytest.mark.parametrize("domain", ["walker", "cheetah"])
 def test_quantities_of_a_domain_are_those_of_mujoco(domain):
     """Of dm_control's own environment, after some steps at random: every entry has a name, and that of what it is."""

@@ -1,4 +1,5 @@
-"""How the actor learns: up the values of its actions, near the data where that is asked for."""
+"""What is done, and how the actor learns: up the values of its actions, near the data where that is asked for. Where actions
+are choices there is no actor: the one of the largest value is taken."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from rlx.agents.td_jepa.networks import Net, Params
 from rlx.types import Array, Key
 
 EDGE = 1 - 1e-6  # actions stay within
+RANDOM = 0.1  # share of choices that are taken at random to explore
 
 
 def straight(x: Array) -> Array:
@@ -27,12 +29,24 @@ def acted(net: Net, p: Params, x: Array, z: Array, h: dict[str, Array], key: Key
     """Actions [B, m] while training; ``x`` is what the actor sees."""
     if net.noise:
         return net.pi(p, x, z, jax.random.normal(key, (*z.shape[:-1], net.noise)))
-    return drawn(net.pi(p, x, z), key, h["actor_std"], h["actor_clip"])
+    mean = net.pi(p, x, z)
+    return mean if net.discrete else drawn(mean, key, h["actor_std"], h["actor_clip"])
 
 
-def values(net: Net, p: Params, x: Array, z: Array, action: Array) -> Array:
-    """Q [H, B] of z's own reward psi' z: on its scale, not that of a user's reward."""
-    return (net.predict(p, x, z, action) * z).sum(-1)
+def taken(net: Net, p: Params, obs: Array, z: Array, key: Key, std: Array, explore: bool) -> Array:
+    """What is done at ``obs`` [N, ...]: vectors [N, m], or numbers of choices [N]."""
+    x = net.actor_sees(p, net.see(p, "phi", obs))
+    if net.noise:
+        return net.pi(p, x, z, jax.random.normal(key, (x.shape[0], net.noise)))
+    best = net.pi(p, x, z)
+    if not net.discrete:
+        return drawn(best, key, std) if explore else best
+    choice = best.argmax(-1).astype(jnp.int32)
+    if not explore:
+        return choice
+    k_which, k_any = jax.random.split(key)
+    anything = jax.random.randint(k_any, choice.shape, 0, net.actions)
+    return jnp.where(jax.random.uniform(k_which, choice.shape) < RANDOM, anything, choice)
 
 
 def integrated(net: Net, p: Params, h: Array, noise: Array) -> Array:
@@ -56,7 +70,7 @@ def loss(
     x, state = net.actor_sees(p, h), net.phi(p, h)
     noise = jax.random.normal(k_act, (h.shape[0], net.noise)) if net.noise else None
     action = acted(net, own, x, z, hyper, k_act) if noise is None else net.pi(own, x, z, noise)
-    q = values(net, p, state, z, action)
+    q = net.values(p, state, z, action)
     scaled = (hyper["bc"] > 0) | (noise is not None)
     scale = jax.lax.stop_gradient(jnp.where(scaled, jnp.maximum(jnp.abs(q).mean(), 1e-6), 1.0))
     climb = -reduced(q, hyper["actor_pessimism"]).mean() / scale

@@ -6,6 +6,7 @@ dataset with that task's rewards, and online on what it does itself::
     Q_h(s, a) = T_h(phi(s), z, a)' z;    y <- r + discount min_h Q_h-(s', clip(pi(phi-(s'), z) + noise))
     T, phi <- down the gradient of (Q_h(s, a) - y)^2
     every other update: pi <- up the mean of Q_h, near the data where asked for;  targets <- a step of tau
+    of choices pi takes the best by the mean of Q_h, and explores by one in ten at random
 
 Features are regularised no more, and the state encoder stays as it is where that is asked for.
 """
@@ -21,9 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlx import replay
-from rlx.agents.td_jepa import actor
 from rlx.agents.td_jepa.config import ADAPT, PREFILL, RELABEL, Config
-from rlx.agents.td_jepa.features.base import SOURCE
+from rlx.agents.td_jepa.features.base import SOURCE, Batch
 from rlx.agents.td_jepa.networks import Net, Params
 from rlx.agents.td_jepa.tasks import Tasks
 from rlx.nn.optim import apply_gradients, optimizer, polyak
@@ -44,18 +44,20 @@ def scaled(z: Array, most: Array) -> Array:
 
 def targets(net: Net, p: Params, target: Params, inputs: Array, z: Array, reward: Array, discount: Array, key: Key) -> Array:
     """y [B]; ``inputs`` [B, n] is what the state encoder sees of next observations. A flow actor draws its noise here as when
-    it acts, and TD3's comes on top."""
+    it acts, and TD3's comes on top; choices have none."""
     own = jax.random.normal(jax.random.fold_in(key, 1), (len(inputs), net.noise)) if net.noise else None
-    mean = net.pi(p, net.actor_sees(target, inputs), z, own)
-    noise = jnp.clip(SMOOTHING * jax.random.normal(key, mean.shape), -SMOOTHING_CLIP, SMOOTHING_CLIP)
-    q = actor.values(net, target, net.phi(target, inputs), z, jnp.clip(mean + noise, -1.0, 1.0))
+    action = net.pi(p, net.actor_sees(target, inputs), z, own)
+    if not net.discrete:
+        noise = jnp.clip(SMOOTHING * jax.random.normal(key, action.shape), -SMOOTHING_CLIP, SMOOTHING_CLIP)
+        action = jnp.clip(action + noise, -1.0, 1.0)
+    q = net.values(target, net.phi(target, inputs), z, action)
     return jax.lax.stop_gradient(reward + discount * q.min(0))
 
 
 def critic_loss(own: Params, net: Net, p: Params, obs: Array, z: Array, action: Array, y: Array) -> Array:
     """(Q_h - y)^2, its mean over the batch summed over heads, of the parameters ``own``; others are those of ``p``."""
     every = {**p, **own}
-    q = actor.values(net, every, net.phi(every, net.see(every, "phi", obs)), z, action)
+    q = net.values(every, net.phi(every, net.see(every, "phi", obs)), z, action)
     return ((q - y) ** 2).mean(-1).sum()
 
 
@@ -159,7 +161,7 @@ class Adaptation:
     def update(self, state: AgentState, clock: Clock, drawn: Transitions, key: Key) -> tuple[AgentState, Out]:
         h, old, net, method = state.hyper, state.learned, self.method.net, self.method
         k_shift, k_next, k_act = jax.random.split(key, 3)
-        batch = method.transitions(drawn, k_shift)
+        batch = method.read(Batch(drawn.obs, drawn.action, drawn.next_obs, drawn.discount), k_shift)
         z = jnp.broadcast_to(old["adapted"], (len(batch.action), old["adapted"].shape[0]))
         params, target = old["params"], {**old["params"], **old["target"]}
         reward = self.rewards(drawn.next_obs, drawn.action, drawn.reward) + h["reward_shift"]
@@ -174,11 +176,10 @@ class Adaptation:
 
         def improve() -> tuple:
             learner, mine = method.split(params)
-            here = net.see(params, "phi", batch.obs)
-            (_, metrics), grads = jax.value_and_grad(actor.loss, has_aux=True)(mine, net, learner, here, batch, z, h, k_act)
-            mine, mine_opt = apply_gradients(method.actor_chain(h, mine), mine, grads, old["opt"]["actor"])
+            mine, mine_opt, metrics = method.improved(mine, learner, old["opt"]["actor"], batch, z, h, k_act)
             new = {**learner, **mine}
-            return mine, mine_opt, polyak(old["target"], {k: new[k] for k in method.targets}, h["tau"]), metrics["actor/loss"]
+            moved = polyak(old["target"], {k: new[k] for k in method.targets}, h["tau"])
+            return mine, mine_opt, moved, metrics.get("actor/loss", jnp.float32(0))
 
         def wait() -> tuple:
             return method.split(params)[1], old["opt"]["actor"], old["target"], jnp.float32(0)
@@ -187,5 +188,7 @@ class Adaptation:
         mine, mine_opt, moved, actor_loss = jax.lax.cond(turn, improve, wait)
         opt = {"features": opt, "actor": mine_opt}
         learned = {**old, "params": {**params, **mine}, "target": moved, "opt": opt}
+        if net.discrete:
+            return state._replace(learned=learned), Out({"critic/loss": q_loss})
         metrics = {"critic/loss": q_loss, "actor/loss": actor_loss}
         return state._replace(learned=learned), Out(metrics, valid={"actor/loss": turn})

@@ -36,7 +36,7 @@ from rlx.agents.td_jepa import z as zs
 from rlx.agents.td_jepa.adapt import OWN, Adaptation, room
 from rlx.agents.td_jepa.config import ADAPT, PRETRAIN, Config
 from rlx.agents.td_jepa.features import METHODS, Batch, Features, Given
-from rlx.agents.td_jepa.features.base import SOURCE
+from rlx.agents.td_jepa.features.base import ACTIONS, SOURCE
 from rlx.agents.td_jepa.losses import orthonormality, participation
 from rlx.agents.td_jepa.networks import Net, Params, common
 from rlx.agents.td_jepa.report import Report, Watch, asking_nothing, watched
@@ -147,7 +147,15 @@ class Method:
         """Raises ValueError for settings that cannot be."""
         features = METHODS[c.features](c)
         images = sees_images(c, spec)
-        actions = action_dims(spec.action, "td_jepa") if images else obs_action_dims(spec, "td_jepa")[1]
+        discrete = spec.action.choices is not None
+        if images:
+            actions = spec.action.choices or action_dims(spec.action, "td_jepa")
+        else:
+            actions = obs_action_dims(spec, "td_jepa", discrete=True)[1]
+        if discrete and c.actor == "flow":
+            raise ValueError(
+                "td_jepa: actor='flow' makes vectors; of choices that of the largest value is taken: leave it out."
+            )
         features.check()
         if not (c.updates or c.adapt):
             raise ValueError("td_jepa: updates=0 and adapt=0 leave nothing to do.")
@@ -156,9 +164,12 @@ class Method:
         if c.adapt and tasks.given:
             raise ValueError(f"td_jepa: adapt={c.adapt} takes rewards of all rows; the data {GIVEN!r} have those of some.")
         own = features.modules(actions)
-        modules = {**common(c, actions, images, features.shared), **{name: module for name, (module, _) in own.items()}}
+        modules = {
+            **common(c, actions, images, features.shared, discrete),
+            **{name: module for name, (module, _) in own.items()},
+        }
         noise = actions if c.actor == "flow" else 0
-        net = Net(c, modules, actions, features.shared, features.blind, noise)
+        net = Net(c, modules, actions, features.shared, features.blind, noise, discrete)
         return Method(c, net, features, tasks, spec, {name: inputs for name, (_, inputs) in own.items()})
 
     # ---------------------------------------------------------------------------------------------------- parameters
@@ -196,7 +207,8 @@ class Method:
             p["phi"] = net.modules["phi"].init(keys["phi"], h)
         state = net.phi(p, h)
         p["predictor"] = net.modules["predictor"].init(keys["predictor"], state, z[:0] if net.blind else z, action)
-        p["actor"] = net.modules["actor"].init(keys["actor"], net.actor_sees(p, h), z, jnp.zeros(net.noise))
+        if not net.discrete:
+            p["actor"] = net.modules["actor"].init(keys["actor"], net.actor_sees(p, h), z, jnp.zeros(net.noise))
         if net.noise:
             p["flow"] = net.modules["flow"].init(keys["flow"], h, action, jnp.zeros(1))
         rest = {name: inputs for name, inputs in self.extra.items() if name not in p}
@@ -237,22 +249,18 @@ class Method:
         return Carry(jnp.broadcast_to(z, (n, c.d_psi)), frames)
 
     def act(self, state: AgentState, clock: Any, carry: Carry, step: Step, key: Key, mode: str) -> tuple[Array, Carry, dict]:
-        p, net, obs = state.learned["params"], self.net, step.obs
+        p, obs = state.learned["params"], step.obs
         if self.config.frames > 1:
             obs = push_frame(jnp.asarray(carry.frames), obs, step.first)
             carry = carry._replace(frames=obs)
-        x = net.actor_sees(p, net.see(p, "phi", obs))
-        if net.noise:
-            return net.pi(p, x, carry.z, jax.random.normal(key, (x.shape[0], net.noise))), carry, {}
-        mean = net.pi(p, x, carry.z)
-        return (actor.drawn(mean, key, state.hyper["actor_std"]) if mode == "explore" else mean), carry, {}
+        return actor.taken(self.net, p, obs, carry.z, key, state.hyper["actor_std"], mode == "explore"), carry, {}
 
     # ------------------------------------------------------------------------------------------------------ learning
 
     def update(self, state: AgentState, clock: Clock, drawn: Any, key: Key) -> tuple[AgentState, Out]:
         h, old, net = state.hyper, state.learned, self.net
         k_shift, k_z, k_next, k_act = jax.random.split(key, 4)
-        batch = shifted(self.features.view(drawn, h), k_shift, self.config.pad)
+        batch = self.read(self.features.view(drawn, h), k_shift)
         given, here = self.given(old, batch, h, k_z, k_next)
 
         learner, own = self.split(old["params"])
@@ -260,9 +268,7 @@ class Method:
         chain = optimizer({name: h[self.rates[name]] for name in learner})
         learner, opt = apply_gradients(chain, learner, grads, old["opt"]["features"])
 
-        improve = jax.value_and_grad(actor.loss, has_aux=True)
-        (_, more), grads = improve(own, net, learner, here["phi"], batch, given.z, h, k_act)
-        own, own_opt = apply_gradients(self.actor_chain(h, own), own, grads, old["opt"]["actor"])
+        own, own_opt, more = self.improved(own, learner, old["opt"]["actor"], batch, given.z, h, k_act, here["phi"])
 
         params = {**learner, **own}
         psi, phi = net.psi(old["params"], here["psi"], given.mean), net.phi(old["params"], here["phi"])
@@ -294,9 +300,26 @@ class Method:
         known = watch.psi_eigenvalue_ratio > 0
         return Out({**metrics, "psi/eigenvalue_ratio": watch.psi_eigenvalue_ratio}, valid={"psi/eigenvalue_ratio": known})
 
-    def transitions(self, drawn: replay.Transitions, key: Key) -> Batch:
-        """Plain transitions as a batch, images shifted."""
-        return shifted(Batch(drawn.obs, drawn.action, drawn.next_obs, drawn.discount), key, self.config.pad)
+    def improved(
+        self, own: Params, learner: Params, opt: Any, batch: Batch, z: Array, h: dict[str, Array], key: Key, seen: Any = None
+    ) -> tuple[Params, Any, dict[str, Array]]:
+        """The actor after a step, its optimiser, and metrics; ``seen``: what the state encoder sees of the batch, where that is
+        known. Choices have no actor."""
+        if self.net.discrete:
+            return own, opt, {}
+        seen = self.net.see(learner, "phi", batch.obs) if seen is None else seen
+        improve = jax.value_and_grad(actor.loss, has_aux=True)
+        (_, metrics), grads = improve(own, self.net, learner, seen, batch, z, h, key)
+        own, opt = apply_gradients(self.actor_chain(h, own), own, grads, opt)
+        return own, opt, metrics
+
+    def read(self, batch: Batch, key: Key) -> Batch:
+        """Images shifted, and choices as vectors."""
+        if self.net.discrete:
+            one = lambda action: jax.nn.one_hot(action, self.net.actions)
+            more = {k: one(x) if k in ACTIONS else x for k, x in batch.more.items()}
+            batch = batch._replace(action=one(batch.action), more=more)
+        return shifted(batch, key, self.config.pad)
 
     # ----------------------------------------------------------------------------------------------------- inference
 

@@ -123,6 +123,7 @@ class Net:
     shared: bool = False  # one encoder for states and tasks
     blind: bool = False  # the predictor does not see z
     noise: int = 0  # entries of the actor's noise
+    discrete: bool = False  # actions are one of so many choices, here vectors with a single 1
 
     def see(self, p: Params, which: str, obs: Array) -> Array:
         """What an encoder ("phi" or "psi") is given: an observation, or its trunk's features of an image."""
@@ -144,22 +145,31 @@ class Net:
         """Successor features [H, ..., d_psi] of taking ``action`` at state features ``x``, then following z's policy."""
         return self.modules["predictor"].apply(p["predictor"], x, z[..., :0] if self.blind else z, action)
 
+    def values(self, p: Params, x: Array, z: Array, action: Array) -> Array:
+        """Q [H, ...] of z's own reward psi' z: on its scale, not that of a user's reward."""
+        return (self.predict(p, x, z, action) * z).sum(-1)
+
     def actor_sees(self, p: Params, h: Array) -> Array:
-        return self.phi(p, h) if self.config.actor_input == "phi" else h
+        return self.phi(p, h) if self.config.actor_input == "phi" or self.discrete else h
 
     def pi(self, p: Params, x: Array, z: Array, noise: Array | None = None) -> Array:
-        """Actions [..., m]: of a Gaussian actor its mean."""
+        """Actions [..., m]: of a Gaussian actor its mean; of choices that of the largest value, a mean over heads."""
+        if self.discrete:
+            each = jnp.broadcast_to(jnp.eye(self.actions), (*x.shape[:-1], self.actions, self.actions))
+            wide = lambda v: jnp.broadcast_to(v[..., None, :], (*v.shape[:-1], self.actions, v.shape[-1]))
+            return jax.nn.one_hot(self.values(p, wide(x), wide(z), each).mean(0).argmax(-1), self.actions)
         return self.modules["actor"].apply(p["actor"], x, z, z[..., :0] if noise is None else noise)
 
 
-def common(c: Config, actions: int, images: bool, shared: bool) -> dict[str, Any]:
-    """The networks that all methods have."""
+def common(c: Config, actions: int, images: bool, shared: bool, discrete: bool) -> dict[str, Any]:
+    """The networks that all methods have; choices need no actor."""
     psi = Encoder(c.psi_hidden, c.psi_layers, c.d_psi)
     modules: dict[str, Any] = {
         "psi": psi,
         "predictor": predictor(c, c.d_psi),
-        "actor": Actor(c.actor_hidden, c.actor_layers, actions),
     }
+    if not discrete:
+        modules["actor"] = Actor(c.actor_hidden, c.actor_layers, actions)
     if c.state_encoder and not shared:
         modules["phi"] = Encoder(c.phi_hidden, c.phi_layers, c.d_phi)
     if images:

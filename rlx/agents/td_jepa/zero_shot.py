@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rlx.agents.td_jepa import actor
 from rlx.agents.td_jepa import z as zs
 from rlx.agents.td_jepa.method import Carry, Method
 from rlx.agents.td_jepa.report import Report
@@ -166,8 +167,8 @@ class ZeroShot:
         return replace(agent, carry=carry, act=act)
 
     def act(self, obs: Any, z: Any, key: Key | int = 0, mode: str = "eval") -> np.ndarray:
-        """Actions [N, m] at observations [N, ...] for ``z`` [d] or [N, d]; ``key``, another one at each step, is for policies
-        that draw theirs: those of mode "explore", and flow actors.
+        """Actions [N, m], or choices [N], at observations [N, ...] for ``z`` [d] or [N, d]; ``key``, another one at each step,
+        is for policies that draw theirs: those of mode "explore", and flow actors.
 
         Raises:
             ValueError: observations or z have another shape, or the mode is unknown.
@@ -182,11 +183,7 @@ class ZeroShot:
         key = jax.random.key(key) if isinstance(key, int) else key
 
         def fn(p: Any, obs: Array, z: Array, key: Key, std: Array) -> Array:
-            x = net.actor_sees(p, net.see(p, "phi", obs))
-            if net.noise:
-                return net.pi(p, x, z, jax.random.normal(key, (x.shape[0], net.noise)))
-            mean = net.pi(p, x, z)
-            return mean if mode == "eval" else jnp.clip(mean + std * jax.random.normal(key, mean.shape), -1.0, 1.0)
+            return actor.taken(net, p, obs, z, key, std, mode == "explore")
 
         fn = self._act.setdefault(mode, jax.jit(fn))
         return np.asarray(fn(p, obs, z, key, self.state.hyper["actor_std"]))

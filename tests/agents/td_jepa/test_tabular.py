@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlx.agents.td_jepa import actor, losses
+from rlx.agents.td_jepa import losses
 from rlx.agents.td_jepa.config import Config
 from rlx.agents.td_jepa.features import Batch, Given
 from rlx.agents.td_jepa.features.base import predicted_next
 from rlx.agents.td_jepa.features.td_jepa import TdJepa
+from rlx.agents.td_jepa.networks import Net
 
 GAMMA, S = 0.9, 8
 close = np.testing.assert_allclose
@@ -137,6 +138,8 @@ class Table:
 
     config, noise, shared, blind = Config(), 0, False, False
 
+    values = Net.values
+
     def __init__(self, predict, back=None):
         self.predict = predict
         self.modules = {"back": SimpleNamespace(apply=back)}
@@ -167,7 +170,7 @@ def test_zero_shot_on_a_grid_is_the_shortest_way():
     @jax.jit
     def sweep(table, z):
         p = {**params, "predictor": table}
-        q = actor.values(net, p, all_pairs[0], z[None], all_pairs[1]).mean(0).reshape(25, 5)
+        q = net.values(p, all_pairs[0], z[None], all_pairs[1]).mean(0).reshape(25, 5)
         there = following.ravel()
         batch = Batch(rows, choices, there, jnp.full(125, GAMMA))
         x = Given(batch, jnp.broadcast_to(z, (125, 25)), q.argmax(-1)[there], there, there, p, jnp.zeros(25), h)

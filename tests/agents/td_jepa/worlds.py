@@ -1,4 +1,4 @@
-"""What the tests of the family learn from: the maze's rows at random, and a world that is seen in pictures."""
+"""What the tests of the family learn from: the maze's rows at random, a world that is seen in pictures, and one of choices."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rlx import replay
 from rlx.types import Env, Leaf, Spec, Step
 
 PICTURES = "pictures:dot"  # an environment of images, registered when this module is imported
+GRID = "grid:five"  # one whose actions are choices
 SMALL = {"d_phi": 6, "d_psi": 4, "phi_hidden": 8, "psi_hidden": 8, "predictor_hidden": 8, "actor_hidden": 8}
 SMALL |= {"flow_hidden": 8, "flow_layers": 2, "batch": 16, "inference": 64}
 SHORT = SMALL | {"updates": 8, "eval_every": 4, "per_cycle": 2, "eval_episodes": 2}
@@ -53,4 +54,24 @@ def make_pictures(repeat: int = 1, time_limit: int | None = None, size: int = 64
     return Env(PICTURES, spec, {}, reset, step)
 
 
+def make_grid(repeat: int = 1, time_limit: int | None = None) -> Env:
+    """Five places a side, the observation says which of the 25; choices: four moves and staying. Pays in the first."""
+    moves, limit = jnp.array([[0, 1], [0, -1], [1, 0], [-1, 0], [0, 0]]), time_limit or 12
+
+    def arrive(place, t, first=False):
+        number = place[0] * 5 + place[1]
+        return Step(jax.nn.one_hot(number, 25), jnp.float32(number == 0), jnp.bool_(False), t >= limit, jnp.bool_(first), {})
+
+    def reset(params, key):
+        place = jax.random.randint(key, (2,), 0, 5)
+        return (place, jnp.int32(0)), arrive(place, jnp.int32(0), True)._replace(reward=jnp.float32(0))
+
+    def step(params, state, action, key):
+        place, t = jnp.clip(state[0] + moves[action], 0, 4), state[1] + 1
+        return (place, t), arrive(place, t)
+
+    return Env(GRID, Spec(Leaf((25,)), Leaf((), np.int32, low=0, high=4), horizon=limit), {}, reset, step)
+
+
+rlx.envs.register(GRID, make_grid)
 rlx.envs.register(PICTURES, make_pictures)

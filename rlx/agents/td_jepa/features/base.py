@@ -15,6 +15,7 @@ from rlx.agents.td_jepa.networks import Net, Params
 from rlx.types import Array, Sampler
 
 SOURCE = "data"  # the name of the dataset in `rlx.types.Problem.data`
+ACTIONS = ("action", "following")  # what in `Batch.more` is an action
 
 
 class Batch(NamedTuple):
