@@ -21,8 +21,8 @@ def mean_interval(values: Any, digits: int = 4, each: str | None = None) -> dict
     return row | ({each: np.round(values, digits).tolist()} if each else {})
 
 
-def bars(rows: dict[str, dict[str, Any]], names: Sequence[str], path: Path) -> None:
-    """Returns, a group of bars for each of ``names``: what each row has of it, with its interval."""
+def bars(rows: dict[str, dict[str, Any]], names: Sequence[str], path: Path, what: str = "return") -> None:
+    """``what`` was found, a group of bars for each of ``names``: what each row has of it, with its interval."""
     figure = Figure(figsize=(max(7.0, 1.1 * len(names)), 3.8), layout="constrained")
     ax, width = figure.subplots(), 0.8 / len(rows)
     for i, (label, row) in enumerate(rows.items()):
@@ -32,6 +32,6 @@ def bars(rows: dict[str, dict[str, Any]], names: Sequence[str], path: Path) -> N
             if row[n]["interval"]:
                 ax.plot([x, x], row[n]["interval"], color="black", lw=0.8)
     ax.set_xticks(np.arange(len(names)), names, rotation=15)
-    ax.set_ylabel("return")
+    ax.set_ylabel(what)
     ax.legend(frameon=False, fontsize=8, ncols=2)
     figure.savefig(path, dpi=120)
