@@ -6,7 +6,7 @@
     python experiments/reproduce/td_jepa_uses.py --run-dir runs/maze --preset debug        # the same path at toy size
 
 The runs are those of ``td_jepa.py``, which is called for what is not there yet; give the same ``--seeds`` and ``--updates``.
-``goals``: 100 of them anywhere, from anywhere. ``pictures``: goals that are pictures, of one seed that sees nothing else.
+``goals``: 100 of them anywhere, from anywhere. ``pictures``: goals that are pictures, of three seeds that see nothing else.
 ``preferences``: pairs of segments, labelled by what they earned. ``composition``: rewards as SINDy-RL's regression finds them,
 asked for as they stand; the policy of one of them in C. Intervals are over seeds.
 ``results/td_jepa-PART.json`` has what is printed, ``results/td_jepa-PART.png`` shows it.
@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from tables import bars, mean_interval
-from td_jepa import ENV, REPEAT, made, parts, rlx
+from td_jepa import ENV, REPEAT, made, parts, rlx, seeds_of
 
 from rlx import envs, export, keys, load, replay
 from rlx.agents.td_jepa import ZeroShot
@@ -42,7 +42,8 @@ from rlx.types import PHYSICS
 EPISODES, LENGTH = 10, 50  # LENGTH: decisions of an episode of the data
 TASKS = list(maze.SCORES)
 RADII = (0.015, 0.05)  # m: where the reach tasks pay in full; half of a room's way to its corner
-SIDE, SEEN = 24, {"agent.batch": 128, "agent.pad": 0, "agent.updates": 2_500, "agent.eval-every": 2_500}  # of pictures
+SIDE, SEEN = 24, {"agent.batch": 128, "agent.pad": 0, "agent.updates": 5_000, "agent.eval-every": 5_000}  # of pictures
+FEW = 3  # seeds of what learns from pictures
 WRITTEN = "reach_top_right"  # the task whose policy becomes C
 UNITS = np.array([0.3, 0.3, 0.05, 0.05])  # m and m/s, in which the sparse regression sees observations
 
@@ -170,7 +171,8 @@ def pictures(args: argparse.Namespace) -> dict[str, Any]:
     look = {"pixels": "sdf", "image": SIDE, "grey": True, "state": False}
     options = [word for k, v in look.items() for word in ("--env-option", f"{k}={str(v).lower()}")]
     where = ["--env", ENV, "--repeat", REPEAT, *options]
-    data, folder = args.run_dir / "pictures.npz", args.run_dir / "pictures"
+    count, seeds = 100, min(args.seeds, FEW)
+    data, folder = args.run_dir / "pictures.npz", args.run_dir / f"pictures-{seeds}"
     if not data.exists():
         many = 5_000 if args.debug else 100_000
         how = ["--time-limit", LENGTH, "--env-option", "starts=uniform", "--mode", "random", "--streams", 100, "--steps", many]
@@ -182,21 +184,23 @@ def pictures(args: argparse.Namespace) -> dict[str, Any]:
             else ["--preset", "small", *(word for k, v in SEEN.items() for word in (f"--{k}", v))]
         )
         how = [*size, "--agent.features", "symmetric", "--data", data, "--no-video", "--no-progress"]
-        rlx("train", "td_jepa", *where, *how, "--run-dir", folder)
-    [ask], rows, count = asked(folder, 1).asks, replay.load(data).rows, 100
+        rlx("train", "td_jepa", *where, *how, *seeds_of(args)[:2], "--seeds", seeds, "--run-dir", folder)
+    asks, rows = asked(folder, seeds).asks, replay.load(data).rows
     which = np.random.default_rng(0).choice(len(rows.reward), count, replace=False)
     places = rows.info[PHYSICS][which, :2]
     ways = {"goal": False, "goal, scaled": True}
-    z = {way: np.stack([ask.infer_goal(rows.obs[i], scaled) for i in which]) for way, scaled in ways.items()}
-    play = player(ask.agent, count, False, starts="uniform", **look)
-    paths = {f"symmetric, {way}": play(ask.state, z[way]).place[None] for way in z}
+    play = player(asks[0].agent, count, False, starts="uniform", **look)
+    z = lambda ask, scaled: np.stack([ask.infer_goal(rows.obs[i], scaled) for i in which])
+    paths = {f"symmetric, {way}": np.stack([play(a.state, z(a, s)).place for a in asks]) for way, s in ways.items()}
     paths["random actions"] = player(None, count, starts="uniform")(None, None).place[None]
     draw_goals(
-        {k: np.linalg.norm(v[0, -1] - places, axis=-1) for k, v in paths.items()}, places, args.out / "td_jepa-pictures.png"
+        {k: np.linalg.norm(v[:, -1] - places, axis=-1).mean(0) for k, v in paths.items()},
+        places,
+        args.out / "td_jepa-pictures.png",
     )
     found = {name: reached(name, path, places) for name, path in paths.items()}
     return {
-        "seeds": 1,
+        "seeds": seeds,
         "updates": SEEN["agent.updates"],
         "goals": count,
         "radii": RADII,
