@@ -9,11 +9,12 @@ And how much of what a distractor costs comes back by adapting the encoder.
     python experiments/reproduce/repo.py --part control --preset debug --run-dir runs/repo      # the same path at toy size
 
 ``latent`` and ``constraint`` learn from 20 000 random decisions of the pendulum before a moving background. ``control`` trains
-on one bank of backgrounds and evaluates on another, all seeds as one program; what its file holds of other methods and
-backgrounds stays, and more ``--env-steps`` go on from what is there. ``adapt`` trains without a background, then adapts before
-one bank and evaluates before another. Pictures are 32 x 32 in grey; with ``--colour`` bodies are in colour before films that
-stay grey, as in the paper, and far easier to see (docs/methods/repo.md). What each part found is in
-``results/repo-<part>.json`` and ``.png``, in colour ``repo-<part>-colour``, of another ``--env`` with its name.
+on one bank of backgrounds and evaluates on another, all seeds as one program; ``--method`` names others too, without a part of
+RePo or with another objective; what its file holds of other methods and backgrounds stays, and more ``--env-steps`` go on from
+what is there. ``adapt`` trains without a background, then adapts before one bank and evaluates before another. Pictures are
+32 x 32 in grey; with ``--colour`` bodies are in colour before films that stay grey, as in the paper, and far easier to see
+(docs/methods/repo.md). What each part found is in ``results/repo-<part>.json`` and ``.png``, in colour
+``repo-<part>-colour``, of another ``--env`` with its name.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
+from tables import at_random
 
 from rlx import agents, envs, keys, replay
 from rlx.agents.repo import PRESETS
@@ -39,6 +41,10 @@ from rlx.types import Clock, Members, Problem, Row
 
 # of 16 entries of state three nats would be free of what a small picture says in all
 METHODS: dict[str, dict[str, Any]] = {"repo": {}, "dreamer": {**PRESETS["dreamer"], "free_nats": 0.1}}
+PARTS_OF: dict[str, dict[str, Any]] = {  # of RePo and Dreamer, one at a time; for ``control`` where --method names them
+    **{name: PRESETS[name] for name in ("no_bottleneck", "fixed_beta", "unbalanced", "recon_dual", "barlow")},
+    "tia": {**PRESETS["tia"], "free_nats": 0.1},
+}
 WAYS: dict[str, dict[str, Any]] = {  # of adapting
     "support": {},
     "distribution": {"how": "distribution"},
@@ -226,17 +232,29 @@ def control(given: argparse.Namespace) -> dict[str, Any]:
             steps = {} if debug else {"env_steps": given.env_steps, "eval_every": 5_000}
             size = PRESETS["debug" if debug else "tiny"]
             problem = Problem({"train": train, "eval": other})
-            agent = agents.make("repo", None, problem, **{**size, **METHODS[name], **steps, "probe.enabled": False})
+            own = {**METHODS, **PARTS_OF}[name]
+            agent = agents.make("repo", None, problem, **{**size, **own, **steps, "probe.enabled": False})
             folder = given.run_dir / f"{given.env.removeprefix('rlx:')}-{kind}-{name}-{given.seeds}{look_of(given)}"
             seeds = jnp.stack([keys.root(seed) for seed in range(given.seeds)])
             run(agent, problem, Members(seeds), folder, options=Options(progress=False))
-            curve = [line for line in logging.read(folder) if line["kind"] == "eval"]
+            lines = logging.read(folder)
+            curve = [line for line in lines if line["kind"] == "eval"]
             last = np.atleast_1d(curve[-1]["return_mean"])
             line = {"returns": last.tolist(), "mean": float(last.mean()), "interval": interval(last)}
+            line["model"] = late([line for line in lines if line["kind"] == "train" and "model/kl" in line])
             line["curve"] = [[e["env_steps"], np.atleast_1d(e["return_mean"]).tolist()] for e in curve]
             found[f"{name}, {kind}"] = line
             print(name, kind, line, flush=True)
+    acted = at_random(world(given.env, "none", given.repeat, colour=given.colour), 10 * given.seeds)
+    found["random actions"] = {"mean": float(acted.mean()), "interval": interval(acted)}
     return {**page, "found": dict(sorted(found.items()))}
+
+
+def late(lines: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Of each seed what the model was like over the last fifth of the updates."""
+    names = [k for k in ("model/kl", "model/reward_loss", "dual/beta") if k in lines[-1]]
+    fifth = lines[-max(1, len(lines) // 5) :]
+    return {k: np.mean([np.atleast_1d(line[k]) for line in fifth], 0).round(3).tolist() for k in names}
 
 
 # --------------------------------------------------------------------------------------------------------------- adaptation
@@ -309,7 +327,8 @@ def picture(part: str, page: dict[str, Any], path: Path) -> None:
         axes.plot(found["target_kl"], found["target_kl"], color="black", linewidth=0.8, linestyle="--")
         axes.set(xlabel="bound, nats", ylabel="divergence, nats")
     elif part == "control":
-        for name, line in found.items():
+        axes.axhline(found["random actions"]["mean"], color="black", linewidth=0.8, linestyle="--", label="random actions")
+        for name, line in ((name, line) for name, line in found.items() if "curve" in line):
             at, returns = [np.max(steps) for steps, _ in line["curve"]], np.array([x for _, x in line["curve"]])
             (drawn,) = axes.plot(at, returns.mean(1), "o-", markersize=3, label=name)
             bounds = [interval(x) or [float(x.mean())] * 2 for x in returns]
@@ -339,7 +358,7 @@ def main() -> int:
     parser.add_argument("--env", default="rlx:point-mass", help="seen, control, adapt")
     parser.add_argument("--repeat", type=int, default=4, help="seen, control, adapt: simulation steps of a decision")
     parser.add_argument("--kind", choices=KINDS, action="append", help="control: only these backgrounds")
-    parser.add_argument("--method", choices=METHODS, action="append", help="control: only these methods")
+    parser.add_argument("--method", choices=[*METHODS, *PARTS_OF], action="append", help="control: only these")
     parser.add_argument("--env-steps", type=int, default=30_000, help="control, adapt: of a run")
     parser.add_argument("--seeds", type=int, default=5, help="control, adapt")
     parser.add_argument("--colour", action="store_true", help="bodies in colour; films stay grey")

@@ -1,4 +1,4 @@
-"""What scripts beside this one share: numbers of seeds as rows of a table, and such rows as bars."""
+"""What scripts beside this one share: what uniform actions earn, numbers of seeds as rows of a table, and such rows as bars."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from rlx import keys
+from rlx.train.collect import collect, random
 from rlx.train.stats import estimate
+
+
+def at_random(env: Any, episodes: int) -> np.ndarray:
+    """Returns of uniform actions, [episodes]."""
+    found = collect(random(env.spec), env, episodes * env.spec.horizon, episodes, keys.root(0))
+    return np.array([float(e.reward.sum()) for e in found[:episodes]])
 
 
 def mean_interval(values: Any, digits: int = 4, each: str | None = None) -> dict[str, Any]:

@@ -24,14 +24,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from tables import bars, mean_interval
+from tables import at_random, bars, mean_interval
 
-from rlx import envs, keys, replay
+from rlx import envs, replay
 from rlx.agents.td_jepa.config import PRESETS
 from rlx.agents.td_jepa.features import METHODS
 from rlx.replay import datasets
 from rlx.train import logging
-from rlx.train.collect import collect, random
 
 HERE = Path(__file__).parent
 ENV, REPEAT = "rlx:pointmass-maze", 8
@@ -119,12 +118,6 @@ def td3(run_dir: Path, *words: Any) -> list[tuple[int, np.ndarray]]:
     rlx("train", "td3_bc", *words, *how, "--no-video", "--no-progress", "--run-dir", run_dir)
     lines = [line for line in logging.read(run_dir) if line["kind"] == "eval"]
     return [(int(np.max(line["updates"])), np.atleast_1d(line["return_mean"])) for line in lines]
-
-
-def at_random(env: Any, episodes: int) -> np.ndarray:
-    """Returns of uniform actions, [episodes]."""
-    found = collect(random(env.spec), env, episodes * env.spec.horizon, episodes, keys.root(0))
-    return np.array([float(e.reward.sum()) for e in found[:episodes]])
 
 
 def maze_of(task: str) -> Any:

@@ -23,8 +23,8 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-from tables import bars, mean_interval
-from td_jepa import ENV, REPEAT, at_random, made, maze_of, parts, rlx
+from tables import at_random, bars, mean_interval
+from td_jepa import ENV, REPEAT, made, maze_of, parts, rlx
 
 from rlx import keys, load
 from rlx.envs.control import pointmass_maze as maze

@@ -19,8 +19,8 @@ import os
 from pathlib import Path
 
 import numpy as np
-from tables import bars, mean_interval
-from td_jepa import at_random, flags, own_preset, rlx, seeds_of, td3, write_relabelled
+from tables import at_random, bars, mean_interval
+from td_jepa import flags, own_preset, rlx, seeds_of, td3, write_relabelled
 
 from rlx import envs, replay
 from rlx.agents.td_jepa.features import METHODS
