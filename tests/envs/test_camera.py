@@ -256,6 +256,26 @@ def test_cameras_of_a_model_lie_one_behind_another():
     np.testing.assert_array_equal(found[0], np.concatenate(found[1:], -1))
 
 
+@pytest.mark.slow
+def test_pictures_of_mjx_are_those_of_native_physics():
+    """Of the same angle, which the state beside the picture tells."""
+    vec = envs.batch(envs.make("mjx:pendulum-swingup", pixels="sdf", image=24, time_limit=4), 2)
+
+    @jax.jit
+    def played(key):
+        return vec.step(vec.params, vec.reset(vec.params, key)[0], jnp.full((2, 1), 0.9), key)[1]
+
+    step = played(keys.root(0))
+    model = tasks.get("pendulum-swingup").model()
+    view, data = MujocoView("pendulum-swingup", model, tasks.get("pendulum-swingup").camera), mujoco.MjData(model)
+    for picture, told in zip(np.asarray(step.obs["pixels"]), np.asarray(step.obs["state"]), strict=True):
+        data.qpos[0] = np.arctan2(told[1], told[0])
+        mujoco.mj_forward(model, data)
+        same = np.asarray(shot(view.scene, jax.tree.map(lambda x: x[0], view.poses_of([data])), (24, 24)).image)
+        assert picture.std() > 5 and np.abs(picture.astype(int) - same).max() <= 2
+    assert (step.obs["pixels"][0] != step.obs["pixels"][1]).any()
+
+
 # ------------------------------------------------------------------------------------------------------------------ OpenGL
 
 

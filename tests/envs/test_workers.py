@@ -15,6 +15,8 @@ from rlx import plugins
 from rlx.envs.side_by_side import side_by_side
 from rlx.keys import HostKey
 
+mujoco = pytest.importorskip("mujoco")  # after rlx, which chooses its renderer where there is no screen
+
 KEY = HostKey(np.array([[3, 4], [5, 6]], np.uint32), 3)  # two members of three streams
 
 
@@ -45,6 +47,21 @@ def test_workers_change_nothing(name, workers, options, ends):
     shared, vec, _ = play(rlx.envs.make(name, workers=workers, **options), ends)
     jax.tree.map(np.testing.assert_array_equal, alone, shared)
     vec.close()
+
+
+@pytest.mark.slow
+def test_workers_draw_pictures_too():
+    try:
+        mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 8, 8).close()
+    except Exception as error:
+        pytest.skip(f"no OpenGL: {error}")
+    options = {"pixels": "gl", "image": 16, "distractor": {"kind": "noise", "frames": 4}, "time_limit": 4}
+    alone, vec, _ = play(rlx.envs.make("dmc:cartpole-swingup", **options))
+    vec.close()
+    shared, vec, _ = play(rlx.envs.make("dmc:cartpole-swingup", workers=2, **options))
+    vec.close()
+    assert alone[0].obs["pixels"].shape == (6, 16, 16, 3) and (alone[0].obs["pixels"] != alone[1].obs["pixels"]).any()
+    jax.tree.map(np.testing.assert_array_equal, alone, shared)
 
 
 @pytest.mark.slow
