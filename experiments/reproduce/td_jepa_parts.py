@@ -40,12 +40,9 @@ SETTINGS = {
     "goals alone": {"agent.goal-share": 1},
     "no targets": {"agent.tau": 1},
     "pessimism 0.5": {"agent.pessimism": 0.5, "agent.actor-pessimism": 0.5},
-    "no state encoder": {"agent.state-encoder": "false"},
     "phi linear": {"agent.phi-layers": 0},
     "phi of 4 layers": {"agent.phi-layers": 4},
     "psi linear": {"agent.psi-layers": 0},
-    "psi of 4 layers": {"agent.psi-layers": 4},
-    "predictors of 3 layers": {"agent.predictor-layers": 3},
 }
 ADAPTED = ("reach_top_right", "square")
 PICTURES, UPDATES = 20, 200  # episodes of pictures, and updates on them
