@@ -12,10 +12,11 @@ from rlx import agents, keys, replay
 from rlx.agents.td_jepa import ZeroShot, actor
 from rlx.train import Options, run
 from rlx.train.collect import collect, random
-from rlx.types import Clock, Problem
-from tests.agents.td_jepa.worlds import GRID, SHORT
+from rlx.types import Problem
 
-CLOCK = Clock(*map(jnp.int32, (0, 0, 0)))
+from .test_agent import CLOCK, started
+from .worlds import GRID, SHORT
+
 PLACES = np.stack(np.meshgrid(range(5), range(5), indexing="ij"), -1).reshape(-1, 2)
 
 
@@ -28,8 +29,7 @@ def problem():
 
 def made(problem, **settings):
     agent = agents.make("td_jepa", None, problem, **{**SHORT, **settings})
-    state = jax.jit(agent.init)(jax.random.key(0), {k: jnp.float32(v) for k, v in agent.hyper.items()})
-    return agent, state
+    return agent, started(agent)
 
 
 @pytest.mark.slow
