@@ -4,11 +4,11 @@
     python experiments/reproduce/td_jepa_walker.py --run-dir runs/walker --method td_jepa --method random
     python experiments/reproduce/td_jepa_walker.py --run-dir runs/walker --preset debug # the same path at toy size
 
-Data: what random network distillation stored while it explored for 200 000 decisions of ``dmc:walker-walk``, with the physics,
-of which the rewards of all four tasks are computed; ExoRL's have 5 000 000 or more. A decision is four steps (``--repeat``). All seeds of a method are one program, are
-asked for all tasks by ``rlx zero_shot --tasks``, and are not trained again where they are there. ``td3`` is trained for each
-task on its rewards. ``results/td_jepa-walker.json`` holds returns with intervals over seeds, of what ran and of what it held
-of the same settings; ``results/td_jepa-walker.png`` shows them.
+Data: what random network distillation stored while it explored for 100 000 decisions of ``dmc:walker-walk``, with the physics,
+of which the rewards of all four tasks are computed; ExoRL's have 5 000 000 or more. A decision is four steps (``--repeat``).
+All seeds of a method are one program, are asked for all tasks by ``rlx zero_shot --tasks``, and are not trained again where they
+are there. ``td3`` is trained for each task on its rewards. ``results/td_jepa-walker.json`` holds returns with intervals over
+seeds, of what ran and of what it held of the same settings; ``results/td_jepa-walker.png`` shows them.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def per_task(data: Path, task: str, args: argparse.Namespace) -> np.ndarray:
 def main() -> int:
     parser = flags(__doc__, seeds=3, updates=10_000)
     parser.add_argument("--method", choices=[*METHODS, "td3"], action="append", help="only these; td3 is trained per task")
-    parser.add_argument("--steps", type=int, default=200_000, help="decisions of data")
+    parser.add_argument("--steps", type=int, default=100_000, help="decisions of data")
     parser.add_argument("--episodes", type=int, default=10, help="of each task and seed")
     parser.add_argument("--repeat", type=int, default=4, help="steps of the simulation in a decision")
     args = parser.parse_args()
