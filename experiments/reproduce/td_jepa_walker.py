@@ -7,8 +7,8 @@
 Data: what random network distillation stored while it explored for 100 000 decisions of ``dmc:walker-walk``, with the physics,
 of which the rewards of all four tasks are computed; ExoRL's have 5 000 000 or more. A decision is four steps (``--repeat``).
 All seeds of a method are one program, are asked for all tasks by ``rlx zero_shot --tasks``, and are not trained again where
-they are there. ``td3`` is trained for each task on its rewards. ``results/td_jepa-walker.json`` holds returns with intervals over
-seeds, of what ran and of what it held of the same settings; ``results/td_jepa-walker.png`` shows them.
+they are there. ``td3`` is trained for each task on its rewards. Returns with intervals over seeds are in
+``results/td_jepa-walker.json``, of what ran and of what it held of the same settings; ``td_jepa-walker.png`` shows them.
 """
 
 from __future__ import annotations
