@@ -42,6 +42,7 @@ GENERATORS = {"default_rng", "Generator", "SeedSequence", "BitGenerator", "PCG64
 GLOBAL_RANDOM: dict[str, str] = {
     "rlx/envs/gym.py": "suites that draw from it are reset under a seeded one, behind a lock",
     "benchmarks/sindy.py": "pysindy's ensembles draw from it",
+    "experiments/reproduce/td_jepa_ogbench.py": "OGBench plans what its arm does by it",
     "rlx/envs/dm_control.py": "dm_control's tasks take a RandomState of their own, no global one",
 }
 # A path of one machine, or of one person's: never in what is published.
