@@ -255,7 +255,6 @@ def test_what_took_long_is_kept_until_a_file_changes(tmp_path, monkeypatch):
 
 
 def test_a_film_is_read_in_order(tmp_path):
-    pytest.importorskip("imageio_ffmpeg")
     imageio.mimsave(tmp_path / "film.mp4", [np.full((32, 32, 3), 60 * k, np.uint8) for k in range(4)], fps=4)
     means = load_background(f"{tmp_path}/*.mp4", (16, 16)).reshape(4, -1).mean(1)
     np.testing.assert_allclose(means, [0, 60, 120, 180], atol=6)
