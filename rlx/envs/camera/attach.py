@@ -12,7 +12,6 @@ import numpy as np
 
 from rlx.envs import tasks
 from rlx.envs.camera import device, gl, host, plants
-from rlx.envs.camera.distractors import bank
 from rlx.envs.camera.mujoco import MujocoView
 from rlx.envs.camera.options import Pixels
 from rlx.envs.camera.picture import Look
@@ -69,10 +68,6 @@ def _task_looks(name: str, task: Any, pixels: Pixels) -> list[Look]:
     return [(on_floor(v.scene, pixels.floor), partial(v.pose, goal_geom=task.goal_geom)) for v in views]
 
 
-def _frames(pixels: Pixels) -> np.ndarray | None:
-    return None if pixels.distractor.kind == "none" else bank(pixels.distractor, pixels.size)
-
-
 # ------------------------------------------------------------------------------------------------------- on native physics
 
 Camera = Callable[[VecEnv], host.Shots]
@@ -92,11 +87,11 @@ def _native(name: str, task: Any, pixels: Pixels) -> Camera:
         return [(data, None) for data in state.data]
 
     if pixels.pixels == "sdf":
-        shots = host.rasteriser(pixels, _task_looks(name, task, pixels), positions, _frames(pixels))
+        shots = host.rasteriser(pixels, _task_looks(name, task, pixels), positions)
         return lambda made: shots
     open_camera = lambda: gl.GlCamera(name, task.model(), pixels, task.camera)
-    gl.shots_of(pixels, open_camera, data_of, None)  # what is wrong shows now
-    return lambda made: gl.shots_of(pixels, open_camera, data_of, _frames(pixels))
+    gl.shots_of(pixels, open_camera, data_of)  # what is wrong shows now
+    return lambda made: gl.shots_of(pixels, open_camera, data_of)
 
 
 def _of_streams(name: str, pixels: Pixels, read: Callable[[VecEnv, Any], list[tuple[Any, Any]]], made: VecEnv) -> host.Shots:
@@ -104,11 +99,11 @@ def _of_streams(name: str, pixels: Pixels, read: Callable[[VecEnv, Any], list[tu
     model = read(made, None)[0][1]
     at = lambda state: read(made, state)
     if pixels.pixels == "gl":
-        return gl.shots_of(pixels, lambda: gl.GlCamera(name, copy.deepcopy(model), pixels), at, _frames(pixels))
+        return gl.shots_of(pixels, lambda: gl.GlCamera(name, copy.deepcopy(model), pixels), at)
     views = [MujocoView(name, model, c) for c in pixels.cameras or (0,)]
     looks: list[Look] = [(on_floor(v.scene, pixels.floor), itemgetter(k)) for k, v in enumerate(views)]
     poses = lambda state: [v.poses_of([data for data, _ in at(state)]) for v in views]
-    return host.rasteriser(pixels, looks, poses, _frames(pixels))
+    return host.rasteriser(pixels, looks, poses)
 
 
 def _dm_control(made: Any, state: Any) -> list[tuple[Any, Any]]:

@@ -28,7 +28,6 @@ def with_pixels(env: Env, pixels: Pixels, looks: list[Look]) -> Env:
     episodes (but with ``redraw``), by the action repeat with each decision.
     """
     made, pictures = pixels.distractor, pictures_of(pixels, looks)
-    frames = () if made.kind == "none" else bank(made, pixels.size)
 
     def look(params: PyTree, state: Seen, step: Step) -> Step:
         """Of one stream, ``step`` with the former observation."""
@@ -58,7 +57,7 @@ def with_pixels(env: Env, pixels: Pixels, looks: list[Look]) -> Env:
     return replace(
         env,
         spec=pixels.spec(env.spec),
-        params={"env": env.params, "bank": frames},
+        params={"env": env.params, "bank": bank(made, pixels.size)},
         reset=reset,
         step=step,
         view=view,

@@ -88,9 +88,9 @@ class Bank(NamedTuple):
     blobs: np.ndarray
 
 
-def bank(made: Distractor, size: tuple[int, int]) -> np.ndarray:
-    """uint8 [F, H, W, 1 or 3]; kept, as all environments of one kind look at the same."""
-    return _bank(replace(made, mask=MASKS[0], redraw=False), size)
+def bank(made: Distractor, size: tuple[int, int]) -> np.ndarray | tuple[()]:
+    """uint8 [F, H, W, 1 or 3], and of "none" an empty tuple; kept, as all environments of one kind look at the same."""
+    return () if made.kind == "none" else _bank(replace(made, mask=MASKS[0], redraw=False), size)
 
 
 @lru_cache(maxsize=8)

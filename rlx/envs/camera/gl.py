@@ -105,24 +105,22 @@ def _gray(model: Any) -> None:
         model.mat_rgba[material, :3] = 1.0
 
 
-def shots_of(
-    pixels: Pixels, open_camera: Callable[[], GlCamera], read: Callable[[Any], list[tuple[Any, Any]]], frames: np.ndarray | None
-) -> Shots:
+def shots_of(pixels: Pixels, open_camera: Callable[[], GlCamera], read: Callable[[Any], list[tuple[Any, Any]]]) -> Shots:
     """The pictures of all streams, one after another: ``read(state)`` gives of each its data and, or None, its model."""
     open_camera().close()  # in the thread that renders another one is opened, with the first picture
     opened: list[GlCamera] = []
 
-    def take(state: Any, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def take(state: Any, at: np.ndarray, bank: Any) -> tuple[np.ndarray, np.ndarray]:
         if not opened:
             opened.append(open_camera())
         images, cleans = [], []
         for (data, model), now in zip(read(state), at, strict=True):
             clean, free = opened[0].shoot(data, model)
-            if frames is None:
+            if not len(bank):
                 images.append(np.concatenate(clean, -1))
             else:
                 mask = pixels.distractor.mask
-                composed = [behind(np, c, f, frames, now, mask) for c, f in zip(clean, free, strict=True)]
+                composed = [behind(np, c, f, bank, now, mask) for c, f in zip(clean, free, strict=True)]
                 images.append(np.concatenate(composed, -1))
             cleans.append(np.concatenate(clean, -1))
         return np.stack(images), np.stack(cleans)

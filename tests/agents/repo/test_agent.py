@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from rlx import agents, replay
 from rlx.agents.repo import behaviour, report, world
 from rlx.agents.repo.method import Method, Plan
 from rlx.agents.repo.networks import BEHAVIOUR, Net
+from rlx.envs.camera.stored import BACKGROUND
 from rlx.replay import Sequences
 from rlx.train import Options, logging, memory, run
 from rlx.types import Clock, Problem, Row
@@ -416,6 +418,18 @@ def test_which_frame_is_behind_is_found():
     wanted = bank[which].astype(float).reshape(5, 2, 4, 2, 4, 2).mean((3, 5)).reshape(5, 2, 16)
     np.testing.assert_allclose(report.background(env, seen), wanted, rtol=1e-5)
     assert report.background(problem().envs["train"], seen) is None
+
+
+@pytest.mark.parametrize("name", ["rlx:pendulum", "dmc:pendulum-swingup"])
+def test_the_frame_that_runs_behind_is_found(name):
+    """On a device and on the host."""
+    distractor = {"kind": "video", "frames": 40}
+    env = rlx.envs.make(name, pixels="sdf", image=32, grey=True, distractor=distractor, paired=True, stored="clean")
+    still = SimpleNamespace(carry=lambda *_: (), act=lambda s, t, carry, step, key, mode: (jnp.zeros((2, 1)), carry, {}))
+    rows = report.played(still, env, (), 2, 5)
+    shown = report.behind(env.params["bank"], rows.obs["pixels"])
+    np.testing.assert_array_equal(shown, rows.info[BACKGROUND] % 40)
+    assert report.background(env, rows.obs["pixels"]).shape == (5, 2, 16)
 
 
 # ---------------------------------------------------------------------------------------------- what can be, and what not
