@@ -274,8 +274,9 @@ def adapt(given: argparse.Namespace) -> dict[str, Any]:
         world(given.env, "video", given.repeat, held_out, paired=True, colour=given.colour) for held_out in (False, True)
     )
     preset, quiet = "debug" if given.preset == "debug" else "tiny", Options(progress=False)
+    networks = {**PRESETS[preset], "probe.enabled": False}
     steps = {} if given.preset == "debug" else {"env_steps": given.env_steps, "eval_every": given.env_steps}
-    few = agents.presets("repo_adapt")[preset]
+    few = {**agents.presets("repo_adapt")[preset], "repo.probe.enabled": False}
     returns: dict[str, list[float | None]] = {}
 
     def note(name: str, value: float | None, seed: int) -> None:
@@ -285,7 +286,7 @@ def adapt(given: argparse.Namespace) -> dict[str, Any]:
     for seed in range(given.seeds):
         folder = given.run_dir / f"adapt-{given.env.removeprefix('rlx:')}-{seed}{look_of(given)}"
         problem = Problem({"train": clean})
-        source = agents.make("repo", None, problem, **{**PRESETS[preset], **steps})
+        source = agents.make("repo", None, problem, **{**networks, **steps})
         learned = run(source, problem, keys.root(seed), folder / "clean", options=quiet).agent
         note("clean", evaluated(folder / "clean"), seed)
         data = stored(played(source, clean, learned, 20, sizes(given)[0], seed))
@@ -302,7 +303,7 @@ def adapt(given: argparse.Namespace) -> dict[str, Any]:
                 note("as it was", evaluated(place, "calibrate"), seed)
             note(name, evaluated(place, "adapt"), seed)
         problem, more = Problem({"train": film, "eval": other}), few["env_steps"] + PRESETS[preset]["prefill"]
-        agent = agents.make("repo", None, problem, **{**PRESETS[preset], "env_steps": more, "eval_every": more})
+        agent = agents.make("repo", None, problem, **{**networks, "env_steps": more, "eval_every": more})
         run(agent, problem, keys.root(seed), folder / "on", options=quiet, init_from=learned)
         note("RePo goes on", evaluated(folder / "on"), seed)
     found = {k: {"returns": v, "mean": float(np.mean(v)), "interval": interval(np.array(v))} for k, v in returns.items()}
