@@ -110,6 +110,8 @@ TINY: dict[str, Any] = {
     "init_beta": 3e-2,
     "least_beta": 3e-2,
     "beta_lr": 3e-2,
+    # and where pictures go on to tell more than the bound, it would rise until nothing else of the gradient is left
+    "most_beta": 3.0,
     "slow_value": 0.02,
 }
 PRESETS: dict[str, dict[str, Any]] = {
