@@ -341,9 +341,13 @@ def picture(part: str, page: dict[str, Any], path: Path) -> None:
         for i, bar in enumerate(bars):
             at = np.arange(len(found)) + 0.8 * ((i + 0.5) / len(bars) - 0.5)
             axes.bar(at, [line.get(bar, np.nan) for line in found.values()], 0.8 / len(bars), label=bar)
+            for x, line in zip(at, found.values(), strict=True):
+                if line.get("interval"):
+                    axes.plot([x, x], line["interval"], color="black", lw=0.8)
         axes.set_xticks(np.arange(len(found)), found, rotation=20)
         axes.set_ylabel("R^2 on unseen rows" if part in ("latent", "seen") else "return")
-        axes.legend(frameon=False)
+        if len(bars) > 1:
+            axes.legend(frameon=False)
     figure.savefig(path, dpi=120)
 
 
