@@ -315,7 +315,7 @@ def test_adroits_hand_is_seen_beside_its_forces(opengl):
     assert before.shape == (1, 32, 32, 3) and before.std() > 20 and step.obs["state"].shape == (1, 39)
     told = []
     for _ in range(5):
-        state, step = vec.step(None, state, np.ones((1, 28), np.float32), keys.HostKey.of(keys.root(0), 1))
+        state, step = vec.step(vec.params, state, np.ones((1, 28), np.float32), keys.HostKey.of(keys.root(0), 1))
         told.append((float(step.info["contact_force"][0]), bool(step.info["violation"][0])))
     assert 0.05 < (before != step.obs["pixels"]).mean() < 0.9
     assert all(broken == (force > 100) for force, broken in told) and any(broken for _, broken in told)

@@ -152,7 +152,7 @@ def test_two_cameras_see_the_puck_where_it_is():
     env = rlx.envs.make("rlx:push-lite", pixels="sdf", camera=["top", "right"], observe="proprio", image=64)
     assert env.spec.obs["pixels"].shape == (64, 64, 6) and env.spec.obs["state"].shape == (9,)
     vec = env.make(2, "stop")
-    state, step = vec.reset(None, HostKey.of(jax.random.key(0), 2))
+    state, step = vec.reset(vec.params, HostKey.of(jax.random.key(0), 2))
     puck = np.stack([d.qpos[3:5] for d in state.env.data])
     for image, place in zip(np.float64(step.obs["pixels"]), puck, strict=True):
         for k in (3, 0):
