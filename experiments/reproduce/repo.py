@@ -44,6 +44,7 @@ METHODS: dict[str, dict[str, Any]] = {"repo": {}, "dreamer": {**PRESETS["dreamer
 PARTS_OF: dict[str, dict[str, Any]] = {  # of RePo and Dreamer, one at a time; for ``control`` where --method names them
     **{name: PRESETS[name] for name in ("no_bottleneck", "fixed_beta", "unbalanced", "recon_dual", "barlow")},
     "tia": {**PRESETS["tia"], "free_nats": 0.1},
+    "unlimited": {"most_beta": 1e8},  # the multiplier, which `tiny` limits
 }
 WAYS: dict[str, dict[str, Any]] = {  # of adapting
     "support": {},
@@ -168,7 +169,7 @@ def constraint(given: argparse.Namespace) -> dict[str, Any]:
     bounds = np.array([0.5, 1.5, 4.0, 100.0])
     rows, _, updates = sizes(given)
     env = world("rlx:pendulum", "video", 4, colour=given.colour)
-    agent = agent_of(env, given, **{"probe.enabled": False, "most_beta": 1e8})  # as high as the bound asks for
+    agent = agent_of(env, given, **{**PARTS_OF["unlimited"], "probe.enabled": False})
     data = stored(random_rows(agent, env, rows, 20, 0))
     _, metrics = learned(agent, data, updates, {"target_kl": bounds})
     late = lambda name: metrics[name][-max(1, len(metrics[name]) // 5) :].mean(0).tolist()
