@@ -134,7 +134,8 @@ def picture(path: str) -> None:
     columns = []
     for name in [*(f"dmc:{n}" for n in names), "rlx:cartpole-swingup", "rlx:point-maze"]:
         column = []
-        for options in ({}, {"distractor": "video"}, {"distractor": {"kind": "video", "colour": True}, "floor": "gray"}):
+        floor = "stock" if name == "dmc:reacher-easy" or name.startswith("rlx:") else "gray"  # those are seen from above
+        for options in ({}, {"distractor": "video"}, {"distractor": {"kind": "video", "colour": True}, "floor": floor}):
             vec = envs.batch(envs.make(name, pixels="sdf", image=96, **options), 1)
             key = keys.root(4)
             state, step = vec.reset(vec.params, keys.HostKey.of(key, 1) if vec.host else key)

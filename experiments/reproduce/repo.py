@@ -9,12 +9,12 @@ And how much of what a distractor costs comes back by adapting the encoder.
     python experiments/reproduce/repo.py --part control --preset debug --run-dir runs/repo      # the same path at toy size
 
 ``latent`` and ``constraint`` learn from 20 000 random decisions of the pendulum before a moving background. ``control`` trains
-on one bank of backgrounds and evaluates on another, all seeds as one program; ``--method`` names others too, without a part of
-RePo or with another objective; what its file holds of other methods and backgrounds stays, and more ``--env-steps`` go on from
-what is there. ``adapt`` trains without a background, then adapts before one bank and evaluates before another. Pictures are
-32 x 32 in grey; with ``--colour`` bodies are in colour before films that stay grey, as in the paper, and far easier to see
-(docs/methods/repo.md). What each part found is in ``results/repo-<part>.json`` and ``.png``, in colour
-``repo-<part>-colour``, of another ``--env`` with its name.
+on one bank of backgrounds and evaluates on another, all seeds as one program; ``--method`` names others too: without a part of
+RePo, with another objective, or without a model to imagine in (DBC, DeepMDP). What its file holds of other methods and
+backgrounds stays, and more ``--env-steps`` go on from what is there. ``adapt`` trains without a background, then adapts before
+one bank and evaluates before another. Pictures are 32 x 32 in grey; with ``--colour`` bodies are in colour before films that
+stay grey, as in the paper, and far easier to see (docs/methods/repo.md). What each part found is in
+``results/repo-<part>.json`` and ``.png``, in colour ``repo-<part>-colour``, of another ``--env`` with its name.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ PARTS_OF: dict[str, dict[str, Any]] = {  # of RePo and Dreamer, one at a time; f
     "tia": {**PRESETS["tia"], "free_nats": 0.1},
     "unlimited": {"most_beta": 1e8},  # the multiplier, which `tiny` limits
 }
+FEATURES = ("dbc", "deepmdp")  # soft actor-critic on features, without a model to imagine in
 WAYS: dict[str, dict[str, Any]] = {  # of adapting
     "support": {},
     "distribution": {"how": "distribution"},
@@ -61,9 +62,9 @@ OPTIONS: dict[str, dict[str, Any]] = {"rlx:point-mass": {"margin": 20.0, "time_l
 CLOCK = Clock(*map(jnp.int32, (0, 0, 0)))
 
 
-def world(name: str, kind: str, repeat: int, held_out: bool = False, paired: bool = False, colour: bool = False) -> Any:
+def world(name: str, kind: str, repeat: int, held_out: bool = False, colour: bool = False, **more: Any) -> Any:
     block = {"kind": kind, "held_out": held_out}
-    look = {"pixels": "sdf", "image": SIZE, "grey": not colour, "distractor": block, "paired": paired}
+    look = {"pixels": "sdf", "image": SIZE, "grey": not colour, "distractor": block, **more}
     return envs.make(name, repeat=repeat, **look, **OPTIONS.get(name, {}))
 
 
@@ -220,21 +221,29 @@ def supervised(given: argparse.Namespace) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------------ control
 
 
+def learner(name: str, kind: str, given: argparse.Namespace) -> tuple[Any, Problem]:
+    """The method ``name``, and where it learns and is evaluated; banks there are other ones."""
+    alone = {"state": False} if name in FEATURES else {}  # the picture is then all that is observed
+    train, other = (world(given.env, kind, given.repeat, held_out, given.colour, **alone) for held_out in (False, True))
+    problem, debug = Problem({"train": train, "eval": other}), given.preset == "debug"
+    steps = {} if debug else {"env_steps": given.env_steps, "eval_every": 5_000}
+    if name in FEATURES:
+        method, own = "dbc", agents.presets("dbc").get(name, {})
+    else:
+        method, own = "repo", {**METHODS, **PARTS_OF}[name] | {"probe.enabled": False}
+    size = agents.presets(method)["debug" if debug else "tiny"]
+    return agents.make(method, None, problem, **{**size, **own, **steps}), problem
+
+
 def control(given: argparse.Namespace) -> dict[str, Any]:
-    """Returns of the last evaluation, [seeds], of each method before each kind of background; banks there are other ones."""
+    """Returns of the last evaluation, [seeds], of each method before each kind of background."""
     page = {"env": given.env, "repeat": given.repeat, "held_out_seed": HELD_OUT}
     path = stem_of(given).with_suffix(".json")
     old = json.loads(path.read_text()) if path.exists() else {}
     found = old["found"] if {k: old.get(k) for k in page} == page else {}
     for kind in given.kind or KINDS:
-        train, other = (world(given.env, kind, given.repeat, held_out, colour=given.colour) for held_out in (False, True))
         for name in given.method or METHODS:
-            debug = given.preset == "debug"
-            steps = {} if debug else {"env_steps": given.env_steps, "eval_every": 5_000}
-            size = PRESETS["debug" if debug else "tiny"]
-            problem = Problem({"train": train, "eval": other})
-            own = {**METHODS, **PARTS_OF}[name]
-            agent = agents.make("repo", None, problem, **{**size, **own, **steps, "probe.enabled": False})
+            agent, problem = learner(name, kind, given)
             folder = given.run_dir / f"{given.env.removeprefix('rlx:')}-{kind}-{name}-{given.seeds}{look_of(given)}"
             seeds = jnp.stack([keys.root(seed) for seed in range(given.seeds)])
             run(agent, problem, Members(seeds), folder, options=Options(progress=False))
@@ -242,7 +251,7 @@ def control(given: argparse.Namespace) -> dict[str, Any]:
             curve = [line for line in lines if line["kind"] == "eval"]
             last = np.atleast_1d(curve[-1]["return_mean"])
             line = {"returns": last.tolist(), "mean": float(last.mean()), "interval": interval(last)}
-            line["model"] = late([line for line in lines if line["kind"] == "train" and "model/kl" in line])
+            line["model"] = late([line for line in lines if line["kind"] == "train" and "model/reward_loss" in line])
             line["curve"] = [[e["env_steps"], np.atleast_1d(e["return_mean"]).tolist()] for e in curve]
             found[f"{name}, {kind}"] = line
             print(name, kind, line, flush=True)
@@ -364,7 +373,7 @@ def main() -> int:
     parser.add_argument("--env", default="rlx:point-mass", help="seen, control, adapt")
     parser.add_argument("--repeat", type=int, default=4, help="seen, control, adapt: simulation steps of a decision")
     parser.add_argument("--kind", choices=KINDS, action="append", help="control: only these backgrounds")
-    parser.add_argument("--method", choices=[*METHODS, *PARTS_OF], action="append", help="control: only these")
+    parser.add_argument("--method", choices=[*METHODS, *PARTS_OF, *FEATURES], action="append", help="control: only these")
     parser.add_argument("--env-steps", type=int, default=30_000, help="control, adapt: of a run")
     parser.add_argument("--seeds", type=int, default=5, help="control, adapt")
     parser.add_argument("--colour", action="store_true", help="bodies in colour; films stay grey")

@@ -21,6 +21,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rlx import keys
 from rlx.dynamics.env import Prediction
 from rlx.nn.distributions import Normal
 from rlx.nn.mlp import MLP, within
@@ -169,10 +170,13 @@ def drawn(normal: Normal, noise: Array) -> Array:
 
 class LatentDynamics(NamedTuple):
     """An `RSSM` as an `rlx.dynamics.Model`, for `rlx.dynamics.as_env`: observations are the features [H + S]. ``params`` are
-    {"rssm", "reward"}, the second those of the module ``reward``, from features to [..., 1]."""
+    {"rssm", "reward"}, the second those of the module ``reward``, from features to [..., 1]. ``goes_on``, with parameters
+    "continue": the module whose sigmoid is how likely the task goes on; where it does not, drawn, the model says so
+    (`Prediction.stopped`, for ``as_env(..., stop="terminate")``)."""
 
     rssm: RSSM
     reward: Any
+    goes_on: Any = None
 
     def begin(self, params: PyTree, key: Key) -> PyTree:
         return ()
@@ -181,7 +185,11 @@ class LatentDynamics(NamedTuple):
         latent = Latent(obs[: self.rssm.belief], obs[self.rssm.belief :])
         noise = jax.random.normal(key, latent.state.shape)
         new = self.rssm.imagine(params["rssm"], latent, action, noise).features
-        return Prediction(new, self.reward.apply(params["reward"], new)[..., 0])
+        reward = self.reward.apply(params["reward"], new)[..., 0]
+        if self.goes_on is None:
+            return Prediction(new, reward)
+        likely = jax.nn.sigmoid(self.goes_on.apply(params["continue"], new)[..., 0])
+        return Prediction(new, reward, ~jax.random.bernoulli(keys.fold(key, "continue"), likely), likely)
 
     def disagreement(self, params: PyTree, obs: Array, action: Array) -> Array:
         """One model has nobody to disagree with."""

@@ -135,3 +135,15 @@ def test_the_model_is_an_environment():
     new = MODEL.imagine(own["rssm"], latent, action, jax.random.normal(key, (3,)))
     np.testing.assert_allclose(step.obs, new.features, rtol=1e-5)
     np.testing.assert_allclose(step.reward, reward.apply(own["reward"], new.features)[0], rtol=1e-5)
+
+
+def test_imagined_tasks_end_as_often_as_the_model_says():
+    reward, goes_on = MLP((4, 1), "elu"), MLP((1,), "elu")
+    own = {"rssm": params(), "reward": reward.init(jax.random.key(1), jnp.zeros(7))}
+    likely = goes_on.init(jax.random.key(2), jnp.zeros(7))  # of nothing but its bias: goes on with a probability of .8
+    own["continue"] = jax.tree.map(lambda x: jnp.full_like(x, jnp.log(4.0)) if x.ndim == 1 else jnp.zeros_like(x), likely)
+    env = as_env(LatentDynamics(MODEL, reward, goes_on), own, draw(4, 3, 7), actions=2, horizon=4, stop="terminate")
+    state, _ = env.reset(env.params, jax.random.key(5))
+    steps = jax.vmap(lambda key: env.step(env.params, state, jnp.zeros(2), key)[1])(jax.random.split(jax.random.key(6), 1_000))
+    np.testing.assert_allclose(steps.terminated.mean(), 0.2, atol=0.04)  # three deviations
+    np.testing.assert_allclose(steps.info["score"], 0.8, rtol=1e-5)

@@ -330,6 +330,8 @@ def test_gray_floors_of_opengl_are_gray_and_stay(opengl):
     assert np.ptp(floor.astype(int), -1).max() <= 3
     np.testing.assert_array_equal(floor, step.obs["pixels"][0, -3:])
     vec.close()
+    with pytest.raises(ValueError, match="the ground fills the picture"):
+        envs.make("dmc:reacher-easy", pixels="gl", **options)
 
 
 def test_without_opengl_a_message_says_what_to_install(monkeypatch):
@@ -339,6 +341,9 @@ def test_without_opengl_a_message_says_what_to_install(monkeypatch):
     monkeypatch.setattr(mujoco, "Renderer", missing)
     with pytest.raises(ValueError, match="install EGL.*pixels='sdf' needs none"):
         envs.make("dmc:walker-walk", pixels="gl")
+
+
+FROM_ABOVE = ("rlx:cartpole-swingup", "dmc:reacher-easy", "mjx:reacher-easy")
 
 
 @pytest.mark.parametrize(
@@ -359,6 +364,7 @@ def test_without_opengl_a_message_says_what_to_install(monkeypatch):
         ("brax:fast", {"pixels": "sdf"}, "has no pixels"),
         ("rlx:pendulum", {"pixels": "gl"}, "give pixels='sdf'"),
         ("gym:CartPole-v1", {"pixels": "sdf"}, "no environment on MuJoCo"),
+        *((n, {"pixels": "sdf", "floor": "gray", "distractor": "noise"}, "give floor='stock'") for n in FROM_ABOVE),
     ],
 )
 def test_what_is_not_there_is_said_in_one_message(name, options, said):

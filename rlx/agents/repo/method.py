@@ -152,8 +152,9 @@ class Method:
             new, kept = apply_gradients(world.chain(name, h), own[name], grads[name], opt[name])
             own, opt = {**own, name: new}, {**opt, name: kept}
 
-        metrics = {**found.metrics, **norms, **acted, "dual/beta": beta, "dual/violation": violation}
-        metrics |= {"dual/active": violation > 0, "actor/grad_norm": world.norm(grads["actor"])}
+        metrics = {**found.metrics, **norms, **acted, "actor/grad_norm": world.norm(grads["actor"])}
+        dual = {"beta": world.price(net, beta, violation, h), "violation": violation, "active": violation > 0}
+        metrics |= {f"dual/{k}": v for k, v in dual.items()}
         statistics = {
             "updates": old["told"]["updates"] + 1,
             "active": old["told"]["active"] + (violation > 0),

@@ -15,7 +15,7 @@ from PIL import Image
 
 from rlx import files
 from rlx.agents.repo import losses
-from rlx.agents.repo.world import window
+from rlx.agents.repo.world import price, window
 from rlx.dynamics.rssm import Latent
 from rlx.envs import batch, begin, rollout
 from rlx.nn.pictures import pixels
@@ -126,10 +126,12 @@ def kept(env: Env | HostEnv, found: Look) -> dict[str, dict[str, float]]:
     """How well task state and background can be read off the posterior's means, and off all features."""
     inputs = {"posterior": found.posterior, "features": np.concatenate([found.belief, found.posterior], -1)}
     targets, obs = {}, found.rows.obs
-    if isinstance(obs, dict) and "state" in obs and obs["state"].ndim == 3:
-        targets["state"] = obs["state"][1:]
-    if isinstance(obs, dict) and "pixels" in obs:
-        behind = background(env, obs["pixels"][1:])
+    if isinstance(obs, dict) and "state" in obs:
+        leaves = [np.asarray(x[1:], np.float32) for x in jax.tree.leaves(obs["state"])]
+        targets["state"] = np.concatenate([x.reshape(*x.shape[:2], -1) for x in leaves], -1)
+    images = obs.get("pixels") if isinstance(obs, dict) else obs
+    if images is not None and getattr(images, "ndim", 0) == 5:
+        behind = background(env, images[1:])
         targets |= {} if behind is None else {"background": behind}
     return {name: {k: readable(x, y) for k, x in inputs.items()} for name, y in targets.items()}
 
@@ -173,7 +175,7 @@ class Report:
         steps = min(STEPS, max(self.env.spec.horizon or STEPS, SHOWN)) + 1
         found = look(self.method, state, played(self.method, self.env, state, STREAMS, steps))
         page = {
-            "beta": float(self.method.beta(state)),
+            "beta": float(price(self.method.net, self.method.beta(state), statistics["kl"] - target, state.hyper)),
             "kl": float(statistics["kl"]),
             "kl_of_the_policy": float(found.kl.mean()),
             "target_kl": target,

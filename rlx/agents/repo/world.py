@@ -54,9 +54,14 @@ def bottleneck(net: Net, filtered: Filtered, beta: Array, h: dict[str, Array]) -
         return jnp.maximum(each, h["free_nats"]).mean(), each.mean()
     kl = losses.divergence(filtered.posterior, filtered.prior, share).mean()
     violation = kl - h["target_kl"]
-    if c.bottleneck == "dual":
-        beta = jnp.minimum(beta * jnp.exp(h["beta_gain"] * violation), h["most_beta"])
-    return jax.lax.stop_gradient(beta) * violation, kl
+    return jax.lax.stop_gradient(price(net, beta, violation, h)) * violation, kl
+
+
+def price(net: Net, beta: Array, violation: Array, h: dict[str, Array]) -> Array:
+    """What a nat costs: the multiplier, and where it is learned its answer to the violation at once."""
+    if net.config.bottleneck != "dual":
+        return beta
+    return jnp.minimum(beta * jnp.exp(h["beta_gain"] * violation), h["most_beta"])
 
 
 def loss(p: Params, net: Net, w: Window, noise: Array, beta: Array, h: dict[str, Array]) -> tuple[Array, Loss]:

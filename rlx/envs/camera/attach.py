@@ -8,14 +8,16 @@ from functools import partial
 from operator import itemgetter
 from typing import Any
 
+import jax
 import numpy as np
 
 from rlx.envs import tasks
 from rlx.envs.camera import device, gl, host, plants
 from rlx.envs.camera.mujoco import MujocoView
 from rlx.envs.camera.options import Pixels
-from rlx.envs.camera.picture import Look
-from rlx.envs.camera.scene import on_floor
+from rlx.envs.camera.picture import Look, free
+from rlx.envs.camera.raster import draw
+from rlx.envs.camera.scene import Poses, Scene, on_floor
 from rlx.envs.control import mujoco_task
 from rlx.types import Env, HostEnv, VecEnv
 
@@ -58,14 +60,25 @@ def _looks(env: Env, name: str, task: Any, pixels: Pixels) -> list[Look]:
     scene, poses = plants.view(env)
     if set(pixels.cameras) - {0}:
         raise ValueError(f"{name} has no camera {pixels.camera!r}: it has one, which is camera 0; leave camera out.")
-    return [(on_floor(scene, pixels.floor), poses)] * max(len(pixels.cameras), 1)
+    scene = on_floor(scene, pixels.floor)
+    at_first = lambda: jax.tree.map(lambda x: x[None], poses(env.reset(env.params, jax.random.key(0))[0]))
+    _leave_room(name, pixels, scene, at_first)
+    return [(scene, poses)] * max(len(pixels.cameras), 1)
 
 
 def _task_looks(name: str, task: Any, pixels: Pixels) -> list[Look]:
     """Native or MJX: what is seen follows of the positions and the goal alone."""
     model = task.model()
     views = [MujocoView(name, model, c) for c in pixels.cameras or (task.camera,)]
-    return [(on_floor(v.scene, pixels.floor), partial(v.pose, goal_geom=task.goal_geom)) for v in views]
+    looks: list[Look] = [(on_floor(v.scene, pixels.floor), partial(v.pose, goal_geom=task.goal_geom)) for v in views]
+    for view, (scene, _) in zip(views, looks, strict=True):
+        _leave_room(name, pixels, scene, partial(view.poses, np, model.qpos0[None]))
+    return looks
+
+
+def _leave_room(name: str, pixels: Pixels, scene: Scene, poses: Callable[[], Poses]) -> None:
+    """As `Pixels.leave_room`, where the first of ``poses`` [N, ...] are."""
+    pixels.leave_room(name, lambda: free(scene, draw(scene, Poses(*(x[0] for x in poses())), (16, 16)).front))
 
 
 # ------------------------------------------------------------------------------------------------------- on native physics
@@ -102,6 +115,8 @@ def _of_streams(name: str, pixels: Pixels, read: Callable[[VecEnv, Any], list[tu
         return gl.shots_of(pixels, lambda: gl.GlCamera(name, copy.deepcopy(model), pixels), at)
     views = [MujocoView(name, model, c) for c in pixels.cameras or (0,)]
     looks: list[Look] = [(on_floor(v.scene, pixels.floor), itemgetter(k)) for k, v in enumerate(views)]
+    for view, (scene, _) in zip(views, looks, strict=True):
+        _leave_room(name, pixels, scene, partial(view.poses_of, [read(made, None)[0][0]]))
     poses = lambda state: [v.poses_of([data for data, _ in at(state)]) for v in views]
     return host.rasteriser(pixels, looks, poses)
 

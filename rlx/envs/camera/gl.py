@@ -6,6 +6,7 @@ On CPUs, where OpenGL runs in software, that is the difference between some 30 f
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,8 @@ class GlCamera:
         if pixels.floor == "gray":
             self.still[:-1] = False
         self.geom = int(mujoco.mjtObj.mjOBJ_GEOM)
+        for camera in self.cameras:
+            pixels.leave_room(name, partial(self._free_at_first, camera))
 
     def shoot(self, data: Any, like: Any = None) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Of each camera the image uint8 [H, W, C], and bool [H, W]: where no body is, False where nobody asks. ``like``: the
@@ -78,6 +81,15 @@ class GlCamera:
         self.renderer.disable_segmentation_rendering()
         number, kind = segmentation[..., 0], segmentation[..., 1]
         return np.where((kind == self.geom) | (number < 0), self.still[np.where(kind == self.geom, number, -1)], False)
+
+    def _free_at_first(self, camera: int) -> np.ndarray:
+        """`_free` as the model stands at first."""
+        import mujoco
+
+        data = mujoco.MjData(self.model)
+        mujoco.mj_forward(self.model, data)
+        self.renderer.update_scene(data, camera=camera)
+        return self._free()
 
     def close(self) -> None:
         self.renderer.close()

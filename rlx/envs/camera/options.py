@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -71,6 +71,14 @@ class Pixels:
         info = self.with_background(inner.info, LEAF)
         obs = self.observation(inner.obs)
         return replace(inner, obs=obs, info=info, task=Task(), tasks={}, native_obs=None, pack=self.pack)
+
+    def leave_room(self, name: str, free: Callable[[], Any]) -> None:
+        """Raises ValueError where a floor that stays leaves no pixel to the distractor; ``free()``: bool [H, W], those left."""
+        if self.floor == "gray" and self.distractor.kind != "none" and not free().any():
+            raise ValueError(
+                f"{name}: the ground fills the picture, so floor='gray', which stays, leaves nothing to the distractor: "
+                "give floor='stock', or another camera."
+            )
 
     def compose(self, image: Any, clean: Any, inner: PyTree) -> PyTree:
         """An observation of that spec."""

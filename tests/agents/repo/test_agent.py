@@ -105,9 +105,10 @@ def test_the_multiplier_may_answer_to_the_violation_at_once():
         h = {**state.hyper, **{k: jnp.float32(v) for k, v in own.items()}}
         p = {k: state.learned["params"][k] for k in method.net.world}
         value, found = world.loss(p, method.net, w, noise, jnp.float32(0.3), h)
-        return value, found.kl - 0.2
+        return value, found.kl - 0.2, world.price(method.net, jnp.float32(0.3), found.kl - 0.2, h)
 
-    (plain, violation), (more, _), (capped, _) = total(0.0, np.inf), total(2.0, np.inf), total(2.0, 0.31)
+    (plain, violation, beta), (more, _, risen), (capped, _, held) = total(0.0, np.inf), total(2.0, np.inf), total(2.0, 0.31)
+    np.testing.assert_allclose([beta, risen, held], [0.3, 0.3 * np.exp(2 * violation), 0.31], rtol=1e-5)
     assert violation > 0.05
     np.testing.assert_allclose(more - plain, 0.3 * (np.exp(2 * violation) - 1) * violation, rtol=1e-3)
     np.testing.assert_allclose(capped - plain, 0.01 * violation, rtol=2e-2)
@@ -160,8 +161,9 @@ def test_actor_and_value_learn_by_their_own_losses_and_the_model_by_neither():
         return said["critic/loss"] if name == "value" else total - said["critic/loss"]
 
     for name in BEHAVIOUR:
-        mine = jax.jit(jax.grad(part), static_argnums=2)(own, model, name)
+        mine, of_model = jax.jit(jax.grad(part, (0, 1)), static_argnums=2)(own, model, name)
         assert felt(mine) == {name}
+        assert name == "actor" or not felt(of_model)  # the actor's goes through the model, which does not move by it (below)
 
 
 @pytest.mark.slow
@@ -430,6 +432,22 @@ def test_the_frame_that_runs_behind_is_found(name):
     shown = report.behind(env.params["bank"], rows.obs["pixels"])
     np.testing.assert_array_equal(shown, rows.info[BACKGROUND] % 40)
     assert report.background(env, rows.obs["pixels"]).shape == (5, 2, 16)
+
+
+def test_states_of_several_parts_and_pictures_alone_are_read_off_too():
+    rng = np.random.default_rng(0)
+    bank = rng.integers(0, 256, (9, 8, 8, 1)).astype(np.uint8)
+    env = dataclasses.replace(problem().envs["train"], params={"env": {}, "bank": bank})
+    which, parts = rng.integers(0, 9, (61, 6)), {"a": rng.normal(size=(61, 6)), "b": rng.normal(size=(61, 6, 2))}
+    row = Row(*[getattr(rows(), k) for k in Row._fields])
+    known = np.concatenate([parts["a"][1:, :, None], parts["b"][1:]], -1)
+
+    def read(obs):
+        return report.kept(env, report.Look(row._replace(obs=obs), np.zeros((60, 6, 2)), known, np.zeros((60, 6)), None, None))
+
+    both = read({"pixels": bank[which], "state": parts})
+    assert set(both) == {"state", "background"} and both["state"]["posterior"] > 0.99 and both["background"]["posterior"] < 0.1
+    assert set(read(bank[which])) == {"background"} and not read(parts)
 
 
 # ---------------------------------------------------------------------------------------------- what can be, and what not
