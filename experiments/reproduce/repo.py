@@ -345,7 +345,7 @@ def picture(part: str, page: dict[str, Any], path: Path) -> None:
             bounds = [interval(x) or [float(x.mean())] * 2 for x in returns]
             axes.fill_between(at, *np.transpose(bounds), color=drawn.get_color(), alpha=0.15, lw=0)
         axes.set(xlabel="decisions", ylabel="return")
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     else:
         bars = {"latent": ("state", "blobs"), "seen": ("place",)}.get(part, ("mean",))
         for i, bar in enumerate(bars):
