@@ -138,7 +138,8 @@ def sizes(given: argparse.Namespace) -> tuple[int, int, int]:
 
 
 def latent(given: argparse.Namespace) -> dict[str, Any]:
-    """R^2 of ridge regressions on the posterior's means: of the pendulum's state, and of where the background's blobs are."""
+    """R^2 of ridge regressions on the posterior's means, and on those and the belief (all features): of the pendulum's state,
+    and of where the background's blobs are."""
     found: dict[str, Any] = {}
     rows, asked, updates = sizes(given)
     for kind in ("video", "none"):
@@ -154,12 +155,16 @@ def latent(given: argparse.Namespace) -> dict[str, Any]:
                 "kl": float(metrics["model/kl"][-5:].mean()),
                 "reward_loss": float(metrics["model/reward_loss"][-5:].mean()),
             }
-            line["state"] = readable(latents.posterior, fresh.obs["state"][1:])
+            targets = {"state": fresh.obs["state"][1:]}
             if kind == "video":
                 bank = np.asarray(env.params["bank"])
                 turn = 2 * np.pi * video(0, len(bank), (SIZE, SIZE)).blobs[behind(bank, fresh.obs["pixels"][1:])] / SIZE
                 places = np.concatenate([np.sin(turn), np.cos(turn)], -1)  # they go round the edges
-                line["blobs"] = readable(latents.posterior, places.reshape(*places.shape[:2], -1))
+                targets["blobs"] = places.reshape(*places.shape[:2], -1)
+            features = np.concatenate([latents.belief, latents.posterior], -1)
+            for target, values in targets.items():
+                line[target] = readable(latents.posterior, values)
+                line[f"{target} (features)"] = readable(features, values)
             found[f"{name}, {kind}"] = line
             print(name, kind, line, flush=True)
     return {"env": "rlx:pendulum", "rows": 20 * rows, "updates": updates, "found": found}
@@ -347,7 +352,7 @@ def picture(part: str, page: dict[str, Any], path: Path) -> None:
         axes.set(xlabel="decisions", ylabel="return")
         axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     else:
-        bars = {"latent": ("state", "blobs"), "seen": ("place",)}.get(part, ("mean",))
+        bars = {"latent": ("state", "state (features)", "blobs", "blobs (features)"), "seen": ("place",)}.get(part, ("mean",))
         for i, bar in enumerate(bars):
             at = np.arange(len(found)) + 0.8 * ((i + 0.5) / len(bars) - 0.5)
             axes.bar(at, [line.get(bar, np.nan) for line in found.values()], 0.8 / len(bars), label=bar)
