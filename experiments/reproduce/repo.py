@@ -161,10 +161,9 @@ def latent(given: argparse.Namespace) -> dict[str, Any]:
                 turn = 2 * np.pi * video(0, len(bank), (SIZE, SIZE)).blobs[behind(bank, fresh.obs["pixels"][1:])] / SIZE
                 places = np.concatenate([np.sin(turn), np.cos(turn)], -1)  # they go round the edges
                 targets["blobs"] = places.reshape(*places.shape[:2], -1)
-            features = np.concatenate([latents.belief, latents.posterior], -1)
             for target, values in targets.items():
                 line[target] = readable(latents.posterior, values)
-                line[f"{target} (features)"] = readable(features, values)
+                line[f"{target} (features)"] = readable(latents.features, values)
             found[f"{name}, {kind}"] = line
             print(name, kind, line, flush=True)
     return {"env": "rlx:pendulum", "rows": 20 * rows, "updates": updates, "found": found}

@@ -38,6 +38,11 @@ class Look(NamedTuple):
     decoded: np.ndarray | None  # uint8 [T, W, H, W, C] of what was seen, where there is a decoder of pictures
     imagined: np.ndarray | None  # and of what the model thought would come, having seen the first `SEEN`
 
+    @property
+    def features(self) -> np.ndarray:
+        """[T, W, H + S]."""
+        return np.concatenate([self.belief, self.posterior], -1)
+
 
 def played(agent: Any, env: Env | HostEnv, state: AgentState, streams: int, steps: int, seed: int = 0) -> Row:
     """Rows [steps, streams] of the policy as it explores, numpy."""
@@ -124,7 +129,7 @@ def background(env: Env | HostEnv, images: np.ndarray, blocks: int = 4) -> np.nd
 
 def kept(env: Env | HostEnv, found: Look) -> dict[str, dict[str, float]]:
     """How well task state and background can be read off the posterior's means, and off all features."""
-    inputs = {"posterior": found.posterior, "features": np.concatenate([found.belief, found.posterior], -1)}
+    inputs = {"posterior": found.posterior, "features": found.features}
     targets, obs = {}, found.rows.obs
     if isinstance(obs, dict) and "state" in obs:
         leaves = [np.asarray(x[1:], np.float32) for x in jax.tree.leaves(obs["state"])]

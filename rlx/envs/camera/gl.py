@@ -31,7 +31,7 @@ class GlCamera:
     def __init__(self, name: str, model: Any, pixels: Pixels, default: str | int = 0):
         import mujoco
 
-        self.model, self.pixels = model, pixels
+        self.name, self.model, self.pixels = name, model, pixels
         height, width = pixels.size
         given = pixels.cameras or (default,)
         self.cameras = [-1] if given == (0,) and not model.ncam else [camera_number(name, model, c) for c in given]
@@ -55,8 +55,6 @@ class GlCamera:
         if pixels.floor == "gray":
             self.still[:-1] = False
         self.geom = int(mujoco.mjtObj.mjOBJ_GEOM)
-        for camera in self.cameras:
-            pixels.leave_room(name, partial(self._free_at_first, camera))
 
     def shoot(self, data: Any, like: Any = None) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Of each camera the image uint8 [H, W, C], and bool [H, W]: where no body is, False where nobody asks. ``like``: the
@@ -82,8 +80,12 @@ class GlCamera:
         number, kind = segmentation[..., 0], segmentation[..., 1]
         return np.where((kind == self.geom) | (number < 0), self.still[np.where(kind == self.geom, number, -1)], False)
 
+    def leave_room(self) -> None:
+        """As `Pixels.leave_room`, where the model stands at first."""
+        for camera in self.cameras:
+            self.pixels.leave_room(self.name, partial(self._free_at_first, camera))
+
     def _free_at_first(self, camera: int) -> np.ndarray:
-        """`_free` as the model stands at first."""
         import mujoco
 
         data = mujoco.MjData(self.model)
@@ -119,7 +121,11 @@ def _gray(model: Any) -> None:
 
 def shots_of(pixels: Pixels, open_camera: Callable[[], GlCamera], read: Callable[[Any], list[tuple[Any, Any]]]) -> Shots:
     """The pictures of all streams, one after another: ``read(state)`` gives of each its data and, or None, its model."""
-    open_camera().close()  # in the thread that renders another one is opened, with the first picture
+    first = open_camera()  # in the thread that renders another one is opened, with the first picture
+    try:
+        first.leave_room()
+    finally:
+        first.close()
     opened: list[GlCamera] = []
 
     def take(state: Any, at: np.ndarray, bank: Any) -> tuple[np.ndarray, np.ndarray]:
