@@ -137,9 +137,16 @@ def sizes(given: argparse.Namespace) -> tuple[int, int, int]:
     return (30, 12, 50) if given.preset == "debug" else (given.rows // 20, 200, given.updates)
 
 
+def coordinates(state: np.ndarray) -> dict[str, np.ndarray]:
+    """Of states of the pendulum what goes by the side that it is on, and what does not: in a mirror, where sine and rate have
+    the other sign, its rewards are the same, now and later."""
+    cosine, sine, rate = np.split(state, 3, -1)
+    return {"cosine": cosine, "sine": sine, "rate": rate, "rate^2": rate**2, "sine rate": sine * rate}
+
+
 def latent(given: argparse.Namespace) -> dict[str, Any]:
     """R^2 of ridge regressions on the posterior's means, and on those and the belief (all features): of the pendulum's state,
-    and of where the background's blobs are."""
+    the mean and by `coordinates`, and of where the background's blobs are."""
     found: dict[str, Any] = {}
     rows, asked, updates = sizes(given)
     for kind in ("video", "none"):
@@ -155,7 +162,7 @@ def latent(given: argparse.Namespace) -> dict[str, Any]:
                 "kl": float(metrics["model/kl"][-5:].mean()),
                 "reward_loss": float(metrics["model/reward_loss"][-5:].mean()),
             }
-            targets = {"state": fresh.obs["state"][1:]}
+            targets = {"state": fresh.obs["state"][1:], **coordinates(fresh.obs["state"][1:])}
             if kind == "video":
                 bank = np.asarray(env.params["bank"])
                 turn = 2 * np.pi * video(0, len(bank), (SIZE, SIZE)).blobs[behind(bank, fresh.obs["pixels"][1:])] / SIZE
