@@ -10,7 +10,7 @@ And how much of what a distractor costs comes back by adapting the encoder.
 
 ``latent`` and ``constraint`` learn from 20 000 random decisions of the pendulum before a moving background. ``control`` trains
 on one bank of backgrounds and evaluates on another, all seeds as one program; ``--method`` names others too: without a part of
-RePo, with another objective, or without a model to imagine in (DBC, DeepMDP). What its file holds of other methods and
+RePo, with another objective, or without a model to imagine in (DBC, DeepMDP). What a file holds of other methods and
 backgrounds stays, and more ``--env-steps`` go on from what is there. ``adapt`` trains without a background, then adapts before
 one bank and evaluates before another. Pictures are 32 x 32 in grey; with ``--colour`` bodies are in colour before films that
 stay grey, as in the paper, and far easier to see (docs/methods/repo.md). What each part found is in
@@ -59,6 +59,7 @@ KINDS = ("none", "video", "shuffled", "noise")
 SIZE = 32
 # rewards all over the square, and episodes that end soon after the middle is reached
 OPTIONS: dict[str, dict[str, Any]] = {"rlx:point-mass": {"margin": 20.0, "time_limit": 50}}
+WATCHED = ("model/kl", "dual/beta", "dual/active", "model/reward_loss")
 CLOCK = Clock(*map(jnp.int32, (0, 0, 0)))
 
 
@@ -75,7 +76,14 @@ def look_of(given: argparse.Namespace) -> str:
 def stem_of(given: argparse.Namespace) -> Path:
     """Where what a part found is written, without a suffix; of each environment in a file of its own."""
     env = "" if given.env == "rlx:point-mass" else "-" + given.env.replace(":", "-")
-    return given.out / f"repo-{given.part}{env}{look_of(given)}"
+    return given.out / f"repo-{given.part}{env}{look_of(given)}{'-debug' if given.preset else ''}"
+
+
+def kept(given: argparse.Namespace, page: dict[str, Any]) -> dict[str, Any]:
+    """What the part's file holds of earlier runs, where they were of the same ``page``."""
+    path = stem_of(given).with_suffix(".json")
+    old = json.loads(path.read_text()) if path.exists() else {}
+    return old["found"] if {k: old.get(k) for k in page} == page else {}
 
 
 def agent_of(env: Any, given: argparse.Namespace, **settings: Any) -> Any:
@@ -177,19 +185,20 @@ def latent(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def constraint(given: argparse.Namespace) -> dict[str, Any]:
-    """The divergence over the last fifth of the updates, for several bounds, and without a bound."""
+    """The divergence over the last fifth of the updates, for several bounds, and without a bound; with its gradient split
+    between prior and posterior, as RePo does, and not split."""
     bounds = np.array([0.5, 1.5, 4.0, 100.0])
     rows, _, updates = sizes(given)
-    env = world("rlx:pendulum", "video", 4, colour=given.colour)
-    agent = agent_of(env, given, **{**PARTS_OF["unlimited"], "probe.enabled": False})
-    data = stored(random_rows(agent, env, rows, 20, 0))
-    _, metrics = learned(agent, data, updates, {"target_kl": bounds})
-    late = lambda name: metrics[name][-max(1, len(metrics[name]) // 5) :].mean(0).tolist()
-    found = {
-        "target_kl": bounds.tolist(),
-        **{k: late(k) for k in ("model/kl", "dual/beta", "dual/active", "model/reward_loss")},
-    }
-    return {"env": "rlx:pendulum, video", "rows": 20 * rows, "updates": updates, "found": found}
+    page = {"env": "rlx:pendulum, video", "rows": 20 * rows, "updates": updates}
+    found, env = kept(given, page), world("rlx:pendulum", "video", 4, colour=given.colour)
+    for name in given.method or ("repo", "unbalanced"):
+        own = {**PARTS_OF["unlimited"], **{**METHODS, **PARTS_OF}[name]}
+        agent = agent_of(env, given, **{**own, "probe.enabled": False})
+        data = stored(random_rows(agent, env, rows, 20, 0))
+        metrics = learned(agent, data, updates, {"target_kl": bounds})[1]
+        late = {k: x[-max(1, len(x) // 5) :].mean(0).tolist() for k, x in metrics.items() if k in WATCHED}
+        found[name] = {"target_kl": bounds.tolist(), **late}
+    return {**page, "found": found}
 
 
 def supervised(given: argparse.Namespace) -> dict[str, Any]:
@@ -249,9 +258,7 @@ def learner(name: str, kind: str, given: argparse.Namespace) -> tuple[Any, Probl
 def control(given: argparse.Namespace) -> dict[str, Any]:
     """Returns of the last evaluation, [seeds], of each method before each kind of background."""
     page = {"env": given.env, "repeat": given.repeat, "held_out_seed": HELD_OUT}
-    path = stem_of(given).with_suffix(".json")
-    old = json.loads(path.read_text()) if path.exists() else {}
-    found = old["found"] if {k: old.get(k) for k in page} == page else {}
+    found = kept(given, page)
     for kind in given.kind or KINDS:
         for name in given.method or METHODS:
             agent, problem = learner(name, kind, given)
@@ -345,9 +352,11 @@ def picture(part: str, page: dict[str, Any], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
     found = page["found"]
     if part == "constraint":
-        axes.loglog(found["target_kl"], found["model/kl"], "o-")
-        axes.plot(found["target_kl"], found["target_kl"], color="black", linewidth=0.8, linestyle="--")
+        for name, line in found.items():
+            axes.loglog(line["target_kl"], line["model/kl"], "o-", label=name)
+            axes.plot(line["target_kl"], line["target_kl"], color="black", linewidth=0.8, linestyle="--")
         axes.set(xlabel="bound, nats", ylabel="divergence, nats")
+        axes.legend(frameon=False)
     elif part == "control":
         axes.axhline(found["random actions"]["mean"], color="black", linewidth=0.8, linestyle="--", label="random actions")
         for name, line in ((name, line) for name, line in found.items() if "curve" in line):
@@ -384,13 +393,16 @@ def main() -> int:
     parser.add_argument("--env", default="rlx:point-mass", help="seen, control, adapt")
     parser.add_argument("--repeat", type=int, default=4, help="seen, control, adapt: simulation steps of a decision")
     parser.add_argument("--kind", choices=KINDS, action="append", help="control: only these backgrounds")
-    parser.add_argument("--method", choices=[*METHODS, *PARTS_OF, *FEATURES], action="append", help="control: only these")
+    methods = [*METHODS, *PARTS_OF, *FEATURES]
+    parser.add_argument("--method", choices=methods, action="append", help="control, constraint: only these")
     parser.add_argument("--env-steps", type=int, default=30_000, help="control, adapt: of a run")
     parser.add_argument("--seeds", type=int, default=5, help="control, adapt")
     parser.add_argument("--colour", action="store_true", help="bodies in colour; films stay grey")
     parser.add_argument("--preset", choices=("debug",))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     given = parser.parse_args()
+    if given.part == "constraint" and set(given.method or ()) & set(FEATURES):
+        parser.error(f"--part constraint: {' and '.join(FEATURES)} have no divergence; take one of {', '.join(methods[:-2])}.")
     page = PARTS[given.part](given)
     given.out.mkdir(parents=True, exist_ok=True)
     stem = stem_of(given)

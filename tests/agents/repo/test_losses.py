@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -150,6 +151,30 @@ def test_dual_ascent_finds_the_multiplier_of_a_bottleneck_that_has_a_closed_form
     np.testing.assert_allclose(np.exp(2 * p["log_s"]), 0.3679, rtol=0.03)
     np.testing.assert_allclose(p["a"] ** 2, 1 - 0.3679, rtol=0.03)
     np.testing.assert_allclose(found, beta, rtol=0.03)
+
+
+@pytest.mark.parametrize(("share", "kept"), [(SHARE, True), (0.5, False), (None, False)])
+def test_a_prior_that_goes_farther_than_the_posterior_keeps_what_predicts_itself(share, kept):
+    """x' = 0.95 x + sqrt(1 - 0.95^2) N(0, 1), which nothing rewards, by states of N(a x, s^2) and a prior of N(m state, p^2).
+    The prior's share of the gradient asks a state to tell of the next one, k times as loud as what that costs: it comes to
+    rest at s^2 (1 + k m^2) = p^2, where a state keeps log(1 + k m^2) / 2 nats, whatever their price. For k <= 1 none."""
+    x, moved, noise = jnp.float32(list(itertools.product((1, -1), repeat=3))).T  # the mean squares are those of N(0, 1)
+    after = 0.95 * x + (1 - 0.95**2) ** 0.5 * moved
+
+    def loss(p):
+        before = p["a"] * x + jnp.exp(p["log_s"]) * noise
+        gaussian = lambda mean, log_std: Normal(mean[:, None], jnp.broadcast_to(log_std, (8, 1)))
+        return losses.divergence(gaussian(p["a"] * after, p["log_s"]), gaussian(p["m"] * before, p["log_p"]), share).mean()
+
+    start = {k: jnp.float32(v) for k, v in {"a": 1.0, "log_s": -1.2, "m": 0.9, "log_p": 0.0}.items()}
+    down = lambda p, _: (jax.tree.map(lambda x, slope: x - 0.05 * slope, p, jax.grad(loss)(p)), None)
+    p = jax.jit(lambda p: jax.lax.scan(down, p, None, 4_000)[0])(start)
+    if kept:
+        np.testing.assert_allclose(np.exp(2 * (p["log_p"] - p["log_s"])), 1 + 5 * p["m"] ** 2, rtol=1e-4)
+        np.testing.assert_allclose(loss(p), np.log(1 + 5 * p["m"] ** 2) / 2, rtol=1e-4)
+        np.testing.assert_allclose(loss(p), 0.8304, rtol=1e-3)
+    else:
+        np.testing.assert_allclose(loss(p), 0, atol=1e-4)
 
 
 @pytest.mark.parametrize(("reconstructs", "of_y", "kl"), [(False, 0.0, 1.1513), (True, 0.9487, 2.3026)])
