@@ -41,11 +41,12 @@ from rlx.types import Clock, Members, Problem, Row
 
 # of 16 entries of state three nats would be free of what a small picture says in all
 METHODS: dict[str, dict[str, Any]] = {"repo": {}, "dreamer": {**PRESETS["dreamer"], "free_nats": 0.1}}
-PARTS_OF: dict[str, dict[str, Any]] = {  # of RePo and Dreamer, one at a time; for ``control`` where --method names them
+PARTS_OF: dict[str, dict[str, Any]] = {  # of RePo and Dreamer, one at a time; where --method names them
     **{name: PRESETS[name] for name in ("no_bottleneck", "fixed_beta", "unbalanced", "recon_dual", "barlow")},
     "tia": {**PRESETS["tia"], "free_nats": 0.1},
     "unlimited": {"most_beta": 1e8},  # the multiplier, which `tiny` limits
 }
+SETTINGS = {name: {**own, "probe.enabled": False} for name, own in {**METHODS, **PARTS_OF}.items()}
 FEATURES = ("dbc", "deepmdp")  # soft actor-critic on features, without a model to imagine in
 WAYS: dict[str, dict[str, Any]] = {  # of adapting
     "support": {},
@@ -155,12 +156,13 @@ def coordinates(state: np.ndarray) -> dict[str, np.ndarray]:
 def latent(given: argparse.Namespace) -> dict[str, Any]:
     """R^2 of ridge regressions on the posterior's means, and on those and the belief (all features): of the pendulum's state,
     the mean and by `coordinates`, and of where the background's blobs are."""
-    found: dict[str, Any] = {}
     rows, asked, updates = sizes(given)
-    for kind in ("video", "none"):
+    page = {"env": "rlx:pendulum", "rows": 20 * rows, "updates": updates}
+    found = kept(given, page)
+    for kind in given.kind or ("video", "none"):
         env = world("rlx:pendulum", kind, 4, colour=given.colour)
-        for name, own in METHODS.items():
-            agent = agent_of(env, given, **{**own, "probe.enabled": False})
+        for name in given.method or METHODS:
+            agent = agent_of(env, given, **SETTINGS[name])
             data = stored(random_rows(agent, env, rows, 20, 0))
             states, metrics = learned(agent, data, updates, {})
             state = jax.tree.map(lambda x: x[0], states)
@@ -181,7 +183,7 @@ def latent(given: argparse.Namespace) -> dict[str, Any]:
                 line[f"{target} (features)"] = readable(latents.features, values)
             found[f"{name}, {kind}"] = line
             print(name, kind, line, flush=True)
-    return {"env": "rlx:pendulum", "rows": 20 * rows, "updates": updates, "found": found}
+    return {**page, "found": dict(sorted(found.items()))}
 
 
 def constraint(given: argparse.Namespace) -> dict[str, Any]:
@@ -192,8 +194,7 @@ def constraint(given: argparse.Namespace) -> dict[str, Any]:
     page = {"env": "rlx:pendulum, video", "rows": 20 * rows, "updates": updates}
     found, env = kept(given, page), world("rlx:pendulum", "video", 4, colour=given.colour)
     for name in given.method or ("repo", "unbalanced"):
-        own = {**PARTS_OF["unlimited"], **{**METHODS, **PARTS_OF}[name]}
-        agent = agent_of(env, given, **{**own, "probe.enabled": False})
+        agent = agent_of(env, given, **{**PARTS_OF["unlimited"], **SETTINGS[name]})
         data = stored(random_rows(agent, env, rows, 20, 0))
         metrics = learned(agent, data, updates, {"target_kl": bounds})[1]
         late = {k: x[-max(1, len(x) // 5) :].mean(0).tolist() for k, x in metrics.items() if k in WATCHED}
@@ -250,7 +251,7 @@ def learner(name: str, kind: str, given: argparse.Namespace) -> tuple[Any, Probl
     if name in FEATURES:
         method, own = "dbc", agents.presets("dbc").get(name, {})
     else:
-        method, own = "repo", {**METHODS, **PARTS_OF}[name] | {"probe.enabled": False}
+        method, own = "repo", SETTINGS[name]
     size = agents.presets(method)["debug" if debug else "tiny"]
     return agents.make(method, None, problem, **{**size, **own, **steps}), problem
 
@@ -392,17 +393,17 @@ def main() -> int:
     parser.add_argument("--updates", type=int, default=3_000, help="latent, constraint")
     parser.add_argument("--env", default="rlx:point-mass", help="seen, control, adapt")
     parser.add_argument("--repeat", type=int, default=4, help="seen, control, adapt: simulation steps of a decision")
-    parser.add_argument("--kind", choices=KINDS, action="append", help="control: only these backgrounds")
-    methods = [*METHODS, *PARTS_OF, *FEATURES]
-    parser.add_argument("--method", choices=methods, action="append", help="control, constraint: only these")
+    parser.add_argument("--kind", choices=KINDS, action="append", help="latent, control: only these backgrounds")
+    methods = [*SETTINGS, *FEATURES]
+    parser.add_argument("--method", choices=methods, action="append", help="latent, constraint, control: only these")
     parser.add_argument("--env-steps", type=int, default=30_000, help="control, adapt: of a run")
     parser.add_argument("--seeds", type=int, default=5, help="control, adapt")
     parser.add_argument("--colour", action="store_true", help="bodies in colour; films stay grey")
     parser.add_argument("--preset", choices=("debug",))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     given = parser.parse_args()
-    if given.part == "constraint" and set(given.method or ()) & set(FEATURES):
-        parser.error(f"--part constraint: {' and '.join(FEATURES)} have no divergence; take one of {', '.join(methods[:-2])}.")
+    if given.part != "control" and set(given.method or ()) & set(FEATURES):
+        parser.error(f"--part {given.part}: {' and '.join(FEATURES)} have no latent; take one of {', '.join(methods[:-2])}.")
     page = PARTS[given.part](given)
     given.out.mkdir(parents=True, exist_ok=True)
     stem = stem_of(given)
