@@ -60,6 +60,7 @@ KINDS = ("none", "video", "shuffled", "noise")
 SIZE = 32
 # rewards all over the square, and episodes that end soon after the middle is reached
 OPTIONS: dict[str, dict[str, Any]] = {"rlx:point-mass": {"margin": 20.0, "time_limit": 50}}
+COORDINATES = ("cosine", "rate^2", "sine rate", "sine", "rate")  # of the pendulum; the last two by the side that it is on
 WATCHED = ("model/kl", "dual/beta", "dual/active", "model/reward_loss")
 CLOCK = Clock(*map(jnp.int32, (0, 0, 0)))
 
@@ -150,7 +151,7 @@ def coordinates(state: np.ndarray) -> dict[str, np.ndarray]:
     """Of states of the pendulum what goes by the side that it is on, and what does not: in a mirror, where sine and rate have
     the other sign, its rewards are the same, now and later."""
     cosine, sine, rate = np.split(state, 3, -1)
-    return {"cosine": cosine, "sine": sine, "rate": rate, "rate^2": rate**2, "sine rate": sine * rate}
+    return dict(zip(COORDINATES, (cosine, rate**2, sine * rate, sine, rate), strict=True))
 
 
 def latent(given: argparse.Namespace) -> dict[str, Any]:
@@ -368,7 +369,7 @@ def picture(part: str, page: dict[str, Any], path: Path) -> None:
         axes.set(xlabel="decisions", ylabel="return")
         axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     else:
-        bars = {"latent": ("state", "state (features)", "blobs", "blobs (features)"), "seen": ("place",)}.get(part, ("mean",))
+        bars = {"latent": (*COORDINATES, "blobs"), "seen": ("place",)}.get(part, ("mean",))
         for i, bar in enumerate(bars):
             at = np.arange(len(found)) + 0.8 * ((i + 0.5) / len(bars) - 0.5)
             axes.bar(at, [line.get(bar, np.nan) for line in found.values()], 0.8 / len(bars), label=bar)
@@ -378,7 +379,7 @@ def picture(part: str, page: dict[str, Any], path: Path) -> None:
         axes.set_xticks(np.arange(len(found)), found, rotation=20)
         axes.set_ylabel("R^2 on unseen rows" if part in ("latent", "seen") else "return")
         if len(bars) > 1:
-            axes.legend(frameon=False)
+            axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=120)
 
 
