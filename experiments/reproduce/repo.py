@@ -26,8 +26,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
+from repo_pictures import interval, picture
 from tables import at_random
 
 from rlx import agents, envs, keys, replay
@@ -36,7 +36,7 @@ from rlx.agents.repo.report import behind, look, played, readable
 from rlx.envs.camera.distractors import HELD_OUT, video
 from rlx.nn.mlp import MLP
 from rlx.nn.optim import apply_gradients, optimizer
-from rlx.train import Options, logging, run, stats
+from rlx.train import Options, logging, run
 from rlx.types import Clock, Members, Problem, Row
 
 # of 16 entries of state three nats would be free of what a small picture says in all
@@ -60,7 +60,6 @@ KINDS = ("none", "video", "shuffled", "noise")
 SIZE = 32
 # rewards all over the square, and episodes that end soon after the middle is reached
 OPTIONS: dict[str, dict[str, Any]] = {"rlx:point-mass": {"margin": 20.0, "time_limit": 50}}
-COORDINATES = ("cosine", "rate^2", "sine rate", "sine", "rate")  # of the pendulum; the last two by the side that it is on
 WATCHED = ("model/kl", "dual/beta", "dual/active", "model/reward_loss")
 CLOCK = Clock(*map(jnp.int32, (0, 0, 0)))
 
@@ -151,7 +150,7 @@ def coordinates(state: np.ndarray) -> dict[str, np.ndarray]:
     """Of states of the pendulum what goes by the side that it is on, and what does not: in a mirror, where sine and rate have
     the other sign, its rewards are the same, now and later."""
     cosine, sine, rate = np.split(state, 3, -1)
-    return dict(zip(COORDINATES, (cosine, rate**2, sine * rate, sine, rate), strict=True))
+    return {"cosine": cosine, "rate^2": rate**2, "sine rate": sine * rate, "sine": sine, "rate": rate}
 
 
 def latent(given: argparse.Namespace) -> dict[str, Any]:
@@ -341,46 +340,6 @@ def adapt(given: argparse.Namespace) -> dict[str, Any]:
     for line in found.values():
         line["recovered"] = (line["mean"] - found["as it was"]["mean"]) / drop if drop else None
     return {"env": given.env, "repeat": given.repeat, "seeds": given.seeds, "found": found}
-
-
-def interval(x: np.ndarray) -> list[float] | None:
-    return None if len(x) < 2 else [*(stats.interval(x[:, None]) or ())]
-
-
-# ----------------------------------------------------------------------------------------------------------------- pictures
-
-
-def picture(part: str, page: dict[str, Any], path: Path) -> None:
-    figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
-    found = page["found"]
-    if part == "constraint":
-        for name, line in found.items():
-            axes.loglog(line["target_kl"], line["model/kl"], "o-", label=name)
-            axes.plot(line["target_kl"], line["target_kl"], color="black", linewidth=0.8, linestyle="--")
-        axes.set(xlabel="bound, nats", ylabel="divergence, nats")
-        axes.legend(frameon=False)
-    elif part == "control":
-        axes.axhline(found["random actions"]["mean"], color="black", linewidth=0.8, linestyle="--", label="random actions")
-        for name, line in ((name, line) for name, line in found.items() if "curve" in line):
-            at, returns = [np.max(steps) for steps, _ in line["curve"]], np.array([x for _, x in line["curve"]])
-            (drawn,) = axes.plot(at, returns.mean(1), "o-", markersize=3, label=name)
-            bounds = [interval(x) or [float(x.mean())] * 2 for x in returns]
-            axes.fill_between(at, *np.transpose(bounds), color=drawn.get_color(), alpha=0.15, lw=0)
-        axes.set(xlabel="decisions", ylabel="return")
-        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    else:
-        bars = {"latent": (*COORDINATES, "blobs"), "seen": ("place",)}.get(part, ("mean",))
-        for i, bar in enumerate(bars):
-            at = np.arange(len(found)) + 0.8 * ((i + 0.5) / len(bars) - 0.5)
-            axes.bar(at, [line.get(bar, np.nan) for line in found.values()], 0.8 / len(bars), label=bar)
-            for x, line in zip(at, found.values(), strict=True):
-                if line.get("interval"):
-                    axes.plot([x, x], line["interval"], color="black", lw=0.8)
-        axes.set_xticks(np.arange(len(found)), found, rotation=20)
-        axes.set_ylabel("R^2 on unseen rows" if part in ("latent", "seen") else "return")
-        if len(bars) > 1:
-            axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.savefig(path, dpi=120)
 
 
 PARTS = {"latent": latent, "constraint": constraint, "seen": supervised, "control": control, "adapt": adapt}
