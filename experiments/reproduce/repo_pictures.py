@@ -27,6 +27,7 @@ def picture(part: str, page: dict[str, Any], path: Path) -> None:
         axes.set(xlabel="bound, nats", ylabel="divergence, nats")
         axes.legend(frameon=False)
     elif part == "control":
+        axes.set_prop_cycle(color=[plt.get_cmap("tab20")(i % 20) for i in (*range(0, 20, 2), *range(1, 20, 2))])
         axes.axhline(found["random actions"]["mean"], color="black", linewidth=0.8, linestyle="--", label="random actions")
         for name, line in ((name, line) for name, line in found.items() if "curve" in line):
             at, returns = [np.max(steps) for steps, _ in line["curve"]], np.array([x for _, x in line["curve"]])
