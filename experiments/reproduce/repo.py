@@ -197,8 +197,8 @@ def constraint(given: argparse.Namespace) -> dict[str, Any]:
         agent = agent_of(env, given, **{**PARTS_OF["unlimited"], **SETTINGS[name]})
         data = stored(random_rows(agent, env, rows, 20, 0))
         metrics = learned(agent, data, updates, {"target_kl": bounds})[1]
-        late = {k: x[-max(1, len(x) // 5) :].mean(0).tolist() for k, x in metrics.items() if k in WATCHED}
-        found[name] = {"target_kl": bounds.tolist(), **late}
+        last = {k: x[-max(1, len(x) // 5) :].mean(0).tolist() for k, x in metrics.items() if k in WATCHED}
+        found[name] = {"target_kl": bounds.tolist(), **last}
     return {**page, "found": found}
 
 
