@@ -73,7 +73,8 @@ def _otherwise_named(leaves: PyTree, stored: PyTree) -> str:
     wanted, there = named(leaves), named(stored)
     lacking, over = ({k: described(x) for k, x in a.items() if k not in b} for a, b in ((wanted, there), (there, wanted)))
     pairs = [(old, new) for old, a in over.items() for new, b in lacking.items() if a == b]
-    if "" in (*lacking, *over) or not len(pairs) == len(dict(pairs)) == len({b for _, b in pairs}) == len(lacking) == len(over):
+    one_way = len(pairs) == len(dict(pairs)) == len({b for _, b in pairs}) == len(lacking) == len(over)
+    if not over or "" in (*lacking, *over) or not one_way:
         return ""
     return f" They differ in names: read the data with names={','.join(map(':'.join, pairs))} (--data-option)."
 

@@ -76,7 +76,7 @@ class Config:
     n_envs: int = size(1, least=1)  # streams side by side
     pairs: int = size(5_000, least=1)  # decisions with pictures of both kinds
     collect: int = size(500, least=1)  # decisions per stream between updates
-    updates: int = size(100, least=1)  # after each of them
+    updates: int = size(100, least=1)  # after each collection
     batch: int = size(50, least=1)  # windows
     chunk: int = size(50, least=3)  # rows of a window
     capacity: int = size(50_000, least=1)  # rows of what is seen now
@@ -85,7 +85,7 @@ class Config:
     latent: int = size(64, least=1)  # what the critic sees through
     head_hidden: int = size(512, least=1)  # of the model of actions
     eval_every: int = size(5_000, least=1)  # decisions between evaluations
-    eval_episodes: int = size(10, least=1)
+    eval_episodes: int = size(10, least=1)  # of each evaluation
 
     encoder_lr: float = traced(3e-4, "Adam's step size for the encoder.", least=0)
     critic_lr: float = traced(3e-4, "Adam's step size for the critic.", least=0)
@@ -282,7 +282,7 @@ def stages(adapting: Adapting) -> tuple[Stage, ...]:
         learn = Update(c.updates, replay.beside(target=window("replay")), adapting.finetune)
         return *found, Stage("adapt", cycles, (Collect("train", c.collect, "replay"), learn), enter=adapting.begin)
     target = window("replay")
-    if c.calibration != "none":
+    if calibrates(c):
         mode = "source" if c.calibrate_by == "expert" else "random"
         found += [Stage("calibrate", 1, (Collect("train", pairs, "pairs", mode=mode),))]
 
@@ -295,9 +295,14 @@ def stages(adapting: Adapting) -> tuple[Stage, ...]:
         found += [Stage("head", 1, (learn,), enter=adapting.begin_head)]
     samplers: dict[str, Sampler] = {"target": target} if c.how != "none" or c.calibration == "pair" else {}
     samplers |= {"source": window("data")} if c.how != "none" else {}
-    samplers |= {"pairs": window("pairs")} if c.calibration != "none" else {}
+    samplers |= {"pairs": window("pairs")} if calibrates(c) else {}
     phases = Collect("train", c.collect, "replay"), Update(c.updates, replay.beside(**samplers), adapting.update)
     return *found, Stage("adapt", cycles, phases, enter=adapting.begin)
+
+
+def calibrates(c: Config) -> bool:
+    """Pairs of pictures are collected."""
+    return c.how != "finetune" and c.calibration != "none"
 
 
 def rows(c: Config) -> int:
@@ -309,19 +314,25 @@ def _check(c: Config, problem: Problem, spec: Spec) -> None:
     obs, needs = spec.obs, []
     if c.how == c.calibration == "none":
         raise ValueError("repo_adapt: how='none' and calibration='none' leave nothing to do.")
-    if c.collect < c.chunk or -(-c.pairs // c.n_envs) < c.chunk or c.capacity // c.n_envs < c.collect:
+    if c.collect < c.chunk:
+        raise ValueError(f"repo_adapt: windows are of chunk={c.chunk} rows, and collect={c.collect} of a stream are fewer.")
+    if c.capacity // c.n_envs < c.collect:
         raise ValueError(
-            f"repo_adapt: chunk={c.chunk} rows of a window need as many of each stream in collect={c.collect} and in "
-            f"pairs={c.pairs} over {c.n_envs} streams, and capacity={c.capacity} has to hold what one Collect gives."
+            f"repo_adapt: capacity={c.capacity} over n_envs={c.n_envs} streams has to hold collect={c.collect} of each of them."
+        )
+    if calibrates(c) and -(-c.pairs // c.n_envs) < c.chunk:
+        raise ValueError(
+            f"repo_adapt: windows are of chunk={c.chunk} rows, and pairs={c.pairs} over n_envs={c.n_envs} streams are fewer "
+            "of each."
         )
     paired = isinstance(obs, dict) and isinstance(obs.get(CLEAN), Leaf) and obs[CLEAN].shape == obs[PIXELS].shape
-    if c.how != "finetune" and c.calibration != "none" and not paired:
+    if calibrates(c) and not paired:
         raise ValueError(
             f"repo_adapt calibrates by pictures with and without distractor, 'pixels' and 'clean': make the environment with "
             f"paired=true, or give calibration='none'; this one has {described(obs)}."
         )
     needs += ["how=" + c.how] if c.how in ("support", "distribution") else []
-    needs += ["calibration=pair"] if c.how != "finetune" and c.calibration == "pair" else []
+    needs += ["calibration=pair"] if calibrates(c) and c.calibration == "pair" else []
     if needs and "data" not in problem.data:
         raise ValueError(
             f"repo_adapt: {' and '.join(needs)} needs rows of the world as it was: give --data, such as rlx collect makes of "

@@ -26,12 +26,12 @@ class Config:
     n_envs: int = size(1, least=1)  # streams side by side
     prefill: int = size(5_000, least=1)  # decisions at random before the first update, rounded up to whole episodes
     collect: int = size(500, least=1)  # decisions per stream between updates
-    updates: int = size(100, least=1)  # after each of them
+    updates: int = size(100, least=1)  # after each collection
     batch: int = size(50, least=1)  # windows
     chunk: int = size(50, least=2)  # rows of a window
     capacity: int = size(500_000, least=1)  # rows of replay
     eval_every: int = size(5_000, least=1)  # decisions between evaluations
-    eval_episodes: int = size(10, least=1)
+    eval_episodes: int = size(10, least=1)  # of each evaluation
 
     # rewards; and observations; or features that agree with embeddings; or observations by two models, of task and distractors
     objective: Literal["repo", "recon", "barlow", "tia"] = "repo"
@@ -45,12 +45,12 @@ class Config:
 
     pad: int = size(0, least=0)  # pictures of a window are shifted, all alike, by so many pixels at most
     channels: tuple[int, ...] = size((32, 64, 128, 256), least=1)  # of the encoder's convolutions
-    embedding: int = size(1024, least=1)  # of observations
-    belief: int = size(200, least=1)  # what the model computes
-    state: int = size(30, least=1)  # what it draws
+    embedding: int = size(1024, least=1)  # numbers that the encoder makes of an observation
+    belief: int = size(200, least=1)  # size of the deterministic state, the GRU's
+    state: int = size(30, least=1)  # size of the stochastic state
     hidden: int = size(200, least=1)  # width of all heads
     head_layers: int = size(3, least=1)  # of reward, value, continuation
-    actor_layers: int = size(4, least=1)
+    actor_layers: int = size(4, least=1)  # of the actor
     min_std: float = size(0.1, above=0)  # of states
     horizon: int = size(15, least=3)  # states of an imagined trajectory, the first one included
     entropy_nodes: int = size(16, least=1)  # of the quadrature that gives the actor's entropy
@@ -65,8 +65,8 @@ class Config:
     beta_lr: float = traced(1e-4, "Adam's step size for it.", least=0)
     least_beta: float = traced(0.0, "The multiplier goes no lower.", least=0)
     most_beta: float = traced(1e8, "And no higher.", above=0)
-    beta_gain: float = traced(0.0, "It is e times larger for each 1 / beta_gain nats above the bound, at once.", least=0)
-    prior_train_steps: float = traced(5.0, "So many times as far goes the prior to the posterior as that to it.", least=0)
+    beta_gain: float = traced(0.0, "Its proportional part: it counts exp(beta_gain (KL - target_kl)) times.", least=0)
+    prior_train_steps: float = traced(5.0, "KL balancing: k / (1 + k) of the KL's gradient trains the prior.", least=0)
     free_nats: float = traced(3.0, "bottleneck=free_nats: what costs nothing, per step.", least=0)
     recon_coef: float = traced(1.0, "objective=recon: weight of observations.", least=0)
     barlow_coef: float = traced(0.05, "objective=barlow: weight of the agreement.", least=0)

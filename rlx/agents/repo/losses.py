@@ -50,8 +50,8 @@ def dual_slope(violation: Array) -> Array:
 @exact
 def barlow(features: Array, embedding: Array, redundancy: Array | float) -> Array:
     """sum_i (1 - C_ii)^2 + redundancy sum_{i != j} C_ij^2 of the correlations C of two views [N, d] (Zbontar et al. 2021,
-    "Barlow Twins", arXiv:2103.03230, eq. 1)."""
-    normal = lambda x: (x - x.mean(0)) / jnp.maximum(x.std(0), 1e-4)
+    "Barlow Twins", arXiv:2103.03230, eq. 1). Entries that do not vary correlate with nothing."""
+    normal = lambda x: (x - x.mean(0)) / jnp.sqrt(jnp.maximum(x.var(0), 1e-8))  # the root of 0 has no slope
     c = normal(features).T @ normal(embedding) / features.shape[0]
     diagonal = jnp.diagonal(c)
     return ((1 - diagonal) ** 2).sum() + redundancy * ((c**2).sum() - (diagonal**2).sum())

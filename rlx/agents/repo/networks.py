@@ -95,8 +95,8 @@ class Net:
             modules["continue"] = head
         size = self.leaf.shape
         pictures = lambda times=1: ConvDecoder(size[0], times * size[2], c.channels[0], c.embedding)
-        if c.objective == "tia":  # each decoder gives a picture, and what the mask that mixes both is made of
-            modules |= {"decoder": pictures(2), "other_decoder": pictures(2), "other_alone": pictures(), "mask": mlp(size[2])}
+        if c.objective == "tia":  # each decoder gives a picture, and what the mask of both, one for all colours, is made of
+            modules |= {"decoder": pictures(2), "other_decoder": pictures(2), "other_alone": pictures(), "mask": mlp(1)}
             modules["other_reward"] = head
         elif c.objective == "recon" or c.probe.enabled:
             modules["decoder"] = pictures() if self.images else mlp(c.embedding, c.embedding, size[0], activation="relu")

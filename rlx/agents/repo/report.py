@@ -91,9 +91,9 @@ def look(method: Any, state: AgentState, rows: Row) -> Look:
 # ------------------------------------------------------------------------------------------- what can be read off the latent
 
 
-def readable(inputs: np.ndarray, targets: np.ndarray) -> float:
+def readable(inputs: np.ndarray, targets: np.ndarray) -> float | None:
     """R^2 of targets [T, W, k] that a ridge regression on inputs [T, W, n] has, fitted on one half of the streams and asked of
-    the other; the mean over those targets that vary there."""
+    the other; the mean over those targets that vary there, None where none does."""
     half = inputs.shape[1] // 2
     flat = lambda x, part: np.asarray(x[:, part], np.float64).reshape(-1, x.shape[-1])
     (x, y), (x_new, y_new) = ((flat(inputs, p), flat(targets, p)) for p in (slice(half), slice(half, None)))
@@ -102,7 +102,7 @@ def readable(inputs: np.ndarray, targets: np.ndarray) -> float:
     weights = np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ (y - mean))
     left, there = ((y_new - mean - x_new @ weights) ** 2).sum(0), ((y_new - y_new.mean(0)) ** 2).sum(0)
     varies = there > 1e-8 * len(y_new)
-    return float((1 - left[varies] / there[varies]).mean()) if varies.any() else float("nan")
+    return float((1 - left[varies] / there[varies]).mean()) if varies.any() else None
 
 
 def behind(bank: np.ndarray, images: np.ndarray) -> np.ndarray:
@@ -127,7 +127,7 @@ def background(env: Env | HostEnv, images: np.ndarray, blocks: int = 4) -> np.nd
     return means[behind(np.asarray(bank), images)]
 
 
-def kept(env: Env | HostEnv, found: Look) -> dict[str, dict[str, float]]:
+def kept(env: Env | HostEnv, found: Look) -> dict[str, dict[str, float | None]]:
     """How well task state and background can be read off the posterior's means, and off all features."""
     inputs = {"posterior": found.posterior, "features": found.features}
     targets, obs = {}, found.rows.obs
@@ -176,15 +176,16 @@ class Report:
 
     def __call__(self, state: AgentState, folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
-        statistics, target = state.learned["told"], float(state.hyper["target_kl"])
+        statistics, h, target = state.learned["told"], state.hyper, float(state.hyper["target_kl"])
+        bound = self.method.config.bottleneck == "dual"  # else there is none
         steps = min(STEPS, max(self.env.spec.horizon or STEPS, SHOWN)) + 1
         found = look(self.method, state, played(self.method, self.env, state, STREAMS, steps))
+        active = float(statistics["active"]) / max(int(statistics["updates"]), 1)
         page = {
-            "beta": float(price(self.method.net, self.method.beta(state), statistics["kl"] - target, state.hyper)),
+            "beta": float(price(self.method.net, self.method.beta(state), statistics["kl"] - target, h)),
             "kl": float(statistics["kl"]),
             "kl_of_the_policy": float(found.kl.mean()),
-            "target_kl": target,
-            "active_share": float(statistics["active"]) / max(int(statistics["updates"]), 1),
+            **({"target_kl": target, "active_share": active} if bound else {}),
             "updates": int(statistics["updates"]),
             "r2": kept(self.env, found),
         }
@@ -196,7 +197,7 @@ class Report:
             picture.resize([2 * n for n in picture.size], Image.Resampling.NEAREST).save(out, "PNG")
             paths.append(folder / "probe.png")
             files.write_bytes(paths[1], out.getvalue())
-        lines = history(folder)
+        lines = history(folder) if bound else {}
         if lines:
             paths.append(folder / "constraint.png")
             files.write_bytes(paths[-1], drawn(lines, target))

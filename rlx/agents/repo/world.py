@@ -78,7 +78,7 @@ def loss(p: Params, net: Net, w: Window, noise: Array, beta: Array, h: dict[str,
     if c.objective == "barlow":
         flat = lambda x: x.reshape(-1, x.shape[-1])
         projected = net.modules["projection"].apply(p["projection"], features)
-        agreement = losses.barlow(flat(projected), flat(embedding), h["barlow_redundancy"])
+        agreement = losses.barlow(flat(projected), jax.lax.stop_gradient(flat(embedding)), h["barlow_redundancy"])
         total, metrics = total + h["barlow_coef"] * agreement, {**metrics, "model/barlow_loss": agreement}
     if c.objective == "tia":
         cost, more = disentangled(p, net, w, embedding, features, noise[..., c.state :], beta, h)

@@ -135,3 +135,19 @@ def test_calibration_alone_is_enough_where_there_are_pairs(kind):
     assert (after.weight != ()) == (kind == "support") and set(said) >= {"encoder/calibration"}
     if kind is None:
         assert set(said) == {"encoder/calibration"} and after.critic == ()
+
+
+@pytest.mark.parametrize("kind", ["support", "distribution"])
+def test_the_encoder_goes_down_its_part_of_the_alignment(kind):
+    """The critic as it is, the same pictures and the same noise: what the encoder is charged falls step by step."""
+    alignment = adapt.Alignment(embed, kind, 2, hidden=32, latent=8)
+    still = {"critic_lr": 0.0, "weight_lr": 0.0, "multiplier_lr": 0.0, "price_lr": 0.0, "encoder_lr": 1e-2}
+    h = {k: jnp.float32(v) for k, v in {**RATES, **still}.items()}
+    source, k = {"shift": jnp.zeros(2)}, jax.random.split(jax.random.key(3), 2)
+    frames = adapt.Frames(*(jax.random.uniform(key, (64, 2), minval=-1) for key in k))
+    step = jax.jit(lambda s: alignment.step(s, source, frames, lambda encoder: jnp.float32(0), h, jax.random.key(4)))
+    state, charged = alignment.init(jax.random.key(0), source, h), []
+    for _ in range(5):
+        state, said = step(state)
+        charged.append(float(said["encoder/alignment"]))
+    assert np.all(np.diff(charged) < 0)

@@ -11,6 +11,7 @@ import pytest
 
 from rlx import agents, replay
 from rlx.agents.repo import adapting, world
+from rlx.agents.repo.networks import Net
 from rlx.dynamics.rssm import Filtered, Latent
 from rlx.nn.mlp import MLP
 from rlx.train import Options, run
@@ -91,6 +92,31 @@ def test_an_update_says_what_it_does(how, calibration, said):
     assert same(state.learned["log_beta"], after.learned["log_beta"]) == (how != "finetune")
 
 
+def test_what_calibration_costs_is_of_the_source_without_distractor_and_of_the_target_with_it():
+    state, data = learned()
+    agent = agents.make("repo_adapt", None, Problem({"train": make(paired=True)}, {"data": data}), how="none", **SHORT)
+    stage, sources = agent.stages[-1], {name: data for name in ("data", "replay", "pairs")}
+    hyper = {k: jnp.float32(v) for k, v in agent.hyper.items()}
+    begun = stage.enter(state._replace(hyper=hyper), sources, jax.random.key(3))
+    batch = stage.phases[1].sample(hyper, CLOCK, sources, jax.random.key(4))
+    update = jax.jit(stage.phases[1].update)
+    with_pairs = lambda **obs: {**batch, "pairs": batch["pairs"]._replace(obs={**batch["pairs"].obs, **obs})}
+
+    same_picture = with_pairs(clean=batch["pairs"].obs["pixels"])  # minus the density of a unit Gaussian at its mean
+    after, out = update(begun, CLOCK, same_picture, jax.random.key(5))
+    np.testing.assert_allclose(out.metrics["encoder/calibration"], 0.5 * np.log(2 * np.pi), rtol=1e-5)
+    assert same(after.learned["adapt"].encoder, begun.learned["source"])
+
+    adapt, other = begun.learned["adapt"], with_pairs(clean=255 - batch["pairs"].obs["pixels"])
+    elsewhere = adapt._replace(encoder=jax.tree.map(lambda x: 1.1 * x, adapt.encoder))
+    moved = begun._replace(learned={**begun.learned, "adapt": elsewhere})
+    net = Net.of(agent.config.repo, make(paired=True).spec)
+    seen = lambda params, name: np.asarray(net.embed({"encoder": params}, other["pairs"].obs[name]), np.float64)
+    source, target = seen(begun.learned["source"], "clean"), seen(elsewhere.encoder, "pixels")
+    cost = update(moved, CLOCK, other, jax.random.key(5))[1].metrics["encoder/calibration"]
+    np.testing.assert_allclose(cost, (0.5 * (source - target) ** 2).mean() + 0.5 * np.log(2 * np.pi), rtol=1e-5)
+
+
 def test_calibration_acts_by_the_picture_without_distractor():
     state, data = learned()
     env = make(paired=True, second=0.8)
@@ -125,8 +151,13 @@ def test_what_cannot_be_adapted_is_one_message():
     given = lambda **more: agents.make("repo_adapt", None, Problem({"train": env}, {"data": data}), **SHORT | more)
     with pytest.raises(ValueError, match="nothing to do"):
         given(how="none", calibration="none")
-    with pytest.raises(ValueError, match="chunk=9 rows"):
+    with pytest.raises(ValueError, match="chunk=9 rows, and collect="):
         given(chunk=9)
+    with pytest.raises(ValueError, match="pairs=2 over n_envs="):
+        given(pairs=2)
+    with pytest.raises(ValueError, match="capacity=4 over n_envs="):
+        given(capacity=4)
+    assert "pairs" not in given(pairs=2, how="finetune").buffers  # which takes none
     with pytest.raises(ValueError, match="--data"):
         agents.make("repo_adapt", None, Problem({"train": env}), **SHORT)
     with pytest.raises(ValueError, match="paired=true"):

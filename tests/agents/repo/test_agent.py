@@ -176,9 +176,10 @@ def test_an_update_moves_the_model_by_its_own_loss_alone():
         state, update = started(agent, max_grad_norm=1e-2), jax.jit(agent.stages[-1].phases[1].update)
         new, out = update(state, CLOCK, data, key)
         learned[name] = new.learned
-        if name == "plain":
-            still = {**state.hyper, "actor_lr": jnp.float32(0), "value_lr": jnp.float32(0)}
-            learned["no behaviour"] = update(state._replace(hyper=still), CLOCK, data, key)[0].learned
+        others = {"no behaviour": {"actor_lr": 0.0, "value_lr": 0.0}, "other behaviour": {"discount": 0.5, "entropy_coef": 1.0}}
+        for other, changed in others.items() if name == "plain" else ():
+            hyper = {**state.hyper, **{k: jnp.float32(v) for k, v in changed.items()}}
+            learned[other] = update(state._replace(hyper=hyper), CLOCK, data, key)[0].learned
         assert all(np.isfinite(v) for v in out.metrics.values())
         assert ("probe/grad_norm" in out.metrics) == (name == "plain")
     for slow, new in zip(
@@ -186,8 +187,9 @@ def test_an_update_moves_the_model_by_its_own_loss_alone():
     ):
         np.testing.assert_allclose(slow, new, atol=1e-7)  # follows all the way, unless told otherwise
     same = lambda a, b: all(np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
-    plain, alone = (learned[k]["params"] for k in ("plain", "no behaviour"))
-    assert {k for k in plain if not same(plain[k], alone[k])} == set(BEHAVIOUR)
+    plain, alone, other = (learned[k]["params"] for k in ("plain", "no behaviour", "other behaviour"))
+    for changed in (alone, other):
+        assert {k for k in plain if not same(plain[k], changed[k])} == set(BEHAVIOUR)
     assert same(alone["actor"], started(made()).learned["params"]["actor"])
     assert set(learned["plain"]["opt"]) == {"model", "probe", "actor", "value", "dual"}
     assert "decoder" not in learned["no probe"]["params"] and "decoder" in learned["joint"]["opt"]["model"][1].mu

@@ -28,6 +28,15 @@ def test_means_of_actions_are_bounded_and_deviations_begin_below_one():
     np.testing.assert_allclose(jnp.exp(found.log_std), 0.7931472, rtol=1e-6)
 
 
+def test_the_paper_has_so_many_parameters():
+    """Counted by hand from layers and their biases, for 64 x 64 pictures in colour and six actions."""
+    net = Net.of(agents.config("repo"), Spec(Leaf((64, 64, 3), np.uint8, 0, 255), Leaf((6,), low=-1, high=1)))
+    sizes = {k: sum(x.size for x in jax.tree.leaves(v)) for k, v in jax.eval_shape(net.init, jax.random.key(0)).items()}
+    assert sizes == {
+        "encoder": 690_144, "rssm": 557_520, "reward": 126_801, "value": 126_801, "actor": 169_212, "decoder": 3_795_555,
+    }  # fmt: skip
+
+
 def test_what_is_looked_at():
     picture, vector = Leaf((16, 16, 1), np.uint8, 0, 255), Leaf((3,))
     spec = lambda obs: Spec(obs, Leaf((1,), low=-1, high=1))
