@@ -119,7 +119,9 @@ def make(
             raise
         given = ", ".join(f"{k}={v!r:.60}" for k, v in options.items() if k != "physics")
         message = str(e).splitlines()[0] if str(e) else "no reason given"
-        raise ValueError(f"{name} cannot be made with {given}: {type(e).__name__}: {message}") from e
+        looks = ", ".join(k for k in options if k in camera.LOOKS)
+        remedy = f" With pixels='sdf' or 'gl' there is {looks}." if looks else ""
+        raise ValueError(f"{name} cannot be made with {given}: {type(e).__name__}: {message}.{remedy}") from e
     if not isinstance(env, (Env, HostEnv)):
         raise ValueError(f"{name}: what was registered makes a {type(env).__name__}; it must make an rlx Env or HostEnv.")
     return replace(env, name=name)

@@ -41,7 +41,7 @@ def in_processes(env: HostEnv, name: str, options: dict[str, Any], workers: int,
         json.dumps(options)
     except TypeError as e:
         raise ValueError(f"{name}: workers={workers} needs options that JSON can say ({e}); got {options}.") from e
-    make_vec = lambda n, ends: WorkersVec(name, options, env.spec, n, ends, min(workers, n), tuple(imports))
+    make_vec = lambda n, ends: WorkersVec(name, options, env.spec, n, ends, min(workers, n), tuple(imports), env.params)
     return replace(env, make=make_vec)
 
 
@@ -91,11 +91,11 @@ class WorkersVec:
     ends: str
     workers: int
     imports: tuple[str, ...] = ()
+    params: PyTree = None  # those that the workers' environments are made with
     dropped: list[int] = field(default_factory=list)
     counter: list[int] = field(default_factory=lambda: [0])
 
     host = True
-    params: PyTree = None
 
     @property
     def name(self) -> str:
@@ -169,7 +169,17 @@ class WorkersVec:
     def _step(self) -> Step:
         return jax.tree.map(np.array, step_of(self._mapped, self.spec))
 
+    def _only_own(self, params: PyTree) -> None:
+        """Raises ValueError for other parameters: the workers would go on with theirs without a word."""
+        given, own = jax.tree.leaves(params), jax.tree.leaves(self.params)
+        if len(given) != len(own) or any(a is not b for a, b in zip(given, own, strict=True)):
+            raise ValueError(
+                f"{self.name}: its workers have the parameters that it was made with and no others: leave workers out to give "
+                "some."
+            )
+
     def reset(self, params: PyTree, key: HostKey) -> tuple[_State, Step]:
+        self._only_own(params)
         state = self._new()
         self._ask("reset", state, key)
         return state, self._step()
@@ -177,6 +187,7 @@ class WorkersVec:
     def step(self, params: PyTree, state: _State, action: np.ndarray, key: HostKey) -> tuple[_State, Step]:
         if np.shape(action) != (self.n, *self.spec.action.shape):
             raise ValueError(f"{self.name}: action has shape {np.shape(action)}, not {(self.n, *self.spec.action.shape)}.")
+        self._only_own(params)
         self._mapped["action"][:] = action
         self._ask("step", state, key)
         return state, self._step()

@@ -246,6 +246,18 @@ def test_reachers_target_is_where_the_goal_is():
     vec.close()
 
 
+def test_models_have_the_sizes_and_colours_that_an_episode_of_dm_control_has():
+    """Some of its tasks give them at an episode's beginning."""
+    suite = pytest.importorskip("dm_control.suite")
+    for name in ("reacher-easy", "reacher-hard", "point_mass-easy", "cartpole-swingup_sparse"):
+        theirs = suite.load(*name.split("-"))
+        theirs.reset()
+        for field in ("geom_size", "geom_rgba", "site_size", "mat_rgba", "cam_pos"):
+            np.testing.assert_allclose(
+                getattr(tasks.get(name).model(), field), getattr(theirs.physics.model, field), err_msg=f"{name}: {field}"
+            )
+
+
 @pytest.mark.slow
 def test_cameras_of_a_model_lie_one_behind_another():
     both, top, right = (
@@ -287,16 +299,21 @@ def opengl():
         pytest.skip(f"no OpenGL: {error}")
 
 
-@pytest.mark.parametrize("name", ["dmc:reacher-easy", "dmc:finger-turn_hard", "gym:HalfCheetah-v5"])
+@pytest.mark.parametrize("name", ["dmc:reacher-hard", "dmc:finger-turn_hard", "gym:HalfCheetah-v5", "gym:InvertedPendulum-v5"])
 def test_opengl_sees_what_the_rasteriser_sees(name, opengl):
-    """Not the light, but where bodies are, and targets too, which an episode places anew."""
-    options = {"image": 48, "paired": True, "floor": "stock", "distractor": {"kind": "noise", "frames": 4}}
+    """Not the light, but where bodies are, and targets too, which an episode places anew; of a model without cameras by the
+    viewer's."""
+    options = {"image": 48, "floor": "stock", "distractor": {"kind": "noise", "frames": 4}}
     masks = []
     for way in ("gl", "sdf"):
-        vec, _, step = begun(envs.make(name, pixels=way, **options), seed=2)
-        masks.append((np.asarray(step.obs["pixels"]) == np.asarray(step.obs["clean"])).all(-1))
+        env = envs.make(name, pixels=way, **options)
+        vec, seen = envs.batch(env, 2), []
+        for level in (0, 255):  # bodies are what stays
+            params = {**env.params, "bank": np.full_like(env.params["bank"], level)}
+            seen.append(np.asarray(vec.reset(params, keys.HostKey.of(keys.root(2), 2))[1].obs["pixels"]))
+        masks.append((seen[0] == seen[1]).all(-1))
         vec.close()
-    assert (masks[0] & masks[1]).sum() / (masks[0] | masks[1]).sum() > 0.9
+    assert masks[0].any() and (masks[0] & masks[1]).sum() / (masks[0] | masks[1]).sum() > 0.9
 
 
 def test_streams_of_opengl_keep_the_contract(opengl):
@@ -332,6 +349,11 @@ def test_gray_floors_of_opengl_are_gray_and_stay(opengl):
     vec.close()
     with pytest.raises(ValueError, match="the ground fills the picture"):
         envs.make("dmc:reacher-easy", pixels="gl", **options)
+    vec, _, step = begun(
+        envs.make("gym:HalfCheetah-v5", pixels="gl", **options), 1
+    )  # whose episodes bring colours of their own
+    assert np.ptp(step.obs["clean"][0, -3:].astype(int), -1).max() <= 3
+    vec.close()
 
 
 def test_without_opengl_a_message_says_what_to_install(monkeypatch):
@@ -350,7 +372,13 @@ FROM_ABOVE = ("rlx:cartpole-swingup", "dmc:reacher-easy", "mjx:reacher-easy")
     ("name", "options", "said"),
     [
         ("dmc:walker-walk", {"pixels": "ogl"}, "give 'sdf'"),
-        ("dmc:walker-walk", {"pixels": "sdf", "camera": "top"}, "has no camera 'top'; it has 'side', 'back'"),
+        (
+            "dmc:walker-walk",
+            {"pixels": "sdf", "camera": "top"},
+            "it has 'side', 'back', or a number from 0 to 1",
+        ),
+        ("rlx:pendulum", {"pixels": "sdf", "camera": [[0]]}, "give a name, a number from 0 on"),
+        ("gym:InvertedPendulum-v5", {"pixels": "sdf", "camera": 1}, "has no camera 1; leave camera out"),
         ("rlx:pendulum", {"pixels": "sdf", "camera": "top"}, "leave camera out"),
         ("rlx:pendulum", {"pixels": "sdf", "image": 0}, "side of 8 to 512"),
         ("rlx:pendulum", {"pixels": "sdf", "image": [64]}, "side of 8 to 512"),
@@ -360,7 +388,11 @@ FROM_ABOVE = ("rlx:cartpole-swingup", "dmc:reacher-easy", "mjx:reacher-easy")
         ("rlx:cstr", {"pixels": "sdf"}, "there are pictures of cartpole-swingup"),
         ("rlx:pendulum", {"pixels": "sdf", "distractor": "films"}, "one of none, video"),
         ("rlx:pendulum", {"pixels": "sdf", "distractor": {"kind": "video", "speed": 2}}, "a dict of kind"),
-        ("rlx:pendulum", {"pixels": "sdf", "grey": True, "distractor": {"mask": "colour"}}, "grey pictures have no colour"),
+        (
+            "rlx:pendulum",
+            {"pixels": "sdf", "grey": True, "distractor": {"kind": "noise", "mask": "colour"}},
+            "grey pictures have no colour",
+        ),
         ("brax:fast", {"pixels": "sdf"}, "has no pixels"),
         ("rlx:pendulum", {"pixels": "gl"}, "give pixels='sdf'"),
         ("gym:CartPole-v1", {"pixels": "sdf"}, "no environment on MuJoCo"),
@@ -371,6 +403,12 @@ def test_what_is_not_there_is_said_in_one_message(name, options, said):
     with pytest.raises(ValueError, match=r".+") as error:
         envs.make(name, **json.loads(json.dumps(options)))
     assert said in str(error.value) and len(str(error.value).splitlines()) == 1
+
+
+def test_a_scene_has_no_more_shapes_than_a_byte_can_number():
+    scene = Scene(tuple(Shape("sphere", (0.1,)) for _ in range(256)), Camera(1.0))
+    with pytest.raises(ValueError, match="at most 255 shapes, this one has 256"):
+        jax.eval_shape(lambda: draw(scene, Poses(*(jnp.zeros((256, *s)) for s in ((3,), (3, 3), (), ()))), (8, 8)))
 
 
 def test_meshes_are_for_opengl():

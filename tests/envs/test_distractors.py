@@ -81,7 +81,8 @@ def test_kinds_share_frames_or_have_none():
     key = lambda frames: sorted(f.tobytes() for f in frames)
     assert key(video) == key(shuffled) and (video != shuffled).any()
     np.testing.assert_array_equal(make(kind="static"), video)
-    np.testing.assert_array_equal(make(kind="video", held_out=True), make(kind="video", seed=100))
+    np.testing.assert_array_equal(make(kind="video", held_out=True), distractors.video(100, 20, size).frames)  # no seed is 100
+    assert not video.flags.writeable  # all environments look at the same
     assert make(kind="noise").std() > 40 and make(kind="video", colour=True).shape == (20, 16, 16, 3)
 
 
@@ -266,8 +267,22 @@ def test_areas_are_averaged(tmp_path):
     np.testing.assert_array_equal(load_background(f"{tmp_path}/b.png", (4, 2)), np.full((1, 4, 2, 1), 100))
 
 
+def test_folders_may_have_the_signs_of_a_glob_and_pictures_sixteen_bits(tmp_path, monkeypatch):
+    (tmp_path / "clips[1]").mkdir()
+    level = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1024
+    Image.fromarray(level).save(tmp_path / "clips[1]" / "a.png")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path in (tmp_path / "clips[1]", tmp_path / "clips[1]" / "a.png", "~/clips[1]", "~/clips*/*.png"):
+        np.testing.assert_array_equal(load_background(str(path), (8, 8))[0, ..., 0], level // 256)
+
+
 def test_files_that_do_not_do_are_named(tmp_path):
-    with pytest.raises(ValueError, match="finds no file"):
+    with pytest.raises(ValueError, match="finds no file.*but an empty folder"):
+        load_background(str(tmp_path))
+    with pytest.raises(ValueError, match="finds no file.*but nothing at all"):
+        load_background(str(tmp_path / "none"))
+    (tmp_path / "notes.txt").write_text("no picture")
+    with pytest.raises(ValueError, match="finds no file.*but 1 of other kinds"):
         load_background(str(tmp_path))
     with pytest.raises(ValueError, match="finds no file"):
         envs.make("rlx:pendulum", pixels="sdf", distractor={"kind": "folder", "path": f"{tmp_path}/*.mp4"})
@@ -286,8 +301,12 @@ def test_files_that_do_not_do_are_named(tmp_path):
     [
         ("film", "one of none, video"),
         (3, "one of none, video"),
-        ({"mask": "blue"}, "mask one of"),
-        ({"frames": 0}, "frames=0"),
+        ({"kind": "video", "mask": "blue"}, "mask one of"),
+        ({"held_out": True}, "has no kind, which would be none"),
+        (Distractor("vidoe"), "one of none, video"),
+        ({"kind": "video", "frames": 0}, "frames one from 1 on"),
+        ({"kind": "video", "frames": None}, "frames one from 1 on"),
+        ({"kind": "video", "seed": 100}, "seed is a whole number from 0 to 99"),
         ({"kind": "video", "path": "x"}, "goes with kind 'folder'"),
         ({"kind": "folder"}, "goes with kind 'folder'"),
         ({"kind": "video", "seed": "a"}, "seed is a whole number"),
@@ -302,4 +321,4 @@ def test_files_that_do_not_do_are_named(tmp_path):
 def test_unknown_distractors_are_refused(given, said):
     with pytest.raises(ValueError, match=said) as error:
         Distractor.of("rlx:pendulum", given)
-    assert "distractor=" in str(error.value) or "frames=" in str(error.value)
+    assert str(error.value).startswith("rlx:pendulum: distractor=")

@@ -137,6 +137,16 @@ def test_what_no_other_process_can_import_is_said():
         rlx.envs.make("main:pendulum", workers=2)
 
 
+def test_other_parameters_are_refused():
+    """A worker would go on with those that its environment was made with. None starts for this."""
+    options = {"pixels": "sdf", "image": 16, "distractor": {"kind": "noise", "frames": 4}}
+    env = rlx.envs.make("dmc:pendulum-swingup", workers=1, **options)
+    vec = env.make(2, "reset")
+    assert vec.params is env.params
+    with pytest.raises(ValueError, match="leave workers out to give some"):
+        vec.reset({**env.params, "bank": np.zeros_like(env.params["bank"])}, KEY)
+
+
 def test_what_goes_wrong_in_a_worker_is_said():
     with pytest.raises(ValueError, match="is for environments on the host, and it is none"):
         rlx.envs.make("rlx:pendulum", workers=2)

@@ -5,11 +5,12 @@
 
 from rlx.envs.camera.attach import attach
 from rlx.envs.camera.distractors import Distractor
-from rlx.envs.camera.options import Pixels, taken, unseen
+from rlx.envs.camera.options import LOOKS, Pixels, anchored, taken, unseen
 from rlx.envs.camera.raster import Picture, draw
 from rlx.envs.camera.scene import Camera, Poses, Scene, Shape, Texture
 
 __all__ = [
+    "LOOKS",
     "Camera",
     "Distractor",
     "Picture",
@@ -18,6 +19,7 @@ __all__ = [
     "Scene",
     "Shape",
     "Texture",
+    "anchored",
     "attach",
     "draw",
     "taken",

@@ -13,11 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlx.envs.options import positive
-
 KINDS = ("none", "video", "shuffled", "static", "noise", "folder")
 MASKS = ("segmentation", "colour")
-HELD_OUT = 100  # what is added to the seeds of banks that are kept for evaluation
+HELD_OUT = 100  # what is added to the seeds of banks that are kept for evaluation; those of training are below it
 
 
 @dataclass(frozen=True)
@@ -25,10 +23,10 @@ class Distractor:
     """What runs in the background, the option ``distractor`` of every environment with pixels; its name alone is enough.
 
     ``kind``: "video"; "shuffled", the same frames in another order; "static", a frame of it for each stream; "noise",
-    independent pixels; "folder", images and films of ``path`` (a glob); "none". ``seed``: which bank (of a folder, in which
-    order its files come), ``held_out``: one that is kept for evaluation (of a folder there is none). ``frames`` in the bank;
-    ``colour``: of three channels, else grey. ``redraw``: each episode begins at a frame of its own, where else the background
-    goes on from one to the next. ``mask``: what is replaced: where no body is ("segmentation"), or where a picture
+    independent pixels; "folder", images and films of ``path`` (a glob); "none". ``seed``: which bank, below 100 (of a folder,
+    in which order its files come), ``held_out``: one that is kept for evaluation (of a folder there is none). ``frames`` in
+    the bank; ``colour``: of three channels, else grey. ``redraw``: each episode begins at a frame of its own, where else the
+    background goes on from one to the next. ``mask``: what is replaced: where no body is ("segmentation"), or where a picture
     is more blue than red and green ("colour", as in the literature).
     """
 
@@ -52,23 +50,26 @@ class Distractor:
         Raises:
             ValueError: what there is not.
         """
-        if isinstance(given, Distractor):
-            return given
-        block = {"kind": given or "none"} if given is None or isinstance(given, str) else given
+        block = vars(given) if isinstance(given, Distractor) else given
+        block = {"kind": block or "none"} if block is None or isinstance(block, str) else block
         fields = cls.__dataclass_fields__
         if not isinstance(block, dict) or set(block) - set(fields):
             raise ValueError(f"{name}: distractor={given!r}: give one of {', '.join(KINDS)}, or a dict of {', '.join(fields)}.")
+        if block and "kind" not in block:
+            raise ValueError(
+                f"{name}: distractor={given!r} has no kind, which would be none: give one of {', '.join(KINDS)} too."
+            )
         made = replace(cls(), **block)
         if made.kind not in KINDS or made.mask not in MASKS:
             raise ValueError(
                 f"{name}: distractor={given!r}: kind is one of {', '.join(KINDS)}, mask one of {', '.join(MASKS)}."
             )
-        whole = isinstance(made.seed, int) and not isinstance(made.seed, bool) and made.seed >= 0
+        whole = all(isinstance(n, int) and not isinstance(n, bool) for n in (made.seed, made.frames))
         flags = all(isinstance(flag, bool) for flag in (made.held_out, made.colour, made.redraw))
-        if not (whole and flags and isinstance(made.path, str)):
+        if not (whole and 0 <= made.seed < HELD_OUT and made.frames >= 1 and flags and isinstance(made.path, str)):
             raise ValueError(
-                f"{name}: distractor={given!r}: seed is a whole number of at least 0, held_out, colour and redraw are true or "
-                "false, path is text."
+                f"{name}: distractor={given!r}: seed is a whole number from 0 to {HELD_OUT - 1}, frames one from 1 on, "
+                "held_out, colour and redraw are true or false, path is text."
             )
         if (made.kind == "folder") != bool(made.path):
             raise ValueError(f"{name}: distractor={given!r}: path, a glob such as 'clips/*.mp4', goes with kind 'folder'.")
@@ -77,7 +78,6 @@ class Distractor:
                 f"{name}: distractor={given!r}: a folder holds the same frames for every seed, none are held out: for "
                 "evaluation give another path, and leave held_out out."
             )
-        positive(frames=made.frames)
         return made
 
 
@@ -89,12 +89,19 @@ class Bank(NamedTuple):
 
 
 def bank(made: Distractor, size: tuple[int, int]) -> np.ndarray | tuple[()]:
-    """uint8 [F, H, W, 1 or 3], and of "none" an empty tuple; kept, as all environments of one kind look at the same."""
+    """uint8 [F, H, W, 1 or 3], and of "none" an empty tuple; kept, as all environments of one kind look at the same, and so
+    for reading only."""
     return () if made.kind == "none" else _bank(replace(made, mask=MASKS[0], redraw=False), size)
 
 
 @lru_cache(maxsize=8)
 def _bank(made: Distractor, size: tuple[int, int]) -> np.ndarray:
+    frames = _frames(made, size)
+    frames.flags.writeable = False
+    return frames
+
+
+def _frames(made: Distractor, size: tuple[int, int]) -> np.ndarray:
     seed = made.seed + HELD_OUT * made.held_out
     if made.kind == "folder":
         from rlx.envs.camera.loader import load_background

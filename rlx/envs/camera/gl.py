@@ -5,7 +5,7 @@ On CPUs, where OpenGL runs in software, that is the difference between some 30 f
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -34,13 +34,14 @@ class GlCamera:
         self.name, self.model, self.pixels = name, model, pixels
         height, width = pixels.size
         given = pixels.cameras or (default,)
-        self.cameras = [-1] if given == (0,) and not model.ncam else [camera_number(name, model, c) for c in given]
+        self.cameras = [camera_number(name, model, c) for c in given]
         model.vis.quality.shadowsize = model.vis.quality.offsamples = 0
         model.vis.global_.offheight, model.vis.global_.offwidth = height, width
         model.light_castshadow[:] = 0
         model.mat_reflectance[:] = 0
         if pixels.floor == "gray":
-            _gray(model)
+            _gray_textures(model)
+            _gray_colours(model)
         try:
             self.renderer = mujoco.Renderer(model, height, width)
         except Exception as error:  # the GL back-ends raise errors of many kinds
@@ -62,6 +63,8 @@ class GlCamera:
         if like is not None:
             for field in CHANGED:
                 getattr(self.model, field)[:] = getattr(like, field)
+            if self.pixels.floor == "gray":
+                _gray_colours(self.model)
         images, free, made = [], [], self.pixels.distractor
         for camera in self.cameras:
             self.renderer.update_scene(data, camera=camera)
@@ -97,26 +100,36 @@ class GlCamera:
         self.renderer.close()
 
 
-def _gray(model: Any) -> None:
-    """Planes become gray checks: their texture in its darkness and lightness."""
+def _planes(model: Any) -> Iterator[tuple[int, int, int]]:
+    """Of each plane its number, and those of its material and of that one's texture, or -1."""
     import mujoco
 
-    dark, light = (np.array(c) * 255 for c in GRAY_FLOOR)
-    for i in range(model.ngeom):
+    for i in np.flatnonzero(model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE):
         material = int(model.geom_matid[i])
-        if model.geom_type[i] != mujoco.mjtGeom.mjGEOM_PLANE:
-            continue
         texture = int(model.mat_texid[material, mujoco.mjtTextureRole.mjTEXROLE_RGB]) if material >= 0 else -1
-        if texture < 0:
-            model.geom_matid[i], model.geom_rgba[i, :3] = -1, dark / 255
-            continue
+        yield int(i), material, texture
+
+
+def _gray_textures(model: Any) -> None:
+    """Those of planes become gray checks, in the darkness and lightness that they have."""
+    dark, light = (np.array(c) * 255 for c in GRAY_FLOOR)
+    for texture in {texture for _, _, texture in _planes(model)} - {-1}:
         size = int(model.tex_height[texture]) * int(model.tex_width[texture]) * int(model.tex_nchannel[texture])
         start = int(model.tex_adr[texture])
         level = model.tex_data[start : start + size].reshape(-1, int(model.tex_nchannel[texture]))
         bright = level.astype(float).mean(-1, keepdims=True)
         share = (bright - bright.min()) / max(np.ptp(bright), 1)
         level[:] = dark[: level.shape[1]] + share * (light - dark)[: level.shape[1]]
-        model.mat_rgba[material, :3] = 1.0
+
+
+def _gray_colours(model: Any) -> None:
+    """Planes show their texture as it is; those without one are gray."""
+    for i, material, texture in _planes(model):
+        if texture < 0:
+            model.geom_matid[i] = -1
+        else:
+            model.mat_rgba[material, :3] = 1.0
+        model.geom_rgba[i, :3] = GRAY_FLOOR[0] if texture < 0 else 1.0
 
 
 def shots_of(pixels: Pixels, open_camera: Callable[[], GlCamera], read: Callable[[Any], list[tuple[Any, Any]]]) -> Shots:

@@ -30,11 +30,15 @@ def load_background(
     Raises:
         ValueError: no such files, one that cannot be read, or none that has a frame.
     """
-    given = f"{pattern}/*" if Path(pattern).is_dir() else pattern
-    files = sorted(f for f in glob.glob(given, recursive=True) if Path(f).suffix.lower() in ARRAYS + IMAGES + FILMS)
+    given = str(Path(pattern).expanduser())
+    plain = glob.escape(given) if Path(given).exists() else given
+    there = glob.glob(f"{plain}/*" if Path(given).is_dir() else plain, recursive=True)
+    files = sorted(f for f in there if Path(f).suffix.lower() in ARRAYS + IMAGES + FILMS)
     if not files:
+        why = f"{len(there)} of other kinds" if there else "an empty folder" if Path(given).is_dir() else "nothing at all"
         raise ValueError(
-            f"distractor path {pattern!r} finds no file; give a folder or a glob of {', '.join(ARRAYS + IMAGES + FILMS)}."
+            f"distractor path {pattern!r} finds no file of {', '.join(ARRAYS + IMAGES + FILMS)}, but {why}; give a folder or a "
+            "glob of such."
         )
     files = [files[i] for i in np.random.default_rng(seed).permutation(len(files))]
     kept = _kept(files, size, total_frames, grey)
@@ -70,7 +74,7 @@ def _frames(path: Path) -> Iterator[np.ndarray]:
     try:
         if kind in IMAGES:
             with Image.open(path) as image:
-                yield np.asarray(image.convert("RGB"))
+                yield _levels(image)
         elif kind in ARRAYS:
             found = np.load(path, allow_pickle=False)
             yield from _checked(path, found if isinstance(found, np.ndarray) else found["frames"])
@@ -84,6 +88,13 @@ def _frames(path: Path) -> Iterator[np.ndarray]:
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
         need = " Films need a decoder: pip install 'rlx[video]'." if isinstance(error, ImportError) else ""
         raise ValueError(f"distractor: {path} cannot be read: {message}{need}") from error
+
+
+def _levels(image: Image.Image) -> np.ndarray:
+    """uint8 [H, W] or [H, W, 3]; of 16 bits the upper eight."""
+    if image.mode.startswith("I"):
+        return (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+    return np.asarray(image.convert("RGB"))
 
 
 class _NoFrames(ValueError):

@@ -20,6 +20,7 @@ SHOWN = 3  # groups of geoms and sites from here on are hidden by default
 UNSET = (0.5, 0.5, 0.5, 1.0)  # MuJoCo's default colour: the material's holds
 SKY: tuple[Colour, Colour] = ((0.35, 0.52, 0.7), (0.05, 0.08, 0.1))
 FIXED, TRACK, TRACKCOM, TARGET, TARGETCOM = range(5)  # mujoco.mjtCamLight
+FREE = -1  # the camera of a model that has none: MuJoCo's viewer begins with it
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,9 @@ class MujocoView:
         self.kinematics = Kinematics(model)
         far = self._farness(found)
         self.objects = [found[i] for i in np.argsort([-f for f in far], kind="stable")]
-        planar = bool(model.cam_projection[self.camera])
-        fov = float(model.cam_fovy[self.camera])
+        free, own = self.camera == FREE, model.vis.global_
+        planar = bool(own.orthographic if free else model.cam_projection[self.camera])
+        fov = float(own.fovy if free else model.cam_fovy[self.camera])
         lens = Camera(fov / 2 if planar else float(np.tan(np.deg2rad(fov) / 2)), planar)
         self.scene = Scene(tuple(_shape(model, o) for o in self.objects), lens, SKY)
 
@@ -66,7 +68,7 @@ class MujocoView:
     def poses(self, xp: Any, qpos: Any, moved: dict[int, Any] | None = None) -> Poses:
         """At ``qpos`` [N, nq]; leaves [N, ...]. ``moved``: by geom, another place [N, 3] in its body."""
         m = self.model
-        mode = int(m.cam_mode[self.camera])
+        mode = FREE if self.camera == FREE else int(m.cam_mode[self.camera])
         fields = ("xpos", "xmat", *(("subtree_com",) if mode in (TRACKCOM, TARGETCOM) else ()))
         found = self.kinematics(xp, qpos, xp.zeros((qpos.shape[0], m.nv), qpos.dtype), fields)
         place, turned = found["xpos"], found["xmat"].reshape(*found["xmat"].shape[:2], 3, 3)
@@ -85,6 +87,8 @@ class MujocoView:
     def _camera(self, xp: Any, mode: int, place: Any, turned: Any, com: Any) -> tuple[Any, Any]:
         """mj_camlight: a camera is fixed to its body, follows a point of it, or turns to look at one."""
         m, c = self.model, self.camera
+        if mode == FREE:
+            return tuple(xp.broadcast_to(xp.asarray(x, place.dtype), (place.shape[0], *x.shape)) for x in _free_camera(m))
         body, target = int(m.cam_bodyid[c]), int(m.cam_targetbodyid[c])
         if mode in (TRACK, TRACKCOM):
             shift = m.cam_pos0[c] if mode == TRACK else m.cam_poscom0[c]
@@ -106,9 +110,12 @@ class MujocoView:
             np.stack([[getattr(d, f"{o.kind}_{what}")[o.index] for o in self.objects] for d in data]).astype(np.float32)
             for what in ("xpos", "xmat")
         )
-        eye, gaze = (
-            np.stack([getattr(d, what)[self.camera] for d in data]).astype(np.float32) for what in ("cam_xpos", "cam_xmat")
-        )
+        if self.camera == FREE:
+            eye, gaze = (np.stack([x.astype(np.float32)] * len(data)) for x in _free_camera(self.model))
+        else:
+            eye, gaze = (
+                np.stack([getattr(d, what)[self.camera] for d in data]).astype(np.float32) for what in ("cam_xpos", "cam_xmat")
+            )
         return Poses(place, turned.reshape(*turned.shape[:2], 3, 3), eye, gaze.reshape(-1, 3, 3))
 
     def pose(self, positions: dict[str, Any], goal_geom: str | None = None) -> Poses:
@@ -121,13 +128,24 @@ class MujocoView:
 
 
 def camera_number(name: str, model: mujoco.MjModel, camera: str | int) -> int:
-    """Raises ValueError where ``model`` has no such camera."""
+    """Of a name or a number; 0 of a model without cameras is `FREE`. Raises ValueError where ``model`` has no such camera."""
     names = [model.camera(i).name for i in range(model.ncam)]
+    if camera == 0 and not names:
+        return FREE
     if isinstance(camera, str) and camera in names:
         return names.index(camera)
     if isinstance(camera, int) and not isinstance(camera, bool) and 0 <= camera < model.ncam:
         return camera
-    raise ValueError(f"{name} has no camera {camera!r}; it has {', '.join(map(repr, names)) or 'none'}, or a number from 0 on.")
+    there = f"it has {', '.join(map(repr, names))}, or a number from 0 to {len(names) - 1}" if names else "leave camera out"
+    raise ValueError(f"{name} has no camera {camera!r}; {there}.")
+
+
+def _free_camera(model: mujoco.MjModel) -> tuple[np.ndarray, np.ndarray]:
+    """mjv_defaultFreeCamera: where it is [3], and its axes [3, 3] (right, up, back): it looks at the model's middle."""
+    turn, lift = np.deg2rad([model.vis.global_.azimuth, model.vis.global_.elevation])
+    back = -np.array([np.cos(lift) * np.cos(turn), np.cos(lift) * np.sin(turn), np.sin(lift)])
+    right = np.array([np.sin(turn), -np.cos(turn), 0.0])
+    return model.stat.center + 1.5 * model.stat.extent * back, np.stack([right, np.cross(back, right), back], -1)
 
 
 def _objects(model: mujoco.MjModel) -> Any:

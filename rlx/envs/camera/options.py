@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -15,7 +16,7 @@ from rlx.types import Leaf, PyTree, Spec, Task
 WAYS = ("sdf", "gl")
 FLOORS = ("stock", "gray")
 STORED = ("pixels", "clean")
-LEAST, MOST = 8, 512  # pixels
+LEAST, MOST = 8, 512  # pixels of a side
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,21 @@ class Pixels:
         return {"pixels": image} | ({"state": inner} if self.state else {}) | ({"clean": clean} if self.paired else {})
 
 
+LOOKS = tuple(f.name for f in fields(Pixels))
+
+
 def unseen(options: Mapping[str, Any]) -> dict[str, Any]:
     """``options`` of an environment without those of its pixels: what happens there does not depend on how it looks."""
-    looks = {f.name for f in fields(Pixels)} if "pixels" in options else set()
+    looks = LOOKS if "pixels" in options else ()
     return {k: v for k, v in options.items() if k not in looks}
+
+
+def anchored(options: Mapping[str, Any]) -> dict[str, Any]:
+    """``options`` whose distractor's files are found from any folder."""
+    block = options.get("distractor")
+    if not isinstance(block, Mapping) or not isinstance(block.get("path"), str) or not block["path"]:
+        return dict(options)
+    return {**options, "distractor": {**block, "path": os.path.abspath(os.path.expanduser(block["path"]))}}
 
 
 def taken(name: str, pixels: Any, options: dict[str, Any]) -> Pixels:
@@ -99,7 +111,7 @@ def taken(name: str, pixels: Any, options: dict[str, Any]) -> Pixels:
     Raises:
         ValueError: what there is not, each in one message.
     """
-    given = {f.name: options.pop(f.name) for f in fields(Pixels) if f.name in options}
+    given = {k: options.pop(k) for k in LOOKS if k in options}
     made = Pixels(pixels, **given)
     if made.pixels not in WAYS:
         raise ValueError(f"{name}: pixels={made.pixels!r} is unknown; give 'sdf' (the rasteriser) or 'gl' (OpenGL).")
@@ -107,6 +119,8 @@ def taken(name: str, pixels: Any, options: dict[str, Any]) -> Pixels:
     whole = [isinstance(n, (int, np.integer)) and not isinstance(n, bool) and LEAST <= n <= MOST for n in sides]
     if len(whole) != 2 or not all(whole):
         raise ValueError(f"{name}: image={made.image!r}; give a side of {LEAST} to {MOST} pixels, or two, [height, width].")
+    if not all(isinstance(c, (str, int)) and not isinstance(c, bool) for c in made.cameras):
+        raise ValueError(f"{name}: camera={made.camera!r}; give a name, a number from 0 on, or a list of these.")
     if made.floor not in FLOORS:
         raise ValueError(f"{name}: floor={made.floor!r} is unknown; give {' or '.join(FLOORS)}.")
     for flag in ("grey", "state", "paired"):

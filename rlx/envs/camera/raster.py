@@ -20,6 +20,7 @@ from rlx.types import Array
 
 AMBIENT, DIRECT = 0.55, 0.7  # light from everywhere, and from the camera on what faces it
 FAR, TINY = 1e9, 1e-12
+MOST_SHAPES = 255  # numbers in a byte, without that of nothing
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float32)
 # edges of a box: the two corners, and (0 below or 1 above, axis) of the two faces that meet there
@@ -66,7 +67,12 @@ def draw(scene: Scene, poses: Poses, size: tuple[int, int], grey: bool = False) 
 
     Two halves are drawn one after another: what a loop carries is written before it is read, where a compiler would else draw
     each pixel once for each of its channels.
+
+    Raises:
+        ValueError: a scene of more shapes than a byte can number.
     """
+    if len(scene.shapes) > MOST_SHAPES:
+        raise ValueError(f"a scene has at most {MOST_SHAPES} shapes, this one has {len(scene.shapes)}: use pixels='gl'.")
     places = (poses.place - poses.eye) @ poses.gaze  # in the camera's axes
     axes = poses.gaze.T @ poses.turned
     rays = rays_of(scene.camera, size)

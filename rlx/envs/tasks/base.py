@@ -45,6 +45,7 @@ class MujocoTask:
     goal: tuple[int, ...] | None = None
     camera: str | int = 0
     goal_geom: str | None = None  # whose place in the plane is the goal, for pictures
+    goal_radius: float | None = None  # of that geom, where it is not the model's, m
     view: Mapping[str, Any] = field(default_factory=dict)  # what observations alone tell: score, project, box, names
     xml: str | None = None  # MJCF; None: the domain's, of dm_control
     ready: Callable[[Any], None] | None = None  # changes the MjData that an episode begins with
@@ -59,10 +60,13 @@ class MujocoTask:
         """The task's MJCF model; that of dm_control from the installed one. Raises ValueError where that is missing."""
         import mujoco
 
-        if self.xml is not None:
-            return mujoco.MjModel.from_xml_string(self.xml)
-        xml, assets = getattr(dm_control_suite(), self.domain).get_model_and_assets()
-        return mujoco.MjModel.from_xml_string(xml if isinstance(xml, str) else xml.decode(), assets)
+        xml, assets = self.xml, None
+        if xml is None:
+            xml, assets = getattr(dm_control_suite(), self.domain).get_model_and_assets()
+        model = mujoco.MjModel.from_xml_string(xml if isinstance(xml, str) else xml.decode(), assets)
+        if self.goal_radius is not None:
+            model.geom(self.goal_geom).size[0] = self.goal_radius
+        return model
 
     def substeps(self, model: Any) -> int:
         return 1 if self.control_timestep is None else round(self.control_timestep / model.opt.timestep)

@@ -52,4 +52,4 @@ _easy = MujocoTask(
     goal=(2,),
     goal_geom="target",
 )
-TASKS = {"easy": _easy, "hard": replace(_easy, constants=_constants(SMALL))}
+TASKS = {"easy": _easy, "hard": replace(_easy, constants=_constants(SMALL), goal_radius=SMALL)}
