@@ -35,6 +35,8 @@ IMPORTS_HELP = "a module that registers an agent or environment, such as my_agen
 # And of ``--env-option``: what the maker of an environment takes.
 ENV_OPTIONS = Annotated[tuple[str, ...], tyro.conf.arg(name="env-option"), tyro.conf.UseAppendAction]
 ENV_OPTIONS_HELP = "NAME=VALUE for the environment's maker, such as env_name=reach-v3; may be given several times"
+EVAL_ENV_OPTIONS = Annotated[tuple[str, ...], tyro.conf.arg(name="eval-env-option"), tyro.conf.UseAppendAction]
+EVAL_ENV_OPTIONS_HELP = "NAME=VALUE that differs where it is evaluated, such as distractor=none; several times"
 # And of ``--data-option``: what a format of data leaves open.
 DATA_OPTIONS = Annotated[tuple[str, ...], tyro.conf.arg(name="data-option"), tyro.conf.UseAppendAction]
 DATA_OPTIONS_HELP = "NAME=VALUE where the file leaves something open, such as bounds=clip or horizon=1000; several times"

@@ -32,6 +32,7 @@ class Flags:
     env: str = flag("", "the environment, such as dmc:walker-walk; an unknown name lists what there is")
     imports: console.IMPORTS = flag((), f"{console.IMPORTS_HELP}; may be given several times, and every trial imports it too")
     env_options: console.ENV_OPTIONS = flag((), console.ENV_OPTIONS_HELP)
+    eval_env_options: console.EVAL_ENV_OPTIONS = flag((), console.EVAL_ENV_OPTIONS_HELP)
     grid: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = flag(
         (), "values of a field, agent.actor_lr=1e-3,3e-4 or agent.hidden=128,64x64; or a range, agent.actor_lr=log:1e-5..1e-2"
     )

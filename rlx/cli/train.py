@@ -46,6 +46,7 @@ class Flags:
         (), f"{console.IMPORTS_HELP}; may be given several times, and whatever reads the run imports it too"
     )
     env_options: console.ENV_OPTIONS = _flag((), console.ENV_OPTIONS_HELP)
+    eval_env_options: console.EVAL_ENV_OPTIONS = _flag((), console.EVAL_ENV_OPTIONS_HELP)
     repeat: int | None = _flag(None, "simulation steps per decision; None: the environment's own", least=1, most=MOST)
     time_limit: int | None = _flag(None, "decisions per episode; None: the environment's own", least=1, most=MOST)
     data: str | None = _flag(None, "a dataset of any layout that `rlx data info` reads, for agents that learn from one")
@@ -96,6 +97,7 @@ RUN_CONFIG_FLAGS = (
     "init_from",
     "imports",
     "env_options",
+    "eval_env_options",
     "data_options",
     "data_in",
 )
@@ -237,7 +239,7 @@ def parse(
     kind = dataclasses.make_dataclass("Flags", [field], bases=(base,), frozen=True)
     table = config.compose({k: v for k, v in PRESETS.items() if k in presets}, agent=presets)
     same = {k: getattr(given, k) for k in RUN_CONFIG_FLAGS if hasattr(base, k)}
-    words = {k: written(getattr(given, k)) for k in ("env_options", "data_options")}
+    words = {k: written(getattr(given, k)) for k in ("env_options", "eval_env_options", "data_options")}
     start = kind(env=given.env, **{**same, **words})
     about = (type(given.config).__doc__ or "").strip()
     flags: Any = config.parse(start, argv, table, prog=f"{command} {given.agent}", description=about)

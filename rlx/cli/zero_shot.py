@@ -32,9 +32,7 @@ OTHERS = 8  # directions at random that the answer is compared with
 class Flags:
     run_dir: str = ""  # the run folder
     reward: str = ""  # an expression over the environment's quantities; an unknown name lists them
-    goal: str = (
-        ""  # instead: an observation to be at, such as "0.1, 0.1, 0, 0", or a picture's file where observations are images
-    )
+    goal: str = ""  # instead: an observation to be at, such as "0.1, 0.1, 0, 0", or the file of a picture
     tasks: str = ""  # instead: all, or names with commas between them: what all members do at each, as one batch
     samples: int = config.size(10_000, least=1)  # transitions of the run's dataset that the reward is regressed on
     episodes: int = config.size(10, least=1, most=MOST_STREAMS)  # of the answer, and of directions at random beside it

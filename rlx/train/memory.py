@@ -70,9 +70,11 @@ def _size(tree: PyTree) -> int:
 
 
 def shared(problem: Problem, there: Sequence[Any] = ()) -> int:
-    """Bytes of data that every device holds once; without those that lie on the devices ``there``, and on no others, by now."""
+    """Bytes that every device holds once: of data, without those that lie on the devices ``there``, and on no others, by now;
+    and of environments' parameters, such as a distractor's bank."""
     data = [v.data if isinstance(v, ReplayState) else v for v in problem.data.values()]
-    return _size([x for x in jax.tree.leaves(data) if isinstance(x, jax.Array) and x.devices() != set(there)])
+    data = [x for x in jax.tree.leaves(data) if isinstance(x, jax.Array) and x.devices() != set(there)]
+    return _size(data) + _size([env.params for env in problem.envs.values()])
 
 
 def available(devices: Sequence[Any]) -> int | None:

@@ -16,7 +16,7 @@ from rlx.train import processes
 from rlx.train.phases import prioritised
 from rlx.train.schedule import budget, streams
 from rlx.train.state import check_initial
-from rlx.types import Agent, AgentState, Collect, Eval, Key, Members, Problem, ReplayState, Update
+from rlx.types import Agent, AgentState, Collect, Env, Eval, HostEnv, Key, Leaf, Members, Problem, ReplayState, Update
 
 
 def _need(name: str, known: Any, what: str, where: str) -> None:
@@ -75,6 +75,16 @@ def check_eval(ev: Eval, agent: Agent, problem: Problem) -> None:
         raise ValueError(f"{where}: {ev.episodes} episodes are no equal shares for {', '.join(ev.parts)}.")
     if ev.every < 1 or ev.episodes < 1:
         raise ValueError(f"{where}: every and episodes must be at least 1, got {ev.every} and {ev.episodes}.")
+
+
+def same_shapes(trained: Env | HostEnv, given: Env | HostEnv) -> None:
+    """Raise ``ValueError`` where what acts in ``trained`` cannot act in ``given``."""
+    shapes = lambda spec: jax.tree.map(lambda leaf: leaf.shape, spec, is_leaf=lambda x: isinstance(x, Leaf))
+    for what, word in (("obs", "observation"), ("action", "action")):
+        mine, theirs = (shapes(getattr(env.spec, what)) for env in (trained, given))
+        if mine != theirs:
+            differ = f"its {word} has shape {mine}, there it is {theirs}"
+            raise ValueError(f"a policy trained on {trained.name} cannot act on {given.name}: {differ}.")
 
 
 def check_data(agent: Agent, problem: Problem) -> None:

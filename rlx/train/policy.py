@@ -24,6 +24,7 @@ from rlx.train import state as states
 from rlx.train.checkpoint import Checkpoints
 from rlx.train.evaluate import evaluate, evaluate_members
 from rlx.train.host import stack
+from rlx.train.plan import same_shapes
 from rlx.train.schedule import clock_at
 from rlx.types import Agent, AgentState, Env, Eval, HostEnv, Key, Leaf, Problem, PyTree, Spec, Step
 
@@ -99,8 +100,8 @@ class Policy:
             raise ValueError(f"options {sorted(options)} are for environments that are made by name; {env.name} is made.")
         if isinstance(self.spec.obs, Leaf) and not isinstance(env.spec.obs, Leaf):
             env = as_vector(env)
-        _same_shapes(self.problem.envs["train"], env)
-        problem = Problem({**self.problem.envs, "train": env}, self.problem.data)
+        same_shapes(self.problem.envs["train"], env)
+        problem = Problem({"train": env}, self.problem.data)
         return replace(self, problem=problem, _compiled={})
 
     def _made(self, env: str | None, options: dict[str, Any]) -> Env | HostEnv:
@@ -110,7 +111,7 @@ class Policy:
                 raise ValueError("which environment? This policy is from no run folder that would name one.")
             return envs.make(env, **options)
         own = run_config.env_options if env in (None, run_config.env) else {}
-        there = replace(run_config, env=env or run_config.env, env_options={**own, **options}, data=None)  # not read once more
+        there = replace(run_config, env=env or run_config.env, env_options={**own, **options}, eval_env_options={}, data=None)
         return there.problem().envs["train"]
 
     def evaluate(self, episodes: int = 10, seed: int = 0) -> dict[str, np.ndarray]:
@@ -158,19 +159,6 @@ def _shapes_of(obs: Any, prefix: str = "") -> dict[str, tuple[int, ...]]:
 
 def _one(shapes: dict[str, tuple[int, ...]]) -> Any:
     return shapes[""] if set(shapes) == {""} else shapes
-
-
-def _same_shapes(trained: Env | HostEnv, given: Env | HostEnv) -> None:
-    for what in ("obs", "action"):
-        mine, theirs = (_shapes(getattr(env.spec, what)) for env in (trained, given))
-        if mine != theirs:
-            word = {"obs": "observation", "action": "action"}[what]
-            differ = f"its {word} has shape {mine}, there it is {theirs}"
-            raise ValueError(f"a policy trained on {trained.name} cannot act on {given.name}: {differ}.")
-
-
-def _shapes(spec: PyTree) -> Any:
-    return jax.tree.map(lambda leaf: leaf.shape, spec, is_leaf=lambda x: isinstance(x, Leaf))
 
 
 def load(run_dir: str | os.PathLike, which: Which | None = "best", member: int = 0) -> Policy:

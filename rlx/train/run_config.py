@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from rlx import agents, config, envs, keys, plugins
-from rlx.envs import options, scores
+from rlx.envs import camera, options, scores
 from rlx.envs.observations import as_vectors
 from rlx.files import read_json, write_text
 from rlx.precision import Precision, exact
@@ -19,9 +19,9 @@ from rlx.replay import columns
 from rlx.replay.datasets import Where, replay_of
 from rlx.train import layout, origin
 from rlx.train.checkpoint import Checkpoints
-from rlx.train.plan import check_data
+from rlx.train.plan import check_data, same_shapes
 from rlx.train.population import each_once, members
-from rlx.types import Agent, Collect, Eval, Host, Key, Members, Problem, Sampler, Stage, Update
+from rlx.types import Agent, Collect, Env, Eval, Host, HostEnv, Key, Members, Problem, Sampler, Stage, Update
 
 FILE = "config.json"
 MOST_SEEDS = 100_000
@@ -47,13 +47,13 @@ class RunConfig:
     init_from: str | None = None  # the run folder whose agent, as learned, is what this one begins with
     imports: tuple[str, ...] = ()  # modules that register agent or environment, imported when this is read back
     env_options: dict[str, Any] = field(default_factory=dict)  # of the environment, by name; or words "name=value"
+    eval_env_options: dict[str, Any] = field(default_factory=dict)  # where it is evaluated those that differ
 
     def __post_init__(self) -> None:
-        words = isinstance(self.env_options, (tuple, list))
-        object.__setattr__(self, "env_options", options.parsed(self.env_options) if words else dict(self.env_options))
-        words = isinstance(self.data_options, (tuple, list))
-        given = options.parsed(self.data_options, "--data-option") if words else dict(self.data_options)
-        object.__setattr__(self, "data_options", given)
+        for name in ("env_options", "eval_env_options", "data_options"):
+            given, flag = getattr(self, name), f"--{name.removesuffix('s').replace('_', '-')}"
+            words = isinstance(given, (tuple, list))
+            object.__setattr__(self, name, camera.anchored(options.parsed(given, flag) if words else given))
         for name in ("data", "init_from"):  # a run is read from other folders than it was begun in
             if getattr(self, name):
                 object.__setattr__(self, name, os.path.abspath(os.path.expanduser(getattr(self, name))))
@@ -65,14 +65,23 @@ class RunConfig:
 
     def problem(self) -> Problem:
         """Raises ValueError where the environment is unknown or cannot be had, or the dataset is not as it should be."""
-        given: dict[str, Any] = {"repeat": self.repeat, "time_limit": self.time_limit}
-        env = envs.make(self.env, **{k: v for k, v in given.items() if v is not None}, **self.env_options)
+        env = self._env()
         train, data = agents.seen_by(self.agent, env), {}
         if self.data:
             data["data"] = replay_of(self.data, self.data_in, env.spec.repeat, **self.data_options)
             if isinstance(env.spec.obs, dict) and not isinstance(train.spec.obs, dict):
                 data["data"] = as_vectors(data["data"], env, "data")
-        return Problem({"train": train}, data)
+        if not self.eval_env_options:
+            return Problem({"train": train}, data)
+        other = agents.seen_by(self.agent, self._env(**self.eval_env_options))
+        same_shapes(train, other)
+        return Problem({"train": train, "eval": other}, data)
+
+    def _env(self, **changed: Any) -> Env | HostEnv:
+        """The environment, with some options ``changed``."""
+        given: dict[str, Any] = {"repeat": self.repeat, "time_limit": self.time_limit}
+        given = {k: v for k, v in given.items() if v is not None}
+        return envs.make(self.env, **given, **{**self.env_options, **changed})
 
     def with_options(self, **env_options: Any) -> RunConfig:
         """The same but for these options of the environment."""
@@ -110,9 +119,10 @@ class RunConfig:
     def to_json(self) -> str:
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "config"}
         try:
-            json.dumps(self.env_options)
+            json.dumps([self.env_options, self.eval_env_options])
         except (TypeError, ValueError) as error:
-            raise ValueError(f"options of {self.env} must be what JSON can say ({error}); got {self.env_options}.") from error
+            given = {**self.env_options, **self.eval_env_options}
+            raise ValueError(f"options of {self.env} must be what JSON can say ({error}); got {given}.") from error
         own |= {"config": json.loads(config.to_json(self.config)), "versions": origin.versions()}
         return json.dumps(own, indent=2) + "\n"
 

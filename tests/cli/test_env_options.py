@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 import jax
+import numpy as np
 import pytest
 
 import rlx
 from rlx import agents
+from rlx import config as configs
 from rlx.cli import main
 from rlx.cli.sweep import Flags as SweepFlags
 from rlx.cli.train import RUN_CONFIG_FLAGS, parse
@@ -73,6 +76,30 @@ def test_they_are_kept_in_the_run_folder_and_decide_what_a_run_is(tmp_path):
         RunConfig("sac", ENDLESS, config, env_options={"basis": object()}).to_json()
 
 
+def test_a_run_may_be_evaluated_where_some_options_differ(tmp_path):
+    """Training sees all, evaluations a film that was kept back for them; the shapes have to be the same."""
+    film = {"kind": "video", "frames": 4}
+    looks = {"pixels": "sdf", "image": 24, "grey": True, "distractor": film, "state": False}
+    words = (f"distractor={json.dumps({**film, 'held_out': True})}",)
+    config = configs.replace(agents.config("repo"), agents.presets("repo")["debug"])
+    run_config = RunConfig("repo", "rlx:pendulum", config, env_options=looks, eval_env_options=words)
+    run_configs.keep(run_config, tmp_path)
+    assert run_configs.read(tmp_path) == run_config
+    of_files = replace(run_config, env_options={"distractor": {"kind": "folder", "path": "clips"}}).env_options
+    assert of_files["distractor"]["path"] == os.path.abspath("clips")  # a run is read from other folders
+    problem = run_config.problem()
+    bank = lambda env: np.asarray(env.params["bank"])
+    there, kept_back = bank(problem.envs["train"]), bank(problem.envs["eval"])
+    assert not np.array_equal(there, kept_back) and run_config.make(problem).evals[0].env == "eval"
+
+    agent = run_config.make(problem)
+    policy = Policy(agent, agent.init(jax.random.key(0), agent.hyper), problem, run_config=run_config)
+    elsewhere = policy.on(distractor={**film, "seed": 3}).problem  # another environment than the run's two
+    assert set(elsewhere.envs) == {"train"} and not np.array_equal(bank(elsewhere.envs["train"]), there)
+    with pytest.raises(ValueError, match="observation has shape"):
+        replace(run_config, eval_env_options={"image": 32}).problem()
+
+
 def test_meta_world_can_be_named_by_words_alone():
     pytest.importorskip("metaworld")
     run_config = RunConfig("sac", "gym:Meta-World/MT1", agents.config("sac"), env_options=("env_name=reach-v3",))
@@ -100,6 +127,7 @@ def test_a_policy_moves_to_other_options():
     ("env", "word", "says"),
     [
         ("rlx:pendulum", "nobody=1", "rlx:pendulum cannot be made with nobody=1: TypeError"),
+        ("rlx:pendulum", "image=64", "With pixels='sdf' or 'gl' there is image."),
         ("rlx:cstr", "penalty=[1,2]", "rlx:cstr cannot be made with penalty=[1, 2]"),
         ("gym:Pendulum-v1", "g=abc", "gym:Pendulum-v1: its step raised TypeError"),
         ("gym:Pendulum-v1", "workers=x", "workers='x': give a whole number"),
