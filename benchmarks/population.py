@@ -5,7 +5,7 @@
                                                      # beside rejax and sbx on the same device, where they are installed
 
 All contestants collect and learn alike: 16 streams x 128 decisions, 4 epochs of 8 minibatches, two networks of 64 x 64, no
-evaluation. Processes run two at a time on two cores, each with a warm cache of compiled programs. rejax (PyPI) trains the same
+evaluation. Processes run two at a time on two cores, each with a warm cache of compiled programs. rejax trains the same
 environment through gymnax's interface, its seeds under one `jax.vmap`. Whole wall-clock time, compiling included and apart;
 and the processor's time, which other jobs on the machine move less.
 """

@@ -4,7 +4,7 @@
     python benchmarks/sac.py --alone            # our own updates/s
     python benchmarks/sac.py --part wallclock   # to a return of 750, compile time included, against stable-baselines3
 
-Peers come from PyPI: pip install torch stable-baselines3 sbx-rl. All use batch 256, two hidden layers of 256, float32, two
+Peers: pip install torch stable-baselines3 sbx-rl. All use batch 256, two hidden layers of 256, float32, two
 threads, and their own replay (sampling included). Rounds alternate between the contestants; rates are medians.
 """
 
