@@ -101,7 +101,8 @@ class Policy:
         if isinstance(self.spec.obs, Leaf) and not isinstance(env.spec.obs, Leaf):
             env = as_vector(env)
         same_shapes(self.problem.envs["train"], env)
-        problem = Problem({"train": env}, self.problem.data)
+        others = {name: other for name, other in self.problem.envs.items() if name != "eval"}  # where the run was evaluated
+        problem = Problem({**others, "train": env}, self.problem.data)
         return replace(self, problem=problem, _compiled={})
 
     def _made(self, env: str | None, options: dict[str, Any]) -> Env | HostEnv:

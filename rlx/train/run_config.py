@@ -53,8 +53,10 @@ class RunConfig:
         for name in ("env_options", "eval_env_options", "data_options"):
             given, flag = getattr(self, name), f"--{name.removesuffix('s').replace('_', '-')}"
             words = isinstance(given, (tuple, list))
-            object.__setattr__(self, name, camera.anchored(options.parsed(given, flag) if words else given))
-        for name in ("data", "init_from"):  # a run is read from other folders than it was begun in
+            object.__setattr__(self, name, options.parsed(given, flag) if words else dict(given))
+        for name in ("env_options", "eval_env_options"):  # a run is read from other folders than it was begun in
+            object.__setattr__(self, name, camera.anchored(getattr(self, name)))
+        for name in ("data", "init_from"):  # likewise
             if getattr(self, name):
                 object.__setattr__(self, name, os.path.abspath(os.path.expanduser(getattr(self, name))))
         if keys.checked(self.seed) + self.seeds - 1 > keys.MOST_SEED:
