@@ -442,6 +442,11 @@ class Problem:
     envs: dict[str, Env | HostEnv] = field(default_factory=dict)
     data: dict[str, PyTree] = field(default_factory=dict)
 
+    @property
+    def evaluated(self) -> str:
+        """The name of the environment that evaluations are in: "eval", or "train" where there is none."""
+        return "eval" if "eval" in self.envs else "train"
+
 
 def keep(state: AgentState, report: dict[str, Array], key: Key) -> AgentState:
     """The default ``on_eval``: nothing changes."""

@@ -329,7 +329,6 @@ def make(name: str, config: ModelBasedConfig, problem: Problem) -> Agent:
     check(method)
     tell_of_prices(name, config, config.reward_scale * float(scales.reward) * found.reward.max() + config.reward_shift)
     rows = (config.horizon + 1) * config.retained + 1  # each rollout and its last row, and a tail
-    which = "eval" if "eval" in problem.envs else "train"
     every = max(1, config.eval_every // config.block)
     return Agent(
         name,
@@ -341,7 +340,7 @@ def make(name: str, config: ModelBasedConfig, problem: Problem) -> Agent:
         envs={"model": batch_of(method.imagined, config.starts, ends="stop")},
         buffers={"model": replay.ring(rows, config.starts)},
         reads=("data",),
-        evals=(Eval("main", which, config.eval_episodes, every, stages=("learn",)),),
+        evals=(Eval("main", problem.evaluated, config.eval_episodes, every, stages=("learn",)),),
         report=Report(method),
     )
 

@@ -171,10 +171,9 @@ def gaussian(actor: MLP, params: PyTree, obs: Array) -> Normal:
 def shared_parts(config: DataConfig, problem: Problem, update: Callable, sampler: Sampler | None = None) -> dict[str, Any]:
     """The stage "learn" and its evaluations of an `rlx.types.Agent`. ``sampler`` None: transitions."""
     sampler = sampler or replay.transitions(config.batch, source="data")
-    which = "eval" if "eval" in problem.envs else "train"
     every = max(1, config.eval_every // config.block)
     return {
         "stages": (Stage("learn", config.cycles, (Update(config.block, sampler, update),)),),
         "reads": ("data",),
-        "evals": (Eval("main", which, config.eval_episodes, every, stages=("learn",)),),
+        "evals": (Eval("main", problem.evaluated, config.eval_episodes, every, stages=("learn",)),),
     }

@@ -140,13 +140,12 @@ def shared_parts(config: OffPolicyConfig, problem: Problem) -> dict[str, Any]:
     """The streams, buffer, modes and evaluations of an `rlx.types.Agent`."""
     train: Env | HostEnv = problem.envs["train"]
     every = max(1, config.eval_every // (config.collect * config.n_envs))
-    which = "eval" if "eval" in problem.envs else "train"
     vec: VecEnv = batch(train, config.n_envs)
     return {
         "envs": {"train": vec},
         "buffers": {"replay": replay.ring(config.rows + 1, config.n_envs)},
         "modes": ("explore", "eval", "random"),
-        "evals": (Eval("main", which, config.eval_episodes, every, stages=("learn",)),),
+        "evals": (Eval("main", problem.evaluated, config.eval_episodes, every, stages=("learn",)),),
     }
 
 

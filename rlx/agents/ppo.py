@@ -327,7 +327,6 @@ def make(config: Config, problem: Problem) -> Agent:
 
     sampler = replay.newest(config.steps + 1, source="rollout")
     collect = Collect("train", config.steps, "rollout", observe=observer(config))
-    which = "eval" if "eval" in problem.envs else "train"
     every = max(1, config.eval_every // (config.steps * config.n_envs))
     return Agent(
         "ppo",
@@ -339,5 +338,5 @@ def make(config: Config, problem: Problem) -> Agent:
         envs={"train": batch_of(problem.envs["train"], config.n_envs)},
         buffers={"rollout": replay.ring(config.steps + 2, config.n_envs)},
         modes=("explore", "eval") if categorical else ("explore", "eval", "mean"),
-        evals=(Eval("main", which, config.eval_episodes, every),),
+        evals=(Eval("main", problem.evaluated, config.eval_episodes, every),),
     )

@@ -343,6 +343,6 @@ def make(config: Config, problem: Problem) -> Agent:
         {"train": batch(env, config.n_envs)},
         {"replay": replay.ring(rows + 1, config.n_envs, priorities=True, ends=config.horizon)},
         carry=method.carry,
-        evals=(Eval("main", "eval" if "eval" in problem.envs else "train", config.eval_episodes, every, stages=("learn",)),),
+        evals=(Eval("main", problem.evaluated, config.eval_episodes, every, stages=("learn",)),),
         modes=("explore", "eval", "random"),
     )

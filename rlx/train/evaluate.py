@@ -193,7 +193,7 @@ def evaluate(
     placement: Placement | None = None,
 ) -> dict[str, np.ndarray]:
     """Whole episodes of what is learned in ``state`` (with ``placement`` by place, as ``key``): what an `Evaluator` returns. So
-    many of them on "eval", or on "train" where there is none; or those that an `Eval` says.
+    many of them on `Problem.evaluated`, or those that an `Eval` says.
 
     Raises:
         ValueError: the environment has no time limit.
@@ -202,8 +202,8 @@ def evaluate(
     lead = () if placement is None else (placement.per_process,)
     reports = {"tally": None, "running": None}
     run = RunState(key, stage, cycle, state, {}, data_sources(agent, problem, placement), {}, {}, np.ones(lead, bool), reports)
-    where = "eval" if "eval" in problem.envs else "train"
-    evaluator = Evaluator(program, episodes if isinstance(episodes, Eval) else Eval("final", where, episodes=episodes))
+    final = episodes if isinstance(episodes, Eval) else Eval("final", problem.evaluated, episodes=episodes)
+    evaluator = Evaluator(program, final)
     try:
         return evaluator(run)
     finally:

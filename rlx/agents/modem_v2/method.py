@@ -83,7 +83,7 @@ def make(config: Config, problem: Problem) -> Agent:
         else {},
         reads=("data",),
         carry=method.carry,
-        evals=evaluations(config, times, "eval" if "eval" in problem.envs else "train"),
+        evals=evaluations(config, times, problem.evaluated),
         modes=("explore", "eval", "planner", "bc", "bc_noisy"),
         on_eval=method.on_eval,
     )

@@ -332,7 +332,7 @@ def _check(c: Config, problem: Problem, spec: Spec) -> None:
             f"paired=true, or give calibration='none'; this one has {described(obs)}."
         )
     needs += ["how=" + c.how] if c.how in ("support", "distribution") else []
-    needs += ["calibration=pair"] if calibrates(c) and c.calibration == "pair" else []
+    needs += ["calibration=pair"] if c.how != "finetune" and c.calibration == "pair" else []
     if needs and "data" not in problem.data:
         raise ValueError(
             f"repo_adapt: {' and '.join(needs)} needs rows of the world as it was: give --data, such as rlx collect makes of "
@@ -346,7 +346,6 @@ def make(config: Config, problem: Problem) -> Agent:
     adapting = Adapting(c, Method(c.repo, Net.of(c.repo, train.spec)))
     plan = stages(adapting)
     every = max(1, c.eval_every // (c.collect * c.n_envs))
-    where = "eval" if "eval" in problem.envs else "train"
     watched = tuple(stage.name for stage in plan if stage.name in ("calibrate", "adapt"))
     buffers = {"replay": replay.ring(rows(c) + 1, c.n_envs)}
     if any(stage.name == "calibrate" for stage in plan):
@@ -363,5 +362,5 @@ def make(config: Config, problem: Problem) -> Agent:
         reads=("data",),
         carry=adapting.method.carry,
         modes=("explore", "eval", "random", "source"),
-        evals=(Eval("main", where, c.eval_episodes, every, stages=watched),),
+        evals=(Eval("main", problem.evaluated, c.eval_episodes, every, stages=watched),),
     )

@@ -210,9 +210,9 @@ def make(config: Config, problem: Problem) -> Agent:
     if rows < max(plan.prefill, config.collect):
         least = max(plan.prefill, config.collect) * config.n_envs
         raise ValueError(f"repo: capacity={config.capacity} does not hold what one Collect gives; give at least {least}.")
-    which = "eval" if "eval" in problem.envs else "train"
     every = max(1, config.eval_every // (config.collect * config.n_envs))
-    main, planned = Eval("main", which, config.eval_episodes, every, stages=("learn",)), planner.modes(config.planner)
+    main = Eval("main", problem.evaluated, config.eval_episodes, every, stages=("learn",))
+    planned = planner.modes(config.planner)
     return Agent(
         "repo",
         config,

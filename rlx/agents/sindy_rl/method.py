@@ -88,7 +88,7 @@ def make(config: Config, problem: Problem) -> Agent:
         },
         carry=dyna.carry,
         modes=("explore", "eval", "mean", "random", "sparse", *planner.modes(config.planner)),
-        evals=evaluations(config, "eval" if "eval" in problem.envs else "train"),
+        evals=evaluations(config, problem.evaluated),
         on_eval=keep_best,
         report=Report(world, names, dyna.lasting, dyna.imagine, env, dyna.act, dyna.encoded),
     )

@@ -174,7 +174,7 @@ def evaluations(c: Config, problem: Problem, tasks: Tasks, every: dict[str, int]
     """By stage, which has them ``every`` so many cycles. While it learns for all tasks: these as one batch where the
     environment says by a parameter which of them pays, each stream with its own z; else each on the environment of its name,
     or the only one on that which there is. While it adapts: the environment's own; online also before the first update."""
-    where, when = "eval" if "eval" in problem.envs else "train", (PREFILL, ADAPT) if c.adapt_online else (ADAPT,)
+    where, when = problem.evaluated, (PREFILL, ADAPT) if c.adapt_online else (ADAPT,)
     adapted = [Eval(stage, where, c.eval_episodes, k, stages=when) for stage, k in every.items() if stage == ADAPT]
     return (*(e for stage, k in every.items() if stage != ADAPT for e in _of_all(c, problem, tasks, k, stage)), *adapted)
 
@@ -192,7 +192,7 @@ def of_each(names: Sequence[str], numbers: Sequence[int], env: Env | HostEnv, ep
 
 
 def _of_all(c: Config, problem: Problem, tasks: Tasks, every: int, stage: str) -> list[Eval]:
-    where = "eval" if "eval" in problem.envs else "train"
+    where = problem.evaluated
     env, when = problem.envs[where], (stage,)
     if tasks.scores and isinstance(env, Env):
         all_tasks = range(len(tasks.names))

@@ -105,7 +105,6 @@ def make(config: Config, problem: Problem) -> Agent:
     def on_eval(state: AgentState, report: dict[str, Any], key: Key) -> AgentState:
         return keep_best(state, report["main"], config.patience) if config.safeguard == "keep_best" else state
 
-    which = "eval" if "eval" in problem.envs else "train"
     rows = -(-min(config.capacity, config.episodes * limit) // config.n_envs) + 2
     return Agent(
         "yann",
@@ -118,7 +117,7 @@ def make(config: Config, problem: Problem) -> Agent:
         buffers={"replay": replay.ring(rows, config.n_envs)},
         reads=("model",),
         modes=("explore", "eval", "base"),
-        evals=(Eval("main", which, config.eval_episodes, eval_cycles(config, limit), stages=("warmup", "learn")),),
+        evals=(Eval("main", problem.evaluated, config.eval_episodes, eval_cycles(config, limit), stages=("warmup", "learn")),),
         on_eval=on_eval,
         report=Report(learner, env),
     )
